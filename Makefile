@@ -1,0 +1,64 @@
+# make workbook and make test do all the set-up that they need. `make help` lists the targets.
+PYTHON ?= python3
+JOBS ?= 2
+ARGS ?=
+BIN := .venv/bin
+STAMP := .venv/.set-up
+
+# One thread a process: numbers repeat, and processes that run side by side do not slow each other down.
+ONE_THREAD := OMP_NUM_THREADS=1
+
+.DEFAULT_GOAL := help
+.PHONY: help venv setup workbook test lab scripts references checkpoints lint clean distclean
+
+help: ## this list
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+venv: $(BIN)/python ## an empty .venv, to put a torch of your choice in before make setup
+
+$(BIN)/python:
+	@$(PYTHON) -c 'import sys; ok = sys.version_info >= (3, 11); \
+	ok or print("Python 3.11 or newer is needed; $(PYTHON) is", sys.version.split()[0] + ".", \
+	"Name another: make setup PYTHON=python3.12", file=sys.stderr); sys.exit(not ok)'
+	$(PYTHON) -m venv .venv
+
+setup: $(STAMP) ## build .venv with kt_core and the kt command; at once when it is up to date
+
+$(STAMP): pyproject.toml requirements.lock | $(BIN)/python
+	@echo "Installing into .venv: a few minutes the first time."
+	@$(BIN)/python tools/pins.py > .venv/pins.txt
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --requirement .venv/pins.txt
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --editable .
+	@touch $@
+
+workbook: setup ## run the six notebooks and write the report (ARGS="--profile smoke" passes options)
+	$(BIN)/kt workbook $(ARGS)
+
+test: setup ## unit and property tests, the committed notebooks against their stored outputs, a smoke run
+	$(ONE_THREAD) $(BIN)/python -m pytest -n $(JOBS) --dist loadfile tests
+	$(ONE_THREAD) $(BIN)/python -m pytest -n $(JOBS) --dist loadfile --nbval notebooks --nbval-current-env \
+		--nbval-sanitize-with tests/nbval_sanitize.cfg --nbval-cell-timeout 300
+	rm -rf runs/test-smoke
+	$(ONE_THREAD) $(BIN)/kt workbook --profile smoke --out runs/test-smoke
+
+lab: setup ## open the notebooks in JupyterLab
+	$(BIN)/jupyter lab --LabApp.default_url=/lab/tree/notebooks
+
+scripts: setup ## every notebook as a plain script in build/scripts
+	$(BIN)/jupyter nbconvert --to script --output-dir build/scripts notebooks/*.ipynb
+
+references: setup ## execute the committed notebooks anew, in place
+	$(ONE_THREAD) $(BIN)/python tools/references.py
+
+checkpoints: setup ## train the shipped checkpoints anew
+	$(BIN)/kt checkpoints $(ARGS)
+
+lint: setup ## ruff over the package, the tests and the notebooks
+	$(BIN)/ruff check .
+
+clean: ## remove builds and caches; .venv and runs stay
+	rm -rf build dist .pytest_cache .ruff_cache .hypothesis runs/test-smoke
+	find . -name .venv -prune -o -name __pycache__ -type d -prune -exec rm -rf {} +
+
+distclean: clean ## clean, and remove .venv
+	rm -rf .venv

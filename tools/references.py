@@ -1,0 +1,57 @@
+"""Executes the committed notebooks in place, so that their stored outputs are those of the present code.
+
+    python tools/references.py [NOTEBOOK ...]      default: all of notebooks/
+
+A notebook is replaced only after all of its cells ran. What differs from one machine to the next (run times,
+widget state, the interpreter's version) is taken out.
+"""
+
+from __future__ import annotations
+
+import sys
+import tempfile
+from pathlib import Path
+
+import nbformat
+import papermill
+
+ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT))
+
+from kt_core.files import write_atomically  # noqa: E402
+
+
+def strip(notebook: nbformat.NotebookNode) -> nbformat.NotebookNode:
+    """The notebook without volatile metadata; cells, outputs, tags and execution counts stay."""
+    notebook.metadata = nbformat.from_dict(
+        {
+            "kernelspec": {"display_name": "Python 3", "language": "python", "name": "python3"},
+            "language_info": {"name": "python"},
+        }
+    )
+    for cell in notebook.cells:
+        kept = {key: value for key, value in cell.metadata.items() if key in ("tags", "jupyter") and value}
+        cell.metadata = nbformat.from_dict(kept)
+    return notebook
+
+
+def refresh(path: Path) -> None:
+    """Runs one notebook in its own folder and writes it back, stripped."""
+    with tempfile.TemporaryDirectory() as folder:
+        out = Path(folder) / path.name
+        papermill.execute_notebook(
+            str(path), str(out), cwd=str(path.parent), kernel_name="python3", progress_bar=False
+        )
+        notebook = strip(nbformat.read(out, as_version=4))
+    write_atomically(path, nbformat.writes(notebook).encode() + b"\n")
+
+
+def main(names: list[str]) -> None:
+    """Refreshes the named notebooks, or all of them."""
+    for path in [Path(n).resolve() for n in names] or sorted((ROOT / "notebooks").glob("*.ipynb")):
+        print(path.name, flush=True)
+        refresh(path)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])
