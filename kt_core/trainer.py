@@ -1,0 +1,288 @@
+"""Training: batches in, a trained model and its history out. Can be stopped at any step and gone on with."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import time
+from collections.abc import Callable
+from contextlib import nullcontext
+from dataclasses import asdict, dataclass
+from itertools import islice
+from pathlib import Path
+
+import torch
+
+from kt_core.datasets import batches
+from kt_core.files import interrupts_held
+from kt_core.models import GPT
+from kt_core.optim import make_optimizers
+from kt_core.progress import Progress
+from kt_core.training_state import load_state, save_state
+
+SCHEDULES = ("cosine", "linear", "constant")
+OPTIMIZERS = ("adamw", "muon")
+PRECISIONS = ("auto", "fp32", "bf16")
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """How to train; validated, ValueError names the field.
+
+    epochs / steps       how long: passes over the data, or optimiser steps (steps win if both are given).
+    batch_size           examples a step.
+    learning_rate        peak rate of AdamW; muon_learning_rate that of Muon (optimizer="muon": blocks' matrices).
+    schedule             "cosine" from the peak to final_fraction of it over `horizon` steps (all of them if None),
+                         "linear" flat until cooldown_from, a fraction of all steps, then a straight line down, or
+                         "constant". warmup_steps of linear rise come first.
+    bucket, shuffle      see `datasets.batches`. The assignment does neither.
+    device               "auto": cuda, else mps, else cpu. precision "auto": bf16 on cuda, fp32 elsewhere.
+    compile              torch.compile on cuda.
+    eval_every, log_every, save_every   in steps; 0 means at the end only.
+    """
+
+    epochs: float = 1.0
+    steps: int | None = None
+    batch_size: int = 128
+    learning_rate: float = 6e-3
+    optimizer: str = "adamw"
+    muon_learning_rate: float = 0.02
+    betas: tuple[float, float] = (0.9, 0.95)
+    weight_decay: float = 0.1
+    grad_clip: float = 1.0
+    schedule: str = "cosine"
+    warmup_steps: int = 0
+    cooldown_from: float = 0.3
+    final_fraction: float = 0.1
+    horizon: int | None = None
+    bucket: bool = True
+    shuffle: bool = True
+    seed: int = 0
+    device: str = "auto"
+    precision: str = "auto"
+    compile: bool = False
+    eval_every: int = 0
+    log_every: int = 20
+    save_every: int = 0
+
+    def __post_init__(self):
+        def need(field: str, right: bool, what: str) -> None:
+            if not right:
+                raise ValueError(f"TrainConfig.{field} must be {what}, not {getattr(self, field)!r}")
+
+        need("epochs", self.epochs > 0, "above 0")
+        need("steps", self.steps is None or self.steps >= 1, "at least 1, or None to count epochs")
+        need("batch_size", self.batch_size >= 1, "at least 1")
+        for field in ("learning_rate", "muon_learning_rate", "grad_clip"):
+            need(field, getattr(self, field) > 0, "above 0")
+        for field in ("weight_decay", "warmup_steps", "eval_every", "log_every", "save_every"):
+            need(field, getattr(self, field) >= 0, "0 or more")
+        need("optimizer", self.optimizer in OPTIMIZERS, f"one of {', '.join(OPTIMIZERS)}")
+        need("schedule", self.schedule in SCHEDULES, f"one of {', '.join(SCHEDULES)}")
+        need("precision", self.precision in PRECISIONS, f"one of {', '.join(PRECISIONS)}")
+        need("final_fraction", 0 <= self.final_fraction <= 1, "in 0 ... 1")
+        need("cooldown_from", 0 <= self.cooldown_from <= 1, "in 0 ... 1")
+        need("horizon", self.horizon is None or self.horizon >= 1, "at least 1, or None for all steps")
+
+    def rate(self, step: int, total: int) -> float:
+        """Share of the peak learning rate for step 0 ... total - 1."""
+        if step < self.warmup_steps:
+            return (step + 1) / (self.warmup_steps + 1)
+        if self.schedule == "constant":
+            return 1.0
+        horizon = self.horizon or total
+        progress = min(1.0, step / max(1, horizon))
+        if self.schedule == "cosine":  # the assignment: a half cosine, cut off below at final_fraction
+            return max(self.final_fraction, 0.5 * (1 + math.cos(math.pi * progress)))
+        cooled = max(0.0, progress - self.cooldown_from) / max(1e-9, 1 - self.cooldown_from)
+        return 1 - (1 - self.final_fraction) * cooled
+
+
+def choose_device(device: str = "auto") -> torch.device:
+    """ "auto" is cuda where there is one, else mps, else cpu; ValueError for a device that this machine lacks."""
+    if device == "auto":
+        if torch.cuda.is_available():
+            return torch.device("cuda")
+        return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
+    try:
+        chosen = torch.device(device)
+    except RuntimeError:
+        raise ValueError(f"device must be auto, cpu, cuda or mps, not {device!r}") from None
+    there = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
+    if not there.get(chosen.type, False):
+        raise ValueError(f"device {device!r} is not available here; 'auto' takes the best one that is")
+    return chosen
+
+
+class Trainer:
+    """Trains `model` on `data` (a dataset of `kt_core.datasets`).
+
+    evaluate   called with the model every `eval_every` steps and at the end; its dict of numbers joins the history.
+               It may draw random numbers from torch: the training does not notice.
+    state      a file for what is needed to go on: weights, optimiser, random state, history; safetensors, replaced
+               in one step. Written every `save_every` steps, at the end and on Ctrl-C. `fit(resume=True)` goes on
+               from it, to the same weights bit for bit on a CPU.
+    log        called with each row of the history as it comes.
+    tensorboard  a folder for TensorBoard's event files (needs the `tensorboard` extra).
+    """
+
+    def __init__(
+        self,
+        model: GPT,
+        data,
+        config: TrainConfig | None = None,
+        *,
+        evaluate: Callable[[GPT], dict] | None = None,
+        state: str | Path | None = None,
+        log: Callable[[dict], None] | None = None,
+        tensorboard: str | Path | None = None,
+        title: str = "training",
+    ):
+        self.model, self.data, self.config = model, data, config or TrainConfig()
+        self.evaluate, self.state, self.log, self.tensorboard, self.title = (
+            evaluate,
+            state,
+            log,
+            tensorboard,
+            title,
+        )
+        self.device = choose_device(self.config.device)
+        self.steps_an_epoch = -(-len(data) // self.config.batch_size)
+        self.total = self.config.steps or max(1, round(self.config.epochs * self.steps_an_epoch))
+
+    def fit(self, resume: bool = False) -> list[dict]:
+        """Train to the end; returns the history: rows of step, epoch, loss (nats), rate, characters, seconds.
+
+        `characters` counts those that carry no padding, since the start. On KeyboardInterrupt the state is saved
+        before it is raised again.
+        """
+        c, model = self.config, self.model.to(self.device).train()
+        torch.manual_seed(c.seed)
+        optimizers = make_optimizers(
+            model, c.optimizer, c.learning_rate, c.muon_learning_rate, c.betas, c.weight_decay
+        )
+        step, history, seconds, characters, losses, key = 0, [], 0.0, 0, [], self._key()
+        if resume and self.state and Path(self.state).is_file():
+            told = load_state(self.state, key, model, optimizers, self.device)
+            step, history, seconds, characters = (
+                told[name] for name in ("step", "history", "seconds", "characters")
+            )
+            losses = [torch.tensor(value, device=self.device) for value in told["losses"]]
+        forward = torch.compile(model) if c.compile and self.device.type == "cuda" else model
+        bf16 = c.precision == "bf16" or (c.precision == "auto" and self.device.type == "cuda")
+        mixed = torch.autocast(self.device.type, torch.bfloat16) if bf16 else nullcontext()
+        writer = self._writer()
+        bar = Progress(self.total, self.title, step)
+        began = time.perf_counter() - seconds
+
+        def save() -> None:
+            told = dict(
+                key=key, step=step, history=history, seconds=time.perf_counter() - began,
+                characters=characters, losses=[float(value) for value in losses],
+            )  # fmt: skip
+            save_state(self.state, model, optimizers, told, self.device)
+
+        def after_step() -> None:
+            """Evaluate, log and save where this step asks for it."""
+            last = step == self.total
+            evaluating = self.evaluate is not None and bool(
+                last or (c.eval_every and step % c.eval_every == 0)
+            )
+            logging = evaluating or last or bool(c.log_every and step % c.log_every == 0)
+            saving = bool(self.state) and bool(last or (c.save_every and step % c.save_every == 0))
+            if logging or saving:
+                loss = float(torch.stack(losses).mean())
+                if not math.isfinite(loss):
+                    raise FloatingPointError(
+                        f"the loss is {loss} at step {step}: lower the learning rate (now {c.learning_rate})"
+                    )
+            if logging:
+                row = dict(
+                    step=step, epoch=round(step / self.steps_an_epoch, 3), loss=loss, rate=c.rate(step - 1, self.total),
+                    characters=characters, seconds=round(time.perf_counter() - began, 3),
+                )  # fmt: skip
+                with self._random_kept():
+                    if evaluating:
+                        model.eval()
+                        row |= self.evaluate(model)
+                        model.train()
+                    history.append(row)
+                    losses.clear()
+                    if self.log:
+                        self.log(row)
+                if writer:
+                    for name, value in row.items():
+                        writer.add_scalar(f"{self.title}/{name}", value, step)
+                if evaluating or last or bar.bar is not None:
+                    extra = "".join(f", {k} {v:.3g}" for k, v in row.items() if k not in _COMMON)
+                    bar.note(f"loss {row['loss']:.3f}{extra}", row["seconds"])
+            if saving:
+                save()
+
+        try:
+            if losses:  # stopped between a step and its evaluation
+                after_step()
+            while step < self.total:
+                epoch, skip = divmod(step, self.steps_an_epoch)
+                found = batches(self.data, c.batch_size, c.seed, epoch, bucket=c.bucket, shuffle=c.shuffle)
+                for x, y in islice(found, skip, skip + self.total - step):
+                    with interrupts_held():  # a state saved amid a step could not be gone on with
+                        rate = c.rate(step, self.total)
+                        for optimizer in optimizers:
+                            for group in optimizer.param_groups:
+                                group["lr"] = group["base_lr"] * rate
+                        characters += int((x != 0).sum())
+                        x, y = x.to(self.device, non_blocking=True), y.to(self.device, non_blocking=True)
+                        with mixed:
+                            _, loss = forward(x, y)
+                        loss.backward()
+                        torch.nn.utils.clip_grad_norm_(model.parameters(), c.grad_clip)
+                        for optimizer in optimizers:
+                            optimizer.step()
+                            optimizer.zero_grad(set_to_none=True)
+                        step += 1
+                        losses.append(loss.detach())
+                    bar.update()
+                    after_step()
+        except KeyboardInterrupt:
+            if self.state:
+                save()
+                print(
+                    f"\n{self.title} stopped at step {step} of {self.total}; its state is kept, resume to go on",
+                    flush=True,
+                )
+            raise
+        finally:
+            bar.close()
+            if writer:
+                writer.close()
+            model.eval()
+        return history
+
+    def _key(self) -> str:
+        """What must be the same for a state to be gone on with: the model's shape, the settings, the data."""
+        free = ("device", "precision", "compile", "eval_every", "log_every", "save_every")
+        settings = {k: v for k, v in asdict(self.config).items() if k not in free}
+        self.data.set_epoch(0)
+        sample = [self.data.tokens(i) for i in range(0, len(self.data), max(1, len(self.data) // 8))]
+        told = json.dumps([asdict(self.model.config), settings, len(self.data), sample], sort_keys=True)
+        return hashlib.sha256(told.encode()).hexdigest()
+
+    def _random_kept(self):
+        """Whatever the block draws from torch's random state, the training goes on as if it had not."""
+        return torch.random.fork_rng(devices=[self.device] if self.device.type == "cuda" else [])
+
+    def _writer(self):
+        if not self.tensorboard:
+            return None
+        try:
+            from torch.utils.tensorboard import SummaryWriter
+        except ImportError:
+            raise ValueError(
+                "tensorboard is not installed: pip install 'kt-core[tensorboard]', or leave the folder out"
+            ) from None
+        return SummaryWriter(str(self.tensorboard))
+
+
+_COMMON = ("step", "epoch", "loss", "rate", "characters", "seconds")
