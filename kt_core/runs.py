@@ -1,0 +1,234 @@
+"""One run, one folder: pretrain, finetune, evaluate, with everything kept that says how.
+
+    config.json              corpus, variant, recipe (all fields), seed, hardware, versions
+    metrics.jsonl            a row for each evaluation of each phase
+    pretrained.safetensors   after pretraining, with its card        finetuned.safetensors   after finetuning
+    predictions/dev.txt      the answers, a line a question          predictions/test.txt
+    result.json              scores with intervals, characters, seconds; written last: a run without it is not done
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import platform
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+import kt_core
+from kt_core.checkpoints import hardware, load_checkpoint, save_checkpoint
+from kt_core.corpora import Corpus, load_corpus
+from kt_core.decoding import answer
+from kt_core.evaluation import Score, exact_match, london_baseline, write_predictions
+from kt_core.files import write_json
+from kt_core.models import GPT
+from kt_core.recipes import Recipe, recipe as find_recipe
+from kt_core.trainer import Trainer, choose_device
+from kt_core.vocab import CharVocab
+
+
+@dataclass(frozen=True)
+class Result:
+    """What a run found: scores on dev and test (None where a split has no answers), its folder, what it cost."""
+
+    dev: Score | None
+    test: Score | None
+    path: Path
+    told: dict
+
+    @classmethod
+    def read(cls, folder: str | Path) -> Result:
+        """The result of a finished run; ValueError if the folder holds none."""
+        path = Path(folder) / "result.json"
+        try:
+            told = json.loads(path.read_text(encoding="utf-8"))
+            scores = {split: told[split] and Score(told[split]["correct"], told[split]["total"]) for split in ("dev", "test")}
+        except FileNotFoundError:
+            raise ValueError(f"{folder}: no result.json, so no finished run; finish it with --resume") from None
+        except (json.JSONDecodeError, KeyError, TypeError) as error:
+            raise ValueError(f"{path}: not a run's result ({error!r})") from None
+        return cls(scores["dev"], scores["test"], Path(folder), told)
+
+
+def describe(score: Score | None) -> dict | None:
+    """A score as JSON holds it."""
+    if score is None:
+        return None
+    return dict(correct=score.correct, total=score.total, accuracy=round(score.accuracy, 4),
+                low=round(score.low, 4), high=round(score.high, 4))  # fmt: skip
+
+
+def evaluate(model: GPT, vocab: CharVocab, pairs: Sequence[tuple[str, str | None]]) -> tuple[list[str], Score | None]:
+    """Greedy answers to the questions of `pairs`, and their score where all gold answers are known."""
+    answers = answer(model, vocab, [q for q, _ in pairs])
+    gold = [a for _, a in pairs]
+    return answers, None if None in gold or not gold else exact_match(answers, gold)
+
+
+def run_experiment(
+    corpus: str | Path | Corpus = "bios",
+    variant: str = "vanilla",
+    recipe: str | Recipe = "quick",
+    pretrain: bool = True,
+    seed: int = 0,
+    out: str | Path | None = None,
+    *,
+    overrides: dict | None = None,
+    device: str = "auto",
+    resume: bool = False,
+    init: str | Path | None = None,
+    save_every: int = 200,
+    tensorboard: bool = False,
+) -> Result:
+    """Pretrain, finetune and evaluate one model; everything is kept in the folder `out` (runs/... if None).
+
+    pretrain=False finetunes from random weights. `init` is a pretrained checkpoint to start from instead of
+    pretraining. `overrides` sets recipe fields by name. `resume` goes on with an unfinished run in `out`; without
+    it a folder that holds a run already is a ValueError, so that nothing is lost.
+    """
+    chosen = find_recipe(recipe, **(overrides or {}))
+    where = choose_device(device)
+    data = corpus if isinstance(corpus, Corpus) else load_corpus(corpus, block_size=chosen.block_size)
+    name = data.name if isinstance(corpus, Corpus) else str(corpus)
+    kind = "no-pretrain" if not pretrain else chosen.kind
+    plain = "".join(ch if ch.isalnum() else "-" for ch in Path(name).name)
+    path = Path(out) if out else Path("runs") / f"{plain}-{variant}-{chosen.name}-{kind}-seed{seed}"
+    config = dict(corpus=name, variant=variant, recipe=dataclasses.asdict(chosen), kind=kind, seed=seed,
+                  init=str(init) if init else None)  # fmt: skip
+    if (path / "config.json").exists():
+        if not resume:
+            raise ValueError(f"{path} holds a run already: go on with it by resume (--resume), or give another folder (--out)")
+        _must_match(path, config)
+        if (path / "result.json").exists():
+            return Result.read(path)
+    write_json(path / "config.json", {**config, "hardware": hardware(where), "versions": _versions()})
+
+    run = _Run(path, config, data, chosen, variant, seed, where, resume, save_every, tensorboard)
+    model, vocab, cost = run.pretrained(init) if pretrain else (run.new_model(data.vocab), data.vocab, {})
+    if not pretrain or chosen.finetune_epochs > 0:
+        model, cost = run.finetuned(model, vocab, cost, pretrain)
+    scores = {}
+    for split in ("dev", "test"):
+        pairs = getattr(data, split)
+        answers, scores[split] = evaluate(model, vocab, pairs)
+        if pairs:
+            write_predictions(path / "predictions" / f"{split}.txt", answers)
+    told = {**config, "recipe": chosen.name, "fields": config["recipe"], **{k: describe(s) for k, s in scores.items()},
+            "london": describe(london_baseline(data.dev)) if data.dev else None, "parameters": model.n_parameters(),
+            **cost, "hardware": hardware(where), "versions": _versions()}  # fmt: skip
+    write_json(path / "result.json", told)
+    return Result(scores["dev"], scores["test"], path, told)
+
+
+@dataclass
+class _Run:
+    """The phases of one run; each leaves a checkpoint, which a resumed run takes instead of doing it again."""
+
+    path: Path
+    config: dict
+    corpus: Corpus
+    recipe: Recipe
+    variant: str
+    seed: int
+    device: torch.device
+    resume: bool
+    save_every: int
+    tensorboard: bool
+
+    def new_model(self, vocab: CharVocab) -> GPT:
+        torch.manual_seed(self.seed)
+        return GPT(self.recipe.model_config(len(vocab), self.variant))
+
+    def pretrained(self, init: str | Path | None) -> tuple[GPT, CharVocab, dict]:
+        """The model after pretraining: from `init`, from this run's checkpoint, or trained now."""
+        done = Path(init) if init else self.path / "pretrained.safetensors"
+        if init or done.exists():
+            model, vocab, card = load_checkpoint(done, self.device)
+            if model.config.variant != self.variant:
+                raise ValueError(f"{done} holds a {model.config.variant} model, not {self.variant}")
+            return model, vocab, dict(pretraining=card.get("cost"))
+        vocab = self.corpus.vocab
+        model = self.new_model(vocab)
+        data = self.recipe.pretrain_data(self.corpus, vocab, self.seed)
+        config = self.recipe.pretrain_config(seed=self.seed, device=str(self.device), save_every=self.save_every)
+        config = dataclasses.replace(config, eval_every=max(1, round(-(-len(data) // config.batch_size) * config.epochs / 20)))
+        cost = self._train("pretrain", model, data, config, vocab if self.recipe.mixed_pairs else None)
+        self._save(done, model, vocab, cost, "pretrain")
+        return model, vocab, dict(pretraining=cost)
+
+    def finetuned(self, model: GPT, vocab: CharVocab, cost: dict, pretrained: bool) -> tuple[GPT, dict]:
+        """The model after finetuning on the train pairs."""
+        done = self.path / "finetuned.safetensors"
+        if done.exists():
+            model, _, card = load_checkpoint(done, self.device)
+            return model, {**cost, "finetuning": card.get("cost")}
+        if pretrained:
+            data = self.recipe.finetune_data(self.corpus, vocab, self.seed)
+        else:
+            data = dataclasses.replace(self.recipe, finetune_documents=0).finetune_data(self.corpus, vocab, self.seed)
+        config = self.recipe.finetune_config(pretrained, seed=self.seed, device=str(self.device), save_every=self.save_every)
+        config = dataclasses.replace(config, eval_every=max(1, round(-(-len(data) // config.batch_size) * config.epochs / 10)))
+        spent = self._train("finetune", model, data, config, vocab)
+        self._save(done, model, vocab, spent, "finetune")
+        return model, {**cost, "finetuning": spent}
+
+    def _train(self, phase: str, model: GPT, data, config, vocab: CharVocab | None) -> dict:
+        """Train, writing metrics; returns what it cost. Dev accuracy is followed if a vocabulary is given."""
+        def follow(model: GPT) -> dict:
+            score = evaluate(model, vocab, self.corpus.dev)[1]
+            return {} if score is None else dict(dev=round(score.accuracy, 4))
+
+        state = self.path / f"{phase}.state"
+        metrics = self.path / "metrics.jsonl"
+        if not (self.resume and state.exists()):
+            self._drop_rows(metrics, phase)
+
+        def log(row: dict) -> None:
+            with metrics.open("a", encoding="utf-8") as file:
+                file.write(json.dumps({"phase": phase, **row}) + "\n")
+
+        trainer = Trainer(model, data, config, evaluate=follow if vocab else None, state=state, log=log, title=phase,
+                          tensorboard=self.path / "tensorboard" if self.tensorboard else None)
+        began = time.strftime("%Y-%m-%d")
+        history = trainer.fit(resume=self.resume)
+        last = history[-1]
+        rows = "".join(json.dumps({"phase": phase, **row}) + "\n" for row in history)
+        self._drop_rows(metrics, phase)  # a resumed run has logged the rows after its saved state twice
+        with metrics.open("a", encoding="utf-8") as file:
+            file.write(rows)
+        state.unlink(missing_ok=True)
+        return dict(steps=last["step"], epochs=last["epoch"], characters=last["characters"], seconds=round(last["seconds"], 1),
+                    characters_a_second=round(last["characters"] / max(last["seconds"], 1e-9)), loss=round(last["loss"], 4),
+                    date=began)  # fmt: skip
+
+    @staticmethod
+    def _drop_rows(metrics: Path, phase: str) -> None:
+        if metrics.exists():
+            rows = metrics.read_text(encoding="utf-8").splitlines(keepends=True)
+            metrics.write_text("".join(r for r in rows if json.loads(r)["phase"] != phase), encoding="utf-8")
+
+    def _save(self, path: Path, model: GPT, vocab: CharVocab, cost: dict, phase: str) -> None:
+        answers, dev = evaluate(model, vocab, self.corpus.dev) if self.corpus.dev else ([], None)
+        card = {**self.config, "phase": phase, "cost": cost, "dev": describe(dev), "hardware": hardware(self.device),
+                "versions": _versions()}  # fmt: skip
+        if self.corpus.name == "wiki":
+            card["licence"] = "trained on text from Wikipedia, CC BY-SA"
+        save_checkpoint(path, model, vocab, card)
+
+
+def _versions() -> dict:
+    return {"kt_core": kt_core.__version__, "torch": torch.__version__, "python": platform.python_version()}
+
+
+def _must_match(path: Path, config: dict) -> None:
+    """ValueError that names the settings in which a folder's run differs from `config`."""
+    before = json.loads((path / "config.json").read_text(encoding="utf-8"))
+    flat = lambda c: {**{k: v for k, v in c.items() if k != "recipe"}, **c["recipe"]}  # noqa: E731
+    old, new = flat(before), flat(config)
+    other = [f"{key} was {old.get(key)!r}, now {value!r}" for key, value in new.items() if old.get(key) != value]
+    if other:
+        raise ValueError(f"{path} holds a run with other settings ({'; '.join(other)}): resume with the same, or give another folder")

@@ -1,0 +1,78 @@
+"""The checkpoints that ship with the project: their names, how to load them, how they are made again.
+
+data/checkpoints/CORPUS-VARIANT-PHASE.safetensors with its card; PHASE is pretrained, finetuned or scratch (finetuned
+without pretraining). Half-precision weights.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+
+from kt_core.checkpoints import card_path, load_checkpoint, save_checkpoint
+from kt_core.files import write_json
+from kt_core.models import GPT
+from kt_core.paths import checkpoints_dir, checkout_dir
+from kt_core.runs import run_experiment
+from kt_core.vocab import CharVocab
+
+PHASES = ("pretrained", "finetuned", "scratch")
+RECIPE_OF = {"bios": "quick", "wiki": "kt"}
+
+
+def shipped_path(corpus: str, variant: str, phase: str) -> Path:
+    """Where the shipped checkpoint of a corpus, variant and phase lies (whether it exists or not)."""
+    if phase not in PHASES:
+        raise ValueError(f"phase must be one of {', '.join(PHASES)}, not {phase!r}")
+    return checkpoints_dir() / f"{corpus}-{variant}-{phase}.safetensors"
+
+
+def shipped(corpus: str, variant: str, phase: str, device: str | torch.device = "cpu") -> tuple[GPT, CharVocab, dict]:
+    """Load a shipped checkpoint: (model, vocab, card). ValueError names those that ship if this one does not."""
+    path = shipped_path(corpus, variant, phase)
+    if not path.exists():
+        there = sorted(p.stem for p in checkpoints_dir().glob("*.safetensors"))
+        raise ValueError(f"no checkpoint ships for {corpus}, {variant}, {phase}; there are: {', '.join(there) or 'none'}")
+    return load_checkpoint(path, device)
+
+
+def retrain(corpus: str, variants: Sequence[str], seed: int, runs: Path, out: Path | None = None) -> None:
+    """Train the checkpoints of `corpus` from nothing, put them in place and their results under data/results.
+
+    One run a variant, resumable: called again it goes on where it was stopped. The vanilla model is also finetuned
+    without pretraining ("scratch").
+    """
+    for variant in variants:
+        kinds = [True] + ([False] if variant == "vanilla" else [])
+        for pretrain in kinds:
+            folder = runs / f"{corpus}-{variant}{'' if pretrain else '-scratch'}-seed{seed}"
+            result = run_experiment(corpus, variant, RECIPE_OF[corpus], pretrain, seed, folder, resume=True)
+            print(f"{corpus} {variant}{'' if pretrain else ' without pretraining'}: dev {result.dev}", flush=True)
+            for phase in ("pretrained", "finetuned"):
+                if (folder / f"{phase}.safetensors").exists():
+                    name = phase if pretrain else "scratch"
+                    ship(folder / f"{phase}.safetensors", shipped_path(corpus, variant, name) if out is None
+                         else out / f"{corpus}-{variant}-{name}.safetensors")  # fmt: skip
+            if out is None and checkout_dir():
+                keep_result(folder, checkout_dir() / "data" / "results" / f"{folder.name}.json")
+
+
+def ship(source: Path, target: Path) -> None:
+    """Write a run's checkpoint in half precision, its card with it."""
+    model, vocab, card = load_checkpoint(source)
+    save_checkpoint(target, model, vocab, card, dtype=torch.float16)
+
+
+def keep_result(folder: Path, target: Path) -> None:
+    """A run's result and learning curve as one file of data/results."""
+    told = json.loads((folder / "result.json").read_text(encoding="utf-8"))
+    rows = (folder / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
+    write_json(target, {**told, "curve": [json.loads(row) for row in rows]})
+
+
+def shipped_cards() -> dict[str, dict]:
+    """The cards of all shipped checkpoints, by the name of their file."""
+    return {p.stem: json.loads(card_path(p).read_text(encoding="utf-8")) for p in sorted(checkpoints_dir().glob("*.safetensors"))}
