@@ -6,7 +6,8 @@ BIN := .venv/bin
 STAMP := .venv/.set-up
 
 # One thread a process: numbers repeat, and processes that run side by side do not slow each other down.
-ONE_THREAD := OMP_NUM_THREADS=1
+# No bars: they would stand in the notebooks' stored outputs.
+ONE_THREAD := OMP_NUM_THREADS=1 KT_PROGRESS=off
 
 .DEFAULT_GOAL := help
 .PHONY: help venv setup workbook test lab scripts references checkpoints lint clean distclean
@@ -45,7 +46,7 @@ lab: setup ## open the notebooks in JupyterLab
 	$(BIN)/jupyter lab --LabApp.default_url=/lab/tree/notebooks
 
 scripts: setup ## every notebook as a plain script in build/scripts
-	$(BIN)/jupyter nbconvert --to script --output-dir build/scripts notebooks/*.ipynb
+	$(BIN)/jupyter nbconvert --to python --output-dir build/scripts notebooks/*.ipynb
 
 references: setup ## execute the committed notebooks anew, in place
 	$(ONE_THREAD) $(BIN)/python tools/references.py

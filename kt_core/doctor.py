@@ -91,7 +91,7 @@ def _python() -> Check:
 
 
 def requirements() -> list[str]:
-    """The run-time dependencies ("torch>=2.6" ...): the checkout's pyproject.toml's, else the installation's."""
+    """The run-time dependencies ("torch>=2.6" ...), from pyproject.toml, else from the installation."""
     pyproject = Path(__file__).resolve().parent.parent / "pyproject.toml"
     if pyproject.is_file():
         project = tomllib.loads(pyproject.read_text(encoding="utf-8"))["project"]

@@ -1,4 +1,4 @@
-"""What is either done or not, never half: files written in one step, and work that Ctrl-C does not cut in two."""
+"""What is done or not, never half: files written in one step, and work that Ctrl-C does not cut in two."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def write_json(path: str | Path, value) -> None:
 
 @contextmanager
 def interrupts_held() -> Iterator[None]:
-    """Ctrl-C waits until the end of the block. Python hands signals to the main thread alone: nothing to do elsewhere."""
+    """Ctrl-C waits until the end of the block. Signals come to the main thread alone: nothing to do elsewhere."""
     before = signal.getsignal(signal.SIGINT)
     if threading.current_thread() is not threading.main_thread() or not callable(before):
         yield

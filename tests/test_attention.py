@@ -41,7 +41,7 @@ def heads(n_embd=16, n_head=2, **knobs):
 
 
 def glass(T, dropout=0.0):
-    """One head that hands out its own weights: one-hot inputs, identity values and output, so y is the map."""
+    """One head that hands out its own weights: one-hot inputs, identity values and output; y is the map."""
     attention = heads(T, 1, dropout=dropout)
     for linear in (attention.value, attention.proj):
         linear.weight.data, linear.bias.data = torch.eye(T), torch.zeros(T)

@@ -237,7 +237,7 @@ def test_decoding_is_without_dropout_or_gradients_and_leaves_the_mode_as_it_was(
 
 
 def scripted(vocab, script, block_size=24):
-    """A model that writes `script` after its first ⁇, whatever was asked: logits by position in the answer alone."""
+    """A model that writes `script` after its first ⁇, whatever was asked."""
     model = trained_like(("vanilla", block_size, 1), vocab_size=len(vocab), n_layer=1)
 
     def logits_after(ids):

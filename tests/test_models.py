@@ -66,7 +66,7 @@ def gradients_are_finite(model):
 
 
 def influence(model, T, seed=0):
-    """(T, T): the size of d out_t / d embedding_j. Row t of the batch asks for output t: one backward pass for all."""
+    """(T, T): the size of d out_t / d embedding_j. Row t of the batch asks for output t: one pass."""
     idx, kept = text(1, T, seed).expand(T, T), []
 
     def leaf(module, args, out):
@@ -534,7 +534,7 @@ def test_the_models_table_comes_from_the_head_dimension(case):
 
 
 def test_scores_through_the_models_own_layout_depend_on_the_distance_alone():
-    """One and the same vector at all positions: each head's score matrix is then constant along its diagonals."""
+    """One vector at all positions: each head's score matrix is then constant along its diagonals."""
     model = trained_like(ROPE, n_head=4, n_embd=32)
     attention = model.blocks[1].attn
     x = torch.randn(2, 1, 32, generator=torch.Generator().manual_seed(0)).expand(2, 13, 32)
@@ -575,7 +575,7 @@ def test_the_recorded_rope_map_is_the_formula_with_turned_queries_and_keys():
 @pytest.mark.parametrize("k", [1, 3, 6])
 def test_a_shifted_text_changes_no_rope_score_between_its_own_characters(k):
     def scores(case, shift):
-        """log weights of the first layer, relative to each row's own position: scores without softmax's constant."""
+        """Log weights of the first layer, relative to each row's own position: softmax's constant is gone."""
         model = trained_like(case)
         with record_attention(model) as maps:
             model(torch.cat([text(1, shift, seed=5), text(1, 7)], dim=1))
