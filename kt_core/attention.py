@@ -26,7 +26,9 @@ def causal_mask(T: int, device: torch.device | str | None = None) -> Bool[Tensor
     return torch.ones(T, T, dtype=torch.bool, device=device).tril()
 
 
-def reach_mask(query_reach: Int[Tensor, "... T_query"], key_reach: Int[Tensor, "... T_key"]) -> Bool[Tensor, "..."]:
+def reach_mask(
+    query_reach: Int[Tensor, "... T_query"], key_reach: Int[Tensor, "... T_key"]
+) -> Bool[Tensor, "..."]:
     """The one rule behind every mask here: a query may look at a key that knows nothing newer than it may.
 
     `query_reach` is the last input position that the query may know of, `key_reach` the last one that went into
@@ -43,7 +45,7 @@ def additive_score(
     key: Float[Tensor, "... T_key d_key"],
     w_query: Float[Tensor, "d_query d_hidden"],
     w_key: Float[Tensor, "d_key d_hidden"],
-    v: Float[Tensor, "d_hidden"],
+    v: Float[Tensor, " d_hidden"],
 ) -> Float[Tensor, "... T_query T_key"]:
     """v . tanh(W_q q + W_k k), a small network that compares (Bahdanau et al. 2015, appendix A.1.2)."""
     hidden = (query @ w_query).unsqueeze(-2) + (key @ w_key).unsqueeze(-3)  # (..., T_query, T_key, d_hidden)
@@ -99,7 +101,7 @@ def sinusoidal_positions(T: int, n_embd: int, base: float = 10000.0) -> Float[Te
     return torch.stack([angle.sin(), angle.cos()], dim=-1).flatten(1)  # (T, C)
 
 
-def rotary_frequencies(head_dim: int, base: float = 10000.0) -> Float[Tensor, "half"]:
+def rotary_frequencies(head_dim: int, base: float = 10000.0) -> Float[Tensor, " half"]:
     """theta_i = base^(-2i/d) for i = 0 ... d/2 - 1, in radians a position; d is the size of ONE head.
 
     Su et al. 2021, section 3.2.2 (there i starts at 1). Falls from 1 to base^(-(d-2)/d).
@@ -137,7 +139,9 @@ def rotate(
 
 # ---------------------------------------------------------------- multi-head attention
 
-Rotation = tuple[Tensor, Tensor]  # cos, sin: (T, hs/2), or (B, 1, T, hs/2) where rows stand at different positions
+Rotation = tuple[
+    Tensor, Tensor
+]  # cos, sin: (T, hs/2), or (B, 1, T, hs/2) where rows stand at different positions
 
 
 class KeyValueCache:
@@ -209,7 +213,9 @@ class MultiHeadAttention(nn.Module):
             k, v = cache.write(k, v, slots)
         dropout = self.dropout if self.training else 0.0
         if self.recorder is None and (dropout == 0.0 or x.device.type != "cpu"):
-            y = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, dropout_p=dropout, is_causal=is_causal)
+            y = F.scaled_dot_product_attention(
+                q, k, v, attn_mask=mask, dropout_p=dropout, is_causal=is_causal
+            )
         else:
             if is_causal:
                 mask = causal_mask(q.size(2), q.device)

@@ -26,9 +26,7 @@ _NEEDS = {
     "study": "study", "subject": "study", "work": "work", "death": "death", "died": "death",
     "job": "job", "a_job": "job", "Job": "job", "family": "family",
 }  # fmt: skip
-_MONTHS = (
-    "January February March April May June July August September October November December"
-).split()
+_MONTHS = ("January February March April May June July August September October November December").split()
 _NTH = ("first", "second", "third", "fourth", "fifth", "sixth", "seventh")
 _MAX_NAME = 28
 _EXTRA = (0, 1, 1, 1, 1, 1, 2, 2)  # how many sentences accompany the one about the birth
@@ -237,9 +235,7 @@ def _person(
 # --- lines ------------------------------------------------------------------------------------------
 
 
-def _lines(
-    i: int, person: Person, n: int, words: _Words, attributes: Sequence[str], seed: int
-) -> list[str]:
+def _lines(i: int, person: Person, n: int, words: _Words, attributes: Sequence[str], seed: int) -> list[str]:
     """n lines "Name. …", each with another sentence about the birth, alone or with one or two others."""
     known = [a for a in attributes if a != "death" or "death" in person.facts]
     births = _usable(words.sentences["birth"], known)

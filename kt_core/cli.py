@@ -15,7 +15,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = _parser().parse_args(argv)
     try:
         return arguments.do(arguments) or 0
-    except (ValueError, FileNotFoundError, FloatingPointError) as error:
+    except (ValueError, OSError, FloatingPointError) as error:
         print(f"kt {arguments.command}: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
@@ -24,7 +24,9 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="kt", description="Knowledge transfer: pretrain, finetune and question a small GPT.")
+    parser = argparse.ArgumentParser(
+        prog="kt", description="Knowledge transfer: pretrain, finetune and question a small GPT."
+    )
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
 
     def add(name: str, do, text: str) -> argparse.ArgumentParser:
@@ -33,9 +35,17 @@ def _parser() -> argparse.ArgumentParser:
         return command
 
     for name, do, text in (
-        ("pretrain", _pretrain, "pretrain a model by span corruption on a text file (the assignment's command line)"),
+        (
+            "pretrain",
+            _pretrain,
+            "pretrain a model by span corruption on a text file (the assignment's command line)",
+        ),
         ("finetune", _finetune, "finetune a model on question-answer pairs (the assignment's command line)"),
-        ("evaluate", _evaluate, "answer the questions of a file and score the answers (the assignment's command line)"),
+        (
+            "evaluate",
+            _evaluate,
+            "answer the questions of a file and score the answers (the assignment's command line)",
+        ),
     ):
         _add_assignment_options(add(name, do, text))
 
@@ -46,10 +56,14 @@ def _parser() -> argparse.ArgumentParser:
     run.add_argument("--seed", type=int, default=0)
     run.add_argument("--no-pretrain", action="store_true", help="finetune from random weights")
     run.add_argument("--init", type=Path, help="a pretrained checkpoint to start from instead of pretraining")
-    run.add_argument("--out", type=Path, help="the run's folder (default: runs/ and a name that tells the settings)")
+    run.add_argument(
+        "--out", type=Path, help="the run's folder (default: runs/ and a name that tells the settings)"
+    )
     run.add_argument("--resume", action="store_true", help="go on with the unfinished run in --out")
     run.add_argument("--device", default="auto", help="auto, cpu, cuda or mps")
-    run.add_argument("--tensorboard", action="store_true", help="write TensorBoard's event files into the run's folder")
+    run.add_argument(
+        "--tensorboard", action="store_true", help="write TensorBoard's event files into the run's folder"
+    )
     _add_set(run)
 
     baseline = add("baseline", _baseline, 'how many answers "London" gets right')
@@ -57,19 +71,43 @@ def _parser() -> argparse.ArgumentParser:
 
     fetch = add("fetch", _fetch, "fetch a corpus that is not part of the project, and check it")
     fetch.add_argument("what", choices=["wiki"])
-    fetch.add_argument("--from", dest="source", type=Path, metavar="DIR", help="copy it from a folder instead of the network")
+    fetch.add_argument(
+        "--from", dest="source", type=Path, metavar="DIR", help="copy it from a folder instead of the network"
+    )
 
     add("doctor", _doctor, "is this machine ready?")
 
-    report = add("report", _report, "gather runs into one table: Markdown, CSV and a bar chart, best first")
-    report.add_argument("runs", nargs="+", type=Path, metavar="RUN", help="folders of runs, or folders that hold such folders")
-    report.add_argument("--out", type=Path, default=Path("runs/report"), help="folder for the table and the chart (default runs/report)")
+    bench = add(
+        "bench", _bench, "how fast training and answering are beside the assignment's way, on this machine"
+    )
+    _add_corpus(bench)
+    bench.add_argument("--out", type=Path, help="file for the figures, as JSON")
+    bench.add_argument("--seconds", type=float, default=300.0, help="time for all of it (default 300)")
+    bench.add_argument("--seed", type=int, default=0)
+    bench.add_argument("--device", default="auto")
 
-    workbook = add("workbook", _workbook, "run the notebooks in order and gather pages, results and a report in one folder")
+    report = add("report", _report, "gather runs into one table: Markdown, CSV and a bar chart, best first")
+    report.add_argument(
+        "runs", nargs="+", type=Path, metavar="RUN", help="folders of runs, or folders that hold such folders"
+    )
+    report.add_argument(
+        "--out",
+        type=Path,
+        default=Path("runs/report"),
+        help="folder for the table and the chart (default runs/report)",
+    )
+
+    workbook = add(
+        "workbook",
+        _workbook,
+        "run the notebooks in order and gather pages, results and a report in one folder",
+    )
     workbook.add_argument("notebooks", nargs="*", help="which ones, by number or name (default: all)")
     workbook.add_argument("--profile", default="quick", choices=["smoke", "quick", "full"])
     workbook.add_argument("--corpus", default="bios")
-    workbook.add_argument("--variant", choices=VARIANTS, help="the variant of the notebooks that leave it open")
+    workbook.add_argument(
+        "--variant", choices=VARIANTS, help="the variant of the notebooks that leave it open"
+    )
     workbook.add_argument("--seed", type=int, default=0)
     workbook.add_argument("--device", default="auto")
     workbook.add_argument("--out", type=Path, help="the run's folder (default: runs/workbook-PROFILE-TIME)")
@@ -77,19 +115,33 @@ def _parser() -> argparse.ArgumentParser:
 
     checkpoints = add("checkpoints", _checkpoints, "retrain the checkpoints that ship, from nothing")
     checkpoints.add_argument("--corpus", default="bios", choices=["bios", "wiki"])
-    checkpoints.add_argument("--variant", action="append", choices=VARIANTS, help="only this one (may be given again)")
+    checkpoints.add_argument(
+        "--variant", action="append", choices=VARIANTS, help="only this one (may be given again)"
+    )
     checkpoints.add_argument("--seed", type=int, default=0)
-    checkpoints.add_argument("--out", type=Path, help="folder for the checkpoints (default: where they ship from)")
-    checkpoints.add_argument("--runs", type=Path, default=Path("runs/checkpoints"), help="folder for the runs themselves")
+    checkpoints.add_argument(
+        "--out", type=Path, help="folder for the checkpoints (default: where they ship from)"
+    )
+    checkpoints.add_argument(
+        "--runs", type=Path, default=Path("runs/checkpoints"), help="folder for the runs themselves"
+    )
     return parser
 
 
 def _add_corpus(command: argparse.ArgumentParser) -> None:
-    command.add_argument("--corpus", default="bios", help="bios, bios:people=300,lines=8, wiki, or a folder (default bios)")
+    command.add_argument(
+        "--corpus", default="bios", help="bios, bios:people=300,lines=8, wiki, or a folder (default bios)"
+    )
 
 
 def _add_set(command: argparse.ArgumentParser) -> None:
-    command.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="set a field of the recipe; may be given again")
+    command.add_argument(
+        "--set",
+        action="append",
+        default=[],
+        metavar="KEY=VALUE",
+        help="set a field of the recipe; may be given again",
+    )
 
 
 def _settings(pairs: Sequence[str]) -> dict[str, str]:
@@ -102,7 +154,12 @@ def _settings(pairs: Sequence[str]) -> dict[str, str]:
 
 def _add_assignment_options(command: argparse.ArgumentParser) -> None:
     command.add_argument("variant", choices=VARIANTS, metavar="VARIANT", help=", ".join(VARIANTS))
-    command.add_argument("pretrain_corpus", type=Path, metavar="CORPUS.txt", help="the pretraining text; its characters are the vocabulary")
+    command.add_argument(
+        "pretrain_corpus",
+        type=Path,
+        metavar="CORPUS.txt",
+        help="the pretraining text; its characters are the vocabulary",
+    )
     command.add_argument("--reading_params_path", type=Path, help="checkpoint to start from")
     command.add_argument("--writing_params_path", type=Path, help="checkpoint to write")
     command.add_argument("--finetune_corpus_path", type=Path, help="TSV of question and answer")
@@ -135,7 +192,9 @@ def _recipe(arguments):
     more = {"bottleneck": arguments.bottleneck_dim, "pretrain_lr": arguments.pretrain_lr}
     if arguments.finetune_lr is not None:
         more |= {"finetune_lr": arguments.finetune_lr, "scratch_lr": arguments.finetune_lr}
-    return recipe(arguments.recipe, **{k: v for k, v in more.items() if v is not None} | _settings(arguments.set))
+    return recipe(
+        arguments.recipe, **{k: v for k, v in more.items() if v is not None} | _settings(arguments.set)
+    )
 
 
 def _start(arguments, recipe):
@@ -150,9 +209,13 @@ def _start(arguments, recipe):
     if arguments.reading_params_path:
         model, vocab, _ = load_checkpoint(arguments.reading_params_path)
         if model.config.variant != arguments.variant:
-            raise ValueError(f"{arguments.reading_params_path} holds a {model.config.variant} model, not {arguments.variant}")
+            raise ValueError(
+                f"{arguments.reading_params_path} holds a {model.config.variant} model, not {arguments.variant}"
+            )
         if model.config.latent and arguments.bottleneck_dim not in (None, model.config.bottleneck):
-            raise ValueError(f"{arguments.reading_params_path} has bottleneck {model.config.bottleneck}, not {arguments.bottleneck_dim}")
+            raise ValueError(
+                f"{arguments.reading_params_path} has bottleneck {model.config.bottleneck}, not {arguments.bottleneck_dim}"
+            )
         return model, vocab
     vocab = CharVocab.from_documents(read_documents(arguments.pretrain_corpus))
     torch.manual_seed(arguments.seed)
@@ -168,8 +231,12 @@ def _train(arguments, model, vocab, data, config, phase: str) -> None:
     out = arguments.writing_params_path
     device = choose_device(arguments.device)
     state = Path(f"{out}.state")
-    config = dataclasses.replace(config, steps=arguments.max_steps, seed=arguments.seed, device=str(device), save_every=200)
-    history = Trainer(model, data, config, state=state, title=phase, tensorboard=arguments.tb_expt_name).fit(arguments.resume)
+    config = dataclasses.replace(
+        config, steps=arguments.max_steps, seed=arguments.seed, device=str(device), save_every=200
+    )
+    history = Trainer(model, data, config, state=state, title=phase, tensorboard=arguments.tb_expt_name).fit(
+        arguments.resume
+    )
     card = dict(variant=arguments.variant, recipe=arguments.recipe, phase=phase, seed=arguments.seed, steps=history[-1]["step"],
                 cost=history[-1], settings=dataclasses.asdict(config), hardware=hardware(device))  # fmt: skip
     save_checkpoint(out, model, vocab, card)
@@ -184,18 +251,27 @@ def _pretrain(arguments) -> None:
     _need(arguments, "writing_params_path")
     recipe = _recipe(arguments)
     model, vocab = _start(arguments, recipe)
+    recipe = _fitting(recipe, model)
     parts = [(recipe.documents(read_documents(arguments.pretrain_corpus), vocab, arguments.seed), 1)]
     if recipe.mixed_pairs:
         _need(arguments, "finetune_corpus_path")
-        parts.append((NamePlace(_pairs(arguments.finetune_corpus_path, vocab, recipe), vocab, recipe.block_size), recipe.mixed_pairs))
+        pairs = _pairs(arguments.finetune_corpus_path, vocab, recipe.block_size)
+        parts.append((NamePlace(pairs, vocab, recipe.block_size), recipe.mixed_pairs))
     _train(arguments, model, vocab, Mixture(parts), recipe.pretrain_config(), "pretrain")
 
 
-def _pairs(path: Path, vocab, recipe):
+def _fitting(recipe, model):
+    """The recipe with the model's block: that of a checkpoint may be another than the recipe's."""
+    import dataclasses
+
+    return dataclasses.replace(recipe, block_size=model.config.block_size)
+
+
+def _pairs(path: Path, vocab, block_size: int):
     from kt_core.corpora import check_pairs, read_pairs
 
     pairs = read_pairs(path)
-    check_pairs(pairs, vocab, recipe.block_size, path)
+    check_pairs(pairs, vocab, block_size, path)
     return pairs
 
 
@@ -207,7 +283,10 @@ def _finetune(arguments) -> None:
     recipe = _recipe(arguments)
     model, vocab = _start(arguments, recipe)
     pretrained = arguments.reading_params_path is not None
-    pairs = NamePlace(_pairs(arguments.finetune_corpus_path, vocab, recipe), vocab, model.config.block_size)
+    recipe = _fitting(recipe, model)
+    pairs = NamePlace(
+        _pairs(arguments.finetune_corpus_path, vocab, recipe.block_size), vocab, recipe.block_size
+    )
     parts = [(pairs, 1)]
     if pretrained and recipe.finetune_documents:
         documents = recipe.documents(read_documents(arguments.pretrain_corpus), vocab, arguments.seed + 1)
@@ -223,11 +302,18 @@ def _evaluate(arguments) -> None:
     _need(arguments, "reading_params_path", "eval_corpus_path")
     recipe = _recipe(arguments)
     model, vocab = _start(arguments, recipe)
-    answers, score = evaluate(model.to(choose_device(arguments.device)), vocab, _pairs(arguments.eval_corpus_path, vocab, recipe))
+    pairs = _pairs(arguments.eval_corpus_path, vocab, model.config.block_size)
+    answers, score = evaluate(model.to(choose_device(arguments.device)), vocab, pairs)
     if arguments.outputs_path:
         write_predictions(arguments.outputs_path, answers)
-    told = f"{len(answers)} answers written to {arguments.outputs_path}" if arguments.outputs_path else f"{len(answers)} questions answered"
-    print(score if score is not None else f"No answers to compare with in {arguments.eval_corpus_path}: {told}")
+    told = (
+        f"{len(answers)} answers written to {arguments.outputs_path}"
+        if arguments.outputs_path
+        else f"{len(answers)} questions answered"
+    )
+    print(
+        score if score is not None else f"No answers to compare with in {arguments.eval_corpus_path}: {told}"
+    )
 
 
 # ---------------------------------------------------------------- ours
@@ -267,6 +353,15 @@ def _doctor(arguments) -> int:
     return report()
 
 
+def _bench(arguments) -> None:
+    from kt_core.bench import bench, table, write_bench
+
+    told = bench(arguments.corpus, seconds=arguments.seconds, seed=arguments.seed, device=arguments.device)
+    if arguments.out:
+        write_bench(told, arguments.out)
+    print(table(told))
+
+
 def _report(arguments) -> None:
     from kt_core.report import write_report
 
@@ -285,7 +380,9 @@ def _workbook(arguments) -> None:
 def _checkpoints(arguments) -> None:
     from kt_core.shipping import retrain
 
-    retrain(arguments.corpus, arguments.variant or list(VARIANTS), arguments.seed, arguments.runs, arguments.out)
+    retrain(
+        arguments.corpus, arguments.variant or list(VARIANTS), arguments.seed, arguments.runs, arguments.out
+    )
 
 
 if __name__ == "__main__":

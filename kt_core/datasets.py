@@ -97,7 +97,7 @@ class SpanCorruption(_TokenDataset):
         "prefix"  its first n characters, n uniform in 4 ... 7/8 block_size (the assignment).
         "line"    as much of its beginning as fits the block.
         "window"  its head, up to the full stop behind the name that a biography opens with, and behind it only the
-                  masked span with 1-5 words before and 0-3 words after it: many short views of every fact, none
+                  masked span with 0-4 words before and 0-2 words after it: many short views of every fact, none
                   without its name. A share of `whole` draws shows the whole line instead.
     spans: which span is cut out.
         "random"  a quarter of the characters on average, uniform in 1/8 ... 3/8, anywhere (the assignment).
@@ -123,7 +123,7 @@ class SpanCorruption(_TokenDataset):
         end_sentinel: bool = False,
         loss: str = "all",
         random_share: float = 0.0,
-        whole: float = 0.1,
+        whole: float = 0.0,
     ):
         for name, value, known in (("crop", crop, CROPS), ("spans", spans, SPANS), ("loss", loss, LOSSES)):
             if value not in known:
@@ -178,8 +178,8 @@ class SpanCorruption(_TokenDataset):
         """Head and a few words, the span, a few words."""
         head = document[: behind_head(document)]
         masked = document[start:stop][: self._room - len(head)]
-        before = document[len(head) : start].split(" ")[-1 - rng.randint(1, 5) :]
-        after = document[stop:].split(" ")[: 1 + rng.randint(0, 3)]
+        before = document[len(head) : start].split(" ")[-1 - rng.randint(0, 4) :]
+        after = document[stop:].split(" ")[: 1 + rng.randint(0, 2)]
         room = self._room - len(head) - len(masked)
         before = " ".join(before)[-room:] if room else ""
         return head + before, masked, " ".join(after)[: room - len(before)]
@@ -205,7 +205,7 @@ class NamePlace(_TokenDataset):
     Raises ValueError, naming the pair, for a missing answer, an unknown character or a pair longer than the block.
     """
 
-    def __init__(self, pairs: Sequence[tuple[str, str]], vocab: CharVocab, block_size: int = 128):
+    def __init__(self, pairs: Sequence[tuple[str, str | None]], vocab: CharVocab, block_size: int = 128):
         self.pairs, self.vocab, self.block_size = list(pairs), vocab, block_size
         self._examples = []
         for i, (question, answer) in enumerate(self.pairs):

@@ -13,7 +13,7 @@ from kt_core.vocab import CharVocab
 
 def pick(
     logits: Float[Tensor, "B V"], temperature: float, top_k: int | None, generator: torch.Generator | None
-) -> Int[Tensor, "B"]:
+) -> Int[Tensor, " B"]:
     """Next character a row: the likeliest at temperature 0, else drawn from softmax(logits / temperature).
 
     `top_k` keeps the k likeliest before drawing (Fan et al. 2018, section 5.4).
@@ -117,10 +117,19 @@ def answer(
     prompts = [[*vocab.encode(q), vocab.mask_id] for q in questions]
     for question, prompt in zip(questions, prompts, strict=True):
         if len(prompt) > model.config.block_size:
-            raise ValueError(f"the question {question!r} takes {len(prompt)} characters; the model reads {model.config.block_size}")
+            raise ValueError(
+                f"the question {question!r} takes {len(prompt)} characters; the model reads {model.config.block_size}"
+            )
     answers: list[str] = []
     for i in range(0, len(prompts), batch_size):
-        new = generate(model, prompts[i : i + batch_size], temperature=temperature, top_k=top_k, seed=seed + i,
-                       max_new=max_new, use_cache=use_cache)
+        new = generate(
+            model,
+            prompts[i : i + batch_size],
+            temperature=temperature,
+            top_k=top_k,
+            seed=seed + i,
+            max_new=max_new,
+            use_cache=use_cache,
+        )
         answers += [vocab.decode(ids) for ids in new]
     return answers

@@ -17,7 +17,8 @@ def wilson_interval(correct: int, total: int, z: float = 1.959963984540054) -> t
     p, n = correct / total, total
     centre = (p + z * z / (2 * n)) / (1 + z * z / n)
     half = z / (1 + z * z / n) * math.sqrt(p * (1 - p) / n + z * z / (4 * n * n))
-    return max(0.0, centre - half), min(1.0, centre + half)
+    # none or all right: the end is exact, where rounding would leave it a hair inside
+    return 0.0 if correct == 0 else centre - half, 1.0 if correct == total else centre + half
 
 
 @dataclass(frozen=True)
@@ -51,9 +52,13 @@ class Score:
 def exact_match(answers: Sequence[str], gold: Sequence[str | None]) -> Score:
     """Answers that equal the gold ones, surrounding white space aside. ValueError if the counts differ."""
     if len(answers) != len(gold):
-        raise ValueError(f"{len(answers)} answers cannot be compared with {len(gold)} gold answers: one a question is needed")
+        raise ValueError(
+            f"{len(answers)} answers cannot be compared with {len(gold)} gold answers: one a question is needed"
+        )
     if any(g is None for g in gold):
-        raise ValueError("some gold answers are missing: this split has questions only, so it cannot be scored")
+        raise ValueError(
+            "some gold answers are missing: this split has questions only, so it cannot be scored"
+        )
     return Score(sum(a.strip() == g.strip() for a, g in zip(answers, gold, strict=True)), len(gold))
 
 

@@ -13,7 +13,7 @@ from pathlib import Path
 
 
 def write_atomically(path: str | Path, data: bytes) -> None:
-    """Write `data` beside `path`, then put it in its place in one step; folders are made. Nothing is lost on failure."""
+    """Write `data` beside `path`, then put it in its place in one step. Makes folders; loses nothing."""
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
@@ -36,7 +36,7 @@ def write_json(path: str | Path, value) -> None:
 
 @contextmanager
 def interrupts_held() -> Iterator[None]:
-    """Ctrl-C waits until the end of the block. Signals come to the main thread alone: nothing to do elsewhere."""
+    """Ctrl-C waits until the end of the block. Elsewhere than in the main thread it never comes."""
     before = signal.getsignal(signal.SIGINT)
     if threading.current_thread() is not threading.main_thread() or not callable(before):
         yield

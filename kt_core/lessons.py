@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import difflib
+import hashlib
+import json
+from dataclasses import asdict
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -15,6 +18,7 @@ from kt_core.corpora import Corpus, load_corpus
 from kt_core.evaluation import Score
 from kt_core.files import write_json
 from kt_core.models import GPT, VARIANTS
+from kt_core.paths import data_dir
 from kt_core.recipes import Recipe
 from kt_core.recipes import recipe as find_recipe
 from kt_core.runs import describe, run_experiment
@@ -22,7 +26,15 @@ from kt_core.trainer import choose_device
 from kt_core.vocab import CharVocab
 
 PROFILES = ("smoke", "quick", "full")
-PARAMETERS = {"profile": str, "corpus": str, "variant": str, "seed": int, "device": str, "runs_dir": str, "overrides": dict}
+PARAMETERS = {
+    "profile": str,
+    "corpus": str,
+    "variant": str,
+    "seed": int,
+    "device": str,
+    "runs_dir": str,
+    "overrides": dict,
+}
 
 
 class Lesson:
@@ -47,7 +59,9 @@ class Lesson:
         self.runs_dir = Path(given.get("runs_dir", "runs/notebooks"))
         self.corpus_name = given.get("corpus", "bios")
         by_corpus = shipping.RECIPE_OF.get(self.corpus_name, "quick")
-        self.recipe: Recipe = find_recipe("smoke" if self.profile == "smoke" else by_corpus, **given.get("overrides", {}))
+        self.recipe: Recipe = find_recipe(
+            "smoke" if self.profile == "smoke" else by_corpus, **given.get("overrides", {})
+        )
         torch.manual_seed(self.seed)
 
     @cached_property
@@ -71,13 +85,51 @@ class Lesson:
         """(model, vocab, card) of the vanilla model finetuned without pretraining."""
         return self._model("vanilla", "scratch")
 
+    def curve(self, variant: str | None = None) -> list[dict]:
+        """Rows (phase, step, loss, dev, characters ...) of the run behind `finetuned(variant)`; [] if none is kept."""
+        variant = variant or self.variant
+        if self.profile == "quick":
+            _, _, card = self.finetuned(variant)
+            kept = data_dir() / "results" / f"{self.corpus_name}-{variant}-seed{card['seed']}.json"
+            return json.loads(kept.read_text(encoding="utf-8"))["curve"] if kept.is_file() else []
+        kept = self._folder(variant) / "metrics.jsonl"
+        return (
+            [json.loads(row) for row in kept.read_text(encoding="utf-8").splitlines()]
+            if kept.is_file()
+            else []
+        )
+
+    def _folder(self, variant: str, scratch: bool = False) -> Path:
+        """Where smoke and full keep the run of a variant; other settings or another corpus have another folder."""
+        told = json.dumps([self.corpus_name, asdict(self.recipe)], sort_keys=True)
+        settings = hashlib.sha256(told.encode()).hexdigest()[:8]
+        return (
+            self.runs_dir
+            / f"{variant}{'-scratch' if scratch else ''}-{self.recipe.name}-seed{self.seed}-{settings}"
+        )
+
     def _model(self, variant: str, phase: str) -> tuple[GPT, CharVocab, dict]:
         _one_of("variant", variant, VARIANTS)
         if self.profile == "quick":
-            return shipping.shipped(self.corpus_name, variant, phase, self.device)
+            model, vocab, card = shipping.shipped(self.corpus_name, variant, phase, self.device)
+            wanted, has = asdict(self.recipe.model_config(len(vocab), variant)), asdict(model.config)
+            if other := [f"{key} {value}" for key, value in wanted.items() if has[key] != value]:
+                raise ValueError(
+                    f"the shipped {variant} model cannot have {', '.join(other)}: profile full trains one that has"
+                )
+            return model, vocab, card
         scratch = phase == "scratch"
-        out = self.runs_dir / f"{variant}{'-scratch' if scratch else ''}-{self.recipe.name}-seed{self.seed}"
-        run_experiment(self.corpus_name, variant, self.recipe, not scratch, self.seed, out, device=str(self.device), resume=True)
+        out = self._folder(variant, scratch)
+        run_experiment(
+            self.corpus_name,
+            variant,
+            self.recipe,
+            not scratch,
+            self.seed,
+            out,
+            device=str(self.device),
+            resume=True,
+        )
         return load_checkpoint(out / f"{'finetuned' if scratch else phase}.safetensors", self.device)
 
     def result(self, **facts: Any) -> None:
@@ -96,7 +148,9 @@ def lesson(name: str, namespace: dict[str, Any]) -> Lesson:
 def _one_of(key: str, value: str, known: tuple[str, ...]) -> str:
     if value not in known:
         near = difflib.get_close_matches(value, known, n=1)
-        raise ValueError(f"parameter {key} is {value!r}{f', did you mean {near[0]!r}' if near else ''}; it may be {', '.join(known)}")
+        raise ValueError(
+            f"parameter {key} is {value!r}{f', did you mean {near[0]!r}' if near else ''}; it may be {', '.join(known)}"
+        )
     return value
 
 
@@ -109,4 +163,6 @@ def _refuse_unknown(namespace: dict[str, Any]) -> None:
     for key, value in namespace.items():
         if not key.startswith("_") and key not in hidden and key not in PARAMETERS and type(value) in plain:
             near = difflib.get_close_matches(key, PARAMETERS, n=1)
-            raise ValueError(f"no parameter {key!r}{f', did you mean {near[0]!r}' if near else ''}; there are {', '.join(PARAMETERS)}")
+            raise ValueError(
+                f"no parameter {key!r}{f', did you mean {near[0]!r}' if near else ''}; there are {', '.join(PARAMETERS)}"
+            )

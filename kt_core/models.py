@@ -31,6 +31,8 @@ class GPTConfig:
 
     `bottleneck` (m) is the number of latents of a perceiver; for perceiver_ar it is that of a full block, so that
     the stride is s = ceil(block_size / bottleneck) and a batch of length T has ceil(T / s) latents.
+    `random_offset` (variants with learned positions): in training each row stands at a random place of the block,
+    so that a name is known wherever it stands; questions and documents put it at different places.
     Raises ValueError for a value that no model can have, naming the field.
     """
 
@@ -46,6 +48,7 @@ class GPTConfig:
     qk_norm: bool = False
     activation: str = "gelu"
     zero_init: bool = False
+    random_offset: bool = False
 
     def __post_init__(self):
         for field in ("vocab_size", "block_size", "n_layer", "n_head", "n_embd", "bottleneck"):
@@ -56,21 +59,27 @@ class GPTConfig:
             value = getattr(self, field)
             if not isinstance(value, int | float) or isinstance(value, bool):
                 raise ValueError(f"GPTConfig.{field} must be a number, not {value!r}")
-        for field in ("qk_norm", "zero_init"):
+        for field in ("qk_norm", "zero_init", "random_offset"):
             if not isinstance(getattr(self, field), bool):
                 raise ValueError(f"GPTConfig.{field} must be True or False, not {getattr(self, field)!r}")
         if self.variant not in VARIANTS:
             raise ValueError(f"GPTConfig.variant must be one of {', '.join(VARIANTS)}, not {self.variant!r}")
         if self.activation not in ACTIVATIONS:
-            raise ValueError(f"GPTConfig.activation must be one of {', '.join(ACTIVATIONS)}, not {self.activation!r}")
+            raise ValueError(
+                f"GPTConfig.activation must be one of {', '.join(ACTIVATIONS)}, not {self.activation!r}"
+            )
         if self.n_embd % self.n_head:
             raise ValueError(f"GPTConfig.n_embd ({self.n_embd}) must be a multiple of n_head ({self.n_head})")
         if self.rotary and (self.n_embd // self.n_head) % 2:
-            raise ValueError(f"{self.variant} rotates pairs: n_embd / n_head must be even, not {self.n_embd // self.n_head}")
+            raise ValueError(
+                f"{self.variant} rotates pairs: n_embd / n_head must be even, not {self.n_embd // self.n_head}"
+            )
         if self.latent and self.n_layer < 2:
             raise ValueError(f"{self.variant} needs n_layer >= 2: one block down, one block up")
         if self.latent and self.bottleneck > self.block_size:
-            raise ValueError(f"GPTConfig.bottleneck ({self.bottleneck}) must not exceed block_size ({self.block_size})")
+            raise ValueError(
+                f"GPTConfig.bottleneck ({self.bottleneck}) must not exceed block_size ({self.block_size})"
+            )
         if not 0.0 <= self.dropout < 1.0:
             raise ValueError(f"GPTConfig.dropout must lie in [0, 1), not {self.dropout!r}")
         if not self.rope_base > 1.0:
@@ -171,10 +180,16 @@ class GPT(nn.Module):
         super().__init__()
         self.config = config
         self.tok_emb = nn.Embedding(config.vocab_size, config.n_embd)
-        self.pos_emb = None if config.rotary else nn.Parameter(torch.zeros(1, config.block_size, config.n_embd))
+        self.pos_emb = (
+            None if config.rotary else nn.Parameter(torch.zeros(1, config.block_size, config.n_embd))
+        )
         self.drop = nn.Dropout(config.dropout)
         middle = config.n_layer - 2
-        kinds = [DownProjectBlock, *[Block] * middle, UpProjectBlock] if config.latent else [Block] * config.n_layer
+        kinds = (
+            [DownProjectBlock, *[Block] * middle, UpProjectBlock]
+            if config.latent
+            else [Block] * config.n_layer
+        )
         self.blocks = nn.ModuleList(kind(config) for kind in kinds)
         self.ln_f = nn.LayerNorm(config.n_embd)
         self.head = nn.Linear(config.n_embd, config.vocab_size, bias=False)
@@ -184,7 +199,9 @@ class GPT(nn.Module):
                 nn.init.zeros_(block.attn.proj.weight)
                 nn.init.zeros_(block.mlp.proj.weight)
         if config.rotary:
-            positions = torch.arange(config.block_size + config.stride)  # a last, partial latent may point past the block
+            positions = torch.arange(
+                config.block_size + config.stride
+            )  # a last, partial latent may point past the block
             cos, sin = rotary_table(positions, config.n_embd // config.n_head, config.rope_base)
             self.register_buffer("cos", cos, persistent=False)  # (positions, hs/2)
             self.register_buffer("sin", sin, persistent=False)
@@ -215,7 +232,9 @@ class GPT(nn.Module):
         """
         B, T = idx.shape
         if T > self.config.block_size:
-            raise ValueError(f"{T} characters do not fit a block of {self.config.block_size}: shorten the text or raise block_size")
+            raise ValueError(
+                f"{T} characters do not fit a block of {self.config.block_size}: shorten the text or raise block_size"
+            )
         logits = self._run(idx, torch.arange(T, device=idx.device)[None], None)
         if targets is None:
             return logits, None
@@ -227,11 +246,18 @@ class GPT(nn.Module):
         positions = torch.arange(idx.size(1), device=idx.device).expand_as(idx)
         return self._run(idx, positions, cache), cache
 
-    def step(self, idx: Int[Tensor, "B"], positions: Int[Tensor, "B"], cache: Cache) -> Float[Tensor, "B V"]:
+    def step(self, idx: Int[Tensor, " B"], positions: Int[Tensor, " B"], cache: Cache) -> Float[Tensor, "B V"]:
         """Logits after one more character a row, row b's standing at `positions[b]`. Updates the cache."""
         return self._run(idx[:, None], positions[:, None], cache)[:, -1]
 
     # ------------------------------------------------------------ inside
+
+    def _placed(self, positions: Int[Tensor, "B_or_1 T"], idx: Int[Tensor, "B T"]) -> Tensor:
+        """Rows of the position table: `positions`, in training shifted by a random offset a row if so configured."""
+        if not (self.training and self.config.random_offset):
+            return positions
+        offsets = torch.randint(self.config.block_size - idx.size(1) + 1, (idx.size(0), 1), device=idx.device)
+        return positions + offsets  # (B, T)
 
     def _rotation(self, reach: Int[Tensor, "B_or_1 T"]) -> tuple[Tensor, Tensor] | None:
         """cos and sin for queries or keys that stand at `reach`, broadcasting over the heads."""
@@ -240,11 +266,13 @@ class GPT(nn.Module):
         at = reach.clamp(min=0)  # the null latent, whose reach is -1, stands at 0
         return self.cos[at].unsqueeze(1), self.sin[at].unsqueeze(1)  # (B or 1, 1, T, hs/2)
 
-    def _run(self, idx: Int[Tensor, "B T"], positions: Int[Tensor, "B_or_1 T"], cache: Cache | None) -> Tensor:
+    def _run(
+        self, idx: Int[Tensor, "B T"], positions: Int[Tensor, "B_or_1 T"], cache: Cache | None
+    ) -> Tensor:
         """The forward pass over inputs that stand at `positions`, (1, T) for all rows alike or (B, T) a row each."""
         x = self.tok_emb(idx)
         if self.pos_emb is not None:
-            x = x + self.pos_emb[0, positions]
+            x = x + self.pos_emb[0, self._placed(positions, idx)]
         x = self.drop(x)
         if self.config.latent:
             x = self._through_latents(x, positions, cache)
@@ -254,7 +282,9 @@ class GPT(nn.Module):
                 x = block(x, **where, cache=cache and cache.layers[i])
         return self.head(self.ln_f(x))
 
-    def _where(self, query_reach, source_reach, slots, n_slots: int, cache: Cache | None, slot_reach=None) -> dict:
+    def _where(
+        self, query_reach, source_reach, slots, n_slots: int, cache: Cache | None, slot_reach=None
+    ) -> dict:
         """Mask, rotations and slots for one layer: queries that may know `query_reach`, keys that know `source_reach`.
 
         With a cache the keys are all of its `n_slots` slots, slot j knowing inputs up to `slot_reach[j]` (j if None).
@@ -265,7 +295,9 @@ class GPT(nn.Module):
             return where | dict(mask=reach_mask(query_reach, known[None]).unsqueeze(1), slots=slots)
         if query_reach is source_reach:  # self-attention in order of position
             return where | dict(is_causal=True)
-        return where | dict(mask=reach_mask(query_reach, source_reach).unsqueeze(1))  # (B or 1, 1, T_query, T_key)
+        return where | dict(
+            mask=reach_mask(query_reach, source_reach).unsqueeze(1)
+        )  # (B or 1, 1, T_query, T_key)
 
     def _through_latents(self, x: Float[Tensor, "B T C"], positions: Tensor, cache: Cache | None) -> Tensor:
         """Down to the latents, through the middle blocks, up to the outputs (both perceivers)."""
@@ -275,7 +307,9 @@ class GPT(nn.Module):
         stepping = cache is not None and T == 1 and bool((positions > 0).any())
         # which latents this pass computes, (B or 1, n), and the last input that each reads
         if stepping:
-            index = (positions // s).clamp(max=m)  # latent m: one that nobody reads (perceiver, past its bottleneck)
+            index = (positions // s).clamp(
+                max=m
+            )  # latent m: one that nobody reads (perceiver, past its bottleneck)
         else:
             index = torch.arange(min(m, -(-T // s)), device=x.device).expand(positions.size(0), -1)
         reach = s * (index + 1) - 1
@@ -301,7 +335,9 @@ class GPT(nn.Module):
                 reach, index = F.pad(reach, (1, 0), value=-1), F.pad(index, (1, 0), value=0)
         return up(x, z, **self._where(positions, reach, index, m + 1, cache, slot_reach), cache=layers[-1])
 
-    def _newest(self, local: Float[Tensor, "n C"], x: Float[Tensor, "B T C"], positions: Tensor, cache: Cache | None):
+    def _newest(
+        self, local: Float[Tensor, "n C"], x: Float[Tensor, "B T C"], positions: Tensor, cache: Cache | None
+    ):
         """Sum over k = 1 ... s - 2 of local[k - 1] * x[t - k]: the inputs that no legal latent holds yet."""
         if cache is not None:
             cache.inputs.scatter_(1, positions[..., None].expand_as(x), x)

@@ -54,7 +54,12 @@ class Muon(torch.optim.Optimizer):
 
 
 def make_optimizers(
-    model: nn.Module, optimizer: str, lr: float, muon_lr: float, betas: tuple[float, float], weight_decay: float
+    model: nn.Module,
+    optimizer: str,
+    lr: float,
+    muon_lr: float,
+    betas: tuple[float, float],
+    weight_decay: float,
 ) -> list[torch.optim.Optimizer]:
     """AdamW over all parameters, or Muon over the blocks' weight matrices and AdamW over the rest.
 

@@ -1,10 +1,10 @@
 """One run, one folder: pretrain, finetune, evaluate, with everything kept that says how.
 
-    config.json              corpus, variant, recipe (all fields), seed, hardware, versions
-    metrics.jsonl            a row for each evaluation of each phase
-    pretrained.safetensors   after pretraining, with its card        finetuned.safetensors   after finetuning
-    predictions/dev.txt      the answers, a line a question          predictions/test.txt
-    result.json              scores with intervals, characters, seconds; written last: a run without it is not done
+config.json              corpus, variant, recipe (all fields), seed, hardware, versions
+metrics.jsonl            a row for each evaluation of each phase
+pretrained.safetensors   after pretraining, with its card        finetuned.safetensors   after finetuning
+predictions/dev.txt      the answers, a line a question          predictions/test.txt
+result.json              scores with intervals, characters, seconds; written last: a run without it is not done
 """
 
 from __future__ import annotations
@@ -20,13 +20,14 @@ from pathlib import Path
 import torch
 
 import kt_core
-from kt_core.checkpoints import hardware, load_checkpoint, save_checkpoint
+from kt_core.checkpoints import card_path, hardware, load_checkpoint, save_checkpoint
 from kt_core.corpora import Corpus, load_corpus
 from kt_core.decoding import answer
 from kt_core.evaluation import Score, exact_match, london_baseline, write_predictions
-from kt_core.files import write_json
+from kt_core.files import write_atomically, write_json
 from kt_core.models import GPT
-from kt_core.recipes import Recipe, recipe as find_recipe
+from kt_core.recipes import Recipe
+from kt_core.recipes import recipe as find_recipe
 from kt_core.trainer import Trainer, choose_device
 from kt_core.vocab import CharVocab
 
@@ -46,9 +47,14 @@ class Result:
         path = Path(folder) / "result.json"
         try:
             told = json.loads(path.read_text(encoding="utf-8"))
-            scores = {split: told[split] and Score(told[split]["correct"], told[split]["total"]) for split in ("dev", "test")}
+            scores = {
+                split: told[split] and Score(told[split]["correct"], told[split]["total"])
+                for split in ("dev", "test")
+            }
         except FileNotFoundError:
-            raise ValueError(f"{folder}: no result.json, so no finished run; finish it with --resume") from None
+            raise ValueError(
+                f"{folder}: no result.json, so no finished run; finish it with --resume"
+            ) from None
         except (json.JSONDecodeError, KeyError, TypeError) as error:
             raise ValueError(f"{path}: not a run's result ({error!r})") from None
         return cls(scores["dev"], scores["test"], Path(folder), told)
@@ -62,7 +68,9 @@ def describe(score: Score | None) -> dict | None:
                 low=round(score.low, 4), high=round(score.high, 4))  # fmt: skip
 
 
-def evaluate(model: GPT, vocab: CharVocab, pairs: Sequence[tuple[str, str | None]]) -> tuple[list[str], Score | None]:
+def evaluate(
+    model: GPT, vocab: CharVocab, pairs: Sequence[tuple[str, str | None]]
+) -> tuple[list[str], Score | None]:
     """Greedy answers to the questions of `pairs`, and their score where all gold answers are known."""
     answers = answer(model, vocab, [q for q, _ in pairs])
     gold = [a for _, a in pairs]
@@ -101,16 +109,18 @@ def run_experiment(
                   init=str(init) if init else None)  # fmt: skip
     if (path / "config.json").exists():
         if not resume:
-            raise ValueError(f"{path} holds a run already: go on with it by resume (--resume), or give another folder (--out)")
+            raise ValueError(
+                f"{path} holds a run already: go on with it by resume (--resume), or give another folder (--out)"
+            )
         _must_match(path, config)
         if (path / "result.json").exists():
             return Result.read(path)
+    _check_early(data, chosen, variant, pretrain, init)
     write_json(path / "config.json", {**config, "hardware": hardware(where), "versions": _versions()})
 
     run = _Run(path, config, data, chosen, variant, seed, where, resume, save_every, tensorboard)
     model, vocab, cost = run.pretrained(init) if pretrain else (run.new_model(data.vocab), data.vocab, {})
-    if not pretrain or chosen.finetune_epochs > 0:
-        model, cost = run.finetuned(model, vocab, cost, pretrain)
+    model, cost = run.finetuned(model, vocab, cost, pretrain)
     scores = {}
     for split in ("dev", "test"):
         pairs = getattr(data, split)
@@ -146,16 +156,18 @@ class _Run:
     def pretrained(self, init: str | Path | None) -> tuple[GPT, CharVocab, dict]:
         """The model after pretraining: from `init`, from this run's checkpoint, or trained now."""
         done = Path(init) if init else self.path / "pretrained.safetensors"
-        if init or done.exists():
+        if init or _whole(done):
             model, vocab, card = load_checkpoint(done, self.device)
-            if model.config.variant != self.variant:
-                raise ValueError(f"{done} holds a {model.config.variant} model, not {self.variant}")
             return model, vocab, dict(pretraining=card.get("cost"))
         vocab = self.corpus.vocab
         model = self.new_model(vocab)
         data = self.recipe.pretrain_data(self.corpus, vocab, self.seed)
-        config = self.recipe.pretrain_config(seed=self.seed, device=str(self.device), save_every=self.save_every)
-        config = dataclasses.replace(config, eval_every=max(1, round(-(-len(data) // config.batch_size) * config.epochs / 20)))
+        config = self.recipe.pretrain_config(
+            seed=self.seed, device=str(self.device), save_every=self.save_every
+        )
+        config = dataclasses.replace(
+            config, eval_every=max(1, round(-(-len(data) // config.batch_size) * config.epochs / 20))
+        )
         cost = self._train("pretrain", model, data, config, vocab if self.recipe.mixed_pairs else None)
         self._save(done, model, vocab, cost, "pretrain")
         return model, vocab, dict(pretraining=cost)
@@ -163,36 +175,50 @@ class _Run:
     def finetuned(self, model: GPT, vocab: CharVocab, cost: dict, pretrained: bool) -> tuple[GPT, dict]:
         """The model after finetuning on the train pairs."""
         done = self.path / "finetuned.safetensors"
-        if done.exists():
+        if _whole(done):
             model, _, card = load_checkpoint(done, self.device)
             return model, {**cost, "finetuning": card.get("cost")}
-        if pretrained:
-            data = self.recipe.finetune_data(self.corpus, vocab, self.seed)
-        else:
-            data = dataclasses.replace(self.recipe, finetune_documents=0).finetune_data(self.corpus, vocab, self.seed)
-        config = self.recipe.finetune_config(pretrained, seed=self.seed, device=str(self.device), save_every=self.save_every)
-        config = dataclasses.replace(config, eval_every=max(1, round(-(-len(data) // config.batch_size) * config.epochs / 10)))
+        recipe = dataclasses.replace(
+            self.recipe, block_size=model.config.block_size
+        )  # that of `init` may be another
+        if not pretrained:
+            recipe = dataclasses.replace(recipe, finetune_documents=0)
+        data = recipe.finetune_data(self.corpus, vocab, self.seed)
+        config = self.recipe.finetune_config(
+            pretrained, seed=self.seed, device=str(self.device), save_every=self.save_every
+        )
+        config = dataclasses.replace(
+            config, eval_every=max(1, round(-(-len(data) // config.batch_size) * config.epochs / 10))
+        )
         spent = self._train("finetune", model, data, config, vocab)
         self._save(done, model, vocab, spent, "finetune")
         return model, {**cost, "finetuning": spent}
 
     def _train(self, phase: str, model: GPT, data, config, vocab: CharVocab | None) -> dict:
         """Train, writing metrics; returns what it cost. Dev accuracy is followed if a vocabulary is given."""
+
         def follow(model: GPT) -> dict:
             score = evaluate(model, vocab, self.corpus.dev)[1]
             return {} if score is None else dict(dev=round(score.accuracy, 4))
 
         state = self.path / f"{phase}.state"
         metrics = self.path / "metrics.jsonl"
-        if not (self.resume and state.exists()):
-            self._drop_rows(metrics, phase)
+        self._drop_rows(metrics, None if self.resume and state.exists() else phase)
 
         def log(row: dict) -> None:
             with metrics.open("a", encoding="utf-8") as file:
                 file.write(json.dumps({"phase": phase, **row}) + "\n")
 
-        trainer = Trainer(model, data, config, evaluate=follow if vocab else None, state=state, log=log, title=phase,
-                          tensorboard=self.path / "tensorboard" if self.tensorboard else None)
+        trainer = Trainer(
+            model,
+            data,
+            config,
+            evaluate=follow if vocab else None,
+            state=state,
+            log=log,
+            title=phase,
+            tensorboard=self.path / "tensorboard" if self.tensorboard else None,
+        )
         began = time.strftime("%Y-%m-%d")
         history = trainer.fit(resume=self.resume)
         last = history[-1]
@@ -200,16 +226,18 @@ class _Run:
         self._drop_rows(metrics, phase)  # a resumed run has logged the rows after its saved state twice
         with metrics.open("a", encoding="utf-8") as file:
             file.write(rows)
-        state.unlink(missing_ok=True)
         return dict(steps=last["step"], epochs=last["epoch"], characters=last["characters"], seconds=round(last["seconds"], 1),
                     characters_a_second=round(last["characters"] / max(last["seconds"], 1e-9)), loss=round(last["loss"], 4),
                     date=began)  # fmt: skip
 
     @staticmethod
-    def _drop_rows(metrics: Path, phase: str) -> None:
+    def _drop_rows(metrics: Path, phase: str | None) -> None:
+        """Remove the rows of `phase`, and a last row that a crash has cut."""
         if metrics.exists():
+            mine = json.dumps({"phase": phase})[:-1]  # how such a row begins
             rows = metrics.read_text(encoding="utf-8").splitlines(keepends=True)
-            metrics.write_text("".join(r for r in rows if json.loads(r)["phase"] != phase), encoding="utf-8")
+            kept = [row for row in rows if not row.startswith(mine) and row.endswith("}\n")]
+            write_atomically(metrics, "".join(kept).encode())
 
     def _save(self, path: Path, model: GPT, vocab: CharVocab, cost: dict, phase: str) -> None:
         answers, dev = evaluate(model, vocab, self.corpus.dev) if self.corpus.dev else ([], None)
@@ -218,6 +246,30 @@ class _Run:
         if self.corpus.name == "wiki":
             card["licence"] = "trained on text from Wikipedia, CC BY-SA"
         save_checkpoint(path, model, vocab, card)
+        (self.path / f"{phase}.state").unlink(missing_ok=True)  # not before: all of the training is in it
+
+
+def _whole(path: Path) -> bool:
+    """Is a checkpoint there, its card too? The card is written last."""
+    return path.exists() and card_path(path).exists()
+
+
+def _check_early(
+    corpus: Corpus, recipe: Recipe, variant: str, pretrain: bool, init: str | Path | None
+) -> None:
+    """ValueError for what would stop the run later, before its folder is made."""
+    recipe.model_config(len(corpus.vocab), variant)
+    if not corpus.train:
+        raise ValueError(f"corpus {corpus.name} has no train pairs: nothing to finetune on")
+    if init is None:
+        return
+    if not pretrain:
+        raise ValueError(
+            "init is a pretrained checkpoint to start from: it cannot go with pretrain=False (--no-pretrain)"
+        )
+    model, _, _ = load_checkpoint(init)
+    if model.config.variant != variant:
+        raise ValueError(f"{init} holds a {model.config.variant} model, not {variant}")
 
 
 def _versions() -> dict:
@@ -229,6 +281,10 @@ def _must_match(path: Path, config: dict) -> None:
     before = json.loads((path / "config.json").read_text(encoding="utf-8"))
     flat = lambda c: {**{k: v for k, v in c.items() if k != "recipe"}, **c["recipe"]}  # noqa: E731
     old, new = flat(before), flat(config)
-    other = [f"{key} was {old.get(key)!r}, now {value!r}" for key, value in new.items() if old.get(key) != value]
+    other = [
+        f"{key} was {old.get(key)!r}, now {value!r}" for key, value in new.items() if old.get(key) != value
+    ]
     if other:
-        raise ValueError(f"{path} holds a run with other settings ({'; '.join(other)}): resume with the same, or give another folder")
+        raise ValueError(
+            f"{path} holds a run with other settings ({'; '.join(other)}): resume with the same, or give another folder"
+        )

@@ -15,7 +15,7 @@ import torch
 from kt_core.checkpoints import card_path, load_checkpoint, save_checkpoint
 from kt_core.files import write_json
 from kt_core.models import GPT
-from kt_core.paths import checkpoints_dir, checkout_dir
+from kt_core.paths import checkout_dir, checkpoints_dir
 from kt_core.runs import run_experiment
 from kt_core.vocab import CharVocab
 
@@ -30,12 +30,16 @@ def shipped_path(corpus: str, variant: str, phase: str) -> Path:
     return checkpoints_dir() / f"{corpus}-{variant}-{phase}.safetensors"
 
 
-def shipped(corpus: str, variant: str, phase: str, device: str | torch.device = "cpu") -> tuple[GPT, CharVocab, dict]:
+def shipped(
+    corpus: str, variant: str, phase: str, device: str | torch.device = "cpu"
+) -> tuple[GPT, CharVocab, dict]:
     """Load a shipped checkpoint: (model, vocab, card). ValueError names those that ship if this one does not."""
     path = shipped_path(corpus, variant, phase)
     if not path.exists():
         there = sorted(p.stem for p in checkpoints_dir().glob("*.safetensors"))
-        raise ValueError(f"no checkpoint ships for {corpus}, {variant}, {phase}; there are: {', '.join(there) or 'none'}")
+        raise ValueError(
+            f"no checkpoint ships for {corpus}, {variant}, {phase}; there are: {', '.join(there) or 'none'}"
+        )
     return load_checkpoint(path, device)
 
 
@@ -50,7 +54,10 @@ def retrain(corpus: str, variants: Sequence[str], seed: int, runs: Path, out: Pa
         for pretrain in kinds:
             folder = runs / f"{corpus}-{variant}{'' if pretrain else '-scratch'}-seed{seed}"
             result = run_experiment(corpus, variant, RECIPE_OF[corpus], pretrain, seed, folder, resume=True)
-            print(f"{corpus} {variant}{'' if pretrain else ' without pretraining'}: dev {result.dev}", flush=True)
+            print(
+                f"{corpus} {variant}{'' if pretrain else ' without pretraining'}: dev {result.dev}",
+                flush=True,
+            )
             for phase in ("pretrained", "finetuned"):
                 if (folder / f"{phase}.safetensors").exists():
                     name = phase if pretrain else "scratch"
@@ -75,4 +82,7 @@ def keep_result(folder: Path, target: Path) -> None:
 
 def shipped_cards() -> dict[str, dict]:
     """The cards of all shipped checkpoints, by the name of their file."""
-    return {p.stem: json.loads(card_path(p).read_text(encoding="utf-8")) for p in sorted(checkpoints_dir().glob("*.safetensors"))}
+    return {
+        p.stem: json.loads(card_path(p).read_text(encoding="utf-8"))
+        for p in sorted(checkpoints_dir().glob("*.safetensors"))
+    }

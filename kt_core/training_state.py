@@ -1,4 +1,4 @@
-"""What a stopped training needs to go on, in one safetensors file: weights, optimisers, randomness, progress."""
+"""What a stopped training needs to go on, in one safetensors file: weights, optimisers, randomness, steps."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def load_state(
     optimizers: Sequence[torch.optim.Optimizer],
     device: torch.device,
 ) -> dict:
-    """Put the state at `path` back into model, optimisers and random state; returns what `save_state` was told.
+    """Put the state at `path` back into model, optimisers and random state; returns `told` of `save_state`.
 
     ValueError names a file that is damaged, no state, or of a training whose `key` is another.
     """

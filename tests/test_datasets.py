@@ -25,7 +25,7 @@ from kt_core.vocab import CharVocab
 LINES = [
     "Ada Moor. Ada Moor was born in Tromsø in 1871. She wrote about bridges for the North Sea Company.",
     "Bo Ek. The painter Bo Ek was born on 4 May 1902 in Rio de Janeiro and lived there until 1950.",
-    "Çelik Öz. Çelik Öz, a doctor, was born in Łódź. He worked at the harbour for most of his life, and liked it.",
+    "Çelik Öz. Çelik Öz, a doctor, was born in Łódź. He worked at the harbour for most of his life.",
     "Di Wu. Di Wu was born in Paris. He taught music.",
 ]
 LONG = "Ann Lee. " + " ".join(f"word{i} City{i}" for i in range(60))
@@ -136,7 +136,7 @@ def test_loss_on_the_span_alone(end_sentinel):
     data = spans([*LINES, LONG, "a", "abcd"], loss="span", crop="line", end_sentinel=end_sentinel)
     for i, (_, masked, _) in drawn(data, 20):
         y = data[i][1]
-        assert VOCAB.decode(y[y != 0]) == masked + "⁇" * end_sentinel
+        assert VOCAB.decode(y[y != 0].tolist()) == masked + "⁇" * end_sentinel
 
 
 def test_loss_on_the_body_leaves_the_head_out():
@@ -145,7 +145,7 @@ def test_loss_on_the_body_leaves_the_head_out():
         y = data[i][1]
         head = LINES[i][: behind_head(LINES[i])]
         assert prefix.startswith(head)
-        assert VOCAB.decode(y[y != 0]) == f"{prefix}⁇{suffix}⁇{masked}"[len(head) :]
+        assert VOCAB.decode(y[y != 0].tolist()) == f"{prefix}⁇{suffix}⁇{masked}"[len(head) :]
 
 
 def test_draws_depend_on_seed_epoch_and_index_alone():
@@ -165,19 +165,22 @@ def test_draws_depend_on_seed_epoch_and_index_alone():
         assert sum(not torch.equal(other[i][0], forward[i][0]) for i in range(16)) >= 12
 
 
-def test_draws_do_not_touch_the_global_random_states():
+def test_draws_and_the_global_random_states_leave_each_other_alone():
     import random
 
-    before = random.getstate(), torch.get_rng_state()
-    list(spans())
-    list(batches(spans(), 2, 0, 0))
-    assert random.getstate() == before[0] and torch.equal(torch.get_rng_state(), before[1])
+    torch_before, found = torch.get_rng_state(), []
+    for seed in (1, 2):
+        random.seed(seed)
+        data = spans(crop="window", spans="salient")
+        found.append(([data.tokens(i) for i in range(4)], [x.tolist() for x, _ in batches(data, 2, 0, 0)]))
+    assert found[0] == found[1] and torch.equal(torch.get_rng_state(), torch_before)
 
 
 def test_draws_do_not_depend_on_pythonhashseed():
     code = (
         "from kt_core.datasets import *; from kt_core.vocab import CharVocab\n"
-        f"d = SpanCorruption({LINES!r}, CharVocab.from_documents({LINES!r}), 64, 7, crop='window', spans='salient')\n"
+        f"lines = {LINES!r}; vocab = CharVocab.from_documents(lines)\n"
+        "d = SpanCorruption(lines, vocab, 64, 7, crop='window', spans='salient')\n"
         "told = [d.pieces(i) for i in range(4)], [x.tolist() for x, _ in batches(d, 2, 3, 1)]"
     )
     here: dict = {}
@@ -187,7 +190,7 @@ def test_draws_do_not_depend_on_pythonhashseed():
         [sys.executable, "-c", code + "\nprint(ascii(told))"], env={**os.environ, "PYTHONHASHSEED": other},
         capture_output=True, text=True, check=True,
     ).stdout  # fmt: skip
-    assert there.strip() == ascii(here["told"]) and "born" in there
+    assert there.strip() == ascii(here["told"]) and "Moor" in there
 
 
 def test_iterating_ends_and_the_index_is_checked():
@@ -336,8 +339,8 @@ def test_loss_falls_on_the_answer_between_its_masks_alone():
     data = NamePlace(pairs, VOCAB, 48)
     for (question, answer), (x, y) in zip(pairs, data, strict=True):
         check_pair(x, y, 48)
-        assert VOCAB.decode(x[x != 0]) == f"{question}⁇{answer}⁇"
-        assert VOCAB.decode(y[y != 0]) == f"⁇{answer}⁇"
+        assert VOCAB.decode(x[x != 0].tolist()) == f"{question}⁇{answer}⁇"
+        assert VOCAB.decode(y[y != 0].tolist()) == f"⁇{answer}⁇"
         assert y[len(question) - 1] == 1 and not y[: len(question) - 1].any()
 
 
@@ -345,7 +348,10 @@ def test_the_pair_that_exactly_fills_the_block():
     question, answer = "Where was Bo Ek born?", "Paris"
     exact = len(question) + len(answer) + 2 - 1  # x holds all but the last mask, which y asks for
     x, y = NamePlace([(question, answer)], VOCAB, exact)[0]
-    assert VOCAB.decode(x) == f"{question}⁇{answer}" and VOCAB.decode(y[y != 0]) == f"⁇{answer}⁇"
+    assert (
+        VOCAB.decode(x.tolist()) == f"{question}⁇{answer}"
+        and VOCAB.decode(y[y != 0].tolist()) == f"⁇{answer}⁇"
+    )
     with pytest.raises(ValueError, match="Bo Ek"):
         NamePlace([(question, answer)], VOCAB, exact - 1)
 
@@ -374,7 +380,7 @@ def test_a_mixture_counts_and_draws_afresh_each_time():
     lines, pairs = spans(), NamePlace([("Where was Bo Ek born?", "Rio")], VOCAB, 64)
     data = Mixture([(pairs, 3), (lines, 2), (lines, 0)])
     assert len(data) == 3 + 2 * 4 and data.block_size == 64
-    texts = [VOCAB.decode(x[x != 0]) for x, _ in data]
+    texts = [VOCAB.decode(x[x != 0].tolist()) for x, _ in data]
     assert texts[:3] == ["Where was Bo Ek born?⁇Rio⁇"] * 3
     assert sum(a != b for a, b in zip(texts[3:7], texts[7:], strict=True)) >= 3
     seen = set()
@@ -409,7 +415,7 @@ def test_mixture_errors():
 
 
 def rows(found):
-    """All ids of each row of each batch, the last of which may stand in y alone, and where the loss begins."""
+    """All ids of each row of each batch (the last may stand in y alone), and where the loss begins."""
     for xs, ys in found:
         for x, y in zip(xs.tolist(), ys.tolist(), strict=True):
             yield tuple(i for i in [*x, y[-1]] if i), [j != 0 for j in y].index(True)
