@@ -106,7 +106,7 @@ def answer(
     top_k: int | None = None,
     seed: int = 0,
     max_new: int | None = None,
-    batch_size: int = 512,
+    batch_size: int = 128,
     use_cache: bool = True,
 ) -> list[str]:
     """What the model says after "question ⁇", a string each; greedy at temperature 0, else sampled.
@@ -120,16 +120,20 @@ def answer(
             raise ValueError(
                 f"the question {question!r} takes {len(prompt)} characters; the model reads {model.config.block_size}"
             )
-    answers: list[str] = []
-    for i in range(0, len(prompts), batch_size):
+    # prompts of like length share a batch: little padding
+    order = sorted(range(len(prompts)), key=lambda i: len(prompts[i]))
+    answers = [""] * len(prompts)
+    for first in range(0, len(order), batch_size):
+        batch = order[first : first + batch_size]
         new = generate(
             model,
-            prompts[i : i + batch_size],
+            [prompts[i] for i in batch],
             temperature=temperature,
             top_k=top_k,
-            seed=seed + i,
+            seed=seed + first,
             max_new=max_new,
             use_cache=use_cache,
         )
-        answers += [vocab.decode(ids) for ids in new]
+        for i, ids in zip(batch, new, strict=True):
+            answers[i] = vocab.decode(ids)
     return answers

@@ -31,7 +31,7 @@ class GPTConfig:
 
     `bottleneck` (m) is the number of latents of a perceiver; for perceiver_ar it is that of a full block, so that
     the stride is s = ceil(block_size / bottleneck) and a batch of length T has ceil(T / s) latents.
-    `random_offset` (variants with learned positions): in training each row stands at a random place of the block,
+    `random_offset` (variants with learned positions): in training each row is moved by 0 ... random_offset positions,
     so that a name is known wherever it stands; questions and documents put it at different places.
     Raises ValueError for a value that no model can have, naming the field.
     """
@@ -48,7 +48,7 @@ class GPTConfig:
     qk_norm: bool = False
     activation: str = "gelu"
     zero_init: bool = False
-    random_offset: bool = False
+    random_offset: int = 0
 
     def __post_init__(self):
         for field in ("vocab_size", "block_size", "n_layer", "n_head", "n_embd", "bottleneck"):
@@ -59,9 +59,13 @@ class GPTConfig:
             value = getattr(self, field)
             if not isinstance(value, int | float) or isinstance(value, bool):
                 raise ValueError(f"GPTConfig.{field} must be a number, not {value!r}")
-        for field in ("qk_norm", "zero_init", "random_offset"):
+        for field in ("qk_norm", "zero_init"):
             if not isinstance(getattr(self, field), bool):
                 raise ValueError(f"GPTConfig.{field} must be True or False, not {getattr(self, field)!r}")
+        if type(self.random_offset) is not int or not 0 <= self.random_offset < self.block_size:
+            raise ValueError(
+                f"GPTConfig.random_offset must be a whole number in 0 ... block_size - 1, not {self.random_offset!r}"
+            )
         if self.variant not in VARIANTS:
             raise ValueError(f"GPTConfig.variant must be one of {', '.join(VARIANTS)}, not {self.variant!r}")
         if self.activation not in ACTIVATIONS:
@@ -253,10 +257,11 @@ class GPT(nn.Module):
     # ------------------------------------------------------------ inside
 
     def _placed(self, positions: Int[Tensor, "B_or_1 T"], idx: Int[Tensor, "B T"]) -> Tensor:
-        """Rows of the position table: `positions`, in training shifted by a random offset a row if so configured."""
-        if not (self.training and self.config.random_offset):
+        """Rows of the position table: `positions`, in training moved by a random offset a row if so configured."""
+        most = min(self.config.random_offset, self.config.block_size - idx.size(1))  # the row must fit the table
+        if not self.training or most == 0:
             return positions
-        offsets = torch.randint(self.config.block_size - idx.size(1) + 1, (idx.size(0), 1), device=idx.device)
+        offsets = torch.randint(most + 1, (idx.size(0), 1), device=idx.device)
         return positions + offsets  # (B, T)
 
     def _rotation(self, reach: Int[Tensor, "B_or_1 T"]) -> tuple[Tensor, Tensor] | None:

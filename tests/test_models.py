@@ -591,3 +591,27 @@ def test_rope_as_a_whole_knows_distances_alone():
     rope, vanilla = trained_like(ROPE), trained_like(VANILLA)
     torch.testing.assert_close(rope._run(idx, here + 5, None), rope(idx)[0], atol=1e-4, rtol=1e-4)
     assert (vanilla._run(idx, here + 5, None) - vanilla(idx)[0]).abs().max() > 0.1
+
+
+@pytest.mark.parametrize("variant", ["vanilla", "perceiver"])
+def test_random_offset_moves_rows_in_training_alone(variant):
+    size = dict(vocab_size=9, block_size=16, n_layer=2, n_head=2, n_embd=16, bottleneck=8, dropout=0.0, variant=variant)
+    torch.manual_seed(0)
+    plain = GPT(GPTConfig(**size))
+    moved = GPT(GPTConfig(**size, random_offset=4))
+    moved.load_state_dict(plain.state_dict())
+    for model in (plain, moved):
+        torch.nn.init.normal_(model.pos_emb, generator=torch.Generator().manual_seed(1))
+    idx = torch.randint(9, (64, 10), generator=torch.Generator().manual_seed(2))
+    plain.eval(), moved.eval()
+    torch.testing.assert_close(moved(idx)[0], plain(idx)[0])
+    seen = {tuple(row.tolist()) for row in moved.train()._placed(torch.arange(10)[None], idx)}
+    assert seen == {tuple(range(k, k + 10)) for k in range(5)}  # 0 ... 4, each row its own
+    full = torch.zeros(3, 16, dtype=torch.long)
+    assert (moved._placed(torch.arange(16)[None], full) == torch.arange(16)).all()  # no room to move
+
+
+@pytest.mark.parametrize("wrong", [-1, 128, True, 1.5])
+def test_a_wrong_random_offset_is_named(wrong):
+    with pytest.raises(ValueError, match="random_offset"):
+        GPTConfig(vocab_size=9, random_offset=wrong)

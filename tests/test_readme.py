@@ -1,0 +1,56 @@
+"""The README tells the figures that stand in data/results, and names what exists."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+
+import pytest
+
+from kt_core.cli import _parser
+
+ROOT = Path(__file__).resolve().parent.parent
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+RESULTS = sorted((ROOT / "data" / "results").glob("bios-*-seed0.json"))
+
+
+def told(score: dict) -> str:
+    """Accuracy and interval as the README writes them."""
+    return f"{100 * score['accuracy']:.1f} % [{100 * score['low']:.1f}, {100 * score['high']:.1f}]"
+
+
+def test_every_shipped_variant_has_a_result():
+    assert {path.name for path in RESULTS} == {
+        f"bios-{name}-seed0.json" for name in ("vanilla", "vanilla-scratch", "rope", "perceiver", "perceiver_ar")
+    }
+
+
+@pytest.mark.parametrize("path", RESULTS, ids=lambda path: path.stem)
+def test_the_table_tells_the_results(path):
+    result = json.loads(path.read_text(encoding="utf-8"))
+    minutes = sum(result[p]["seconds"] for p in ("pretraining", "finetuning") if result.get(p)) / 60
+    row = f"| {result['variant']} | {result['kind']} | {told(result['dev'])} | {told(result['test'])} | {minutes:.0f} min |"
+    assert row in README, f"the README lacks: {row}"
+    assert told(result["london"]) in README
+
+
+def test_speed_figures_are_those_measured():
+    speed = json.loads((ROOT / "data" / "results" / "speed.json").read_text(encoding="utf-8"))
+    for part in ("training", "answering"):
+        assert f"{speed[part]['ratio']:.1f}×" in README, part
+
+
+def test_files_and_commands_that_it_names_exist():
+    for target in re.findall(r"\]\(([^)#]+)\)", README):
+        assert target.startswith("http") or (ROOT / target).exists(), target
+    commands = set(re.findall(r"(?:^|`|/)kt ([a-z]+)", README, re.MULTILINE))
+    known = set(next(a for a in _parser()._actions if a.dest == "command").choices)
+    assert commands and commands <= known, commands - known
+    makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
+    for target in set(re.findall(r"(?:^|`)make ([a-z]+)", README, re.MULTILINE)):
+        assert re.search(rf"^{target}:", makefile, re.MULTILINE), target
+
+
+def test_no_placeholder_is_left():
+    assert not re.findall(r"^[A-Z]{4,}$|\b(?:TIMETABLE|RESULTS|TRAINTIME|TODO)\b", README, re.MULTILINE)
