@@ -168,11 +168,14 @@ def test_quick_takes_what_ships_and_names_it_when_it_does_not(cell, tmp_path, mo
     for name in ("bios:people=20-rope-pretrained", "bios-vanilla-scratch"):
         kt.save_checkpoint(
             tmp_path / f"{name}.safetensors",
-            kt.GPT(kt.GPTConfig(4, 8, 2, 2, 8, "rope", 4)),
+            kt.GPT(kt.recipe("quick", **TINY).model_config(4, "rope")),
             vocab,
             {"is": name},
         )
     assert lesson.pretrained()[2]["is"] == "bios:people=20-rope-pretrained"
+    other = kt.lesson("x", cell | dict(profile="quick", overrides=TINY | dict(n_layer=3)))
+    with pytest.raises(ValueError, match="the shipped rope model cannot have n_layer 3: profile full"):
+        other.pretrained()
     with pytest.raises(ValueError, match="there are: bios-vanilla-scratch, bios:people=20-rope-pretrained"):
         lesson.finetuned()
     with pytest.raises(ValueError, match="perceiver"):
