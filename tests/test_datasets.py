@@ -227,7 +227,7 @@ def test_window_crop_shows_the_head_and_a_few_words_around_the_span(cut):
             after.add(len(suffix.strip(" .,").split()))
     assert len(starts) > 20
     if cut == "salient":
-        assert before == set(range(6)) and after == set(range(4))
+        assert before == set(range(5)) and after == set(range(3))
 
 
 def test_a_share_of_windows_is_the_whole_line():
