@@ -189,6 +189,7 @@ def nbval(path: Path, *more: str) -> subprocess.CompletedProcess:
     environment = {
         **os.environ,
         "OMP_NUM_THREADS": "1",
+        "KT_PROGRESS": "off",  # as in make test: a bar would be an output of its own
         "PYTHONPATH": os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")])),
     }
     return subprocess.run(
