@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 import json
 import platform
 from pathlib import Path
 
 import torch
 
-from kt_core.files import write_atomically, write_json
+from kt_core.files import sha256, write_atomically, write_json
 from kt_core.models import GPT, GPTConfig
 from kt_core.vocab import CharVocab
 
@@ -55,7 +54,7 @@ def save_checkpoint(
     own = dict(
         config=dataclasses.asdict(model.config),
         vocab="".join(vocab.chars[2:]),
-        sha256=hashlib.sha256(data).hexdigest(),
+        sha256=sha256(data),
     )
     write_atomically(path, data)
     write_json(card_path(path), {**(card or {}), **own})
@@ -98,7 +97,7 @@ def load_checkpoint(path: str | Path, device: torch.device | str = "cpu") -> tup
         raise CheckpointError(f"{path}: no such checkpoint")
     card = load_card(path)
     data = path.read_bytes()
-    found = hashlib.sha256(data).hexdigest()
+    found = sha256(data)
     if found != card["sha256"]:
         raise CheckpointError(
             f"{path}: SHA-256 is {found}, its card says {card['sha256']}: weights and card do not belong together"

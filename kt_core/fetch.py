@@ -5,13 +5,12 @@ The texts come from Wikipedia (CC BY-SA); they are no part of this project.
 
 from __future__ import annotations
 
-import hashlib
 import logging
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from kt_core.files import write_atomically
+from kt_core.files import sha256, write_atomically
 from kt_core.paths import corpora_dir
 from kt_core.textfiles import CorpusError
 
@@ -59,7 +58,7 @@ def fetch_wiki(
     folder.mkdir(parents=True, exist_ok=True)
     for name, accepted in hashes.items():
         here = folder / name
-        if not (here.is_file() and _sha256(here.read_bytes()) in accepted):
+        if not (here.is_file() and sha256(here.read_bytes()) in accepted):
             _download(name, folder, addresses, accepted, timeout)
     return folder
 
@@ -73,7 +72,7 @@ def _copy(source: Path, folder: Path, hashes: Mapping[str, Sequence[str]]) -> Pa
         if not path.is_file():
             raise CorpusError(f"{path}: missing; wanted in this folder: {', '.join(hashes)}")
         bodies[name] = path.read_bytes()
-        found = _sha256(bodies[name])
+        found = sha256(bodies[name])
         if found not in accepted:
             raise CorpusError(f"{path}: wrong SHA-256: expected {' or '.join(accepted)}, found {found}")
     for name, body in bodies.items():
@@ -118,7 +117,3 @@ def _first_line(error: Exception) -> str:
         return "no connection"  # what requests says of it is long and repeats the address
     text = str(error).strip() or type(error).__name__
     return text.splitlines()[0]
-
-
-def _sha256(body: bytes) -> str:
-    return hashlib.sha256(body).hexdigest()

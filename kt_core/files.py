@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import signal
@@ -10,6 +11,11 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+
+
+def sha256(data: bytes) -> str:
+    """SHA-256 in hexadecimal, as cards and pinned files tell it."""
+    return hashlib.sha256(data).hexdigest()
 
 
 def write_atomically(path: str | Path, data: bytes) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import difflib
-import hashlib
 import json
 from dataclasses import asdict
 from functools import cached_property
@@ -16,7 +15,7 @@ from kt_core import shipping
 from kt_core.checkpoints import load_checkpoint
 from kt_core.corpora import Corpus, load_corpus
 from kt_core.evaluation import Score
-from kt_core.files import write_json
+from kt_core.files import sha256, write_json
 from kt_core.models import GPT, VARIANTS
 from kt_core.paths import data_dir
 from kt_core.recipes import Recipe
@@ -102,7 +101,7 @@ class Lesson:
     def _folder(self, variant: str, scratch: bool = False) -> Path:
         """Where smoke and full keep the run of a variant; other settings or another corpus have another folder."""
         told = json.dumps([self.corpus_name, asdict(self.recipe)], sort_keys=True)
-        settings = hashlib.sha256(told.encode()).hexdigest()[:8]
+        settings = sha256(told.encode())[:8]
         return (
             self.runs_dir
             / f"{variant}{'-scratch' if scratch else ''}-{self.recipe.name}-seed{self.seed}-{settings}"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import math
 import time
@@ -15,7 +14,7 @@ from pathlib import Path
 import torch
 
 from kt_core.datasets import batches
-from kt_core.files import interrupts_held
+from kt_core.files import interrupts_held, sha256
 from kt_core.models import GPT
 from kt_core.optim import make_optimizers
 from kt_core.progress import Progress
@@ -267,7 +266,7 @@ class Trainer:
         self.data.set_epoch(0)
         sample = [self.data.tokens(i) for i in range(0, len(self.data), max(1, len(self.data) // 8))]
         told = json.dumps([asdict(self.model.config), settings, len(self.data), sample], sort_keys=True)
-        return hashlib.sha256(told.encode()).hexdigest()
+        return sha256(told.encode())
 
     def _random_kept(self):
         """Whatever the block draws from torch's random state, the training goes on as if it had not."""
