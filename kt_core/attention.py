@@ -168,7 +168,8 @@ class MultiHeadAttention(nn.Module):
     Without recording it runs PyTorch's fused kernel, which never holds the T x T weights. Under
     `record_attention` it computes the same thing by the formula and hands out the weights (before dropout,
     detached). The CPU's fused kernel exists for dropout 0 alone: with dropout PyTorch falls back to a slower
-    composite, so there the formula is used as well.
+    composite, and in bfloat16 its backward pass takes several times as long as the formula's. There the formula is
+    used as well.
     """
 
     def __init__(self, n_embd: int, n_head: int, dropout: float = 0.0, qk_norm: bool = False):
@@ -212,7 +213,8 @@ class MultiHeadAttention(nn.Module):
         if cache is not None:
             k, v = cache.write(k, v, slots)
         dropout = self.dropout if self.training else 0.0
-        if self.recorder is None and (dropout == 0.0 or x.device.type != "cpu"):
+        slow = x.device.type == "cpu" and (dropout > 0.0 or v.dtype == torch.bfloat16)
+        if self.recorder is None and not slow:
             y = F.scaled_dot_product_attention(
                 q, k, v, attn_mask=mask, dropout_p=dropout, is_causal=is_causal
             )

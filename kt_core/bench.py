@@ -36,7 +36,7 @@ from kt_core.files import write_json
 from kt_core.models import GPT
 from kt_core.optim import make_optimizers
 from kt_core.recipes import Recipe, recipe
-from kt_core.trainer import choose_device
+from kt_core.trainer import choose_device, mixed_precision
 from kt_core.vocab import CharVocab
 
 NEW = 32  # characters that the assignment decodes for every question
@@ -149,7 +149,7 @@ def _training(chosen: Recipe, corpus: Corpus, seed: int, device: torch.device) -
             yield from batches(data, c.batch_size, seed, epoch, bucket=c.bucket, shuffle=c.shuffle)
 
     found = stream()
-    mixed = torch.autocast(device.type, torch.bfloat16, enabled=c.precision == "bf16")
+    mixed = mixed_precision(c.precision, device)
 
     def step() -> int:
         x, y = next(found)

@@ -21,26 +21,28 @@ from kt_core._typing import Int, Tensor
 from kt_core.vocab import CharVocab
 
 CROPS = ("prefix", "line", "window")
-SPANS = ("random", "salient")
+SPANS = ("random", "salient", "names")
 LOSSES = ("all", "body", "span")
 
-# Salient spans by general rules: numbers and dates ("1871", "4 May 1871"), and runs of capitalised words, joined by
+# Salient spans by general rules: dates ("4 May 1871", "May 4, 1871"), numbers, and runs of capitalised words, joined by
 # small words inside ("Rio de Janeiro"). A single capitalised word that opens a sentence ("He") tells nothing.
 _CAPITAL = (
     f"[{''.join(c for c in map(chr, range(0x600)) if c.isupper())}]"  # Latin, Greek, Cyrillic, Armenian
 )
 _CAPITALISED = rf"{_CAPITAL}[\w'’-]+"
+_MONTH = "(?:January|February|March|April|May|June|July|August|September|October|November|December)"
 SALIENT = re.compile(
-    rf"\d+(?:[.,:/-]\d+)*(?: {_CAPITALISED} \d+)?|{_CAPITALISED}(?: (?:(?:of|the|de|del|la|di|da|von|van|upon) )*{_CAPITALISED})*"
+    rf"(?P<number>{_MONTH}\b(?: \d+\b(?:, \d+)?)?|\d+(?:[.,:/-]\d+)*(?: {_CAPITALISED} \d+)?)"
+    rf"|(?P<name>{_CAPITALISED}(?: (?:(?:of|the|de|del|la|di|da|von|van|upon) )*{_CAPITALISED})*)"
 )
 
 
-def salient_spans(text: str) -> list[tuple[int, int]]:
-    """(start, stop) of each number, date and run of capitalised words in `text`."""
+def salient_spans(text: str, names_only: bool = False) -> list[tuple[int, int]]:
+    """(start, stop) of each date, number and run of capitalised words in `text`; `names_only`: of the last alone."""
     spans = []
     for match in SALIENT.finditer(text):
         opens = match.start() == 0 or text[: match.start()].endswith(". ")
-        if not (opens and match.group().isalpha()):
+        if not (opens and match.group().isalpha()) and not (names_only and match["number"]):
             spans.append(match.span())
     return spans
 
@@ -101,8 +103,10 @@ class SpanCorruption(_TokenDataset):
                   without its name. A share of `whole` draws shows the whole line instead.
     spans: which span is cut out.
         "random"  a quarter of the characters on average, uniform in 1/8 ... 3/8, anywhere (the assignment).
-        "salient" a run of capitalised words, a number or a date behind the document's head, chosen uniformly
-                  (Guu et al. 2020, section 3.4, with general rules instead of an entity tagger).
+        "salient" a run of capitalised words, a number or a date behind the document's head, chosen uniformly among
+                  those that the head does not hold (Guu et al. 2020, section 3.4, with general rules instead of an
+                  entity tagger).
+        "names"   the same without numbers and dates.
     loss: "all" characters (the assignment), the "body" behind the head, or the masked "span" alone, with the end
         sentinel if there is one.
     random_share: with salient spans, the share of draws that use a random span all the same.
@@ -186,12 +190,17 @@ class SpanCorruption(_TokenDataset):
 
     def _span(self, text: str, rng: random.Random) -> tuple[int, int]:
         first = 0  # where a span may begin
-        if self.spans == "salient" or self.crop == "window":
+        if self.spans != "random" or self.crop == "window":
             first = behind_head(text)
             if first >= len(text):  # cut right behind the head: nothing else to ask for
                 first = 0
-        if self.spans == "salient":
-            found = [span for span in salient_spans(text) if span[0] >= first]
+        if self.spans != "random":
+            # what the head says already needs no knowledge: it can be copied
+            found = [
+                (a, b)
+                for a, b in salient_spans(text, self.spans == "names")
+                if a >= first and text[a:b] not in text[:first]
+            ]
             if found and rng.random() >= self.random_share:
                 return rng.choice(found)
         length = max(1, round((len(text) - first) * rng.uniform(1 / 8, 3 / 8)))

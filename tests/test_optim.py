@@ -180,7 +180,7 @@ def test_constant_and_warm_up():
         ("save_every", -1, "0 or more"),
         ("optimizer", "sgd", "one of adamw, muon"),
         ("schedule", "step", "one of cosine, linear, constant"),
-        ("precision", "fp16", "one of auto, fp32, bf16"),
+        ("precision", "fp16", "one of auto, fp32, bf16, native"),
         ("final_fraction", 1.5, "in 0 ... 1"),
         ("cooldown_from", -0.5, "in 0 ... 1"),
         ("horizon", 0, "at least 1"),

@@ -232,7 +232,7 @@ def test_the_kind_tells_whether_pretraining_sees_the_pairs(corpus):
     for name in RECIPES:
         times = recipe(name).mixed_pairs
         assert recipe(name).kind == ("mixed" if times else "pure")
-        assert len(recipe(name).pretrain_data(corpus, corpus.vocab)) == n + times * m
+        assert len(recipe(name).pretrain_data(corpus, corpus.vocab)) == recipe(name).views * n + times * m
     assert recipe("kt", mixed_pairs=0).kind == "pure"
 
 

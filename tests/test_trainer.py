@@ -16,7 +16,7 @@ import torch
 
 from kt_core.datasets import NamePlace, SpanCorruption
 from kt_core.models import GPT, VARIANTS, GPTConfig
-from kt_core.trainer import TrainConfig, Trainer, choose_device
+from kt_core.trainer import TrainConfig, Trainer, choose_device, mixed_precision
 from kt_core.vocab import CharVocab
 
 PAIRS = [(f"{who}?", "north" if i % 2 else "south") for i, who in enumerate("abcdefghij")]
@@ -551,3 +551,14 @@ def test_time_before_a_stop_counts(stopped):
     began = time.perf_counter()
     seconds = Trainer(tiny(), lines(), config(), state=stopped).fit(resume=True)[-1]["seconds"]
     assert before <= seconds <= before + time.perf_counter() - began + 0.01
+
+
+@pytest.mark.parametrize("precision, native, bf16", [
+    ("fp32", True, False), ("bf16", False, True), ("auto", True, False), ("native", True, True), ("native", False, False),
+])  # fmt: skip
+def test_precision_on_a_cpu(monkeypatch, precision, native, bf16):
+    monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: native, raising=False)
+    monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: False, raising=False)
+    with mixed_precision(precision, torch.device("cpu")):
+        product = torch.ones(2, 2) @ torch.ones(2, 2)
+    assert product.dtype == (torch.bfloat16 if bf16 else torch.float32)

@@ -76,7 +76,7 @@ def test_the_assignments_way_never_takes_the_fused_kernel_and_ours_always(monkey
     corpus, device = load_corpus("bios:people=20"), torch.device("cpu")
     assert bench_module._training(recipe("a5", **SMALL), corpus, 0, device)() > 0
     assert calls == []
-    assert bench_module._training(recipe("kt", **SMALL), corpus, 0, device)() > 0
+    assert bench_module._training(recipe("kt", **SMALL | {"precision": "fp32"}), corpus, 0, device)() > 0
     assert len(calls) == SMALL["n_layer"]
 
 
