@@ -196,11 +196,13 @@ class MultiHeadAttention(nn.Module):
         key_rotation: Rotation | None = None,
         cache: KeyValueCache | None = None,
         slots: Int[Tensor, "B T_source"] | None = None,
+        n_slots: int = 0,
     ) -> Float[Tensor, "B T_query C"]:
         """Each position of `x` gathers from `source` (x itself if None) what its heads find relevant.
 
         `mask` broadcasts to (B, nh, T_query, T_key), True = may look; `is_causal` stands for the lower triangle.
-        With a `cache`, the keys of `source` are written to `slots` and attention runs over all of its slots.
+        With a `cache`, the keys of `source` are written to `slots`; attention then runs over the first `n_slots` of
+        its slots, or over `source` alone if that is 0.
         """
         source = x if source is None else source
         q, k, v = self._heads(self.query(x)), self._heads(self.key(source)), self._heads(self.value(source))
@@ -211,7 +213,8 @@ class MultiHeadAttention(nn.Module):
         if key_rotation is not None:
             k = rotate(k, *key_rotation)
         if cache is not None:
-            k, v = cache.write(k, v, slots)
+            kept = cache.write(k, v, slots)
+            k, v = (each[:, :, :n_slots] for each in kept) if n_slots else (k, v)
         dropout = self.dropout if self.training else 0.0
         slow = x.device.type == "cpu" and (dropout > 0.0 or v.dtype == torch.bfloat16)
         if self.recorder is None and not slow:

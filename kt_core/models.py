@@ -167,10 +167,14 @@ class UpProjectBlock(Block):
 
 
 class Cache:
-    """What `GPT` keeps between steps of decoding: keys and values a layer, and the embedded inputs."""
+    """What `GPT` keeps between steps of decoding: keys and values a layer, and the embedded inputs.
+
+    While it is `empty`, attention runs over the prompt alone, as in training.
+    """
 
     def __init__(self, model: GPT, batch: int):
         c, like = model.config, model.head.weight
+        self.empty = True
         spare = model.n_latents + 1  # one slot more: the null latent's, or one that nobody reads
         slots = [c.block_size] * c.n_layer if not c.latent else [c.block_size] + [spare] * (c.n_layer - 1)
         self.layers = [KeyValueCache(batch, c.n_head, n, c.n_embd // c.n_head, like) for n in slots]
@@ -248,7 +252,9 @@ class GPT(nn.Module):
         """Read a batch of prompts, padded on the right, and keep what later steps need: (logits, cache)."""
         cache = Cache(self, idx.size(0))
         positions = torch.arange(idx.size(1), device=idx.device).expand_as(idx)
-        return self._run(idx, positions, cache), cache
+        logits = self._run(idx, positions, cache)
+        cache.empty = False
+        return logits, cache
 
     def step(self, idx: Int[Tensor, " B"], positions: Int[Tensor, " B"], cache: Cache) -> Float[Tensor, "B V"]:
         """Logits after one more character a row, row b's standing at `positions[b]`. Updates the cache."""
@@ -282,22 +288,24 @@ class GPT(nn.Module):
         if self.config.latent:
             x = self._through_latents(x, positions, cache)
         else:
-            where = self._where(positions, positions, positions, self.config.block_size, cache)
+            where = self._where(positions, positions, positions, cache)
             for i, block in enumerate(self.blocks):
                 x = block(x, **where, cache=cache and cache.layers[i])
         return self.head(self.ln_f(x))
 
-    def _where(
-        self, query_reach, source_reach, slots, n_slots: int, cache: Cache | None, slot_reach=None
-    ) -> dict:
+    def _where(self, query_reach, source_reach, slots, cache: Cache | None, slot_reach=None) -> dict:
         """Mask, rotations and slots for one layer: queries that may know `query_reach`, keys that know `source_reach`.
 
-        With a cache the keys are all of its `n_slots` slots, slot j knowing inputs up to `slot_reach[j]` (j if None).
+        Once a cache is filled the keys are its slots, up to the last one in use; slot j knows inputs up to
+        `slot_reach[j]` (j if None).
         """
         where = dict(query_rotation=self._rotation(query_reach), key_rotation=self._rotation(source_reach))
         if cache is not None:
-            known = torch.arange(n_slots, device=query_reach.device) if slot_reach is None else slot_reach
-            return where | dict(mask=reach_mask(query_reach, known[None]).unsqueeze(1), slots=slots)
+            where |= dict(slots=slots)
+            if not cache.empty:
+                used = int(slots.max()) + 1
+                known = torch.arange(used, device=slots.device) if slot_reach is None else slot_reach[:used]
+                return where | dict(mask=reach_mask(query_reach, known[None]).unsqueeze(1), n_slots=used)
         if query_reach is source_reach:  # self-attention in order of position
             return where | dict(is_causal=True)
         return where | dict(
@@ -309,7 +317,7 @@ class GPT(nn.Module):
         c, (down, *middle, up) = self.config, self.blocks
         B, T, _ = x.shape
         s, m = c.stride, self.n_latents
-        stepping = cache is not None and T == 1 and bool((positions > 0).any())
+        stepping = cache is not None and not cache.empty
         # which latents this pass computes, (B or 1, n), and the last input that each reads
         if stepping:
             index = (positions // s).clamp(
@@ -326,8 +334,8 @@ class GPT(nn.Module):
             start = down.latents[0, index.clamp(max=m - 1)].expand(B, -1, -1)  # (B, n, C)
         else:
             start = x if stepping else x[:, reach[0].clamp(max=T - 1)]  # the newest input of each latent
-        z = down(start, x, **self._where(reach, positions, positions, c.block_size, cache), cache=layers[0])
-        where = self._where(reach, reach, index, m + 1, cache, slot_reach)
+        z = down(start, x, **self._where(reach, positions, positions, cache), cache=layers[0])
+        where = self._where(reach, reach, index, cache, slot_reach)
         for block, layer in zip(middle, layers[1:-1], strict=True):
             z = block(z, **where, cache=layer)
 
@@ -338,7 +346,7 @@ class GPT(nn.Module):
             if not stepping:
                 z = torch.cat([up.null.expand(B, -1, -1), z], dim=1)  # (B, 1 + n, C)
                 reach, index = F.pad(reach, (1, 0), value=-1), F.pad(index, (1, 0), value=0)
-        return up(x, z, **self._where(positions, reach, index, m + 1, cache, slot_reach), cache=layers[-1])
+        return up(x, z, **self._where(positions, reach, index, cache, slot_reach), cache=layers[-1])
 
     def _newest(
         self, local: Float[Tensor, "n C"], x: Float[Tensor, "B T C"], positions: Tensor, cache: Cache | None
