@@ -11,6 +11,7 @@ Every draw depends on (seed, epoch, index) alone: not on workers, the order of a
 
 from __future__ import annotations
 
+import os.path
 import random
 import re
 from collections.abc import Iterator, Sequence
@@ -111,6 +112,8 @@ class SpanCorruption(_TokenDataset):
         sentinel if there is one.
     random_share: with salient spans, the share of draws that use a random span all the same.
     whole: with crop "window", the share of draws that show as much of the line as fits.
+    head_last: of the windows, the share that puts the head behind the words, as questions may do with a name: what is
+        known of a name must be found wherever it stands and whatever stands before it.
 
     Raises ValueError for an empty document, a character outside the vocabulary or an unknown option.
     """
@@ -128,18 +131,19 @@ class SpanCorruption(_TokenDataset):
         loss: str = "all",
         random_share: float = 0.0,
         whole: float = 0.0,
+        head_last: float = 0.0,
     ):
         for name, value, known in (("crop", crop, CROPS), ("spans", spans, SPANS), ("loss", loss, LOSSES)):
             if value not in known:
                 raise ValueError(f"SpanCorruption: {name} must be one of {', '.join(known)}, not {value!r}")
-        for name, value in (("random_share", random_share), ("whole", whole)):
+        for name, value in (("random_share", random_share), ("whole", whole), ("head_last", head_last)):
             if not 0 <= value <= 1:
                 raise ValueError(f"SpanCorruption: {name} must lie in 0 ... 1, not {value!r}")
         if block_size < 8:
             raise ValueError(f"SpanCorruption: block_size must be at least 8, not {block_size}")
         self.documents, self.vocab, self.block_size, self.seed = list(documents), vocab, block_size, seed
         self.crop, self.spans, self.end_sentinel, self.loss = crop, spans, end_sentinel, loss
-        self.random_share, self.whole = random_share, whole
+        self.random_share, self.whole, self.head_last = random_share, whole, head_last
         for i, document in enumerate(self.documents):
             if not document:
                 raise ValueError(f"SpanCorruption: document {i} is empty")
@@ -163,14 +167,16 @@ class SpanCorruption(_TokenDataset):
         return text[:start], text[start:stop], text[stop:]
 
     def tokens(self, i: int) -> tuple[list[int], int]:
-        prefix, masked, suffix = map(self.vocab.encode, self.pieces(i))
+        before, *rest = self.pieces(i)
+        prefix, masked, suffix = map(self.vocab.encode, (before, *rest))
         cut = [self.vocab.mask_id]
         ids = prefix + cut + suffix + cut + masked + cut * self.end_sentinel
         asked = 1
         if self.loss == "span":
             asked = len(prefix) + len(suffix) + 2
         elif self.loss == "body":
-            asked = max(1, min(behind_head(self.documents[i]), len(prefix)))
+            shown = len(os.path.commonprefix([before, self.documents[i][: behind_head(self.documents[i])]]))
+            asked = max(1, shown)  # a head that stands last is behind the body's beginning: asked for with the rest
         return ids, asked
 
     @property
@@ -186,7 +192,10 @@ class SpanCorruption(_TokenDataset):
         after = document[stop:].split(" ")[: 1 + rng.randint(0, 2)]
         room = self._room - len(head) - len(masked)
         before = " ".join(before)[-room:] if room else ""
-        return head + before, masked, " ".join(after)[: room - len(before)]
+        after = " ".join(after)[: room - len(before)]
+        if self.head_last and rng.random() < self.head_last:
+            return before, masked, f"{after} {head}"[:-1]  # the head's last space moves to its front
+        return head + before, masked, after
 
     def _span(self, text: str, rng: random.Random) -> tuple[int, int]:
         first = 0  # where a span may begin

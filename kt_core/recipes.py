@@ -36,6 +36,7 @@ class Recipe:
     # what pretraining sees
     crop: str = _about("prefix", "prefix, line or window of a document")
     whole: float = _about(0.0, "with windows: share of draws that show the whole line")
+    head_last: float = _about(0.0, "with windows: share of draws that put the head behind the words")
     spans: str = _about("random", "masked spans: random, salient or names")
     random_share: float = _about(0.0, "with salient spans: share of draws that mask a random span")
     loss: str = _about("all", "loss on all characters, on the body behind the name, or on the masked span")
@@ -118,7 +119,7 @@ class Recipe:
         """Documents, corrupted as this recipe says."""
         return SpanCorruption(
             documents, vocab, self.block_size, seed, crop=self.crop, spans=self.spans, loss=self.loss,
-            end_sentinel=self.end_sentinel, random_share=self.random_share, whole=self.whole,
+            end_sentinel=self.end_sentinel, random_share=self.random_share, whole=self.whole, head_last=self.head_last,
         )  # fmt: skip
 
     def pretrain_data(self, corpus, vocab, seed: int = 0) -> Mixture:
@@ -173,7 +174,7 @@ RECIPES: dict[str, Recipe] = {
     # our recipe for the embedded corpus: the small model, minutes on two cores
     "quick": Recipe(name="quick", **_OURS | dict(n_head=4, n_embd=128, pretrain_epochs=60.0)),
     # our recipe for the assignment's data: the assignment's model
-    "kt": Recipe(name="kt", **_OURS | dict(spans="names", views=2, pretrain_epochs=180.0, pretrain_batch_size=64,
+    "kt": Recipe(name="kt", **_OURS | dict(spans="names", head_last=0.5, views=2, pretrain_epochs=180.0, pretrain_batch_size=64,
                                            precision="native")),
     # the assignment as its 2024-25 handout has it: no warm-up in effect (10,240 of 16,384 positions of the first batch),
     # the finetuning's cosine stretched over 200 epochs of the documents (75,187,200 positions), order never shuffled

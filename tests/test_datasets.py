@@ -251,6 +251,22 @@ def test_the_head_ends_with_the_first_full_stop():
     assert behind_head("Ada Moor. She. He") == 10 and behind_head("no head") == 0
 
 
+def test_head_last_puts_the_head_behind_the_words_some_of_the_time():
+    assert {prefix for _, (prefix, _, _) in drawn(spans(LINES[1:2], 128, crop="window", spans="names"), 60)} == {
+        "Bo Ek. " + words for words in ("", "in ", "1902 in ", "May 1902 in ", "4 May 1902 in ")
+    }
+    data = spans(LINES[1:2], 128, crop="window", spans="names", head_last=0.5)
+    found = Counter((prefix, suffix) for _, (prefix, _, suffix) in drawn(data, 600))
+    last = {pair: n for pair, n in found.items() if not pair[0].startswith("Bo Ek. ")}
+    assert 240 < sum(last.values()) < 360
+    assert ("1902 in ", " and Bo Ek.") in last and ("", " Bo Ek.") in last
+    for loss, asked in (("span", {"Rio de Janeiro"}), ("body", None)):
+        data = spans(LINES[1:2], 128, crop="window", spans="names", head_last=1.0, loss=loss)
+        shown = {VOCAB.decode(row[row != 0].tolist()) for row in (data[0][1] for data.epoch in range(20))}
+        assert shown == asked or all(text.endswith("Bo Ek.⁇Rio de Janeiro") for text in shown)
+    assert spans(LINES[:1], 32, crop="window", head_last=1.0)[0][0].shape == (32,)
+
+
 # ---------------------------------------------------------------- salient spans
 
 
