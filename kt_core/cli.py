@@ -7,7 +7,8 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-VARIANTS = ("vanilla", "rope", "perceiver", "perceiver_ar")
+from kt_core import assignment
+from kt_core.arguments import VARIANTS, add_corpus, add_set, settings
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -37,20 +38,24 @@ def _parser() -> argparse.ArgumentParser:
     for name, do, text in (
         (
             "pretrain",
-            _pretrain,
+            assignment.pretrain,
             "pretrain a model by span corruption on a text file (the assignment's command line)",
         ),
-        ("finetune", _finetune, "finetune a model on question-answer pairs (the assignment's command line)"),
+        (
+            "finetune",
+            assignment.finetune,
+            "finetune a model on question-answer pairs (the assignment's command line)",
+        ),
         (
             "evaluate",
-            _evaluate,
+            assignment.evaluate_file,
             "answer the questions of a file and score the answers (the assignment's command line)",
         ),
     ):
-        _add_assignment_options(add(name, do, text))
+        assignment.add_options(add(name, do, text))
 
     run = add("run", _run, "pretrain, finetune and evaluate in one go; everything is kept in one folder")
-    _add_corpus(run)
+    add_corpus(run)
     run.add_argument("--variant", default="vanilla", choices=VARIANTS)
     run.add_argument("--recipe", default="quick", help="smoke, quick, a5 or kt (default quick)")
     run.add_argument("--seed", type=int, default=0)
@@ -64,10 +69,10 @@ def _parser() -> argparse.ArgumentParser:
     run.add_argument(
         "--tensorboard", action="store_true", help="write TensorBoard's event files into the run's folder"
     )
-    _add_set(run)
+    add_set(run)
 
     baseline = add("baseline", _baseline, 'how many answers "London" gets right')
-    _add_corpus(baseline)
+    add_corpus(baseline)
 
     fetch = add("fetch", _fetch, "fetch a corpus that is not part of the project, and check it")
     fetch.add_argument("what", choices=["wiki"])
@@ -80,11 +85,32 @@ def _parser() -> argparse.ArgumentParser:
     bench = add(
         "bench", _bench, "how fast training and answering are beside the assignment's way, on this machine"
     )
-    _add_corpus(bench)
+    add_corpus(bench)
     bench.add_argument("--out", type=Path, help="file for the figures, as JSON")
     bench.add_argument("--seconds", type=float, default=300.0, help="time for all of it (default 300)")
     bench.add_argument("--seed", type=int, default=0)
     bench.add_argument("--device", default="auto")
+
+    ablate = add(
+        "ablate",
+        _ablate,
+        "what each ingredient of the recipe is worth: change one at a time, same characters",
+    )
+    add_corpus(ablate)
+    ablate.add_argument("ingredients", nargs="*", metavar="INGREDIENT", help="which ones (default: all)")
+    ablate.add_argument("--variant", default="rope", choices=VARIANTS)
+    ablate.add_argument("--recipe", default="quick")
+    ablate.add_argument(
+        "--characters", type=float, default=1e6, help="read by each pretraining (default 1e6)"
+    )
+    ablate.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    ablate.add_argument(
+        "--runs", type=Path, default=Path("runs/ablation"), help="folder for the runs themselves"
+    )
+    ablate.add_argument("--out", type=Path, help="file for the table, as JSON; its figure lies beside it")
+    ablate.add_argument("--device", default="auto")
+    ablate.set_defaults(corpus="bios:people=200")
+    add_set(ablate)
 
     report = add("report", _report, "gather runs into one table: Markdown, CSV and a bar chart, best first")
     report.add_argument(
@@ -111,7 +137,7 @@ def _parser() -> argparse.ArgumentParser:
     workbook.add_argument("--seed", type=int, default=0)
     workbook.add_argument("--device", default="auto")
     workbook.add_argument("--out", type=Path, help="the run's folder (default: runs/workbook-PROFILE-TIME)")
-    _add_set(workbook)
+    add_set(workbook)
 
     checkpoints = add("checkpoints", _checkpoints, "retrain the checkpoints that ship, from nothing")
     checkpoints.add_argument("--corpus", default="bios", choices=["bios", "wiki"])
@@ -128,203 +154,12 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _add_corpus(command: argparse.ArgumentParser) -> None:
-    command.add_argument(
-        "--corpus", default="bios", help="bios, bios:people=300,lines=8, wiki, or a folder (default bios)"
-    )
-
-
-def _add_set(command: argparse.ArgumentParser) -> None:
-    command.add_argument(
-        "--set",
-        action="append",
-        default=[],
-        metavar="KEY=VALUE",
-        help="set a field of the recipe; may be given again",
-    )
-
-
-def _settings(pairs: Sequence[str]) -> dict[str, str]:
-    """KEY=VALUE strings as a dict; ValueError for one without a sign."""
-    for pair in pairs:
-        if "=" not in pair:
-            raise ValueError(f"--set {pair}: write KEY=VALUE, as in --set pretrain_epochs=5")
-    return dict(pair.split("=", 1) for pair in pairs)
-
-
-def _add_assignment_options(command: argparse.ArgumentParser) -> None:
-    command.add_argument("variant", choices=VARIANTS, metavar="VARIANT", help=", ".join(VARIANTS))
-    command.add_argument(
-        "pretrain_corpus",
-        type=Path,
-        metavar="CORPUS.txt",
-        help="the pretraining text; its characters are the vocabulary",
-    )
-    command.add_argument("--reading_params_path", type=Path, help="checkpoint to start from")
-    command.add_argument("--writing_params_path", type=Path, help="checkpoint to write")
-    command.add_argument("--finetune_corpus_path", type=Path, help="TSV of question and answer")
-    command.add_argument("--eval_corpus_path", type=Path, help="TSV of questions, with or without answers")
-    command.add_argument("--outputs_path", type=Path, help="where the answers go, one a line")
-    command.add_argument("--bottleneck_dim", type=int, help="latents of a perceiver")
-    command.add_argument("--pretrain_lr", type=float, help="peak learning rate of pretraining")
-    command.add_argument("--finetune_lr", type=float, help="peak learning rate of finetuning")
-    command.add_argument("--tb_expt_name", type=Path, help="folder for TensorBoard's event files")
-    command.add_argument("--max_steps", type=int, help="stop after so many steps, rate and all")
-    command.add_argument("--recipe", default="a5", help="whose settings (default a5, the assignment's)")
-    command.add_argument("--seed", type=int, default=0)
-    command.add_argument("--device", default="auto")
-    command.add_argument("--resume", action="store_true", help="go on with a training that was stopped")
-    _add_set(command)
-
-
-# ---------------------------------------------------------------- the assignment's three commands
-
-
-def _need(arguments, *names: str) -> None:
-    for name in names:
-        if getattr(arguments, name) is None:
-            raise ValueError(f"--{name} is needed")
-
-
-def _recipe(arguments):
-    from kt_core.recipes import recipe
-
-    more = {"bottleneck": arguments.bottleneck_dim, "pretrain_lr": arguments.pretrain_lr}
-    if arguments.finetune_lr is not None:
-        more |= {"finetune_lr": arguments.finetune_lr, "scratch_lr": arguments.finetune_lr}
-    return recipe(
-        arguments.recipe, **{k: v for k, v in more.items() if v is not None} | _settings(arguments.set)
-    )
-
-
-def _start(arguments, recipe):
-    """(model, vocabulary) from --reading_params_path, or a new model over the corpus' characters."""
-    import torch
-
-    from kt_core.checkpoints import load_checkpoint
-    from kt_core.corpora import read_documents
-    from kt_core.models import GPT
-    from kt_core.vocab import CharVocab
-
-    if arguments.reading_params_path:
-        model, vocab, _ = load_checkpoint(arguments.reading_params_path)
-        if model.config.variant != arguments.variant:
-            raise ValueError(
-                f"{arguments.reading_params_path} holds a {model.config.variant} model, not {arguments.variant}"
-            )
-        if model.config.latent and arguments.bottleneck_dim not in (None, model.config.bottleneck):
-            raise ValueError(
-                f"{arguments.reading_params_path} has bottleneck {model.config.bottleneck}, not {arguments.bottleneck_dim}"
-            )
-        return model, vocab
-    vocab = CharVocab.from_documents(read_documents(arguments.pretrain_corpus))
-    torch.manual_seed(arguments.seed)
-    return GPT(recipe.model_config(len(vocab), arguments.variant)), vocab
-
-
-def _train(arguments, model, vocab, data, config, phase: str) -> None:
-    import dataclasses
-
-    from kt_core.checkpoints import hardware, save_checkpoint
-    from kt_core.trainer import Trainer, choose_device
-
-    out = arguments.writing_params_path
-    device = choose_device(arguments.device)
-    state = Path(f"{out}.state")
-    config = dataclasses.replace(
-        config, steps=arguments.max_steps, seed=arguments.seed, device=str(device), save_every=200
-    )
-    history = Trainer(model, data, config, state=state, title=phase, tensorboard=arguments.tb_expt_name).fit(
-        arguments.resume
-    )
-    card = dict(variant=arguments.variant, recipe=arguments.recipe, phase=phase, seed=arguments.seed, steps=history[-1]["step"],
-                cost=history[-1], settings=dataclasses.asdict(config), hardware=hardware(device))  # fmt: skip
-    save_checkpoint(out, model, vocab, card)
-    state.unlink(missing_ok=True)
-    print(f"{phase}: {history[-1]['step']} steps, loss {history[-1]['loss']:.3f}, written to {out}")
-
-
-def _pretrain(arguments) -> None:
-    from kt_core.corpora import read_documents
-    from kt_core.datasets import Mixture, NamePlace
-
-    _need(arguments, "writing_params_path")
-    recipe = _recipe(arguments)
-    model, vocab = _start(arguments, recipe)
-    recipe = _fitting(recipe, model)
-    parts = [(recipe.documents(read_documents(arguments.pretrain_corpus), vocab, arguments.seed), 1)]
-    if recipe.mixed_pairs:
-        _need(arguments, "finetune_corpus_path")
-        pairs = _pairs(arguments.finetune_corpus_path, vocab, recipe.block_size)
-        parts.append((NamePlace(pairs, vocab, recipe.block_size), recipe.mixed_pairs))
-    _train(arguments, model, vocab, Mixture(parts), recipe.pretrain_config(), "pretrain")
-
-
-def _fitting(recipe, model):
-    """The recipe with the model's block: that of a checkpoint may be another than the recipe's."""
-    import dataclasses
-
-    return dataclasses.replace(recipe, block_size=model.config.block_size)
-
-
-def _pairs(path: Path, vocab, block_size: int):
-    from kt_core.corpora import check_pairs, read_pairs
-
-    pairs = read_pairs(path)
-    check_pairs(pairs, vocab, block_size, path)
-    return pairs
-
-
-def _finetune(arguments) -> None:
-    from kt_core.corpora import read_documents
-    from kt_core.datasets import Mixture, NamePlace
-
-    _need(arguments, "writing_params_path", "finetune_corpus_path")
-    recipe = _recipe(arguments)
-    model, vocab = _start(arguments, recipe)
-    pretrained = arguments.reading_params_path is not None
-    recipe = _fitting(recipe, model)
-    pairs = NamePlace(
-        _pairs(arguments.finetune_corpus_path, vocab, recipe.block_size), vocab, recipe.block_size
-    )
-    parts = [(pairs, 1)]
-    if pretrained and recipe.finetune_documents:
-        documents = recipe.documents(read_documents(arguments.pretrain_corpus), vocab, arguments.seed + 1)
-        parts.append((documents, recipe.finetune_documents))
-    _train(arguments, model, vocab, Mixture(parts), recipe.finetune_config(pretrained), "finetune")
-
-
-def _evaluate(arguments) -> None:
-    from kt_core.evaluation import write_predictions
-    from kt_core.runs import evaluate
-    from kt_core.trainer import choose_device
-
-    _need(arguments, "reading_params_path", "eval_corpus_path")
-    recipe = _recipe(arguments)
-    model, vocab = _start(arguments, recipe)
-    pairs = _pairs(arguments.eval_corpus_path, vocab, model.config.block_size)
-    answers, score = evaluate(model.to(choose_device(arguments.device)), vocab, pairs)
-    if arguments.outputs_path:
-        write_predictions(arguments.outputs_path, answers)
-    told = (
-        f"{len(answers)} answers written to {arguments.outputs_path}"
-        if arguments.outputs_path
-        else f"{len(answers)} questions answered"
-    )
-    print(
-        score if score is not None else f"No answers to compare with in {arguments.eval_corpus_path}: {told}"
-    )
-
-
-# ---------------------------------------------------------------- ours
-
-
 def _run(arguments) -> None:
     from kt_core.runs import run_experiment
 
     result = run_experiment(
         arguments.corpus, arguments.variant, arguments.recipe, not arguments.no_pretrain, arguments.seed, arguments.out,
-        overrides=_settings(arguments.set), device=arguments.device, resume=arguments.resume, init=arguments.init,
+        overrides=settings(arguments.set), device=arguments.device, resume=arguments.resume, init=arguments.init,
         tensorboard=arguments.tensorboard,
     )  # fmt: skip
     for split in ("dev", "test"):
@@ -362,6 +197,18 @@ def _bench(arguments) -> None:
     print(table(told))
 
 
+def _ablate(arguments) -> None:
+    from kt_core.ablation import ablate, table, write_ablation
+
+    told = ablate(
+        arguments.corpus, arguments.variant, arguments.recipe, characters=arguments.characters, seeds=arguments.seeds,
+        names=arguments.ingredients, runs=arguments.runs, overrides=settings(arguments.set), device=arguments.device,
+    )  # fmt: skip
+    if arguments.out:
+        write_ablation(told, arguments.out)
+    print(table(told))
+
+
 def _report(arguments) -> None:
     from kt_core.report import write_report
 
@@ -373,7 +220,7 @@ def _workbook(arguments) -> None:
 
     run_workbook(
         arguments.notebooks, profile=arguments.profile, corpus=arguments.corpus, variant=arguments.variant, seed=arguments.seed,
-        device=arguments.device, overrides=_settings(arguments.set), out=arguments.out,
+        device=arguments.device, overrides=settings(arguments.set), out=arguments.out,
     )  # fmt: skip
 
 
