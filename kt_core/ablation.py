@@ -34,6 +34,7 @@ class Ingredient:
 INGREDIENTS: dict[str, Ingredient] = {
     "ours": Ingredient("the whole recipe"),
     "head-first": Ingredient("name always in front", dict(head_last=0.0)),
+    "head-last": Ingredient("name behind the words half the time", dict(head_last=0.5)),
     "lines": Ingredient("whole lines, no windows", dict(crop="line")),
     "prefix": Ingredient("the assignment's crop", dict(crop="prefix")),
     "random-spans": Ingredient("random spans", dict(spans="random")),

@@ -3,6 +3,7 @@
 config.json              corpus, variant, recipe (all fields), seed, hardware, versions
 metrics.jsonl            a row for each evaluation of each phase
 pretrained.safetensors   after pretraining, with its card        finetuned.safetensors   after finetuning
+pretrain-stopped.safetensors   after Ctrl-C: a checkpoint like the others, of the weights so far (finetune-stopped too)
 predictions/dev.txt      the answers, a line a question          predictions/test.txt
 result.json              scores with intervals, characters, seconds; written last: a run without it is not done
 """
@@ -168,7 +169,7 @@ class _Run:
         config = dataclasses.replace(
             config, eval_every=max(1, round(-(-len(data) // config.batch_size) * config.epochs / 20))
         )
-        cost = self._train("pretrain", model, data, config, vocab if self.recipe.mixed_pairs else None)
+        cost = self._train("pretrain", model, data, config, vocab, follow=bool(self.recipe.mixed_pairs))
         self._save(done, model, vocab, cost, "pretrain")
         return model, vocab, dict(pretraining=cost)
 
@@ -190,14 +191,14 @@ class _Run:
         config = dataclasses.replace(
             config, eval_every=max(1, round(-(-len(data) // config.batch_size) * config.epochs / 10))
         )
-        spent = self._train("finetune", model, data, config, vocab)
+        spent = self._train("finetune", model, data, config, vocab, follow=True)
         self._save(done, model, vocab, spent, "finetune")
         return model, {**cost, "finetuning": spent}
 
-    def _train(self, phase: str, model: GPT, data, config, vocab: CharVocab | None) -> dict:
-        """Train, writing metrics; returns what it cost. Dev accuracy is followed if a vocabulary is given."""
+    def _train(self, phase: str, model: GPT, data, config, vocab: CharVocab, follow: bool) -> dict:
+        """Train, writing metrics; returns what it cost. `follow`: evaluations ask the dev questions."""
 
-        def follow(model: GPT) -> dict:
+        def ask(model: GPT) -> dict:
             score = evaluate(model, vocab, self.corpus.dev)[1]
             return {} if score is None else dict(dev=round(score.accuracy, 4))
 
@@ -213,14 +214,25 @@ class _Run:
             model,
             data,
             config,
-            evaluate=follow if vocab else None,
+            evaluate=ask if follow else None,
             state=state,
             log=log,
             title=phase,
             tensorboard=self.path / "tensorboard" if self.tensorboard else None,
         )
         began = time.strftime("%Y-%m-%d")
-        history = trainer.fit(resume=self.resume)
+        try:
+            history = trainer.fit(resume=self.resume)
+        except KeyboardInterrupt:
+            card = {
+                **self.config,
+                "phase": phase,
+                "stopped": True,
+                "hardware": hardware(self.device),
+                "versions": _versions(),
+            }
+            save_checkpoint(self.path / f"{phase}-stopped.safetensors", model, vocab, card)
+            raise
         last = history[-1]
         rows = "".join(json.dumps({"phase": phase, **row}) + "\n" for row in history)
         self._drop_rows(metrics, phase)  # a resumed run has logged the rows after its saved state twice
@@ -247,6 +259,8 @@ class _Run:
             card["licence"] = "trained on text from Wikipedia, CC BY-SA"
         save_checkpoint(path, model, vocab, card)
         (self.path / f"{phase}.state").unlink(missing_ok=True)  # not before: all of the training is in it
+        for half_way in (stopped := self.path / f"{phase}-stopped.safetensors", card_path(stopped)):
+            half_way.unlink(missing_ok=True)
 
 
 def _whole(path: Path) -> bool:

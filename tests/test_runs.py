@@ -311,6 +311,14 @@ def stopped_at(monkeypatch, folder, phase, step, error=KeyboardInterrupt, **more
 def test_going_on_ends_as_if_never_stopped(monkeypatch, tmp_path, whole, phase, step):
     stopped_at(monkeypatch, tmp_path / "a", phase, step)
     assert not (tmp_path / "a" / "result.json").exists()
+    model, vocab, card = kt.load_checkpoint(
+        tmp_path / "a" / f"{phase}-stopped.safetensors"
+    )  # usable as it is
+    assert (
+        card["stopped"]
+        and card["phase"] == phase
+        and len(kt.answer(model, vocab, ["Where was Ada born?"])) == 1
+    )
     torch.manual_seed(99)
     result = run(tmp_path / "a", resume=True)
     assert equal(weights(result.path), weights(whole.path))
