@@ -36,4 +36,14 @@ from kt_core.shipping import shipped, shipped_cards
 from kt_core.trainer import TrainConfig, Trainer
 from kt_core.vocab import MASK, PAD, CharVocab
 
+
+def __getattr__(name: str):
+    """`kt.checks` is imported when it is first asked for."""
+    if name == "checks":
+        import importlib
+
+        return importlib.import_module("kt_core.checks")
+    raise AttributeError(f"module 'kt_core' has no attribute {name!r}")
+
+
 __all__ = [name for name in dir() if not name.startswith("_")]

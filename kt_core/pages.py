@@ -44,6 +44,7 @@ def mathml(formula: str, block: bool = False) -> str:
     formula = _LINES.sub(r"\\\1{align*}", _ALONE.sub("", formula))
     try:
         drawn = latex_to_mathml(formula.strip(), display="block" if block else "inline")
+        drawn = drawn.replace(' xmlns="http://www.w3.org/1998/Math/MathML"', "")  # headings would lose the formula to it
         return _BOLD.sub(lambda letter: chr(_bold_italic(letter[1])), drawn)
     except (
         Exception
@@ -74,7 +75,9 @@ class _Renderer(IPythonRenderer):
         return mathml(rf"\begin{{{name}}}{body}\end{{{name}}}", block=True)
 
     def block_html(self, html: str) -> str:
-        return super().block_html(_formulas(html))
+        drawn = _formulas(html)
+        # nbconvert looks for images here, and its parser closes an opened <details> at once: the answer would stand open
+        return super().block_html(drawn) if "<img" in drawn else drawn
 
 
 class PageExporter(HTMLExporter):

@@ -1,0 +1,214 @@
+"""What holds for every exercise, asserted in one place for the test files of all notebooks.
+
+ANSWERS = {
+    "causal-mask": Answers(
+        stub=blank_mask,                                            # as the notebook gives it
+        wrong={"triu": (upper, "leak from the future"), ...},       # name: (answer, what its diagnosis must match)
+        right={"by comparing": compared, ...},                      # right, and written in another way
+        borrowed=lambda T: kt.causal_mask(T),                       # calls kt_core's own
+    ),
+}
+TestExercises = suite("01_attention_math", ANSWERS)
+    TestQuizzes = quiz_suite("01_attention_math")
+    TestNotebook = notebook_suite("01_attention_math")
+"""
+
+from __future__ import annotations
+
+import inspect
+import random
+import re
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import nbformat
+import numpy as np
+import pytest
+import torch
+
+from kt_core import checks
+from kt_core.checks.core import Exercise, Verdict, library, questions
+from kt_core.checks.judge import judge
+
+MANY = 5  # wrong answers an exercise, at least
+
+
+@dataclass(frozen=True)
+class Answers:
+    """Answers to one exercise. A diagnosis is matched as a regular expression, upper and lower case alike."""
+
+    stub: Callable
+    wrong: dict[str, tuple[Callable, str]]
+    right: dict[str, Callable]
+    borrowed: Callable
+
+
+def _states() -> tuple:
+    numpy_state = np.random.get_state()
+    return torch.get_rng_state().tolist(), numpy_state[1].tolist(), numpy_state[2:], random.getstate()
+
+
+def judged(exercise: Exercise | str, fn: Callable) -> Verdict:
+    """The verdict, after asserting what holds for every one: one line, in time, random states as they were.
+
+    Nothing is kept for `progress()`.
+    """
+    exercise = library()[exercise] if isinstance(exercise, str) else exercise
+    before, began = _states(), time.process_time()
+    verdict = judge(exercise, fn)
+    assert time.process_time() - began < 2, f"the check of {exercise.id} is too slow"
+    assert _states() == before, f"the check of {exercise.id} changes a global random state"
+    assert verdict.id == exercise.id and verdict.status in checks.core.STATUSES
+    line = str(verdict)
+    assert "\n" not in line and line.startswith(f"{exercise.id}: ") and len(line) < 400, line
+    assert not re.search(r"\b0x[0-9a-f]{6,}|/(tmp|home|work|root)/", line), line
+    return verdict
+
+
+def reference_passes(exercise: Exercise) -> None:
+    """The check on its own, and the whole way."""
+    told = exercise.check(exercise.reference)
+    assert isinstance(told, str) and told and "\n" not in told
+    verdict = judged(exercise, exercise.reference)
+    assert verdict.status == "right", verdict
+
+
+def is_not_attempted(exercise: Exercise | str, fn: Callable) -> None:
+    verdict = judged(exercise, fn)
+    assert verdict.status == "not attempted", verdict
+    assert ": not attempted yet. " in str(verdict)
+
+
+def is_wrong(exercise: Exercise | str, fn: Callable, diagnosis: str) -> None:
+    """Wrong with that diagnosis, and with the very same line a second time."""
+    first, second = judged(exercise, fn), judged(exercise, fn)
+    assert first.status == "wrong", first
+    assert re.search(diagnosis, first.diagnosis, re.IGNORECASE), f"{first} does not match {diagnosis!r}"
+    assert str(first) == str(second), "the printed line differs from run to run"
+
+
+def is_right(exercise: Exercise | str, fn: Callable) -> None:
+    first, second = judged(exercise, fn), judged(exercise, fn)
+    assert first.status == "right", first
+    assert str(first) == str(second), "the printed line differs from run to run"
+
+
+def is_seen_as_borrowed(exercise: Exercise | str, fn: Callable) -> None:
+    is_wrong(exercise, fn, r"this calls .+: write ")
+
+
+def blanks(reference: Callable) -> list[Callable]:
+    """Stubs of the usual kinds; classes where the reference is one."""
+
+    def dots(*args, **kwargs):
+        """With a docstring."""
+        ...
+
+    def passes(*args, **kwargs):
+        pass
+
+    def raises(*args, **kwargs):
+        raise NotImplementedError("your turn")
+
+    def gives_dots(*args, **kwargs):
+        answer = ...
+        return answer
+
+    if inspect.isclass(reference):
+        return [type("Mine", (), {"__init__": stub}) for stub in (dots, passes, raises)]
+    return [dots, passes, raises, gives_dots, None, ...]
+
+
+def suite(notebook: str, answers: dict[str, Answers]) -> type:
+    """A test class over all exercises of a notebook; every one of them needs its answers."""
+    wrong = [(id, name) for id, a in answers.items() for name in a.wrong]
+    right = [(id, name) for id, a in answers.items() for name in a.right]
+
+    class TestExercises:
+        def test_each_exercise_has_its_answers(self):
+            assert list(answers) == checks.exercises(notebook)
+            assert not [id for id, a in answers.items() if len(a.wrong) < MANY or not a.right]
+
+        @pytest.mark.parametrize("id", answers)
+        def test_the_reference_passes(self, id):
+            reference_passes(library()[id])
+
+        @pytest.mark.parametrize("id", answers)
+        def test_the_reference_is_kt_cores_own_and_can_be_shown(self, id):
+            reference = inspect.unwrap(library()[id].reference)
+            assert reference.__module__.startswith("kt_core.")
+            assert inspect.getsource(reference)
+
+        @pytest.mark.parametrize("id", answers)
+        def test_blank_answers_are_not_attempted(self, id):
+            for fn in (answers[id].stub, *blanks(library()[id].reference)):
+                is_not_attempted(id, fn)
+
+        @pytest.mark.parametrize(("id", "name"), wrong, ids=[f"{id}: {name}" for id, name in wrong])
+        def test_a_wrong_answer_is_named(self, id, name):
+            is_wrong(id, *answers[id].wrong[name])
+
+        @pytest.mark.parametrize(("id", "name"), right, ids=[f"{id}: {name}" for id, name in right])
+        def test_an_answer_written_differently_is_right(self, id, name):
+            is_right(id, answers[id].right[name])
+
+        @pytest.mark.parametrize("id", answers)
+        def test_calling_kt_cores_own_is_seen(self, id):
+            is_seen_as_borrowed(id, answers[id].borrowed)
+
+    return TestExercises
+
+
+def quiz_suite(notebook: str) -> type:
+    """A test class over a notebook's questions: every choice is explained, and answering says which are right."""
+    quizzes = [quiz for quiz in questions().values() if quiz.notebook == notebook]
+
+    class TestQuizzes:
+        def test_there_are_some(self):
+            assert quizzes
+
+        @pytest.mark.parametrize("quiz", quizzes, ids=[quiz.id for quiz in quizzes])
+        def test_every_choice_is_explained(self, quiz, capsys, monkeypatch):
+            monkeypatch.setenv("KT_PROGRESS_FILE", "off")
+            for letter, choice in zip(quiz.letters, quiz.choices, strict=True):
+                checks.quiz(quiz.id, letter)
+                expected = f"{letter} is {'right' if choice.right else 'wrong'}. {choice.why}\n"
+                assert capsys.readouterr().out == expected
+                assert len(choice.why) > 20 and choice.why[-1] in ".?!)"
+            checks.quiz(quiz.id)
+            assert all(choice.text in capsys.readouterr().out for choice in quiz.choices[:1])
+
+    return TestQuizzes
+
+
+def notebook_suite(notebook: str) -> type:
+    """A test class over how the notebook poses its exercises and questions."""
+    path = Path(__file__).resolve().parent.parent / "notebooks" / f"{notebook}.ipynb"
+    posed = [exercise for exercise in library().values() if exercise.notebook == notebook]
+
+    class TestNotebook:
+        def test_it_asks_every_exercise_and_question_once_in_order(self):
+            code = [c for c in nbformat.read(path, as_version=4).cells if c.cell_type == "code"]
+            tagged = [c for c in code if "exercise" in c.metadata.get("tags", [])]
+            found = [re.findall(r'^@(?:kt\.checks\.)?exercise\("(.+)"\)', c.source, re.M) for c in tagged]
+            assert found == [[exercise.id] for exercise in posed]
+            asked = re.findall(r'^(?:kt\.checks\.)?quiz\("(.+)"\)', "\n".join(c.source for c in code), re.M)
+            assert sorted(asked) == sorted(q.id for q in questions().values() if q.notebook == notebook)
+
+        @pytest.mark.parametrize("number", range(1, len(posed) + 1), ids=[e.id for e in posed])
+        def test_an_exercise_is_posed_with_hints_and_left_blank(self, number):
+            cells, exercise = nbformat.read(path, as_version=4).cells, posed[number - 1]
+            at = next(i for i, c in enumerate(cells) if f'exercise("{exercise.id}")' in c.source)
+            text = cells[at - 1].source
+            dots = "●" * exercise.difficulty + "○" * (5 - exercise.difficulty)
+            assert f"### Exercise {number} · {exercise.title}\n" in text
+            assert f"difficulty {dots} · about {exercise.minutes} minutes\n" in text
+            folded = re.findall(r"<details><summary>(.+?)</summary>\n\n", text)
+            assert [told.split(":")[0] for told in folded] == ["Hint 1", "Hint 2", "It does not work?"]
+            assert text.count("</details>") == len(folded)
+            printed = cells[at].outputs[0].text
+            assert printed.startswith(f"{exercise.id}: not attempted yet. ")
+
+    return TestNotebook
