@@ -4,8 +4,9 @@ Training. The assignment's way is rebuilt from our parts, and does what its code
 to the block of 128, batches of 128 in the order of the file, a prefix of 4 ... 112 characters with a random
 span, loss on all characters, attention by the explicit formula (softmax of a T x T matrix), dropout 0.1 at
 its four places, AdamW, gradients clipped at 1. On a CPU a model with dropout takes that explicit path by
-itself. Ours: recipe "kt", with length-bucketed batches, the fused kernel, no dropout, Muon. Both train a 4 x
-8 x 256 model and both count useful characters: those that are no padding.
+itself. Ours: recipe "kt", with length-bucketed batches, no dropout, Muon, and bfloat16 products where the
+device has them (the fused kernel elsewhere). Both train a 4 x 8 x 256 model and both count useful characters:
+those that are no padding.
 
 Answering. The assignment's way: one question at a time, 32 characters always, everything computed anew for
 each (minGPT's `sample`), attention by the explicit formula. Ours: `answer`, all questions at once, keys and
@@ -202,7 +203,7 @@ def _all_at_once(model: GPT, vocab: CharVocab, questions: list[str], longest: in
 
 def _told(chosen: Recipe) -> dict:
     names = ("name", "n_layer", "n_head", "n_embd", "block_size", "dropout", "crop", "spans", "loss", "bucket", "shuffle",
-             "optimizer", "pretrain_batch_size", "mixed_pairs")  # fmt: skip
+             "optimizer", "pretrain_batch_size", "mixed_pairs", "precision")  # fmt: skip
     return {name: getattr(chosen, name) for name in names}
 
 

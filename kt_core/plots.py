@@ -118,16 +118,16 @@ def attention_map(
     return ax.figure
 
 
-def _role(weights: np.ndarray) -> str:
-    """Entropy in bits of a head, averaged over its queries, and the one thing it does most."""
-    bits = float(-(weights * np.log2(np.where(weights > 0, weights, 1.0))).sum(1).mean())
+def head_role(weights: np.ndarray) -> str:
+    """Entropy in bits of a head, averaged over its queries, and the one thing it does most, in two lines."""
+    bits = abs(float((weights * np.log2(np.where(weights > 0, weights, 1.0))).sum(1).mean()))
     n_query, n_key = weights.shape
     if n_query != n_key:
         return f"{bits:.1f} bits\npeak {100 * weights.max(1).mean():.0f}%"
     later = weights[1:] if n_query > 1 else weights  # the first query has no choice
     shares = {
-        "self": np.diagonal(later, 1).mean(),
-        "previous": np.diagonal(later).mean(),
+        "self": np.diagonal(weights)[-len(later) :].mean(),
+        "previous": np.diagonal(later).mean() if n_query > 1 else 0.0,
         "first": later[:, 0].mean(),
     }
     name, share = max(shares.items(), key=lambda item: item[1])
@@ -172,7 +172,7 @@ def attention_heads(
             ax.text(
                 h * wide + n_key / 2,
                 -0.05 * n_query,
-                f"{'head ' if n_head <= 4 else 'h'}{h}: {_role(weights)}",
+                f"{'head ' if n_head <= 4 else 'h'}{h}: {head_role(weights)}",
                 ha="center",
                 va="bottom",
                 fontsize=8,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Sequence
 from typing import Any
@@ -9,9 +10,13 @@ from typing import Any
 import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.axes import Axes
+from matplotlib.collections import PathCollection
 from matplotlib.colors import to_rgba
 from matplotlib.figure import Figure
+from matplotlib.font_manager import FontProperties
 from matplotlib.patches import Patch
+from matplotlib.textpath import TextPath
+from matplotlib.transforms import Affine2D
 
 from kt_core._typing import Float, Int, Tensor
 from kt_core.style import (
@@ -29,6 +34,43 @@ from kt_core.style import (
 )
 
 
+@functools.lru_cache(maxsize=1024)
+def _glyph(ch: str) -> TextPath:
+    """The outline of one character, 1 point high, its cell's middle at (0, 0)."""
+    ch = ch if ch.strip() else "␣"  # matplotlib 3.11 stumbles over a text without any outline
+    family = FontProperties(family=["DejaVu Sans Mono", "DejaVu Sans"])
+    return TextPath((-0.301, -0.36), ch, size=1, prop=family)
+
+
+def glyphs(
+    ax: Axes,
+    x: Sequence[float],
+    y: Sequence[float],
+    text: Sequence[str],
+    colours: Any,
+    size: float,
+) -> None:
+    """Draw one character at each (x, y), `size` points high: all as one collection, much faster than as many texts."""
+    drawn = PathCollection(
+        [_glyph(ch) for ch in text],
+        offsets=np.column_stack([x, y]),
+        offset_transform=ax.transData,
+        facecolors=colours,
+        linewidths=0,
+        clip_on=False,
+        snap=False,
+    )
+    drawn.set_transform(Affine2D().scale(size / 72) + ax.figure.dpi_scale_trans)
+    ax.add_collection(drawn, autolim=False)
+
+
+def ink(ground: np.ndarray) -> np.ndarray:
+    """Colours of letters on grounds (n, 4): white on dark, faint on grey, else black."""
+    dark = ground[:, :3] @ (0.299, 0.587, 0.114) < 0.5
+    grey = (ground[:, :3] == ground[:, :1]).all(1) & (ground[:, 0] < 1)
+    return np.where(dark, "white", np.where(grey, "#888888", "black"))
+
+
 def _strip(
     ax: Axes, y: float, text: Sequence[str], colours: Sequence[Any], start: int = 0, size: float = 9.0
 ) -> None:
@@ -40,22 +82,7 @@ def _strip(
         aspect="auto",
         interpolation="nearest",
     )
-    for i, ch in enumerate(text):
-        dark = rgba[i, :3] @ (0.299, 0.587, 0.114) < 0.5
-        ax.text(
-            start + i,
-            y,
-            ch,
-            ha="center",
-            va="center_baseline",
-            fontsize=size,
-            family="DejaVu Sans Mono",
-            color="white"
-            if dark
-            else "#888888"
-            if np.allclose(rgba[i, :3], rgba[i, 0]) and rgba[i, 0] < 1
-            else "black",
-        )
+    glyphs(ax, start + np.arange(len(text)), np.full(len(text), y), text, ink(rgba), size)
 
 
 def _page(lines: float, columns: int, title: str, labels: float = 0.0) -> tuple[Figure, Axes, float]:

@@ -23,11 +23,12 @@ BLUE, ORANGE, GREEN, VERMILION, PURPLE, SKY, YELLOW, BLACK = COLOURS = (
     "#0072B2", "#E69F00", "#009E73", "#D55E00", "#CC79A7", "#56B4E9", "#F0E442", "#000000",
 )  # fmt: skip
 GREY = "#DADADA"  # what is forbidden, padding, or asks for nothing
-WIDTH = 9.0  # inches: a notebook's column at 100 dots an inch
+DPI = 100  # dots an inch
+WIDTH = 9.0  # inches: a notebook's column at that density
 GAMMA = 0.4
 STYLE = {
-    "figure.dpi": 100,
-    "savefig.dpi": 100,
+    "figure.dpi": DPI,
+    "savefig.dpi": DPI,
     "figure.figsize": (WIDTH, 3.4),
     "figure.constrained_layout.use": True,
     "figure.facecolor": "white",
