@@ -139,6 +139,31 @@ def _parser() -> argparse.ArgumentParser:
     workbook.add_argument("--out", type=Path, help="the run's folder (default: runs/workbook-PROFILE-TIME)")
     add_set(workbook)
 
+    add("progress", _progress, "which exercises and questions are done, wrong at the last try, or open")
+
+    release = add("release", _release, "write clean notebooks for learners: no outputs, exercises as stubs")
+    release.add_argument("folder", type=Path, metavar="DIR", help="where to write them")
+    release.add_argument(
+        "--from",
+        dest="source",
+        type=Path,
+        metavar="DIR",
+        help="the notebooks to clean (default: the project's)",
+    )
+    release.add_argument("--force", action="store_true", help="replace notebooks in a folder that has files")
+
+    grade = add("grade", _grade, "run and judge learners' notebooks, which are not trusted, into a CSV file")
+    grade.add_argument(
+        "notebooks", nargs="+", type=Path, metavar="NOTEBOOK", help="submissions, or folders of them"
+    )
+    grade.add_argument("--out", type=Path, required=True, metavar="CSV", help="a row a submission")
+    grade.add_argument(
+        "--profile", choices=["smoke", "quick", "full"], help="run them all in this profile, not in their own"
+    )
+    grade.add_argument("--cell-seconds", type=int, default=300, help="for one cell (default 300)")
+    grade.add_argument("--seconds", type=int, default=1200, help="for one notebook (default 1200)")
+    grade.add_argument("--memory", type=float, default=4.0, help="GB for one submission (default 4)")
+
     checkpoints = add("checkpoints", _checkpoints, "retrain the checkpoints that ship, from nothing")
     checkpoints.add_argument("--corpus", default="bios", choices=["bios", "wiki"])
     checkpoints.add_argument(
@@ -222,6 +247,27 @@ def _workbook(arguments) -> None:
         arguments.notebooks, profile=arguments.profile, corpus=arguments.corpus, variant=arguments.variant, seed=arguments.seed,
         device=arguments.device, overrides=settings(arguments.set), out=arguments.out,
     )  # fmt: skip
+
+
+def _progress(arguments) -> None:
+    from kt_core.checks import progress
+
+    progress()
+
+
+def _release(arguments) -> None:
+    from kt_core.release import release
+
+    written = release(arguments.folder, arguments.source, arguments.force)
+    print(f"{len(written)} notebooks in {arguments.folder}")
+
+
+def _grade(arguments) -> None:
+    from kt_core.grading import Limits, grade
+
+    limits = Limits(cell=arguments.cell_seconds, notebook=arguments.seconds, memory=arguments.memory)
+    rows = grade(arguments.notebooks, arguments.out, limits, arguments.profile)
+    print(f"{len(rows)} submissions in {arguments.out}")
 
 
 def _checkpoints(arguments) -> None:

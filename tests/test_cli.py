@@ -204,6 +204,10 @@ COMMANDS = (
     "report",
     "workbook",
     "checkpoints",
+    "ablate",
+    "progress",
+    "grade",
+    "release",
 )
 
 
