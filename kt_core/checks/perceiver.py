@@ -304,7 +304,13 @@ EXERCISES = (
     Exercise("latent-stride", NOTEBOOK, "Inputs a latent", 1, 3, GPTConfig.stride.fget, check_stride),
     Exercise("reach-mask", NOTEBOOK, "Who may look at whom", 2, 8, reach_mask, check_reach_mask),
     Exercise(
-        "cross-attention", NOTEBOOK, "Two sequences", 4, 25, MultiHeadAttention.forward, check_cross_attention
+        "cross-attention",
+        NOTEBOOK,
+        "Attention between two sequences",
+        4,
+        25,
+        MultiHeadAttention.forward,
+        check_cross_attention,
     ),
     Exercise("block-residual", NOTEBOOK, "A block keeps its own", 3, 12, Block.forward, check_block),
     Exercise("newest-inputs", NOTEBOOK, "What no latent holds yet", 3, 10, GPT._newest, check_newest),
