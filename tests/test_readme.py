@@ -9,10 +9,14 @@ from pathlib import Path
 import pytest
 
 from kt_core.cli import _parser
+from kt_core.corpora import load_corpus
+from kt_core.evaluation import exact_match, read_predictions
 
 ROOT = Path(__file__).resolve().parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 RESULTS = sorted((ROOT / "data" / "results").glob("bios-*-seed0.json"))
+WIKI = sorted((ROOT / "data" / "results").glob("wiki-*-seed0.json"))
+PREDICTIONS = ROOT / "data" / "results" / "predictions"
 
 
 def told(score: dict) -> str:
@@ -33,6 +37,33 @@ def test_the_table_tells_the_results(path):
     row = f"| {result['variant']} | {result['kind']} | {told(result['dev'])} | {told(result['test'])} | {minutes:.0f} min |"
     assert row in README, f"the README lacks: {row}"
     assert told(result["london"]) in README
+
+
+@pytest.mark.parametrize("path", WIKI, ids=lambda path: path.stem)
+def test_the_table_of_the_assignments_data_tells_the_results(path):
+    result = json.loads(path.read_text(encoding="utf-8"))
+    minutes = sum(result[p]["seconds"] for p in ("pretraining", "finetuning") if result.get(p)) / 60
+    row = f"| {result['variant']} | {result['kind']} | {told(result['dev'])} | {minutes:.0f} min |"
+    assert row in README, f"the README lacks: {row}"
+
+
+def test_the_assignments_data_have_a_pretrained_and_an_untrained_row():
+    assert {"wiki-rope-seed0", "wiki-vanilla-scratch-seed0"} <= {path.stem for path in WIKI}
+
+
+@pytest.mark.parametrize("path", [p for p in WIKI if "scratch" not in p.stem], ids=lambda path: path.stem)
+def test_predictions_lie_beside_each_result_and_score_what_it_says(path):
+    result = json.loads(path.read_text(encoding="utf-8"))
+    name = path.stem.removesuffix("-seed0")
+    assert len(read_predictions(PREDICTIONS / f"{name}-test.txt")) == 437
+    answers = read_predictions(PREDICTIONS / f"{name}-dev.txt")
+    assert len(answers) == result["dev"]["total"] == 500
+    try:
+        gold = [answer for _, answer in load_corpus("wiki").dev]
+    except ValueError:
+        pytest.skip("the assignment's data are not here: kt fetch wiki")
+    # the shipped weights are in half precision: an answer or two may change
+    assert abs(exact_match(answers, gold).correct - result["dev"]["correct"]) <= 3
 
 
 def test_speed_figures_are_those_measured():

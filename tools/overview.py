@@ -1,4 +1,5 @@
-"""Draws the README's picture, docs/overview.png, from what ships: learning curves and one answer being recalled.
+"""Draws the README's pictures from what ships: docs/overview.png, learning curves and one answer being recalled, and
+docs/wiki.png, the learning curve on the assignment's data.
 
 python tools/overview.py
 """
@@ -23,8 +24,25 @@ from kt_core.files import write_atomically  # noqa: E402
 VARIANTS = ("rope", "perceiver_ar", "vanilla", "perceiver")
 
 
+def save(figure, name: str) -> None:
+    """Write a figure to docs in one step."""
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png", dpi=110)
+    plt.close(figure)
+    write_atomically(ROOT / "docs" / name, buffer.getvalue())
+
+
+def assignment() -> None:
+    """Write docs/wiki.png: loss and dev accuracy while pretraining on the assignment's data, against London."""
+    told = json.loads((ROOT / "data" / "results" / "wiki-rope-seed0.json").read_text(encoding="utf-8"))
+    rows = [row for row in told["curve"] if row["phase"] == "pretrain"]
+    london = kt.Score(told["london"]["correct"], told["london"]["total"])
+    save(plots.learning_curves({"rope, pretraining": rows}, london=london), "wiki.png")
+
+
 def main() -> None:
-    """Write docs/overview.png."""
+    """Write both pictures."""
+    assignment()
     corpus = kt.load_corpus("bios")
     london = kt.london_baseline(corpus.dev)
     figure, (left, right) = plots.rows(1, 2, figsize=(11, 4.2), gridspec_kw={"width_ratios": [5, 6]})
@@ -63,10 +81,7 @@ def main() -> None:
         ax=right,
         title=f"Writing {city!r}: layer {layer}, head {head} looks at the name",
     )
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", dpi=110)
-    plt.close(figure)
-    write_atomically(ROOT / "docs" / "overview.png", buffer.getvalue())
+    save(figure, "overview.png")
 
 
 if __name__ == "__main__":
