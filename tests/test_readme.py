@@ -47,6 +47,11 @@ def test_the_table_of_the_assignments_data_tells_the_results(path):
     assert row in README, f"the README lacks: {row}"
 
 
+def test_the_opening_claim_is_the_measured_one():
+    result = json.loads((ROOT / "data" / "results" / "wiki-rope-seed0.json").read_text(encoding="utf-8"))
+    assert f"{100 * result['dev']['accuracy']:.1f} % of them on the data of" in README[:1200]
+
+
 def test_the_assignments_data_have_a_pretrained_and_an_untrained_row():
     assert {"wiki-rope-seed0", "wiki-vanilla-scratch-seed0"} <= {path.stem for path in WIKI}
 
