@@ -176,7 +176,9 @@ class SpanCorruption(_TokenDataset):
             asked = len(prefix) + len(suffix) + 2
         elif self.loss == "body":
             shown = len(os.path.commonprefix([before, self.documents[i][: behind_head(self.documents[i])]]))
-            asked = max(1, shown)  # a head that stands last is behind the body's beginning: asked for with the rest
+            asked = max(
+                1, shown
+            )  # a head that stands last is behind the body's beginning: asked for with the rest
         return ids, asked
 
     @property

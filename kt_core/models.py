@@ -256,7 +256,9 @@ class GPT(nn.Module):
         cache.empty = False
         return logits, cache
 
-    def step(self, idx: Int[Tensor, " B"], positions: Int[Tensor, " B"], cache: Cache) -> Float[Tensor, "B V"]:
+    def step(
+        self, idx: Int[Tensor, " B"], positions: Int[Tensor, " B"], cache: Cache
+    ) -> Float[Tensor, "B V"]:
         """Logits after one more character a row, row b's standing at `positions[b]`. Updates the cache."""
         return self._run(idx[:, None], positions[:, None], cache)[:, -1]
 
@@ -264,7 +266,9 @@ class GPT(nn.Module):
 
     def _placed(self, positions: Int[Tensor, "B_or_1 T"], idx: Int[Tensor, "B T"]) -> Tensor:
         """Rows of the position table: `positions`, in training moved by a random offset a row if so configured."""
-        most = min(self.config.random_offset, self.config.block_size - idx.size(1))  # the row must fit the table
+        most = min(
+            self.config.random_offset, self.config.block_size - idx.size(1)
+        )  # the row must fit the table
         if not self.training or most == 0:
             return positions
         offsets = torch.randint(most + 1, (idx.size(0), 1), device=idx.device)

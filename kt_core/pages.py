@@ -44,7 +44,9 @@ def mathml(formula: str, block: bool = False) -> str:
     formula = _LINES.sub(r"\\\1{align*}", _ALONE.sub("", formula))
     try:
         drawn = latex_to_mathml(formula.strip(), display="block" if block else "inline")
-        drawn = drawn.replace(' xmlns="http://www.w3.org/1998/Math/MathML"', "")  # headings would lose the formula to it
+        drawn = drawn.replace(
+            ' xmlns="http://www.w3.org/1998/Math/MathML"', ""
+        )  # headings would lose the formula to it
         return _BOLD.sub(lambda letter: chr(_bold_italic(letter[1])), drawn)
     except (
         Exception

@@ -81,7 +81,17 @@ def test_bad_names_and_numbers_are_refused(tmp_path):
 def test_the_command_writes_table_and_figure(told, tmp_path, capsys):
     runs, found = told
     out = tmp_path / "ablation.json"
-    command = ["ablate", "ours", "pure", "--corpus", "bios:people=40", "--recipe", "smoke", "--characters", "6000"]
+    command = [
+        "ablate",
+        "ours",
+        "pure",
+        "--corpus",
+        "bios:people=40",
+        "--recipe",
+        "smoke",
+        "--characters",
+        "6000",
+    ]
     assert main([*command, "--seeds", "0", "--runs", str(runs), "--out", str(out)]) == 0
     assert "pairs not mixed in (pure)" in capsys.readouterr().out
     assert read_ablation(out)["rows"] == [found["rows"][0], found["rows"][3]]

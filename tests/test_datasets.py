@@ -252,9 +252,9 @@ def test_the_head_ends_with_the_first_full_stop():
 
 
 def test_head_last_puts_the_head_behind_the_words_some_of_the_time():
-    assert {prefix for _, (prefix, _, _) in drawn(spans(LINES[1:2], 128, crop="window", spans="names"), 60)} == {
-        "Bo Ek. " + words for words in ("", "in ", "1902 in ", "May 1902 in ", "4 May 1902 in ")
-    }
+    assert {
+        prefix for _, (prefix, _, _) in drawn(spans(LINES[1:2], 128, crop="window", spans="names"), 60)
+    } == {"Bo Ek. " + words for words in ("", "in ", "1902 in ", "May 1902 in ", "4 May 1902 in ")}
     data = spans(LINES[1:2], 128, crop="window", spans="names", head_last=0.5)
     found = Counter((prefix, suffix) for _, (prefix, _, suffix) in drawn(data, 600))
     last = {pair: n for pair, n in found.items() if not pair[0].startswith("Bo Ek. ")}

@@ -595,7 +595,16 @@ def test_rope_as_a_whole_knows_distances_alone():
 
 @pytest.mark.parametrize("variant", ["vanilla", "perceiver"])
 def test_random_offset_moves_rows_in_training_alone(variant):
-    size = dict(vocab_size=9, block_size=16, n_layer=2, n_head=2, n_embd=16, bottleneck=8, dropout=0.0, variant=variant)
+    size = dict(
+        vocab_size=9,
+        block_size=16,
+        n_layer=2,
+        n_head=2,
+        n_embd=16,
+        bottleneck=8,
+        dropout=0.0,
+        variant=variant,
+    )
     torch.manual_seed(0)
     plain = GPT(GPTConfig(**size))
     moved = GPT(GPTConfig(**size, random_offset=4))

@@ -26,7 +26,8 @@ def told(score: dict) -> str:
 
 def test_every_shipped_variant_has_a_result():
     assert {path.name for path in RESULTS} == {
-        f"bios-{name}-seed0.json" for name in ("vanilla", "vanilla-scratch", "rope", "perceiver", "perceiver_ar")
+        f"bios-{name}-seed0.json"
+        for name in ("vanilla", "vanilla-scratch", "rope", "perceiver", "perceiver_ar")
     }
 
 

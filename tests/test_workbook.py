@@ -184,7 +184,13 @@ def test_pages_ask_nothing_of_the_network_and_draw_formulas_and_folds(tmp_path):
     page = (tmp_path / "a.html").read_text(encoding="utf-8")
     assert not re.findall(r'(?:src|href)="?(?:https?:)?//', page)
     assert not re.findall(r"@import|url\(['\"]?(?:https?:)?//|import\s*\(|\brequire\(", page)
-    assert page.count("<math") == 5 and "ns0:" not in page and "<msqrt>" in page and "<mfrac>" in page and page.count("<mtr>") == 2
+    assert (
+        page.count("<math") == 5
+        and "ns0:" not in page
+        and "<msqrt>" in page
+        and "<mfrac>" in page
+        and page.count("<mtr>") == 2
+    )
     assert "$" not in re.sub(r"<script.*?</script>|<style.*?</style>", "", page, flags=re.DOTALL).replace(
         "$5 and $6", ""
     ).replace("code $x$", "")
