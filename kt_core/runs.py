@@ -224,14 +224,7 @@ class _Run:
         try:
             history = trainer.fit(resume=self.resume)
         except KeyboardInterrupt:
-            card = {
-                **self.config,
-                "phase": phase,
-                "stopped": True,
-                "hardware": hardware(self.device),
-                "versions": _versions(),
-            }
-            save_checkpoint(self.path / f"{phase}-stopped.safetensors", model, vocab, card)
+            save_checkpoint(self._stopped(phase), model, vocab, self._card(phase, stopped=True))
             raise
         last = history[-1]
         rows = "".join(json.dumps({"phase": phase, **row}) + "\n" for row in history)
@@ -253,14 +246,20 @@ class _Run:
 
     def _save(self, path: Path, model: GPT, vocab: CharVocab, cost: dict, phase: str) -> None:
         answers, dev = evaluate(model, vocab, self.corpus.dev) if self.corpus.dev else ([], None)
-        card = {**self.config, "phase": phase, "cost": cost, "dev": describe(dev), "hardware": hardware(self.device),
-                "versions": _versions()}  # fmt: skip
-        if self.corpus.name == "wiki":
-            card["licence"] = "trained on text from Wikipedia, CC BY-SA"
-        save_checkpoint(path, model, vocab, card)
+        save_checkpoint(path, model, vocab, self._card(phase, cost=cost, dev=describe(dev)))
         (self.path / f"{phase}.state").unlink(missing_ok=True)  # not before: all of the training is in it
-        for half_way in (stopped := self.path / f"{phase}-stopped.safetensors", card_path(stopped)):
-            half_way.unlink(missing_ok=True)
+        self._stopped(phase).unlink(missing_ok=True)
+        card_path(self._stopped(phase)).unlink(missing_ok=True)
+
+    def _stopped(self, phase: str) -> Path:
+        """Where the weights so far lie after Ctrl-C."""
+        return self.path / f"{phase}-stopped.safetensors"
+
+    def _card(self, phase: str, **more) -> dict:
+        """What a checkpoint of this run says of itself."""
+        licence = "trained on text from Wikipedia, CC BY-SA"
+        return {**self.config, "phase": phase, **more, "hardware": hardware(self.device), "versions": _versions(),
+                **({"licence": licence} if self.corpus.name == "wiki" else {})}  # fmt: skip
 
 
 def _whole(path: Path) -> bool:
