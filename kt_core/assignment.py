@@ -100,21 +100,15 @@ def _train(arguments, model, vocab, data, config, phase: str) -> None:
 
 def pretrain(arguments) -> None:
     """`kt pretrain`: span corruption on a text file, a checkpoint out."""
-    from kt_core.corpora import read_documents
-    from kt_core.datasets import Mixture, NamePlace
-
     _need(arguments, "writing_params_path")
     recipe = _recipe(arguments)
     model, vocab = _start(arguments, recipe)
     recipe = _fitting(recipe, model)
-    parts = [
-        (recipe.documents(read_documents(arguments.pretrain_corpus), vocab, arguments.seed), recipe.views)
-    ]
     if recipe.mixed_pairs:
         _need(arguments, "finetune_corpus_path")
-        pairs = _pairs(arguments.finetune_corpus_path, vocab, recipe.block_size)
-        parts.append((NamePlace(pairs, vocab, recipe.block_size), recipe.mixed_pairs))
-    _train(arguments, model, vocab, Mixture(parts), recipe.pretrain_config(), "pretrain")
+    corpus = _corpus(arguments, recipe, vocab, documents=True, pairs=bool(recipe.mixed_pairs))
+    data = recipe.pretrain_data(corpus, vocab, arguments.seed)
+    _train(arguments, model, vocab, data, recipe.pretrain_config(), "pretrain")
 
 
 def _fitting(recipe, model):
@@ -132,24 +126,26 @@ def _pairs(path: Path, vocab, block_size: int):
     return pairs
 
 
+def _corpus(arguments, recipe, vocab, *, documents: bool, pairs: bool):
+    """The two files as a corpus, each read only where it is asked for."""
+    from kt_core.corpora import Corpus, read_documents
+
+    text = read_documents(arguments.pretrain_corpus) if documents else []
+    train = _pairs(arguments.finetune_corpus_path, vocab, recipe.block_size) if pairs else []
+    return Corpus(arguments.pretrain_corpus.stem, text, train, [], [], vocab)
+
+
 def finetune(arguments) -> None:
     """`kt finetune`: a checkpoint (or random weights) and pairs in, a checkpoint out."""
-    from kt_core.corpora import read_documents
-    from kt_core.datasets import Mixture, NamePlace
-
     _need(arguments, "writing_params_path", "finetune_corpus_path")
     recipe = _recipe(arguments)
     model, vocab = _start(arguments, recipe)
     pretrained = arguments.reading_params_path is not None
     recipe = _fitting(recipe, model)
-    pairs = NamePlace(
-        _pairs(arguments.finetune_corpus_path, vocab, recipe.block_size), vocab, recipe.block_size
-    )
-    parts = [(pairs, 1)]
-    if pretrained and recipe.finetune_documents:
-        documents = recipe.documents(read_documents(arguments.pretrain_corpus), vocab, arguments.seed + 1)
-        parts.append((documents, recipe.finetune_documents))
-    _train(arguments, model, vocab, Mixture(parts), recipe.finetune_config(pretrained), "finetune")
+    kept_in = pretrained and bool(recipe.finetune_documents)
+    corpus = _corpus(arguments, recipe, vocab, documents=kept_in, pairs=True)
+    data = recipe.finetune_data(corpus, vocab, arguments.seed)
+    _train(arguments, model, vocab, data, recipe.finetune_config(pretrained), "finetune")
 
 
 def evaluate_file(arguments) -> None:
