@@ -23,6 +23,8 @@ import difflib
 import functools
 import importlib
 import inspect
+import random
+import string
 import textwrap
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -192,6 +194,16 @@ def fresh() -> torch.Generator:
     return generator
 
 
+def fresh_random() -> random.Random:
+    """The same as a generator of Python's own."""
+    return random.Random(draw(0, 2**40, 1)[0])
+
+
+def letters(n: int, rng: random.Random | None = None) -> str:
+    """n letters at random; the same ones each time unless an `rng` is given."""
+    return "".join((rng or random.Random(n)).choices(string.ascii_lowercase, k=n))
+
+
 def draw(low: int, high: int, n: int, generator: torch.Generator | None = None) -> list[int]:
     """n whole numbers from low ... high, both included; from a fresh generator unless one is given."""
     return torch.randint(low, high + 1, (n,), generator=generator or fresh()).tolist()
@@ -207,6 +219,23 @@ def unforeseen(told: str) -> Iterator[None]:
         yield
     except Exception as error:
         raise Wrong(told) from error
+
+
+def refused(what: str, fn: Callable, *args: Any) -> str:
+    """The message of the ValueError that fn(*args) raises; Wrong if it raises something else, or nothing."""
+    try:
+        result = fn(*args)
+    except Wrong:
+        raise
+    except ValueError as error:
+        return str(error)
+    except Exception as error:
+        raise Wrong(
+            f"{what} raises {type(error).__name__}; raise a ValueError that says what is wrong"
+        ) from error
+    raise Wrong(
+        f"{what} gives back {describe(result)} without a word; raise a ValueError that says what is wrong"
+    )
 
 
 def tensor(result: Any, shape: Sequence[int], what: str) -> Tensor:

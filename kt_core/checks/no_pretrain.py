@@ -9,9 +9,8 @@ from typing import Any
 
 import torch
 
-from kt_core.checks.core import Exercise, Wrong, describe, tensor
+from kt_core.checks.core import Exercise, Wrong, describe, fresh_random, letters, refused, tensor
 from kt_core.checks.quizzes import Choice, Quiz
-from kt_core.checks.span_corruption import letters, refused, unforeseen
 from kt_core.datasets import NamePlace
 from kt_core.evaluation import Score, exact_match, london_baseline, wilson_interval
 from kt_core.models import GPT, GPTConfig
@@ -55,7 +54,7 @@ def check_exact_match(fn: Callable[[list[str], list[str]], Score]) -> str:
     need([], [], (0, 0), "")
     refused("two answers for three questions", fn, ["Oslo", "Rome"], ["Oslo", "Rome", "Bonn"])
     refused("a gold answer that is None (a split without answers)", fn, ["Oslo"], [None])
-    rng = unforeseen()
+    rng = fresh_random()
     for _ in range(5):
         gold = [letters(4, rng) for _ in range(20)]
         answers = [g if rng.random() < 0.5 else g[::-1] + "x" for g in gold]
@@ -93,7 +92,7 @@ def check_london(fn: Callable[[list[tuple[str, str]]], Score]) -> str:
     )
     need([(ask("Ada"), "Londonderry"), (ask("Bo"), "East London")], (0, 2), ": an exact match is asked for")
     refused("a split without answers (None)", fn, [(ask("Ada"), None)])
-    rng = unforeseen()
+    rng = fresh_random()
     for _ in range(5):
         places = [rng.choice(["London", letters(6, rng)]) for _ in range(rng.randint(5, 30))]
         if counts(fn([(ask(letters(4, rng)), place) for place in places])) != (
@@ -158,7 +157,7 @@ def check_wilson(fn: Callable[..., tuple[float, float]]) -> str:
         raise Wrong(
             "another z changes nothing or the wrong thing: use the argument z, 1.96 is only its default"
         )
-    rng = unforeseen()
+    rng = fresh_random()
     for _ in range(20):
         n = rng.randint(1, 3000)
         if not same(interval(k := rng.randint(0, n), n), wilson_interval(k, n)):
@@ -237,7 +236,7 @@ def check_answer_loss(fn: Callable[..., Any]) -> str:
         )
     refused("a pair that is too long for the block", fn, pairs[:1], vocab, len(right) - 2)
     refused("a pair without an answer (None)", fn, [(pairs[0][0], None)], vocab, block)
-    rng = unforeseen()
+    rng = fresh_random()
     for _ in range(10):
         question, answer = (
             f"Where was {letters(rng.randint(2, 12), rng)} born?",

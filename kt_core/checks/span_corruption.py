@@ -6,44 +6,17 @@ import random
 from collections.abc import Callable, Sequence
 from numbers import Integral
 from statistics import fmean, pstdev
+from string import ascii_lowercase
 from typing import Any
 
 import torch
 
-from kt_core.checks.core import Exercise, Wrong, describe, draw, tensor
+from kt_core.checks.core import Exercise, Wrong, describe, fresh_random, letters, refused, tensor
 from kt_core.checks.quizzes import Choice, Quiz
 from kt_core.datasets import SpanCorruption, collate, salient_spans
 from kt_core.vocab import MASK, PAD, CharVocab
 
 NOTEBOOK = "02_span_corruption"
-LETTERS = "abcdefghijklmnopqrstuvwxyz"
-
-
-def refused(what: str, fn: Callable, *args: Any) -> str:
-    """The message of the ValueError that fn(*args) raises; Wrong if it raises something else, or nothing."""
-    try:
-        result = fn(*args)
-    except Wrong:
-        raise
-    except ValueError as error:
-        return str(error)
-    except Exception as error:
-        raise Wrong(
-            f"{what} raises {type(error).__name__}; raise a ValueError that says what is wrong"
-        ) from error
-    raise Wrong(
-        f"{what} gives back {describe(result)} without a word; raise a ValueError that says what is wrong"
-    )
-
-
-def letters(n: int, rng: random.Random | None = None) -> str:
-    """n letters at random; the same ones each time unless an `rng` is given."""
-    return "".join((rng or random.Random(n)).choices(LETTERS, k=n))
-
-
-def unforeseen() -> random.Random:
-    """A generator for fresh cases. Print no number drawn from it."""
-    return random.Random(draw(0, 2**40, 1)[0])
 
 
 def whole(result: Any, what: str) -> list[int]:
@@ -80,7 +53,7 @@ def check_encode(fn: Callable[[CharVocab, str], list[int]]) -> str:
         )
     if list(fn(vocab, "")):
         raise Wrong("an empty text has no ids, but something comes back")
-    rng = unforeseen()
+    rng = fresh_random()
     for _ in range(5):
         vocab = CharVocab.from_documents([text := letters(30, rng) + " ÁŁöß"])
         if whole(fn(vocab, text), "the result") != [vocab.chars.index(ch) for ch in text]:
@@ -140,7 +113,7 @@ def check_collate(fn: Callable) -> str:
         raise Wrong(
             f"for ids [5, 6, 7, 8, 9] and length 4 x is {x} and y {y} instead of [5, 6, 7, 8] and [6, 7, 8, 9]"
         )
-    rng = unforeseen()
+    rng = fresh_random()
     for _ in range(20):
         length = rng.randint(3, 12)
         examples = []
@@ -162,7 +135,7 @@ def check_pieces(fn: Callable[[SpanCorruption, int], tuple[str, str, str]]) -> s
     block, longest, document = 128, 112, letters(300)
 
     def dataset(documents: Sequence[str], seed: int = 1, size: int = block) -> SpanCorruption:
-        return SpanCorruption(documents, CharVocab(LETTERS), size, seed)
+        return SpanCorruption(documents, CharVocab(ascii_lowercase), size, seed)
 
     def cuts(data: SpanCorruption, epoch: int = 0, n: int | None = None) -> list[tuple[str, str, str]]:
         data.set_epoch(epoch)
@@ -209,7 +182,7 @@ def check_pieces(fn: Callable[[SpanCorruption, int], tuple[str, str, str]]) -> s
             f"in a block of 64 a crop has {most} characters: at most 7/8 of data.block_size, 56, not a fixed number"
         )
     cuts(dataset([letters(n) for n in (1, 2, 3, 4, 7, 10) * 3]))
-    rng = unforeseen()
+    rng = fresh_random()
     try:
         cuts(dataset([letters(rng.randint(1, 200), rng) for _ in range(10)], seed=rng.randint(3, 10**9)))
     except Wrong:  # its numbers differ from run to run
@@ -318,7 +291,7 @@ class Given(SpanCorruption):
 
 def check_tokens(fn: Callable[[SpanCorruption, int], tuple[list[int], int]]) -> str:
     cut = prefix, masked, suffix = "Ada Moor. She ", "was born", " in Oslo."
-    vocab = CharVocab.from_documents(["".join(cut), LETTERS])
+    vocab = CharVocab.from_documents(["".join(cut), ascii_lowercase])
 
     def shown(data: Given, i: int = 0) -> tuple[str, int]:
         result = fn(data, i)
@@ -363,7 +336,7 @@ def check_tokens(fn: Callable[[SpanCorruption, int], tuple[list[int], int]]) -> 
             f'with loss="span" the first id asked for is {first} instead of {start}'
             + (f": {likely[first]}" if first in likely else f", where {masked!r} begins")
         )
-    rng = unforeseen()
+    rng = fresh_random()
     some = [tuple(letters(rng.randint(least, 9), rng) for least in (0, 1, 0)) for _ in range(20)]
     for ends in (False, True):
         for loss in ("all", "span"):
@@ -417,7 +390,7 @@ def check_salient(fn: Callable[..., list[tuple[int, int]]]) -> str:
     )
     need("nothing here", [], {})
     need("to Rome in 1871", ["Rome"], {("Rome", "1871"): ": names_only leaves numbers out"}, names_only=True)
-    rng = unforeseen()
+    rng = fresh_random()
     for _ in range(30):
         words, right = [], []
         for _ in range(rng.randint(1, 4)):
