@@ -88,16 +88,17 @@ def ablate(
     if not characters > 0 or not seeds:
         raise ValueError(f"characters must be above 0 and a seed given, not {characters} and {list(seeds)}")
     data = load_corpus(corpus)
+    recipes = {}
+    for name in names:
+        chosen = find_recipe(recipe, **{**(overrides or {}), **INGREDIENTS[name].overrides})
+        epochs = round(characters / characters_an_epoch(chosen, data), 3)
+        recipes[name] = find_recipe(chosen, pretrain_epochs=epochs)
     found: dict[str, list[dict]] = {name: [] for name in names}
     for seed in seeds:  # a whole table of one seed first: an early look at all rows
         for name in names:
-            each = INGREDIENTS[name]
-            chosen = find_recipe(recipe, **{**(overrides or {}), **each.overrides})
-            epochs = round(characters / characters_an_epoch(chosen, data), 3)
-            folder = Path(runs) / f"{name}-seed{seed}"
             result = run_experiment(
-                corpus, each.variant or variant, chosen, True, seed, folder,
-                overrides=dict(pretrain_epochs=epochs), device=device, resume=True,
+                corpus, INGREDIENTS[name].variant or variant, recipes[name], True, seed,
+                Path(runs) / f"{name}-seed{seed}", device=device, resume=True,
             )  # fmt: skip
             found[name].append(result.told)
             shown = _pooled([result.told])
