@@ -167,15 +167,17 @@ class SpanCorruption(_TokenDataset):
         return text[:start], text[start:stop], text[stop:]
 
     def tokens(self, i: int) -> tuple[list[int], int]:
-        before, *rest = self.pieces(i)
-        prefix, masked, suffix = map(self.vocab.encode, (before, *rest))
+        pieces = self.pieces(i)
+        prefix, masked, suffix = map(self.vocab.encode, pieces)
         cut = [self.vocab.mask_id]
         ids = prefix + cut + suffix + cut + masked + cut * self.end_sentinel
         asked = 1
         if self.loss == "span":
             asked = len(prefix) + len(suffix) + 2
         elif self.loss == "body":
-            shown = len(os.path.commonprefix([before, self.documents[i][: behind_head(self.documents[i])]]))
+            shown = len(
+                os.path.commonprefix([pieces[0], self.documents[i][: behind_head(self.documents[i])]])
+            )
             asked = max(
                 1, shown
             )  # a head that stands last is behind the body's beginning: asked for with the rest

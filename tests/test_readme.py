@@ -24,6 +24,11 @@ def told(score: dict) -> str:
     return f"{100 * score['accuracy']:.1f} % [{100 * score['low']:.1f}, {100 * score['high']:.1f}]"
 
 
+def minutes(result: dict) -> float:
+    """What both phases of a run took."""
+    return sum(result[p]["seconds"] for p in ("pretraining", "finetuning") if result.get(p)) / 60
+
+
 def test_every_shipped_variant_has_a_result():
     assert {path.name for path in RESULTS} == {
         f"bios-{name}-seed0.json"
@@ -34,8 +39,7 @@ def test_every_shipped_variant_has_a_result():
 @pytest.mark.parametrize("path", RESULTS, ids=lambda path: path.stem)
 def test_the_table_tells_the_results(path):
     result = json.loads(path.read_text(encoding="utf-8"))
-    minutes = sum(result[p]["seconds"] for p in ("pretraining", "finetuning") if result.get(p)) / 60
-    row = f"| {result['variant']} | {result['kind']} | {told(result['dev'])} | {told(result['test'])} | {minutes:.0f} min |"
+    row = f"| {result['variant']} | {result['kind']} | {told(result['dev'])} | {told(result['test'])} | {minutes(result):.0f} min |"
     assert row in README, f"the README lacks: {row}"
     assert told(result["london"]) in README
 
@@ -43,8 +47,7 @@ def test_the_table_tells_the_results(path):
 @pytest.mark.parametrize("path", WIKI, ids=lambda path: path.stem)
 def test_the_table_of_the_assignments_data_tells_the_results(path):
     result = json.loads(path.read_text(encoding="utf-8"))
-    minutes = sum(result[p]["seconds"] for p in ("pretraining", "finetuning") if result.get(p)) / 60
-    row = f"| {result['variant']} | {result['kind']} | {told(result['dev'])} | {minutes:.0f} min |"
+    row = f"| {result['variant']} | {result['kind']} | {told(result['dev'])} | {minutes(result):.0f} min |"
     assert row in README, f"the README lacks: {row}"
 
 
