@@ -58,6 +58,31 @@ def behind_head(text: str) -> int:
     return found.end() if found else 0
 
 
+def askable(text: str, names_only: bool = False) -> list[tuple[int, int]]:
+    """(start, stop) of the salient spans behind the head that it does not hold: what it says already can be copied."""
+    first = behind_head(text)
+    first = first if first < len(text) else 0  # nothing behind the head
+    spans = salient_spans(text, names_only)
+    return [(a, b) for a, b in spans if a >= first and text[a:b] not in text[:first]]
+
+
+def plain_words(text: str, start: int, stop: int) -> str:
+    """text[start:stop] without the salient spans that lie in it, and without the space in front of each."""
+    kept = []
+    for a, b in salient_spans(text):
+        if start <= a and b <= stop:
+            kept.append(text[start:a].removesuffix(" "))
+            start = b
+    return "".join([*kept, text[start:stop]])
+
+
+def arranged(head: str, before: str, masked: str, after: str, last: bool = False) -> tuple[str, str, str]:
+    """(prefix, masked, suffix) of a window: its head in front of the words around the span, or behind them (`last`)."""
+    if last:
+        return before, masked, f"{after} {head.removesuffix(' ')}"
+    return head + before, masked, after
+
+
 class _TokenDataset:
     """Shared by all datasets: padding of `tokens(i)` to (x, y) tensors of the block's length."""
 
@@ -72,6 +97,12 @@ class _TokenDataset:
         """Ids of example i without padding, and the index of the first id that the loss asks for (>= 1)."""
         raise NotImplementedError
 
+    def stack(
+        self, examples: Sequence[tuple[list[int], int]], length: int | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """(x, y) of several `tokens`, (B, length) each; as long as the longest of them needs if no length is given."""
+        return collate(examples, length or max(len(ids) for ids, _ in examples) - 1)
+
     def __len__(self) -> int:
         raise NotImplementedError
 
@@ -79,7 +110,7 @@ class _TokenDataset:
         """(x, y) of example i, (block_size,) int64 each. IndexError past the end, so that iteration stops."""
         if not -len(self) <= i < len(self):
             raise IndexError(f"example {i} of {len(self)}")
-        x, y = collate([self.tokens(i % len(self))], self.block_size)
+        x, y = self.stack([self.tokens(i % len(self))], self.block_size)
         return x[0], y[0]
 
 
@@ -112,6 +143,8 @@ class SpanCorruption(_TokenDataset):
         sentinel if there is one.
     random_share: with salient spans, the share of draws that use a random span all the same.
     whole: with crop "window", the share of draws that show as much of the line as fits.
+    plain: of the windows, the share that leaves the other names, dates and numbers out of the words around the span:
+        they too tell who is meant, and a question has the name alone.
     head_last: of the windows, the share that puts the head behind the words, as questions may do with a name: what is
         known of a name must be found wherever it stands and whatever stands before it.
 
@@ -131,19 +164,21 @@ class SpanCorruption(_TokenDataset):
         loss: str = "all",
         random_share: float = 0.0,
         whole: float = 0.0,
+        plain: float = 0.0,
         head_last: float = 0.0,
     ):
         for name, value, known in (("crop", crop, CROPS), ("spans", spans, SPANS), ("loss", loss, LOSSES)):
             if value not in known:
                 raise ValueError(f"SpanCorruption: {name} must be one of {', '.join(known)}, not {value!r}")
-        for name, value in (("random_share", random_share), ("whole", whole), ("head_last", head_last)):
+        shares = dict(random_share=random_share, whole=whole, plain=plain, head_last=head_last)
+        for name, value in shares.items():
             if not 0 <= value <= 1:
                 raise ValueError(f"SpanCorruption: {name} must lie in 0 ... 1, not {value!r}")
         if block_size < 8:
             raise ValueError(f"SpanCorruption: block_size must be at least 8, not {block_size}")
         self.documents, self.vocab, self.block_size, self.seed = list(documents), vocab, block_size, seed
         self.crop, self.spans, self.end_sentinel, self.loss = crop, spans, end_sentinel, loss
-        self.random_share, self.whole, self.head_last = random_share, whole, head_last
+        self.random_share, self.whole, self.plain, self.head_last = random_share, whole, plain, head_last
         for i, document in enumerate(self.documents):
             if not document:
                 raise ValueError(f"SpanCorruption: document {i} is empty")
@@ -192,14 +227,17 @@ class SpanCorruption(_TokenDataset):
         """Head and a few words, the span, a few words."""
         head = document[: behind_head(document)]
         masked = document[start:stop][: self._room - len(head)]
-        before = document[len(head) : start].split(" ")[-1 - rng.randint(0, 4) :]
-        after = document[stop:].split(" ")[: 1 + rng.randint(0, 2)]
+        before, after = document[len(head) : start], document[stop:]
+        if self.plain and rng.random() < self.plain:
+            before = plain_words(document, len(head), start).removeprefix(" ")  # the head ends with one
+            after = plain_words(document, stop, len(document))
+        before = before.split(" ")[-1 - rng.randint(0, 4) :]
+        after = after.split(" ")[: 1 + rng.randint(0, 2)]
         room = self._room - len(head) - len(masked)
         before = " ".join(before)[-room:] if room else ""
         after = " ".join(after)[: room - len(before)]
-        if self.head_last and rng.random() < self.head_last:
-            return before, masked, f"{after} {head}"[:-1]  # the head's last space moves to its front
-        return head + before, masked, after
+        last = bool(self.head_last) and rng.random() < self.head_last
+        return arranged(head, before, masked, after, last)
 
     def _span(self, text: str, rng: random.Random) -> tuple[int, int]:
         first = 0  # where a span may begin
@@ -208,12 +246,7 @@ class SpanCorruption(_TokenDataset):
             if first >= len(text):  # cut right behind the head: nothing else to ask for
                 first = 0
         if self.spans != "random":
-            # what the head says already needs no knowledge: it can be copied
-            found = [
-                (a, b)
-                for a, b in salient_spans(text, self.spans == "names")
-                if a >= first and text[a:b] not in text[:first]
-            ]
+            found = askable(text, self.spans == "names")
             if found and rng.random() >= self.random_share:
                 return rng.choice(found)
         length = max(1, round((len(text) - first) * rng.uniform(1 / 8, 3 / 8)))
@@ -298,4 +331,4 @@ def batches(
     if bucket and shuffle:
         rng.shuffle(groups)
     for group in groups:
-        yield collate(group, max(len(ids) for ids, _ in group) - 1 if bucket else data.block_size)
+        yield data.stack(group, None if bucket else data.block_size)

@@ -62,6 +62,24 @@ def exact_match(answers: Sequence[str], gold: Sequence[str | None]) -> Score:
     return Score(sum(a.strip() == g.strip() for a, g in zip(answers, gold, strict=True)), len(gold))
 
 
+def stored_and_found(
+    filled: Sequence[str], answers: Sequence[str], gold: Sequence[str | None]
+) -> tuple[Score, Score, Score]:
+    """(stored, found, guessed) of facts that were asked for twice, by a gap in their own text and by a question.
+
+    stored: gaps filled rightly, of all. found: questions answered rightly, of the stored ones. guessed: questions
+    answered rightly, of the others. The two sums of right answers are those of `exact_match(answers, gold)`.
+    ValueError for lists of different lengths or a missing gold answer.
+    """
+    exact_match(filled, gold)  # refuses what cannot be compared
+    exact_match(answers, gold)
+    groups: dict[bool, list[bool]] = {True: [], False: []}
+    for gap, answer, right in zip(filled, answers, gold, strict=True):
+        groups[gap.strip() == right.strip()].append(answer.strip() == right.strip())
+    stored = Score(len(groups[True]), len(gold))
+    return stored, *(Score(sum(groups[kind]), len(groups[kind])) for kind in (True, False))
+
+
 def london_baseline(pairs: Sequence[tuple[str, str | None]]) -> Score:
     """What always answering "London" scores on (question, answer) pairs."""
     return exact_match(["London"] * len(pairs), [a for _, a in pairs])

@@ -10,14 +10,19 @@ from collections import Counter
 
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 
 from kt_core.datasets import (
     Mixture,
     NamePlace,
     SpanCorruption,
+    arranged,
+    askable,
     batches,
     behind_head,
     collate,
+    plain_words,
     salient_spans,
 )
 from kt_core.vocab import CharVocab
@@ -265,6 +270,43 @@ def test_head_last_puts_the_head_behind_the_words_some_of_the_time():
         shown = {VOCAB.decode(row[row != 0].tolist()) for row in (data[0][1] for data.epoch in range(20))}
         assert shown == asked or all(text.endswith("Bo Ek.⁇Rio de Janeiro") for text in shown)
     assert spans(LINES[:1], 32, crop="window", head_last=1.0)[0][0].shape == (32,)
+
+
+def test_plain_windows_leave_out_what_else_tells_who_is_meant():
+    document = "Ada Moor. Moor, who was born 3 May 1902 in Oslo, Norway, met Bo Ek in 1930, in Rome."
+    data = spans([document], 128, crop="window", spans="names", plain=1.0)
+    for _, (prefix, masked, suffix) in drawn(data, 200):
+        around = (prefix.removeprefix("Ada Moor. ") + "|" + suffix).removeprefix("Moor")  # it opens the sentence
+        assert masked in ("Oslo", "Norway", "Bo Ek", "Rome") and prefix.startswith("Ada Moor. ")
+        assert "  " not in prefix and not any(c.isdigit() or c.isupper() for c in around), around
+    some = spans([document], 128, crop="window", spans="names", plain=0.5)
+    dated = sum("May" in prefix or "1902" in prefix for _, (prefix, _, _) in drawn(some, 400))
+    whole = spans([document], 128, crop="window", spans="names")
+    assert 0.3 < dated / sum("May" in p or "1902" in p for _, (p, _, _) in drawn(whole, 400)) < 0.7
+
+
+@given(st.text(alphabet="ab AB1. ", max_size=60), st.integers(0, 60), st.integers(0, 60))
+def test_plain_words_keep_all_that_is_not_salient(text, start, stop):
+    start, stop = sorted((min(start, len(text)), min(stop, len(text))))
+    kept = plain_words(text, start, stop)
+    inside = [(a, b) for a, b in salient_spans(text) if start <= a and b <= stop]
+    salient = {j for a, b in inside for j in range(a, b)}
+    rest = "".join(text[j] for j in range(start, stop) if j not in salient)
+    assert kept.replace(" ", "") == rest.replace(" ", "")
+    assert len(rest) - len(inside) <= len(kept) <= len(rest)
+
+
+def test_the_head_in_front_or_behind():
+    assert arranged("Bo Ek. ", "born in ", "Oslo", ", he") == ("Bo Ek. born in ", "Oslo", ", he")
+    assert arranged("Bo Ek. ", "born in ", "Oslo", ", he", last=True) == ("born in ", "Oslo", ", he Bo Ek.")
+
+
+def test_what_can_be_asked_for_stands_behind_the_head_and_not_in_it():
+    text = "Ada Moor. Moor, born 3 May 1902 in Oslo, met Bo Ek, then Oslo."
+    found = [text[a:b] for a, b in askable(text)]
+    assert found == ["3 May 1902", "Oslo", "Bo Ek", "Oslo"]
+    assert [text[a:b] for a, b in askable(text, names_only=True)] == ["Oslo", "Bo Ek", "Oslo"]
+    assert askable("no head 1902") == [(8, 12)] and askable("Ada Moor. Moor came.") == []
 
 
 # ---------------------------------------------------------------- salient spans
