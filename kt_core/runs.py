@@ -24,9 +24,10 @@ import kt_core
 from kt_core.checkpoints import card_path, hardware, load_checkpoint, save_checkpoint
 from kt_core.corpora import Corpus, load_corpus
 from kt_core.decoding import answer
+from kt_core.distributed import led, processes
 from kt_core.evaluation import Score, exact_match, london_baseline, write_predictions
 from kt_core.files import write_atomically, write_json
-from kt_core.models import GPT
+from kt_core.models import GPT, GPTConfig
 from kt_core.recipes import Recipe
 from kt_core.recipes import recipe as find_recipe
 from kt_core.trainer import Trainer, choose_device
@@ -78,6 +79,7 @@ def evaluate(
     return answers, None if None in gold or not gold else exact_match(answers, gold)
 
 
+@led
 def run_experiment(
     corpus: str | Path | Corpus = "bios",
     variant: str = "vanilla",
@@ -90,14 +92,17 @@ def run_experiment(
     device: str = "auto",
     resume: bool = False,
     init: str | Path | None = None,
+    start: str | Path | None = None,
     save_every: int = 200,
     tensorboard: bool = False,
 ) -> Result:
     """Pretrain, finetune and evaluate one model; everything is kept in the folder `out` (runs/... if None).
 
     pretrain=False finetunes from random weights. `init` is a pretrained checkpoint to start from instead of
-    pretraining. `overrides` sets recipe fields by name. `resume` goes on with an unfinished run in `out`; without
-    it a folder that holds a run already is a ValueError, so that nothing is lost.
+    pretraining; `start` is one that pretraining goes on from, with a fresh optimiser: a second sitting.
+    `overrides` sets recipe fields by name. `resume` goes on with an unfinished run in `out`; without it a folder
+    that holds a run already is a ValueError, so that nothing is lost. Under torchrun all processes train the model
+    together (`kt_core.distributed`); the first one alone reads and writes files.
     """
     chosen = find_recipe(recipe, **(overrides or {}))
     where = choose_device(device)
@@ -107,7 +112,7 @@ def run_experiment(
     plain = "".join(ch if ch.isalnum() else "-" for ch in Path(name).name)
     path = Path(out) if out else Path("runs") / f"{plain}-{variant}-{chosen.name}-{kind}-seed{seed}"
     config = dict(corpus=name, variant=variant, recipe=dataclasses.asdict(chosen), kind=kind, seed=seed,
-                  init=str(init) if init else None)  # fmt: skip
+                  init=str(init) if init else None, start=Path(start).name if start else None)  # fmt: skip
     if (path / "config.json").exists():
         if not resume:
             raise ValueError(
@@ -116,11 +121,13 @@ def run_experiment(
         _must_match(path, config)
         if (path / "result.json").exists():
             return Result.read(path)
-    _check_early(data, chosen, variant, pretrain, init)
-    write_json(path / "config.json", {**config, "hardware": hardware(where), "versions": _versions()})
+    _check_early(data, chosen, variant, pretrain, init, start)
+    write_json(path / "config.json", {**config, "hardware": _hardware(where), "versions": _versions()})
 
     run = _Run(path, config, data, chosen, variant, seed, where, resume, save_every, tensorboard)
-    model, vocab, cost = run.pretrained(init) if pretrain else (run.new_model(data.vocab), data.vocab, {})
+    model, vocab, cost = (
+        run.pretrained(init, start) if pretrain else (run.new_model(data.vocab), data.vocab, {})
+    )
     model, cost = run.finetuned(model, vocab, cost, pretrain)
     scores = {}
     for split in ("dev", "test"):
@@ -130,7 +137,7 @@ def run_experiment(
             write_predictions(path / "predictions" / f"{split}.txt", answers)
     told = {**config, "recipe": chosen.name, "fields": config["recipe"], **{k: describe(s) for k, s in scores.items()},
             "london": describe(london_baseline(data.dev)) if data.dev else None, "parameters": model.n_parameters(),
-            **cost, "hardware": hardware(where), "versions": _versions()}  # fmt: skip
+            **cost, "hardware": _hardware(where), "versions": _versions()}  # fmt: skip
     write_json(path / "result.json", told)
     return Result(scores["dev"], scores["test"], path, told)
 
@@ -154,14 +161,20 @@ class _Run:
         torch.manual_seed(self.seed)
         return GPT(self.recipe.model_config(len(vocab), self.variant))
 
-    def pretrained(self, init: str | Path | None) -> tuple[GPT, CharVocab, dict]:
-        """The model after pretraining: from `init`, from this run's checkpoint, or trained now."""
+    def pretrained(
+        self, init: str | Path | None, start: str | Path | None = None
+    ) -> tuple[GPT, CharVocab, dict]:
+        """The model after pretraining: from `init`, from this run's checkpoint, or trained now, on from `start`."""
         done = Path(init) if init else self.path / "pretrained.safetensors"
         if init or _whole(done):
             model, vocab, card = load_checkpoint(done, self.device)
             return model, vocab, dict(pretraining=card.get("cost"))
         vocab = self.corpus.vocab
-        model = self.new_model(vocab)
+        model, before = self.new_model(vocab), {}
+        if start:
+            found, _, card = load_checkpoint(start)
+            model.load_state_dict(found.state_dict())
+            before = dict(before=card.get("cost"))
         data = self.recipe.pretrain_data(self.corpus, vocab, self.seed)
         config = self.recipe.pretrain_config(
             seed=self.seed, device=str(self.device), save_every=self.save_every
@@ -170,6 +183,7 @@ class _Run:
             config, eval_every=max(1, round(-(-len(data) // config.batch_size) * config.epochs / 20))
         )
         cost = self._train("pretrain", model, data, config, vocab, follow=bool(self.recipe.mixed_pairs))
+        cost |= before
         self._save(done, model, vocab, cost, "pretrain")
         return model, vocab, dict(pretraining=cost)
 
@@ -258,7 +272,7 @@ class _Run:
     def _card(self, phase: str, **more) -> dict:
         """What a checkpoint of this run says of itself."""
         licence = "trained on text from Wikipedia, CC BY-SA"
-        return {**self.config, "phase": phase, **more, "hardware": hardware(self.device), "versions": _versions(),
+        return {**self.config, "phase": phase, **more, "hardware": _hardware(self.device), "versions": _versions(),
                 **({"licence": licence} if self.corpus.name == "wiki" else {})}  # fmt: skip
 
 
@@ -268,12 +282,27 @@ def _whole(path: Path) -> bool:
 
 
 def _check_early(
-    corpus: Corpus, recipe: Recipe, variant: str, pretrain: bool, init: str | Path | None
+    corpus: Corpus,
+    recipe: Recipe,
+    variant: str,
+    pretrain: bool,
+    init: str | Path | None,
+    start: str | Path | None,
 ) -> None:
     """ValueError for what would stop the run later, before its folder is made."""
-    recipe.model_config(len(corpus.vocab), variant)
+    config = recipe.model_config(len(corpus.vocab), variant)
     if not corpus.train:
         raise ValueError(f"corpus {corpus.name} has no train pairs: nothing to finetune on")
+    if start is not None:
+        if init is not None or not pretrain:
+            raise ValueError(
+                "start is what pretraining goes on from: it goes with neither init nor pretrain=False (--no-pretrain)"
+            )
+        model, vocab, _ = load_checkpoint(start)
+        if vocab != corpus.vocab or _shape(model.config) != _shape(config):
+            raise ValueError(
+                f"{start} holds a {model.config.variant} model of another shape or vocabulary: {_shape(model.config)}, not {_shape(config)}"
+            )
     if init is None:
         return
     if not pretrain:
@@ -283,6 +312,17 @@ def _check_early(
     model, _, _ = load_checkpoint(init)
     if model.config.variant != variant:
         raise ValueError(f"{init} holds a {model.config.variant} model, not {variant}")
+
+
+def _shape(config: GPTConfig) -> dict:
+    """What two models must share for one to take the other's weights."""
+    free = ("dropout", "zero_init", "random_offset")
+    return {key: value for key, value in dataclasses.asdict(config).items() if key not in free}
+
+
+def _hardware(device: torch.device) -> str:
+    """The machine in words, with the number of processes where several train together."""
+    return hardware(device) + (f", {processes()} processes" if processes() > 1 else "")
 
 
 def _versions() -> dict:

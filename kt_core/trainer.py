@@ -13,6 +13,7 @@ from pathlib import Path
 
 import torch
 
+from kt_core import distributed
 from kt_core.datasets import batches
 from kt_core.files import interrupts_held, sha256
 from kt_core.models import GPT
@@ -141,6 +142,8 @@ class Trainer:
                from it, to the same weights bit for bit on a CPU.
     log        called with each row of the history as it comes.
     tensorboard  a folder for TensorBoard's event files (needs the `tensorboard` extra).
+
+    Started by torchrun, several processes train it together on the same batches: see `kt_core.distributed`.
     """
 
     def __init__(
@@ -173,21 +176,36 @@ class Trainer:
         `characters` counts those that carry no padding, since the start. On KeyboardInterrupt the state is saved
         before it is raised again.
         """
+        team = distributed.join()
+        if team is None:
+            return self._fit(resume)
+        with team.training(self, resume):
+            return self._fit(resume, team)
+
+    def _fit(self, resume: bool, team: distributed.Team | None = None) -> list[dict]:
+        """`fit` of a process alone, or of one of a team."""
+        leads = team is None or team.leads
         c, model = self.config, self.model.to(self.device).train()
         torch.manual_seed(c.seed)
         optimizers = make_optimizers(
             model, c.optimizer, c.learning_rate, c.muon_learning_rate, c.betas, c.weight_decay
         )
         step, history, seconds, characters, losses, key = 0, [], 0.0, 0, [], self._key()
-        if resume and self.state and Path(self.state).is_file():
-            told = load_state(self.state, key, model, optimizers, self.device)
+
+        def load() -> dict | None:
+            if resume and self.state and Path(self.state).is_file():
+                return load_state(self.state, key, model, optimizers, self.device)
+            return None
+
+        if told := team.resumed(load, optimizers) if team else load():
             step, history, seconds, characters = (
                 told[name] for name in ("step", "history", "seconds", "characters")
             )
             losses = [torch.tensor(value, device=self.device) for value in told["losses"]]
-        forward = torch.compile(model) if c.compile and self.device.type == "cuda" else model
+        forward = team.parallel(model) if team else model
+        forward = torch.compile(forward) if c.compile and self.device.type == "cuda" else forward
         mixed = mixed_precision(c.precision, self.device)
-        writer = self._writer()
+        writer = self._writer() if leads else None
         bar = Progress(self.total, self.title, step)
         began = time.perf_counter() - seconds
 
@@ -218,13 +236,13 @@ class Trainer:
                     characters=characters, seconds=round(time.perf_counter() - began, 3),
                 )  # fmt: skip
                 with self._random_kept():
-                    if evaluating:
+                    if evaluating and leads:
                         model.eval()
                         row |= self.evaluate(model)
                         model.train()
                     history.append(row)
                     losses.clear()
-                    if self.log:
+                    if self.log and leads:
                         self.log(row)
                 if writer:
                     for name, value in row.items():
@@ -232,7 +250,7 @@ class Trainer:
                 if evaluating or last or bar.bar is not None:
                     extra = "".join(f", {k} {v:.3g}" for k, v in row.items() if k not in _COMMON)
                     bar.note(f"loss {row['loss']:.3f}{extra}", row["seconds"])
-            if saving:
+            if saving and leads:
                 save()
 
         try:
@@ -248,20 +266,26 @@ class Trainer:
                             for group in optimizer.param_groups:
                                 group["lr"] = group["base_lr"] * rate
                         characters += int((x != 0).sum())
+                        if team:
+                            team.seed(c.seed, step)
+                            x, y, share = team.share(x, y)
                         x, y = x.to(self.device, non_blocking=True), y.to(self.device, non_blocking=True)
                         with mixed:
                             _, loss = forward(x, y)
+                        loss = loss * share if team else loss
                         loss.backward()
                         torch.nn.utils.clip_grad_norm_(model.parameters(), c.grad_clip)
                         for optimizer in optimizers:
                             optimizer.step()
                             optimizer.zero_grad(set_to_none=True)
                         step += 1
-                        losses.append(loss.detach())
+                        losses.append(team.mean(loss) if team else loss.detach())
                     bar.update()
+                    if team:
+                        team.agree()
                     after_step()
         except KeyboardInterrupt:
-            if self.state:
+            if self.state and leads:
                 save()
                 print(
                     f"\n{self.title} stopped at step {step} of {self.total}; its state is kept, resume to go on",

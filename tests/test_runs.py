@@ -248,6 +248,38 @@ def test_an_init_that_cannot_serve_is_refused_before_anything_is_written(tmp_pat
     assert not (tmp_path / "a").exists()
 
 
+def test_start_is_what_pretraining_goes_on_from(tmp_path, whole):
+    """The second sitting begins where the first one ended, says so, and keeps what the first one cost."""
+    start = whole.path / "pretrained.safetensors"
+    still = run(tmp_path / "still", start=start, overrides=dict(pretrain_lr=1e-9, muon_lr=1e-9))
+    for name, tensor in kt.load_checkpoint(start)[0].state_dict().items():
+        new = kt.load_checkpoint(still.path / "pretrained.safetensors")[0].state_dict()[name]
+        assert torch.allclose(new, tensor, atol=1e-6), name
+    result = run(tmp_path / "a", start=start)
+    assert result.told["start"] == "pretrained.safetensors"
+    assert result.told["pretraining"]["before"] == whole.told["pretraining"]
+    assert result.told["pretraining"]["loss"] < whole.told["pretraining"]["loss"]
+    again = run(tmp_path / "b", start=start)
+    assert equal(weights(again.path), weights(result.path))
+    with pytest.raises(ValueError, match="start was 'pretrained.safetensors', now None"):
+        run(tmp_path / "a", resume=True)
+
+
+@pytest.mark.parametrize(
+    ("more", "words"),
+    [
+        (dict(variant="rope"), "holds a vanilla model of another shape"),
+        (dict(overrides=dict(n_embd=64)), "of another shape"),
+        (dict(corpus="bios:people=41"), "vocabulary"),
+        (dict(pretrain=False), "neither init nor pretrain=False"),
+    ],
+)
+def test_a_start_that_cannot_serve_is_refused_before_anything_is_written(tmp_path, whole, more, words):
+    with pytest.raises(ValueError, match=words):
+        run(tmp_path / "a", start=whole.path / "pretrained.safetensors", **more)
+    assert not (tmp_path / "a").exists()
+
+
 def test_bad_settings_leave_no_folder(tmp_path, folder):
     for more in (
         dict(variant="ropee"),
