@@ -37,6 +37,14 @@ def reach_mask(
     return key_reach.unsqueeze(-2) <= query_reach.unsqueeze(-1)
 
 
+def padding_mask(idx: Int[Tensor, "B T"]) -> Bool[Tensor, "B 1 1 T"]:
+    """For attention that looks both ways: True at keys that hold text, False at padding (id 0). (B, 1, 1, T_key).
+
+    Causal attention needs none of it: padding stands behind the text, where nothing may look.
+    """
+    return (idx != 0)[:, None, None]
+
+
 # ---------------------------------------------------------------- scores and softmax
 
 

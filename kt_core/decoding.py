@@ -45,6 +45,8 @@ def generate(
     character at its own position. Returns the new ids a row, without the one that stopped it. Raises ValueError
     for an empty prompt or one longer than the block. `use_cache=False` recomputes everything each step.
     """
+    if not model.config.causal:
+        raise ValueError("an encoder (causal=False) foretells no next character: kt_core.masked.fill fills its masks")
     if temperature < 0:
         raise ValueError(f"temperature must be 0 (greedy) or above, not {temperature}")
     if top_k is not None and top_k < 1:

@@ -19,7 +19,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from kt_core._typing import Float, Int, Tensor
-from kt_core.attention import KeyValueCache, MultiHeadAttention, reach_mask, rotary_table
+from kt_core.attention import KeyValueCache, MultiHeadAttention, padding_mask, reach_mask, rotary_table
 
 VARIANTS = ("vanilla", "rope", "perceiver", "perceiver_ar")
 ACTIVATIONS = {"gelu": F.gelu, "relu2": lambda x: F.relu(x).square()}
@@ -33,6 +33,7 @@ class GPTConfig:
     the stride is s = ceil(block_size / bottleneck) and a batch of length T has ceil(T / s) latents.
     `random_offset` (variants with learned positions): in training each row is moved by 0 ... random_offset positions,
     so that a name is known wherever it stands; questions and documents put it at different places.
+    `causal`: False lets every position look both ways, an encoder for masked language models (see `kt_core.masked`).
     Raises ValueError for a value that no model can have, naming the field.
     """
 
@@ -49,6 +50,7 @@ class GPTConfig:
     activation: str = "gelu"
     zero_init: bool = False
     random_offset: int = 0
+    causal: bool = True
 
     def __post_init__(self):
         for field in ("vocab_size", "block_size", "n_layer", "n_head", "n_embd", "bottleneck"):
@@ -59,7 +61,7 @@ class GPTConfig:
             value = getattr(self, field)
             if not isinstance(value, int | float) or isinstance(value, bool):
                 raise ValueError(f"GPTConfig.{field} must be a number, not {value!r}")
-        for field in ("qk_norm", "zero_init"):
+        for field in ("qk_norm", "zero_init", "causal"):
             if not isinstance(getattr(self, field), bool):
                 raise ValueError(f"GPTConfig.{field} must be True or False, not {getattr(self, field)!r}")
         if type(self.random_offset) is not int or not 0 <= self.random_offset < self.block_size:
@@ -84,6 +86,8 @@ class GPTConfig:
             raise ValueError(
                 f"GPTConfig.bottleneck ({self.bottleneck}) must not exceed block_size ({self.block_size})"
             )
+        if self.latent and not self.causal:
+            raise ValueError(f"{self.variant} is causal: only vanilla and rope can look both ways (causal=False)")
         if not 0.0 <= self.dropout < 1.0:
             raise ValueError(f"GPTConfig.dropout must lie in [0, 1), not {self.dropout!r}")
         if not self.rope_base > 1.0:
@@ -250,6 +254,8 @@ class GPT(nn.Module):
 
     def start_cache(self, idx: Int[Tensor, "B T"]) -> tuple[Float[Tensor, "B T V"], Cache]:
         """Read a batch of prompts, padded on the right, and keep what later steps need: (logits, cache)."""
+        if not self.config.causal:
+            raise ValueError("an encoder (causal=False) keeps no cache: every character changes all outputs")
         cache = Cache(self, idx.size(0))
         positions = torch.arange(idx.size(1), device=idx.device).expand_as(idx)
         logits = self._run(idx, positions, cache)
@@ -293,6 +299,8 @@ class GPT(nn.Module):
             x = self._through_latents(x, positions, cache)
         else:
             where = self._where(positions, positions, positions, cache)
+            if not self.config.causal:
+                where |= dict(is_causal=False, mask=padding_mask(idx))
             for i, block in enumerate(self.blocks):
                 x = block(x, **where, cache=cache and cache.layers[i])
         return self.head(self.ln_f(x))

@@ -1,7 +1,7 @@
 """The checkpoints that ship with the project: their names, how to load them, how they are made again.
 
 data/checkpoints/CORPUS-VARIANT-PHASE.safetensors with its card; PHASE is pretrained, finetuned or scratch (finetuned
-without pretraining). Half-precision weights.
+without pretraining), or one of the small models of `kt_core.masked`. Half-precision weights.
 """
 
 from __future__ import annotations
@@ -14,12 +14,14 @@ import torch
 
 from kt_core.checkpoints import card_path, load_checkpoint, save_checkpoint
 from kt_core.files import write_json
+from kt_core.masked import PHASES as MASKED
+from kt_core.masked import pretrain_masked
 from kt_core.models import GPT
 from kt_core.paths import checkout_dir, checkpoints_dir
 from kt_core.runs import run_experiment
 from kt_core.vocab import CharVocab
 
-PHASES = ("pretrained", "finetuned", "scratch")
+PHASES = (*MASKED, "pretrained", "finetuned", "scratch")
 RECIPE_OF = {"bios": "quick", "wiki": "kt"}
 
 
@@ -47,7 +49,7 @@ def retrain(corpus: str, variants: Sequence[str], seed: int, runs: Path, out: Pa
     """Train the checkpoints of `corpus` from nothing, put them in place and their results under data/results.
 
     One run a variant, resumable: called again it goes on where it was stopped. The vanilla model is also finetuned
-    without pretraining ("scratch").
+    without pretraining ("scratch"). With rope on bios come the small models of `kt_core.masked`, minutes each.
     """
     for variant in variants:
         kinds = [True] + ([False] if variant == "vanilla" else [])
@@ -65,6 +67,18 @@ def retrain(corpus: str, variants: Sequence[str], seed: int, runs: Path, out: Pa
                          else out / f"{corpus}-{variant}-{name}.safetensors")  # fmt: skip
             if out is None and checkout_dir():
                 keep_result(folder, checkout_dir() / "data" / "results" / f"{folder.name}.json")
+    if corpus == "bios" and "rope" in variants:
+        for phase in MASKED:
+            ship_masked(phase, seed, runs, out)
+
+
+def ship_masked(phase: str, seed: int, runs: Path, out: Path | None = None) -> None:
+    """Train one of the small models of `kt_core.masked` and put it in place; called again it goes on."""
+    target = shipped_path("bios", "rope", phase) if out is None else out / f"bios-rope-{phase}.safetensors"
+    state = runs / f"bios-rope-{phase}-seed{seed}.state"
+    model, vocab, card = pretrain_masked(phase, seed=seed, state=state)
+    print(f"bios {phase}: dev {card['dev']['correct']} of {card['dev']['total']}", flush=True)
+    save_checkpoint(target, model, vocab, card, dtype=torch.float16)
 
 
 def ship(source: Path, target: Path) -> None:
