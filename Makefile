@@ -32,7 +32,7 @@ $(STAMP): pyproject.toml requirements.lock | $(BIN)/python
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --editable .
 	@touch $@
 
-workbook: setup ## run the six notebooks and write the report (ARGS="--profile smoke" passes options)
+workbook: setup ## run the notebooks and write the report (ARGS="--profile smoke" passes options)
 	$(BIN)/kt workbook $(ARGS)
 
 test: setup ## unit and property tests, the committed notebooks against their stored outputs, a smoke run
@@ -41,6 +41,7 @@ test: setup ## unit and property tests, the committed notebooks against their st
 		--nbval-sanitize-with tests/nbval_sanitize.cfg --nbval-cell-timeout 300
 	rm -rf runs/test-smoke
 	$(ONE_THREAD) $(BIN)/kt workbook --profile smoke --out runs/test-smoke
+	@$(BIN)/python tests/browsing.py
 
 lab: setup ## open the notebooks in JupyterLab
 	$(BIN)/jupyter lab --LabApp.default_url=/lab/tree/notebooks

@@ -18,13 +18,24 @@ from kt_core.attention import (
 )
 from kt_core.checkpoints import CheckpointError, load_checkpoint, save_checkpoint
 from kt_core.corpora import Corpus, CorpusError, fetch_wiki, load_corpus, question, question_name
-from kt_core.datasets import Mixture, NamePlace, SpanCorruption, batches, salient_spans
+from kt_core.datasets import (
+    Mixture,
+    NamePlace,
+    SpanCorruption,
+    arranged,
+    askable,
+    batches,
+    behind_head,
+    plain_words,
+    salient_spans,
+)
 from kt_core.decoding import answer, generate
 from kt_core.evaluation import (
     Score,
     exact_match,
     london_baseline,
     read_predictions,
+    stored_and_found,
     wilson_interval,
     write_predictions,
 )

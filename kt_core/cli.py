@@ -61,6 +61,7 @@ def _parser() -> argparse.ArgumentParser:
     run.add_argument("--seed", type=int, default=0)
     run.add_argument("--no-pretrain", action="store_true", help="finetune from random weights")
     run.add_argument("--init", type=Path, help="a pretrained checkpoint to start from instead of pretraining")
+    run.add_argument("--start", type=Path, help="a pretrained checkpoint that pretraining goes on from")
     run.add_argument(
         "--out", type=Path, help="the run's folder (default: runs/ and a name that tells the settings)"
     )
@@ -90,6 +91,10 @@ def _parser() -> argparse.ArgumentParser:
     bench.add_argument("--seconds", type=float, default=300.0, help="time for all of it (default 300)")
     bench.add_argument("--seed", type=int, default=0)
     bench.add_argument("--device", default="auto")
+    bench.add_argument(
+        "--costs", type=float, default=60.0, metavar="SECONDS",
+        help="time for where a step goes and how it grows (default 60, 0 leaves it out)",
+    )  # fmt: skip
 
     ablate = add(
         "ablate",
@@ -111,6 +116,16 @@ def _parser() -> argparse.ArgumentParser:
     ablate.add_argument("--device", default="auto")
     ablate.set_defaults(corpus="bios:people=200")
     add_set(ablate)
+
+    from kt_core.sweep_options import add_options as add_sweep
+
+    add_sweep(
+        add(
+            "sweep",
+            _sweep,
+            "a grid of settings over kt run or a notebook, in parallel, into one table and plot",
+        )
+    )
 
     report = add("report", _report, "gather runs into one table: Markdown, CSV and a bar chart, best first")
     report.add_argument(
@@ -164,6 +179,10 @@ def _parser() -> argparse.ArgumentParser:
     grade.add_argument("--seconds", type=int, default=1200, help="for one notebook (default 1200)")
     grade.add_argument("--memory", type=float, default=4.0, help="GB for one submission (default 4)")
 
+    export = add("export", _export, "a checkpoint as a folder that the transformers library loads (hub extra)")
+    export.add_argument("checkpoint", help="its file, or the name of one that ships (bios-rope-finetuned)")
+    export.add_argument("folder", type=Path, metavar="DIR", help="where to write it")
+
     checkpoints = add("checkpoints", _checkpoints, "retrain the checkpoints that ship, from nothing")
     checkpoints.add_argument("--corpus", default="bios", choices=["bios", "wiki"])
     checkpoints.add_argument(
@@ -180,13 +199,16 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _run(arguments) -> None:
+    from kt_core.distributed import first
     from kt_core.runs import run_experiment
 
     result = run_experiment(
         arguments.corpus, arguments.variant, arguments.recipe, not arguments.no_pretrain, arguments.seed, arguments.out,
         overrides=settings(arguments.set), device=arguments.device, resume=arguments.resume, init=arguments.init,
-        tensorboard=arguments.tensorboard,
+        start=arguments.start, tensorboard=arguments.tensorboard,
     )  # fmt: skip
+    if not first():
+        return
     for split in ("dev", "test"):
         score = getattr(result, split)
         if score is not None:
@@ -214,12 +236,16 @@ def _doctor(arguments) -> int:
 
 
 def _bench(arguments) -> None:
+    from kt_core import costs
     from kt_core.bench import bench, table, write_bench
 
     told = bench(arguments.corpus, seconds=arguments.seconds, seed=arguments.seed, device=arguments.device)
+    print(table(told), flush=True)
+    if arguments.costs > 0:
+        told["costs"] = costs.costs(seconds=arguments.costs, device=arguments.device)
+        print(costs.table(told["costs"]))
     if arguments.out:
         write_bench(told, arguments.out)
-    print(table(told))
 
 
 def _ablate(arguments) -> None:
@@ -232,6 +258,12 @@ def _ablate(arguments) -> None:
     if arguments.out:
         write_ablation(told, arguments.out)
     print(table(told))
+
+
+def _sweep(arguments) -> int:
+    from kt_core.sweep_options import sweep_command
+
+    return sweep_command(arguments)
 
 
 def _report(arguments) -> None:
@@ -268,6 +300,14 @@ def _grade(arguments) -> None:
     limits = Limits(cell=arguments.cell_seconds, notebook=arguments.seconds, memory=arguments.memory)
     rows = grade(arguments.notebooks, arguments.out, limits, arguments.profile)
     print(f"{len(rows)} submissions in {arguments.out}")
+
+
+def _export(arguments) -> None:
+    from kt_core import hub
+
+    hub.offline()
+    written = hub.export_checkpoint(arguments.checkpoint, arguments.folder)
+    print(f"{len(written)} files in {arguments.folder}: {', '.join(written)}")
 
 
 def _checkpoints(arguments) -> None:

@@ -25,17 +25,36 @@ PRIORITY = [
     "text/latex",
     "text/plain",
 ]
+_WIDGET = "application/vnd.jupyter.widget-view+json"
 # The converter knows align*; environments of that kind become it, and one around a single line goes.
 _LINES = re.compile(r"\\(begin|end)\{(?:align(?:ed|edat)?|split|gather(?:ed)?)\*?\}")
 _ALONE = re.compile(r"\\(?:begin|end)\{equation\*?\}")
 _BOLD = re.compile(r'(?<=<mi mathvariant="bold-italic">)([A-Za-z])(?=</mi>)')
 # A font with mathematical measures, or subscripts stand too high; columns as the formula aligns them.
-_MATH_STYLE = """<style>
+# On a phone nbconvert cuts code off and breaks words: code, tables and wide formulas scroll by themselves instead, and a
+# touched picture takes its own size.
+_PAGE_STYLE = """<style>
 math { font-family: "STIX Two Math", "Cambria Math", "Latin Modern Math", "Libertinus Math", "Noto Sans Math",
   "DejaVu Math TeX Gyre", math }
 math[display="block"] { margin: .8em 0 } mtd[columnalign="left"] { text-align: left; padding-left: 0 }
 mtd[columnalign="right"] { text-align: right; padding-right: 0 }
-</style></head>"""
+body.jp-Notebook { max-width: 80rem; margin: 0 auto } summary { cursor: pointer }
+.jp-RenderedText pre { word-break: normal; overflow-wrap: anywhere }
+.jp-RenderedText pre.columns { white-space: pre } .still { color: #555; margin: .2em 0 0 }
+.highlight pre, .jp-RenderedText pre.columns, math[display="block"] { overflow-x: auto; overflow-y: hidden }
+@media only screen and (max-width: 760px) {
+  .jp-InputPrompt, .jp-OutputPrompt, .jp-InputArea-editor, .jp-OutputArea-child .jp-OutputArea-output { display: block;
+    margin-left: 0; width: auto }
+  .jp-RenderedHTMLCommon table { display: block; overflow-x: auto }
+  .jp-RenderedImage { overflow-x: auto } .jp-RenderedImage img { cursor: zoom-in }
+  .jp-RenderedImage img.large { max-width: none; cursor: zoom-out }
+}
+</style>
+<script>
+addEventListener("click", event => event.target.matches(".jp-RenderedImage img") && event.target.classList.toggle("large"))
+</script></head>"""
+_COLUMNS = re.compile(r"<pre>(?=[^<]*\S {2,}\S)")
+_STILL = '<p class="still">An explorer: this is its first picture, the controls are live in JupyterLab.</p>'
 _FORMULA = re.compile(r"\$\$(.+?)\$\$|(?<!\\)\$(?=\S)(.+?)(?<=\S)\$", re.DOTALL)
 
 
@@ -104,18 +123,25 @@ class PageExporter(HTMLExporter):
         return MarkdownWithMath(renderer=renderer).render(source)
 
 
+def _shown(output: nbformat.NotebookNode) -> list[nbformat.NotebookNode]:
+    """An output in its one form for a page; below an explorer's picture a line says what it is."""
+    data = output.get("data", {})
+    best = next((kind for kind in PRIORITY if kind in data), None)
+    if best is None:
+        return [output]
+    output["data"] = {"text/html": _formulas(data[best])} if best == "text/latex" else {best: data[best]}
+    if best != "image/png" or _WIDGET not in data:
+        return [output]
+    return [output, nbformat.v4.new_output("display_data", {"text/html": _STILL})]
+
+
 def _still(notebook: nbformat.NotebookNode) -> nbformat.NotebookNode:
     """A copy whose outputs are those that a page without a kernel can show."""
     notebook = nbformat.from_dict(notebook)
     notebook.metadata.pop("widgets", None)
     for cell in notebook.cells:
-        for output in cell.get("outputs", []):
-            data = output.get("data", {})
-            best = next((kind for kind in PRIORITY if kind in data), None)
-            if best == "text/latex":
-                output["data"] = {"text/html": _formulas(data[best])}
-            elif best is not None:
-                output["data"] = {best: data[best]}
+        if cell.cell_type == "code":
+            cell.outputs = [each for output in cell.outputs for each in _shown(output)]
     return notebook
 
 
@@ -132,14 +158,17 @@ def write_page(notebook: str | Path, page: str | Path) -> None:
         text,
         flags=re.DOTALL,
     )
-    write_atomically(page, text.replace("</head>", _MATH_STYLE, 1).encode())
+    text = _COLUMNS.sub('<pre class="columns">', text)
+    write_atomically(page, text.replace("</head>", _PAGE_STYLE, 1).encode())
 
 
 _STYLE = """
 body { font: 16px/1.5 system-ui, sans-serif; max-width: 75rem; margin: 2rem auto; padding: 0 1rem }
 table { border-collapse: collapse; margin: 1rem 0 }
 th, td { padding: .3rem .8rem; border-bottom: 1px solid #ccc; text-align: left }
-td.n { text-align: right; font-variant-numeric: tabular-nums } .bad { color: #b03a00 } img { max-width: 100% }
+td.n { text-align: right; font-variant-numeric: tabular-nums } .bad { color: #b03a00; display: block; min-width: 18rem }
+img { max-width: 100% }
+@media (max-width: 760px) { table { display: block; overflow-x: auto } }
 """
 
 
@@ -193,7 +222,8 @@ def write_index(
             '<p><a href="report/report.csv">report.csv</a></p>',
         ]
     page = (
-        f'<!doctype html><html lang="en"><meta charset="utf-8"><title>Workbook</title><style>{_STYLE}</style>'
-        + "\n".join(parts)
+        '<!doctype html><html lang="en"><meta charset="utf-8">'
+        '<meta name="viewport" content="width=device-width, initial-scale=1">'
+        f"<title>Workbook</title><style>{_STYLE}</style>" + "\n".join(parts)
     )
     write_atomically(Path(folder) / "index.html", (page + "\n</html>\n").encode())

@@ -28,6 +28,7 @@ from kt_core import explorers
 from kt_core.beam import top_answers
 from kt_core.explorers import perceiver, reading, rotary, shell
 from kt_core.models import VARIANTS
+from kt_core.vision import ViT, ViTConfig, attention_rollout
 
 TEXT = "Where was Ada Hall born?⁇Rome"
 MOST_BYTES = 400_000  # what one explorer may add to a notebook
@@ -44,6 +45,20 @@ def gpt(vocab, variant="rope", seed=0, block=64, n_layer=3, n_head=2, n_embd=16)
     model = kt.GPT(kt.GPTConfig(len(vocab), block, n_layer, n_head, n_embd, variant, block // 2, dropout=0.1))
     model.head.weight.data *= 30
     return model.eval()
+
+
+def vit(seed=0, **kind):
+    torch.manual_seed(seed)
+    model = ViT(ViTConfig(n_head=2, n_embd=16, **kind))
+    for p in model.parameters():
+        p.data = 0.7 * torch.randn(p.shape)
+    return model.eval()
+
+
+def pictures(n=4):
+    """Pictures and their classes."""
+    generator = torch.Generator().manual_seed(0)
+    return torch.rand(n, 1, 8, 8, generator=generator), list(range(n))
 
 
 @pytest.fixture(scope="module")
@@ -67,10 +82,11 @@ def make(corpus, recorded):
         "rope": explorers.explore_rope,
         "perceiver": lambda: explorers.explore_perceiver(16),
         "replay": lambda: explorers.explore_replay([recorded, explorers.replay_of_curve("kept curve", curve)]),
+        "vision": lambda: explorers.explore_vision({"one": vit(), "mean": vit(1, pool="mean")}, *pictures()),
     }  # fmt: skip
 
 
-NAMES = ("attention", "answers", "corruption", "rope", "perceiver", "replay")
+NAMES = ("attention", "answers", "corruption", "rope", "perceiver", "replay", "vision")
 MOVES = {
     "attention": dict(text="She was born in ??", model="perceiver", training="before", layer=0, head=1, query=3),
     "answers": dict(name="Nobody Atall", layer=0, head=1),
@@ -78,6 +94,7 @@ MOVES = {
     "rope": dict(key=40, distance=3, pair=7, base=10, channels=64),
     "perceiver": dict(variant="perceiver_ar", bottleneck=11, output=4),
     "replay": dict(run="kept curve", moment=0, layer=0, head=1),
+    "vision": dict(model="mean", image=2, shown="rollout of all layers", layer=0, head=1, row=1, column=2, asks="one patch"),
 }  # fmt: skip
 
 
@@ -170,6 +187,7 @@ def test_the_largest_view_stays_small_even_if_a_notebook_keeps_the_widgets_state
         explorers.explore_answers(dict.fromkeys("abcd", model), vocab, corpus, "A" * 100),
         explorers.explore_corruption([documents * 3], vocab),
         explorers.explore_perceiver(64),
+        explorers.explore_vision({"big": vit(n_layer=4, patch_size=1)}, *pictures(16)),
     ]
     for view in views:
         kept = ipywidgets.embed.dependency_state([view])  # of this view alone, not of every widget so far
@@ -203,6 +221,14 @@ def test_a_mistake_in_the_call_is_told_at_once(corpus):
         explorers.explore_corruption(corpus.documents, vocab, document=10**6)
     with pytest.raises(ValueError, match="8 to 64"):
         explorers.explore_perceiver(500)
+    with pytest.raises(ValueError, match="at least one model"):
+        explorers.explore_vision({}, *pictures())
+    with pytest.raises(ValueError, match="1 to 16 pictures with a label each, not 4 with 3"):
+        explorers.explore_vision({"m": vit()}, pictures()[0], [1, 2, 3])
+    with pytest.raises(ValueError, match="reads other pictures"):
+        explorers.explore_vision({"m": vit(image_size=4)}, *pictures())
+    with pytest.raises(ValueError, match="one of each a picture"):
+        explorers.attention_pictures(list(pictures()[0]), [], [], 4)
 
 
 # ---------------------------------------------------------------- attention
@@ -481,6 +507,14 @@ def test_moving_both_leaves_the_score_and_turns_the_hands():
     assert view.note.split("score ")[1].split(",")[0] != score
 
 
+def test_a_slider_with_a_single_place_is_hidden():
+    view = explorers.explore_rope()
+    for channels, shown in ((2, "none"), (32, None)):
+        view.controls["channels"].value = channels
+        assert view.controls["pair"].layout.display == shown
+        assert view.controls["distance"].layout.display is None
+
+
 @pytest.mark.parametrize("d", [2, 32, 128])
 def test_the_curve_is_the_score_of_rotated_vectors(d):
     curve, mean = rotary.scores_by_distance(d, 100.0)
@@ -606,6 +640,73 @@ def test_a_recording_that_cannot_be_made(corpus):
         explorers.record_replay(corpus, asked=999)
     with pytest.raises(ValueError, match="at least one replay"):
         explorers.explore_replay([])
+
+
+# ---------------------------------------------------------------- vision
+
+
+def weights_told(view):
+    """What the browser is told of the large picture, (G * G,), up to the steps of its 254 square roots."""
+    told = view.view.grids[0].data(view.view.figure)
+    return (np.frombuffer(base64.b64decode(told["weights"]), np.uint8) / 254) ** 2
+
+
+@pytest.mark.parametrize("pool", ["class", "mean"])
+def test_the_picture_shows_the_row_of_who_asks(pool):
+    model, (images, labels) = vit(pool=pool), pictures()
+    view = explorers.explore_vision({"m": model}, images, labels)
+    with kt.record_attention(model) as maps, torch.no_grad():
+        model(images)
+    front = pool == "class"
+    for layer, head, image in ((0, 1, 3), (1, 0, 0)):
+        for key, value in dict(image=image, layer=layer, head=head).items():
+            view.controls[key].value = value
+        weights = maps[layer][image, head]
+        expected = weights[0, 1:] if front else weights.mean(0)
+        np.testing.assert_allclose(weights_told(view), expected, atol=0.01)
+        view.controls["row"].value, view.controls["column"].value = 2, 1
+        assert view.controls["asks"].value == "one patch"
+        np.testing.assert_allclose(weights_told(view), weights[front + 9, front:], atol=0.01)
+        view.controls["row"].value = view.controls["column"].value = 0
+        view.controls["asks"].value = "the answer"
+    view.controls["shown"].value = "rollout of all layers"
+    rolled = attention_rollout(maps)[0]
+    np.testing.assert_allclose(weights_told(view), rolled[0, 1:] if front else rolled.mean(0), atol=0.01)
+    view.controls["shown"].value = "mean of the layer's heads"
+    mean = maps[1][0].mean(0)
+    np.testing.assert_allclose(weights_told(view), mean[0, 1:] if front else mean.mean(0), atol=0.01)
+
+
+def test_clicks_choose_patch_head_and_picture(make):
+    view = make["vision"]()
+    view.clicked.value = "0 3 1 1"  # the large picture
+    assert (view.controls["row"].value, view.controls["column"].value) == (3, 1)
+    assert view.controls["asks"].value == "one patch" and "Patch 3, 1 looks at" in view.note
+    view.clicked.value = "1 0 2 2"  # the strip
+    assert view.controls["image"].value == 2 and view.note.startswith("A 2, read as ")
+    view.clicked.value = "2 0 1 3"  # a tile
+    assert (view.controls["layer"].value, view.controls["head"].value) == (0, 1)
+
+
+def test_the_note_tells_the_answer_and_the_patch_with_the_largest_weight():
+    model, (images, labels) = vit(), pictures()
+    view = explorers.explore_vision({"m": model}, images, labels)
+    with kt.record_attention(model) as maps, torch.no_grad():
+        guess = model(images)[0][0].softmax(-1)
+    best = int(maps[-1][0, 0, 0, 1:].argmax())
+    assert f"read as {int(guess.argmax())} ({100 * guess.max():.0f} %)" in view.note
+    assert f"(row, column): {best // 4}, {best % 4} (" in view.note
+
+
+def test_still_pictures_have_a_caption_each_and_a_frame_where_asked():
+    images, labels = pictures()
+    weights = torch.rand(4, 16).softmax(-1)
+    figure = explorers.attention_pictures(list(images), list(weights), [f"a {k}" for k in labels], 3, "title", [None, 5])
+    titles = [ax.get_title() for ax in figure.axes]
+    assert [t for t in titles if t] == ["a 0", "a 1", "a 2", "a 3"]
+    framed = [len([p for p in ax.patches if not p.get_fill()]) for ax in figure.axes[:4]]
+    assert framed == [0, 1, 0, 0]
+    plt.close(figure)
 
 
 def test_pictures_are_drawn_on_pages_that_pyplot_does_not_know():

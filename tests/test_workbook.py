@@ -199,6 +199,22 @@ def test_pages_ask_nothing_of_the_network_and_draw_formulas_and_folds(tmp_path):
     assert "data:image/png;base64,iVBORw0KGgo=" in page and "VBox()" not in page
 
 
+def test_printed_columns_keep_their_lines_and_a_page_says_what_a_widgets_picture_is(tmp_path):
+    told = [
+        nbformat.v4.new_output("stream", text="name      city\nAda Hall  Rome\n"),
+        nbformat.v4.new_output("stream", text="    a sentence, which may wrap where it likes\n"),
+        nbformat.v4.new_output("display_data", {"image/png": "iVBORw0KGgo="}),
+    ]
+    widget = told[2].data | {"application/vnd.jupyter.widget-view+json": {"model_id": "x"}}
+    for data, told_so in ((told[2].data, 0), (widget, 1)):
+        told[2].data = data
+        nbformat.write(new_notebook(cells=[new_code_cell("1", outputs=told)]), tmp_path / "a.ipynb")
+        write_page(tmp_path / "a.ipynb", tmp_path / "a.html")
+        page = (tmp_path / "a.html").read_text(encoding="utf-8")
+        assert page.count('<pre class="columns">name ') == page.count('<pre class="columns">') == 1
+        assert page.count("the controls are live in JupyterLab") == told_so
+
+
 @pytest.mark.parametrize("formula", [r"\frac{1}{", r"\nosuch{x}", ""])
 def test_a_formula_that_cannot_be_read_spoils_no_page(formula):
     assert mathml(formula).startswith(("<math", "<code>"))

@@ -34,7 +34,20 @@ from typing import Any
 import torch
 from torch import Tensor
 
-MODULES = ("attention_math", "span_corruption", "no_pretrain", "pretrain_finetune", "perceiver", "rope")
+MODULES = (
+    "attention_math",
+    "span_corruption",
+    "no_pretrain",
+    "pretrain_finetune",
+    "perceiver",
+    "rope",
+    "extractable",
+    "whole_transformer",
+    "pretrained",
+    "finetuning",
+    "vision",
+    "knowing",
+)
 STATUSES = ("not attempted", "wrong", "right")
 
 

@@ -16,15 +16,18 @@ from kt_core.explorers.replay import (
     shipped_replay,
 )
 from kt_core.explorers.rotary import explore_rope
+from kt_core.explorers.vision import attention_pictures, explore_vision
 
 __all__ = [
     "Replay",
+    "attention_pictures",
     "explore_answers",
     "explore_attention",
     "explore_corruption",
     "explore_perceiver",
     "explore_replay",
     "explore_rope",
+    "explore_vision",
     "load_replay",
     "record_replay",
     "replay_of_curve",

@@ -48,7 +48,9 @@ def _one_line(script: str) -> str:
 def _widget(control: Control) -> Any:
     style = {"description_width": "initial"}
     if isinstance(control, Slider):
-        layout = ipywidgets.Layout(width="290px")
+        layout = ipywidgets.Layout(
+            width=f"{220 + 7 * len(control.label)}px"
+        )  # the label shares it with the track
         return ipywidgets.IntSlider(
             control.value, control.low, control.high, description=control.label, style=style, layout=layout
         )
@@ -130,6 +132,9 @@ class Live(ipywidgets.VBox):
                 self.controls[key].value = value
         finally:
             self._held = False
+        for widget in self.controls.values():  # a slider with one place is no control
+            if isinstance(widget, ipywidgets.IntSlider):
+                widget.layout.display = None if widget.max > widget.min else "none"
         self.view, self.png, self.note = view, picture, view.note
         notice = f'<div role="alert" style="{_WARNING}">{html.escape(view.notice)}</div>' * bool(view.notice)
         self.message.value = f"{notice}<div>{html.escape(view.note)}</div>"

@@ -1,0 +1,26 @@
+"""The `transformers` library without a network and without its chatter."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+
+def offline(code_folder: str | Path | None = None) -> None:
+    """Nothing is fetched, no progress bars, errors alone on stderr. To be called before `transformers` is imported.
+
+    `code_folder`: where the library puts the code of models that bring their own (else in the user's cache).
+    """
+    settings = {
+        "HF_HUB_OFFLINE": "1",
+        "HF_HUB_DISABLE_PROGRESS_BARS": "1",
+        "HF_HUB_DISABLE_TELEMETRY": "1",
+        "TOKENIZERS_PARALLELISM": "false",
+    }
+    if code_folder is not None:
+        settings["HF_MODULES_CACHE"] = str(Path(code_folder).resolve())
+    os.environ.update(settings)
+    from transformers.utils import logging
+
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()

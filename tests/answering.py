@@ -1,0 +1,77 @@
+"""Answers written into a notebook's exercise cells: kt_core's own source, and mistakes."""
+
+from __future__ import annotations
+
+import ast
+import builtins
+import inspect
+import re
+import sys
+import textwrap
+from collections.abc import Iterator
+from importlib import import_module
+from pathlib import Path
+
+import nbformat
+
+from kt_core.checks.core import library
+
+NOTEBOOKS = Path(__file__).resolve().parent.parent / "notebooks"
+# Where kt_core's own source is no answer: it calls a helper that the exercise asks to write.
+OTHERWISE = {
+    "multi-head": """def my_multi_head(attention, x, mask=None):
+    parts = []
+    for q, k, v in zip(*(f(x).chunk(attention.n_head, dim=-1) for f in (attention.query, attention.key, attention.value))):
+        parts.append(kt.attend(q, k, v, mask)[0])
+    return attention.proj(torch.cat(parts, dim=-1))
+""",
+}
+_HEADER = re.compile(r"^(?:def|class) (\w+)", re.MULTILINE)
+
+
+def posed(notebook: str | Path) -> dict[str, str]:
+    """Sources of a notebook's exercise cells by the exercises' ids."""
+    path = NOTEBOOKS / f"{notebook}.ipynb" if isinstance(notebook, str) else notebook
+    found = {}
+    for cell in nbformat.read(path, as_version=4).cells:
+        if cell.cell_type == "code" and (told := re.search(r'^@exercise\("(.+)"\)', cell.source, re.M)):
+            found[told[1]] = cell.source
+    return found
+
+
+def right_cell(id: str, stub: str) -> str:
+    """The cell of an exercise, answered with the source of kt_core's own function and the names that it uses."""
+    if id in OTHERWISE:
+        return f'@exercise("{id}")\n{OTHERWISE[id]}'
+    reference = inspect.unwrap(library()[id].reference)
+    source = textwrap.dedent(inspect.getsource(reference))
+    node = ast.parse(source).body[0]
+    # from `def` on: decorators such as @property stay behind
+    body = "".join(source.splitlines(keepends=True)[node.lineno - 1 :])
+    body = _HEADER.sub(lambda old: old[0].replace(old[1], _HEADER.search(stub)[1]), body, count=1)
+    known = vars(sys.modules[reference.__module__])
+    used = {part.id for part in ast.walk(node) if isinstance(part, ast.Name)} - {*dir(builtins), node.name}
+    names = sorted(used & known.keys())
+    imports = f"from {reference.__module__} import {', '.join(names)}\n\n\n" if names else ""
+    return f'{imports}@exercise("{id}")\n{body}'.rstrip()
+
+
+def wrong_cell(id: str, stub: str) -> tuple[str, str]:
+    """(cell, diagnosis): the first mistake that the checks' own tests know, and the regular expression of its verdict.
+
+    The kernel imports it from those tests, so that the cell needs no source of its own.
+    """
+    module, answers = next((module, answers) for module, answers in _mistakes() if id in answers)
+    name, (_, diagnosis) = next(iter(answers[id].wrong.items()))
+    mistake = f'ANSWERS["{id}"].wrong[{name!r}][0]'
+    return (
+        f'from {module} import ANSWERS\n\n{_HEADER.search(stub)[1]} = exercise("{id}")({mistake})',
+        diagnosis,
+    )
+
+
+def _mistakes() -> Iterator[tuple[str, dict]]:
+    for path in sorted(Path(__file__).parent.glob("test_checks_*.py")):
+        answers = getattr(import_module(path.stem), "ANSWERS", None)
+        if answers:
+            yield path.stem, answers
