@@ -44,7 +44,6 @@ MODULES = (
     "extractable",
     "whole_transformer",
     "pretrained",
-    "finetuning",
     "vision",
     "knowing",
 )
