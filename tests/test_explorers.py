@@ -688,6 +688,15 @@ def test_clicks_choose_patch_head_and_picture(make):
     assert (view.controls["layer"].value, view.controls["head"].value) == (0, 1)
 
 
+def test_a_layer_or_a_head_is_shown_once_it_is_chosen(make):
+    view = make["vision"]()
+    view.controls["shown"].value = "rollout of all layers"
+    view.controls["layer"].value = 0
+    assert view.controls["shown"].value == "mean of the layer's heads"
+    view.controls["head"].value = 1
+    assert view.controls["shown"].value == "one head"
+
+
 def test_the_note_tells_the_answer_and_the_patch_with_the_largest_weight():
     model, (images, labels) = vit(), pictures()
     view = explorers.explore_vision({"m": model}, images, labels)

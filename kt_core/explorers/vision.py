@@ -132,6 +132,11 @@ def explore_vision(
         head = min(state["head"], config.n_head - 1)
         row, column = min(state["row"], G - 1), min(state["column"], G - 1)
         asks = ASKS[1] if changed in ("row", "column") else state["asks"]
+        shown = state["shown"]  # who moves a slider wants to see what it chooses
+        if changed == "head":
+            shown = SHOWN[0]
+        elif changed == "layer" and shown == SHOWN[2]:
+            shown = SHOWN[1]
         query = row * G + column
 
         def of_the_query(weights: np.ndarray) -> np.ndarray:
@@ -140,10 +145,10 @@ def explore_vision(
                 return weights[front + query]
             return weights[0] if front else weights.mean(0)
 
-        chosen = {
+        found = {
             SHOWN[0]: maps[layer][i, head], SHOWN[1]: maps[layer][i].mean(0), SHOWN[2]: rolled[i],
-        }[state["shown"]]  # fmt: skip
-        weights = of_the_query(chosen)
+        }[shown]  # fmt: skip
+        weights = of_the_query(found)
         figure, ax = page(9, 5.55)
         cell = 8.4 / MOST
         for n in range(len(images)):
@@ -151,9 +156,7 @@ def explore_vision(
         frame(ax, 0.3 + i * cell, 0.42, cell - 0.06, cell - 0.06)
         ax.text(0.3, 0.28, "pictures", fontsize=9)
         x, y, size = 0.3, 1.5, 3.4
-        told = state["shown"] + {SHOWN[0]: f": layer {layer}, head {head}", SHOWN[1]: f": layer {layer}"}.get(
-            state["shown"], ""
-        )
+        told = shown + {SHOWN[0]: f": layer {layer}, head {head}", SHOWN[1]: f": layer {layer}"}.get(shown, "")
         ax.text(x, 1.33, told, fontsize=11)
         on_picture(ax, array(images[i])[0], weights[front:], x, y, size)
         if asks == ASKS[1]:
@@ -193,9 +196,9 @@ def explore_vision(
             ax.text(
                 left + (h + 0.5) * tile - 0.03, top - 0.04, f"head {h}", ha="center", va="bottom", fontsize=8
             )
-        if state["shown"] == SHOWN[0]:
+        if shown == SHOWN[0]:
             frame(ax, left + head * tile, top + layer * tile, tile - 0.06, tile - 0.06)
-        elif state["shown"] == SHOWN[1]:
+        elif shown == SHOWN[1]:
             frame(ax, left, top + layer * tile, config.n_head * tile - 0.06, tile - 0.06)
         grids.append(
             Grid((left, top, config.n_head * tile, config.n_layer * tile), [f"layer {a}" for a in range(config.n_layer)],
@@ -218,9 +221,8 @@ def explore_vision(
             f"{looks}."
         )
         limits = dict(layer=config.n_layer - 1, head=config.n_head - 1, row=G - 1, column=G - 1)
-        return View(
-            figure, note, "", grids, limits, dict(layer=layer, head=head, row=row, column=column, asks=asks)
-        )
+        chosen = dict(layer=layer, head=head, row=row, column=column, asks=asks, shown=shown)
+        return View(figure, note, "", grids, limits, chosen)
 
     first = next(iter(models.values())).config
     controls = dict(
