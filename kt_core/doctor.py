@@ -125,6 +125,9 @@ def _release(version: str) -> tuple[int, ...]:
     return tuple(parts)
 
 
+IMPORTED_AS = {"scikit-learn": "sklearn"}  # packages whose module has another name
+
+
 def _packages() -> list[Check]:
     try:
         needed = requirements()
@@ -142,7 +145,7 @@ def _package(name: str, bounds: str) -> Check:
     if not satisfies(version, bounds):
         return Check(name, False, f"{version}, needed: {bounds}", cure)
     try:
-        importlib.import_module(name)
+        importlib.import_module(IMPORTED_AS.get(name, name))
     except Exception as error:  # a broken build raises whatever it likes
         cure = f"pip install --force-reinstall {name}"
         return Check(name, False, f"{version}, but import fails: {error}", cure)
