@@ -8,9 +8,9 @@ import inspect
 import re
 import sys
 import textwrap
-from collections.abc import Iterator
 from importlib import import_module
 from pathlib import Path
+from typing import Any
 
 import nbformat
 
@@ -24,6 +24,11 @@ OTHERWISE = {
     for q, k, v in zip(*(f(x).chunk(attention.n_head, dim=-1) for f in (attention.query, attention.key, attention.value))):
         parts.append(kt.attend(q, k, v, mask)[0])
     return attention.proj(torch.cat(parts, dim=-1))
+""",
+    "calibration-error": """def my_calibration_error(confidence, right, bins=10):
+    where = ((confidence.double() * bins).ceil().long() - 1).clamp(0, bins - 1)
+    gaps = torch.zeros(bins, dtype=torch.double).index_add(0, where, torch.as_tensor(right).double() - confidence)
+    return float(gaps.abs().sum() / len(confidence))
 """,
 }
 _HEADER = re.compile(r"^(?:def|class) (\w+)", re.MULTILINE)
@@ -61,17 +66,18 @@ def wrong_cell(id: str, stub: str) -> tuple[str, str]:
 
     The kernel imports it from those tests, so that the cell needs no source of its own.
     """
-    module, answers = next((module, answers) for module, answers in _mistakes() if id in answers)
-    name, (_, diagnosis) = next(iter(answers[id].wrong.items()))
+    module, answers = _mistakes(id)
+    name, (_, diagnosis) = next(iter(answers.wrong.items()))
     mistake = f'ANSWERS["{id}"].wrong[{name!r}][0]'
-    return (
-        f'from {module} import ANSWERS\n\n{_HEADER.search(stub)[1]} = exercise("{id}")({mistake})',
-        diagnosis,
-    )
+    cell = f'from {module} import ANSWERS\n\n{_HEADER.search(stub)[1]} = exercise("{id}")({mistake})'
+    return cell, diagnosis
 
 
-def _mistakes() -> Iterator[tuple[str, dict]]:
+def _mistakes(id: str) -> tuple[str, Any]:
+    """The test module that has answers to an exercise, and these."""
     for path in sorted(Path(__file__).parent.glob("test_checks_*.py")):
-        answers = getattr(import_module(path.stem), "ANSWERS", None)
-        if answers:
-            yield path.stem, answers
+        if f'"{id}"' in path.read_text(encoding="utf-8"):
+            answers = getattr(import_module(path.stem), "ANSWERS", {})
+            if id in answers:
+                return path.stem, answers[id]
+    raise LookupError(f"no tests/test_checks_*.py has the exercise {id!r} in its ANSWERS")

@@ -109,10 +109,8 @@ def test_the_table_and_the_command(told, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(
         bench_module, "bench", lambda corpus, **more: told | dict(asked=[corpus, more["seconds"]])
     )
-    assert (
-        main(["bench", "--corpus", "bios:people=20", "--seconds", "2", "--out", str(tmp_path / "b.json")])
-        == 0
-    )
+    asked = ["bench", "--corpus", "bios:people=20", "--seconds", "2", "--costs", "0"]
+    assert main([*asked, "--out", str(tmp_path / "b.json")]) == 0
     assert capsys.readouterr().out == table(told) + "\n"
     assert json.loads((tmp_path / "b.json").read_text())["asked"] == ["bios:people=20", 2.0]
 
