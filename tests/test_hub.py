@@ -9,6 +9,7 @@ import os
 import re
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -20,6 +21,7 @@ from hypothesis import strategies as st
 import kt_core as kt
 from kt_core import hub
 from kt_core.cli import main
+from kt_core.hub.card import NEEDS
 from kt_core.models import VARIANTS
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -382,6 +384,14 @@ def test_the_card_of_a_shipped_model_tells_its_own_numbers():
         assert f"\n## {heading}\n" in told
     for code in re.findall(r"```python\n(.*?)```", told, re.S):
         ast.parse(code)
+
+
+def test_the_card_asks_for_the_version_that_the_hub_extra_asks_for():
+    (needed,) = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"][
+        "hub"
+    ]
+    assert needed == f"transformers>={NEEDS}"
+    assert f"transformers {NEEDS}" in hub.model_card(small(), {})
 
 
 def test_the_card_of_a_model_of_unknown_origin_says_so():

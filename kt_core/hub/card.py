@@ -10,6 +10,7 @@ from typing import Any
 
 from kt_core.models import GPT
 
+NEEDS = "5.6"  # the oldest version of the library that the exported code was tested with
 DATA = {
     "bios": "`bios`, a corpus of fictional people that kt_core generates; no real person is described",
     "wiki": "`wiki.txt` of the CS224n assignment, a line from Wikipedia about each of its people, and its question pairs",
@@ -71,7 +72,8 @@ told = model.generate(**asked)[:, asked.input_ids.shape[1] :]
 print(tokenizer.batch_decode(told, skip_special_tokens=True))
 ```
 
-{told}; what is wanted comes behind it, up to the next ⁇. Decoding is greedy."""
+{told}; what is wanted comes behind it, up to the next ⁇. Decoding is greedy. It needs torch and transformers {NEEDS}
+or newer, nothing else."""
 
 
 def _training(card: Mapping[str, Any], name: str) -> str:
