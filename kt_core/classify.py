@@ -60,7 +60,7 @@ class Classifier(nn.Module):
         if pooling not in POOLINGS:
             raise ValueError(f"Classifier: pooling must be one of {', '.join(POOLINGS)}, not {pooling!r}")
         self.body, self.pooling = body, pooling
-        self.head = nn.Linear(body.config.n_embd, 2)
+        self.head = nn.utils.skip_init(nn.Linear, body.config.n_embd, 2)  # draws nothing
         drawn = torch.randn(self.head.weight.shape, generator=torch.Generator().manual_seed(seed))
         self.head.weight.data = 0.02 * drawn
         nn.init.zeros_(self.head.bias)
