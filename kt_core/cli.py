@@ -57,7 +57,7 @@ def _parser() -> argparse.ArgumentParser:
     run = add("run", _run, "pretrain, finetune and evaluate in one go; everything is kept in one folder")
     add_corpus(run)
     run.add_argument("--variant", default="vanilla", choices=VARIANTS)
-    run.add_argument("--recipe", default="quick", help="smoke, quick, a5 or kt (default quick)")
+    run.add_argument("--recipe", default="quick", help="smoke, quick, kt, kt-more or a5 (default quick)")
     run.add_argument("--seed", type=int, default=0)
     run.add_argument("--no-pretrain", action="store_true", help="finetune from random weights")
     run.add_argument("--init", type=Path, help="a pretrained checkpoint to start from instead of pretraining")

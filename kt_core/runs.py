@@ -99,7 +99,8 @@ def run_experiment(
     """Pretrain, finetune and evaluate one model; everything is kept in the folder `out` (runs/... if None).
 
     pretrain=False finetunes from random weights. `init` is a pretrained checkpoint to start from instead of
-    pretraining; `start` is one that pretraining goes on from, with a fresh optimiser: a second sitting.
+    pretraining; `start` is one that pretraining goes on from, with a fresh optimiser: a second sitting. It may be of
+    another variant: the weights that both have are taken over.
     `overrides` sets recipe fields by name. `resume` goes on with an unfinished run in `out`; without it a folder
     that holds a run already is a ValueError, so that nothing is lost. Under torchrun all processes train the model
     together (`kt_core.distributed`); the first one alone reads and writes files.
@@ -173,8 +174,8 @@ class _Run:
         model, before = self.new_model(vocab), {}
         if start:
             found, _, card = load_checkpoint(start)
-            model.load_state_dict(found.state_dict())
-            before = dict(before=card.get("cost"))
+            take_over(model, found)
+            before = dict(before=dict(variant=found.config.variant, **card.get("cost", {})))
         data = self.recipe.pretrain_data(self.corpus, vocab, self.seed)
         config = self.recipe.pretrain_config(
             seed=self.seed, device=str(self.device), save_every=self.save_every
@@ -276,6 +277,19 @@ class _Run:
                 **({"licence": licence} if self.corpus.name == "wiki" else {})}  # fmt: skip
 
 
+def take_over(model: GPT, found: GPT) -> None:
+    """Copy the weights of a model of the same shape, perhaps of another variant, in place.
+
+    A perceiver's norm of what it reads begins as the norm of its block's input, which is what the other variants
+    read; what else `found` lacks (a position table, latents) stays as `model` has it.
+    """
+    theirs = found.state_dict()
+    for name, value in model.state_dict().items():
+        source = theirs.get(name, theirs.get(name.replace("ln_source", "ln1")))
+        if source is not None:
+            value.copy_(source)
+
+
 def _whole(path: Path) -> bool:
     """Is a checkpoint there, its card too? The card is written last."""
     return path.exists() and card_path(path).exists()
@@ -301,7 +315,7 @@ def _check_early(
         model, vocab, _ = load_checkpoint(start)
         if vocab != corpus.vocab or _shape(model.config) != _shape(config):
             raise ValueError(
-                f"{start} holds a {model.config.variant} model of another shape or vocabulary: {_shape(model.config)}, not {_shape(config)}"
+                f"{start} holds a model of another shape or vocabulary: {_shape(model.config)}, not {_shape(config)}"
             )
     if init is None:
         return
@@ -316,7 +330,7 @@ def _check_early(
 
 def _shape(config: GPTConfig) -> dict:
     """What two models must share for one to take the other's weights."""
-    free = ("dropout", "zero_init", "random_offset")
+    free = ("variant", "dropout", "zero_init", "random_offset")
     return {key: value for key, value in dataclasses.asdict(config).items() if key not in free}
 
 

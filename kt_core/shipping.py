@@ -18,11 +18,17 @@ from kt_core.masked import PHASES as MASKED
 from kt_core.masked import pretrain_masked
 from kt_core.models import GPT
 from kt_core.paths import checkout_dir, checkpoints_dir
-from kt_core.runs import run_experiment
+from kt_core.runs import Result, run_experiment
 from kt_core.vocab import CharVocab
 
 PHASES = (*MASKED, "pretrained", "finetuned", "scratch")
 RECIPE_OF = {"bios": "quick", "wiki": "kt"}
+# Where one pretraining is not all: (variant, recipe, fields set otherwise) of each, on from the one before.
+_FIRST = ("rope", "kt", {})
+SITTINGS: dict[tuple[str, str], tuple[tuple[str, str, dict], ...]] = {
+    ("wiki", "rope"): (_FIRST, ("rope", "kt-more", {})),
+    ("wiki", "perceiver_ar"): (_FIRST, ("perceiver_ar", "kt-more", dict(pretrain_epochs=25.0))),
+}
 
 
 def shipped_path(corpus: str, variant: str, phase: str) -> Path:
@@ -48,14 +54,14 @@ def shipped(
 def retrain(corpus: str, variants: Sequence[str], seed: int, runs: Path, out: Path | None = None) -> None:
     """Train the checkpoints of `corpus` from nothing, put them in place and their results under data/results.
 
-    One run a variant, resumable: called again it goes on where it was stopped. The vanilla model is also finetuned
+    One run a variant and sitting, resumable: called again it goes on where it was stopped. The vanilla model is also finetuned
     without pretraining ("scratch"). With rope on bios come the small models of `kt_core.masked`, minutes each.
     """
     for variant in variants:
         kinds = [True] + ([False] if variant == "vanilla" else [])
         for pretrain in kinds:
             folder = runs / f"{corpus}-{variant}{'' if pretrain else '-scratch'}-seed{seed}"
-            result = run_experiment(corpus, variant, RECIPE_OF[corpus], pretrain, seed, folder, resume=True)
+            result = _sittings(corpus, variant, pretrain, seed, folder)
             print(
                 f"{corpus} {variant}{'' if pretrain else ' without pretraining'}: dev {result.dev}",
                 flush=True,
@@ -70,6 +76,20 @@ def retrain(corpus: str, variants: Sequence[str], seed: int, runs: Path, out: Pa
     if corpus == "bios" and "rope" in variants:
         for phase in MASKED:
             ship_masked(phase, seed, runs, out)
+
+
+def _sittings(corpus: str, variant: str, pretrain: bool, seed: int, folder: Path) -> Result:
+    """All sittings of a model, the last one in `folder`, the earlier ones beside it."""
+    alone = ((variant, RECIPE_OF[corpus], {}),)
+    *earlier, (_, recipe, fields) = SITTINGS.get((corpus, variant), alone) if pretrain else alone
+    start = None
+    for number, (of, told, more) in enumerate(earlier, 1):
+        path = folder.parent / f"{corpus}-{of}-sitting{number}-seed{seed}"
+        run_experiment(corpus, of, told, seed=seed, out=path, overrides=more, resume=True, start=start)
+        start = path / "pretrained.safetensors"
+    return run_experiment(
+        corpus, variant, recipe, pretrain, seed, folder, overrides=fields, resume=True, start=start
+    )
 
 
 def ship_masked(phase: str, seed: int, runs: Path, out: Path | None = None) -> None:

@@ -13,7 +13,7 @@ def add_options(command: argparse.ArgumentParser) -> None:
     """`kt sweep run ...` and `kt sweep notebook NAME ...`"""
     kinds = command.add_subparsers(dest="kind", required=True, metavar="run|notebook")
     run = kinds.add_parser("run", help="a grid over kt run", description="a grid over kt run")
-    run.add_argument("--recipe", default="quick", help="smoke, quick, a5 or kt (default quick)")
+    run.add_argument("--recipe", default="quick", help="smoke, quick, kt, kt-more or a5 (default quick)")
     run.add_argument("--no-pretrain", action="store_true", help="finetune from random weights")
     text = "a grid over a notebook: its parameters, and recipe fields for its overrides"
     notebook = kinds.add_parser("notebook", help=text, description=text)

@@ -20,8 +20,8 @@ def corpus():
 # ---------------------------------------------------------------- names and types
 
 
-def test_the_four_recipes_are_found_by_name_and_carry_it():
-    assert set(RECIPES) == {"smoke", "quick", "a5", "kt"}
+def test_the_recipes_are_found_by_name_and_carry_it():
+    assert set(RECIPES) == {"smoke", "quick", "a5", "kt", "kt-more"}
     for name in RECIPES:
         assert recipe(name).name == name
         assert recipe(recipe(name)) == recipe(name)

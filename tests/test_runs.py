@@ -257,7 +257,7 @@ def test_start_is_what_pretraining_goes_on_from(tmp_path, whole):
         assert torch.allclose(new, tensor, atol=1e-6), name
     result = run(tmp_path / "a", start=start)
     assert result.told["start"] == "pretrained.safetensors"
-    assert result.told["pretraining"]["before"] == whole.told["pretraining"]
+    assert result.told["pretraining"]["before"] == dict(variant="vanilla", **whole.told["pretraining"])
     assert result.told["pretraining"]["loss"] < whole.told["pretraining"]["loss"]
     again = run(tmp_path / "b", start=start)
     assert equal(weights(again.path), weights(result.path))
@@ -265,10 +265,25 @@ def test_start_is_what_pretraining_goes_on_from(tmp_path, whole):
         run(tmp_path / "a", resume=True)
 
 
+@pytest.mark.parametrize("variant", ["rope", "perceiver_ar", "perceiver"])
+def test_a_start_of_another_variant_gives_the_weights_that_both_have(tmp_path, whole, variant):
+    start = whole.path / "pretrained.safetensors"
+    result = run(tmp_path / "a", variant=variant, start=start, overrides=dict(pretrain_lr=1e-9, muon_lr=1e-9))
+    assert result.told["pretraining"]["before"]["variant"] == "vanilla"
+    theirs = kt.load_checkpoint(start)[0].state_dict()
+    new = kt.load_checkpoint(result.path / "pretrained.safetensors")[0].state_dict()
+    shared = theirs.keys() & new.keys()
+    assert len(shared) >= len(theirs) - 1  # rope has no position table
+    for name in shared:
+        assert torch.allclose(new[name], theirs[name], atol=1e-6), name
+    for name in new.keys() - shared:
+        if "ln_source" in name:
+            assert torch.allclose(new[name], theirs[name.replace("ln_source", "ln1")], atol=1e-6), name
+
+
 @pytest.mark.parametrize(
     ("more", "words"),
     [
-        (dict(variant="rope"), "holds a vanilla model of another shape"),
         (dict(overrides=dict(n_embd=64)), "of another shape"),
         (dict(corpus="bios:people=41"), "vocabulary"),
         (dict(pretrain=False), "neither init nor pretrain=False"),

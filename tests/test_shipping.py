@@ -41,6 +41,7 @@ def test_names(folder):
 def test_the_recipes_are_there():
     assert shipping.RECIPE_OF["bios"] in kt.RECIPES
     assert shipping.RECIPE_OF["wiki"] in kt.RECIPES
+    assert {recipe for told in shipping.SITTINGS.values() for _, recipe, _ in told} <= set(kt.RECIPES)
 
 
 @pytest.mark.parametrize("variant", VARIANTS)
@@ -104,6 +105,27 @@ def test_retrain_makes_every_checkpoint_and_again_trains_nothing(tmp_path, capsy
     monkeypatch.setattr(Trainer, "fit", lambda *_: pytest.fail("it is trained already"))
     shipping.retrain(*given)
     assert {p.name: p.read_bytes() for p in (tmp_path / "out").iterdir()} == made
+
+
+def test_a_second_sitting_goes_on_from_the_first_which_two_variants_share(tmp_path, monkeypatch):
+    first = ("rope", TINY, {})
+    for variant in ("rope", "perceiver_ar"):
+        more = (first, (variant, TINY, dict(pretrain_epochs=2)))
+        monkeypatch.setitem(shipping.SITTINGS, (CORPUS, variant), more)
+    plain, trained = Trainer.fit, []
+
+    def counting(self, resume=False):
+        trained.append((self.title, self.config.epochs))
+        return plain(self, resume)
+
+    monkeypatch.setattr(Trainer, "fit", counting)
+    shipping.retrain(CORPUS, ["rope", "perceiver_ar"], 0, tmp_path / "runs", tmp_path / "out")
+    assert [epochs for title, epochs in trained if title == "pretrain"] == [1, 2, 2]
+    for variant in ("rope", "perceiver_ar"):
+        _, _, card = kt.load_checkpoint(tmp_path / "out" / f"{CORPUS}-{variant}-pretrained.safetensors")
+        assert (card["variant"], card["recipe"]["pretrain_epochs"]) == (variant, 2)
+        assert (card["cost"]["epochs"], card["cost"]["before"]["epochs"]) == (2, 1)
+        assert card["cost"]["before"]["variant"] == "rope"
 
 
 def test_a_stopped_retraining_goes_on(tmp_path, monkeypatch):
