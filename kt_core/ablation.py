@@ -153,6 +153,28 @@ def _row(name: str, told: Sequence[dict]) -> dict:
     )  # fmt: skip
 
 
+def join(before: dict, now: dict) -> dict:
+    """Two tables of the same settings and other seeds as one: rows of the same name are pooled.
+
+    ValueError where the settings differ or a seed is in both.
+    """
+    for key in ("corpus", "variant", "recipe", "characters", "overrides"):
+        if before[key] != now[key]:
+            raise ValueError(f"tables that differ in {key} are no one table: {before[key]!r} and {now[key]!r}")
+    if both := set(before["seeds"]) & set(now["seeds"]):
+        raise ValueError(f"seed {min(both)} is in both tables: its runs would count twice")
+    rows = {row["name"]: row for row in before["rows"]}
+    for row in now["rows"]:
+        old = rows.get(row["name"])
+        if old is None:
+            rows[row["name"]] = row
+            continue
+        score = Score(*(old["score"][key] + row["score"][key] for key in ("correct", "total")))
+        lists = {key: old[key] + row[key] for key in ("seeds", "seconds")}
+        rows[row["name"]] = {**old, "score": describe(score), **lists}
+    return {**before, "seeds": before["seeds"] + now["seeds"], "rows": list(rows.values())}
+
+
 def table(told: dict) -> str:
     """The rows as text, best first: accuracy with its interval, each seed, steps."""
     lines = [f"{'':36}{'held-out answers right':>26}   seeds"]

@@ -113,6 +113,9 @@ def _parser() -> argparse.ArgumentParser:
         "--runs", type=Path, default=Path("runs/ablation"), help="folder for the runs themselves"
     )
     ablate.add_argument("--out", type=Path, help="file for the table, as JSON; its figure lies beside it")
+    ablate.add_argument(
+        "--join", action="store_true", help="add to the table that --out holds: same settings, other seeds"
+    )
     ablate.add_argument("--device", default="auto")
     ablate.set_defaults(corpus="bios:people=200")
     add_set(ablate)
@@ -249,12 +252,16 @@ def _bench(arguments) -> None:
 
 
 def _ablate(arguments) -> None:
-    from kt_core.ablation import ablate, table, write_ablation
+    from kt_core.ablation import ablate, join, read_ablation, table, write_ablation
 
+    if arguments.join and not arguments.out:
+        raise ValueError("--join adds to the table that --out names: it needs --out")
+    before = read_ablation(arguments.out) if arguments.join else None
     told = ablate(
         arguments.corpus, arguments.variant, arguments.recipe, characters=arguments.characters, seeds=arguments.seeds,
         names=arguments.ingredients, runs=arguments.runs, overrides=settings(arguments.set), device=arguments.device,
     )  # fmt: skip
+    told = join(before, told) if before else told
     if arguments.out:
         write_ablation(told, arguments.out)
     print(table(told))

@@ -6,7 +6,7 @@ import json
 
 import pytest
 
-from kt_core.ablation import INGREDIENTS, ablate, characters_an_epoch, read_ablation, table
+from kt_core.ablation import INGREDIENTS, ablate, characters_an_epoch, join, read_ablation, table
 from kt_core.cli import main
 from kt_core.corpora import load_corpus
 from kt_core.recipes import recipe
@@ -40,6 +40,39 @@ def test_going_on_trains_nothing_twice(told):
     again = ablate(**SMALL, names=["ours", "lines", "fixed-positions", "pure"], runs=runs)
     assert again == found
     assert {path: path.stat().st_mtime_ns for path in runs.rglob("result.json")} == before
+
+
+def test_tables_of_other_seeds_are_pooled(told):
+    _, found = told
+    more = json.loads(json.dumps(found)) | dict(seeds=[4], rows=json.loads(json.dumps(found["rows"][1:2])))
+    more["rows"][0]["score"] |= dict(correct=2, total=8, accuracy=0.25)
+    more["rows"][0] |= dict(seeds=[0.25], seconds=[7.0])
+    both = join(found, more)
+    assert both["seeds"] == [0, 4]
+    old, new = found["rows"][1], both["rows"][1]
+    assert new["score"]["correct"] == old["score"]["correct"] + 2
+    assert new["score"]["total"] == old["score"]["total"] + 8
+    assert new["score"]["accuracy"] == pytest.approx(new["score"]["correct"] / new["score"]["total"], abs=1e-4)
+    assert (new["seeds"], new["seconds"]) == (old["seeds"] + [0.25], old["seconds"] + [7.0])
+    assert [row for row in both["rows"] if row["name"] != "lines"] == [
+        row for row in found["rows"] if row["name"] != "lines"
+    ]
+    with pytest.raises(ValueError, match="seed 0 is in both"):
+        join(found, found)
+    with pytest.raises(ValueError, match="differ in characters"):
+        join(found, more | dict(characters=7))
+
+
+def test_the_command_joins_a_seed_to_the_table_that_is_there(told, tmp_path, capsys):
+    out = tmp_path / "a.json"
+    out.write_text(json.dumps(told[1]))
+    asked = ["ablate", "pure", "--corpus", "bios:people=40", "--recipe", "smoke", "--characters", "6000"]
+    assert main([*asked, "--seeds", "1", "--runs", str(tmp_path / "runs"), "--out", str(out), "--join"]) == 0
+    found = read_ablation(out)
+    assert found["seeds"] == [0, 1] and len(found["rows"]) == 4
+    assert [len(row["seeds"]) for row in found["rows"]] == [1, 1, 1, 2]
+    assert main([*asked, "--join"]) != 0
+    assert "--join adds to the table that --out names" in capsys.readouterr().err
 
 
 def test_the_table_is_best_first(told):
