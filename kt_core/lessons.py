@@ -110,6 +110,9 @@ class Lesson:
     def _model(self, variant: str, phase: str) -> tuple[GPT, CharVocab, dict]:
         _one_of("variant", variant, VARIANTS)
         if self.profile == "quick":
+            if phase == "pretrained" and phase not in shipping.SHIPS.get(self.corpus_name, shipping.PHASES):
+                print(f"on {self.corpus_name} the finetuned models alone ship: this is that of {variant}")
+                phase = "finetuned"
             model, vocab, card = shipping.shipped(self.corpus_name, variant, phase, self.device)
             wanted, has = asdict(self.recipe.model_config(len(vocab), variant)), asdict(model.config)
             if other := [f"{key} {value}" for key, value in wanted.items() if has[key] != value]:

@@ -29,6 +29,7 @@ SITTINGS: dict[tuple[str, str], tuple[tuple[str, str, dict], ...]] = {
     ("wiki", "rope"): (_FIRST, ("rope", "kt-more", {})),
     ("wiki", "perceiver_ar"): (_FIRST, ("perceiver_ar", "kt-more", dict(pretrain_epochs=25.0))),
 }
+SHIPS = {"wiki": ("finetuned",)}  # of a corpus whose models are large; else pretrained, finetuned and scratch
 
 
 def shipped_path(corpus: str, variant: str, phase: str) -> Path:
@@ -61,35 +62,38 @@ def retrain(corpus: str, variants: Sequence[str], seed: int, runs: Path, out: Pa
         kinds = [True] + ([False] if variant == "vanilla" else [])
         for pretrain in kinds:
             folder = runs / f"{corpus}-{variant}{'' if pretrain else '-scratch'}-seed{seed}"
-            result = _sittings(corpus, variant, pretrain, seed, folder)
+            *earlier, result = _sittings(corpus, variant, pretrain, seed, folder)
             print(
                 f"{corpus} {variant}{'' if pretrain else ' without pretraining'}: dev {result.dev}",
                 flush=True,
             )
             for phase in ("pretrained", "finetuned"):
-                if (folder / f"{phase}.safetensors").exists():
-                    name = phase if pretrain else "scratch"
-                    ship(folder / f"{phase}.safetensors", shipped_path(corpus, variant, name) if out is None
+                name = phase if pretrain else "scratch"
+                source = folder / f"{phase}.safetensors"
+                if source.exists() and name in SHIPS.get(corpus, PHASES):
+                    ship(source, shipped_path(corpus, variant, name) if out is None
                          else out / f"{corpus}-{variant}-{name}.safetensors")  # fmt: skip
             if out is None and checkout_dir():
-                keep_result(folder, checkout_dir() / "data" / "results" / f"{folder.name}.json")
+                for each in (*earlier, result):
+                    keep_result(each.path, checkout_dir() / "data" / "results" / f"{each.path.name}.json")
     if corpus == "bios" and "rope" in variants:
         for phase in MASKED:
             ship_masked(phase, seed, runs, out)
 
 
-def _sittings(corpus: str, variant: str, pretrain: bool, seed: int, folder: Path) -> Result:
-    """All sittings of a model, the last one in `folder`, the earlier ones beside it."""
+def _sittings(corpus: str, variant: str, pretrain: bool, seed: int, folder: Path) -> list[Result]:
+    """The results of all sittings of a model: the last run lies in `folder`, the earlier ones beside it."""
     alone = ((variant, RECIPE_OF[corpus], {}),)
-    *earlier, (_, recipe, fields) = SITTINGS.get((corpus, variant), alone) if pretrain else alone
-    start = None
-    for number, (of, told, more) in enumerate(earlier, 1):
-        path = folder.parent / f"{corpus}-{of}-sitting{number}-seed{seed}"
-        run_experiment(corpus, of, told, seed=seed, out=path, overrides=more, resume=True, start=start)
+    planned = SITTINGS.get((corpus, variant), alone) if pretrain else alone
+    results, start = [], None
+    for number, (of, recipe, fields) in enumerate(planned, 1):
+        last = number == len(planned)
+        path = folder if last else folder.parent / f"{corpus}-{of}-sitting{number}-seed{seed}"
+        results.append(
+            run_experiment(corpus, of, recipe, pretrain, seed, path, overrides=fields, resume=True, start=start)
+        )
         start = path / "pretrained.safetensors"
-    return run_experiment(
-        corpus, variant, recipe, pretrain, seed, folder, overrides=fields, resume=True, start=start
-    )
+    return results
 
 
 def ship_masked(phase: str, seed: int, runs: Path, out: Path | None = None) -> None:
