@@ -28,6 +28,7 @@ NAMES = [
     "06_rope",
     "07_making_knowledge_extractable",
     "08_the_whole_transformer",
+    "09_masked_language_models",
     "10_pretrained_models",
     "12_vision_transformer",
     "13_what_does_it_know",

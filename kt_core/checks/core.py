@@ -43,6 +43,7 @@ MODULES = (
     "rope",
     "extractable",
     "whole_transformer",
+    "masked",
     "pretrained",
     "vision",
     "knowing",

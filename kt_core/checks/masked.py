@@ -453,7 +453,7 @@ QUIZZES = (
     Quiz(
         "pairs-made-easy",
         NOTEBOOK,
-        "Next-sentence prediction reaches 100 % when each line opens with the name of its person. What has the model learned?",
+        "Next-sentence prediction is right for nine pairs of ten when each line opens with the name of its person. What has the model learned?",
         (
             Choice("Who the people are.", "It also tells people apart that it has never met: nothing about them was learned."),
             Choice("How one sentence follows from another.", "The second line is any other line of that person; there is no order to learn."),
