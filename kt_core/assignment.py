@@ -80,8 +80,11 @@ def _train(arguments, model, vocab, data, config, phase: str) -> None:
     import dataclasses
 
     from kt_core.checkpoints import hardware, save_checkpoint
+    from kt_core.distributed import launched
     from kt_core.trainer import Trainer, choose_device
 
+    if launched():  # each process would write the same files
+        raise ValueError(f"kt {phase} trains in one process: torchrun ... -m kt_core.cli run takes several")
     out = arguments.writing_params_path
     device = choose_device(arguments.device)
     state = Path(f"{out}.state")

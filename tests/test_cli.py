@@ -316,6 +316,14 @@ def test_a_malformed_table_names_file_and_line(here, capsys, text, words):
     assert words in told
 
 
+def test_the_assignments_commands_refuse_to_train_in_several_processes(here, capsys, monkeypatch):
+    for name, value in dict(RANK="1", WORLD_SIZE="2", MASTER_ADDR="localhost", MASTER_PORT="1").items():
+        monkeypatch.setenv(name, value)
+    told = kt_fails(f"pretrain vanilla wiki.txt --writing_params_path a.params {SMALL}", capsys)
+    assert "kt pretrain trains in one process" in told
+    assert not Path("a.params").exists()
+
+
 def test_questions_without_answers_cannot_be_finetuned_on(here, capsys):
     assert "no answer" in kt_fails(
         FINETUNE.replace("birth_places_train.tsv", "birth_test_inputs.tsv"), capsys
