@@ -17,7 +17,6 @@ from kt_core.corpora import Corpus, load_corpus
 from kt_core.evaluation import Score
 from kt_core.files import sha256, write_json
 from kt_core.models import GPT, VARIANTS
-from kt_core.paths import data_dir
 from kt_core.recipes import Recipe
 from kt_core.recipes import recipe as find_recipe
 from kt_core.runs import describe, run_experiment
@@ -89,8 +88,7 @@ class Lesson:
         variant = variant or self.variant
         if self.profile == "quick":
             _, _, card = self.finetuned(variant)
-            kept = data_dir() / "results" / f"{self.corpus_name}-{variant}-seed{card['seed']}.json"
-            return json.loads(kept.read_text(encoding="utf-8"))["curve"] if kept.is_file() else []
+            return shipping.kept_curve(self.corpus_name, variant, card["seed"])
         kept = self._folder(variant) / "metrics.jsonl"
         return (
             [json.loads(row) for row in kept.read_text(encoding="utf-8").splitlines()]

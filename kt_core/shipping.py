@@ -17,7 +17,7 @@ from kt_core.files import write_json
 from kt_core.masked import PHASES as MASKED
 from kt_core.masked import pretrain_masked
 from kt_core.models import GPT
-from kt_core.paths import checkout_dir, checkpoints_dir
+from kt_core.paths import checkout_dir, checkpoints_dir, data_dir
 from kt_core.runs import Result, run_experiment
 from kt_core.vocab import CharVocab
 
@@ -116,6 +116,29 @@ def keep_result(folder: Path, target: Path) -> None:
     told = json.loads((folder / "result.json").read_text(encoding="utf-8"))
     rows = (folder / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
     write_json(target, {**told, "curve": [json.loads(row) for row in rows]})
+
+
+def kept_curve(corpus: str, variant: str, seed: int = 0) -> list[dict]:
+    """Rows (phase, step, loss, dev, characters ...) of the trainings behind a shipped model; [] if none are kept.
+
+    A second sitting counts characters and seconds of pretraining on from the first, whose rows come before its own
+    where both are of this variant.
+    """
+    results = data_dir() / "results"
+    path = results / f"{corpus}-{variant}-seed{seed}.json"
+    if not path.is_file():
+        return []
+    told = json.loads(path.read_text(encoding="utf-8"))
+    before = (told.get("pretraining") or {}).get("before")
+    if not before:
+        return told["curve"]
+    first = results / f"{corpus}-{variant}-sitting1-seed{seed}.json"
+    earlier = json.loads(first.read_text(encoding="utf-8"))["curve"] if first.is_file() else []
+    rows = [row for row in earlier if row["phase"] == "pretrain"]
+    for row in told["curve"]:
+        on = {key: row[key] + before[key] for key in ("characters", "seconds")}
+        rows.append({**row, **on} if row["phase"] == "pretrain" else row)
+    return rows
 
 
 def shipped_cards() -> dict[str, dict]:

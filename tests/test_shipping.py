@@ -164,3 +164,25 @@ def test_the_command(tmp_path, monkeypatch):
     assert main(["checkpoints", "--variant", "rope", "--runs", str(tmp_path), "--seed", "3"]) == 0
     assert main(["checkpoints", "--corpus", "wiki", "--out", str(tmp_path), "--runs", str(tmp_path)]) == 0
     assert asked == [("bios", ["rope"], 3, tmp_path, None), ("wiki", list(VARIANTS), 0, tmp_path, tmp_path)]
+
+
+def test_the_curve_of_a_second_sitting_goes_on_from_the_first(tmp_path, monkeypatch):
+    monkeypatch.setattr(shipping, "data_dir", lambda: tmp_path)
+    results = tmp_path / "results"
+    results.mkdir()
+
+    def row(phase, characters, seconds, **more):
+        return dict(phase=phase, characters=characters, seconds=seconds, **more)
+
+    first = dict(pretraining=dict(characters=100, seconds=9.0),
+                 curve=[row("pretrain", 50, 4.0), row("pretrain", 100, 9.0, dev=0.5), row("finetune", 7, 1.0)])  # fmt: skip
+    more = dict(pretraining=dict(before=first["pretraining"]),
+                curve=[row("pretrain", 30, 2.0, dev=0.7), row("finetune", 8, 1.0)])  # fmt: skip
+    (results / "wiki-rope-seed0.json").write_text(json.dumps(first))
+    assert shipping.kept_curve("wiki", "rope") == first["curve"]
+    for name, told in (("rope-sitting1", first), ("rope", more), ("perceiver_ar", more)):
+        (results / f"wiki-{name}-seed0.json").write_text(json.dumps(told))
+    on = [row("pretrain", 130, 11.0, dev=0.7), row("finetune", 8, 1.0)]
+    assert shipping.kept_curve("wiki", "rope") == [*first["curve"][:2], *on]
+    assert shipping.kept_curve("wiki", "perceiver_ar") == on  # its first sitting was rope's
+    assert shipping.kept_curve("wiki", "vanilla") == []

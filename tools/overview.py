@@ -20,6 +20,7 @@ import torch  # noqa: E402
 import kt_core as kt  # noqa: E402
 from kt_core import plots  # noqa: E402
 from kt_core.files import write_atomically  # noqa: E402
+from kt_core.shipping import kept_curve  # noqa: E402
 
 VARIANTS = ("rope", "perceiver_ar", "vanilla", "perceiver")
 
@@ -35,7 +36,7 @@ def save(figure, name: str) -> None:
 def assignment() -> None:
     """Write docs/wiki.png: loss and dev accuracy while pretraining on the assignment's data, against London."""
     told = json.loads((ROOT / "data" / "results" / "wiki-rope-seed0.json").read_text(encoding="utf-8"))
-    rows = [row for row in told["curve"] if row["phase"] == "pretrain"]
+    rows = [row for row in kept_curve("wiki", "rope") if row["phase"] == "pretrain"]
     london = kt.Score(told["london"]["correct"], told["london"]["total"])
     save(plots.learning_curves({"rope, pretraining": rows}, london=london), "wiki.png")
 
