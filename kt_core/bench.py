@@ -14,6 +14,10 @@ values kept, over when the last answer has ended. The slow way answers one quest
 turn is over. Both ask the same untrained model. Its answers would end where chance has it; so the two signs
 that end one are made impossible, and the fast way is held to the length of the longest gold answer and its
 closing sign: what a trained model takes.
+
+On the corpus wiki the two training rates also give what matters in the end: how long the whole recipe of the
+assignment takes here, and how long ours takes until a quarter of the dev questions is answered (the characters
+that the shipped rope model had read by then, by its learning curve).
 """
 
 from __future__ import annotations
@@ -28,6 +32,7 @@ from pathlib import Path
 import torch
 
 import kt_core
+from kt_core.ablation import characters_an_epoch
 from kt_core.attention import record_attention
 from kt_core.checkpoints import hardware
 from kt_core.corpora import Corpus, load_corpus
@@ -37,6 +42,7 @@ from kt_core.files import write_json
 from kt_core.models import GPT
 from kt_core.optim import make_optimizers
 from kt_core.recipes import Recipe, recipe
+from kt_core.shipping import kept_curve
 from kt_core.trainer import choose_device, mixed_precision
 from kt_core.vocab import CharVocab
 
@@ -81,12 +87,29 @@ def bench(
         "ours": _all_at_once(model, data.vocab, questions, longest),
     }
     answering = _alternate(ask, rounds, share / 3)
+    quarter = to_a_quarter(theirs, data, training) if corpus == "wiki" else None
     return dict(
         corpus=corpus, seed=seed, rounds=rounds, seconds=seconds, questions=len(questions), new_characters=dict(assignment=NEW, ours=longest), date=started,
-        training=training, answering=answering, units=dict(training="useful characters a second", answering="questions a second"),
+        training=training, answering=answering, to_a_quarter=quarter, units=dict(training="useful characters a second", answering="questions a second"),
         settings={name: _told(each) for name, each in (("assignment", theirs), ("ours", ours))}, parameters=model.n_parameters(),
         hardware=hardware(where), processor=_processor(), threads=torch.get_num_threads(),
         versions=dict(kt_core=kt_core.__version__, torch=torch.__version__, python=platform.python_version()),
+    )  # fmt: skip
+
+
+def to_a_quarter(theirs: Recipe, corpus: Corpus, training: dict) -> dict | None:
+    """Hours at the measured rates: the assignment's whole pretraining, ours until 25 % of dev; None without a curve."""
+    reached = (row for row in kept_curve("wiki", "rope") if row["phase"] == "pretrain" and row.get("dev", 0) >= 0.25)
+    first = next(reached, None)
+    if first is None:
+        return None
+    whole = theirs.pretrain_epochs * characters_an_epoch(theirs, corpus)
+    hours = whole / training["assignment"]["median"] / 3600
+    ours = first["characters"] / training["ours"]["median"] / 3600
+    steps = round(theirs.pretrain_epochs) * -(-len(corpus.documents) // theirs.pretrain_batch_size)
+    return dict(
+        steps=steps, hours=round(hours, 2), characters=first["characters"], our_hours=round(ours, 4), ratio=round(hours / ours, 1),
+        reached=dict(dev=first["dev"], seconds=first["seconds"]),
     )  # fmt: skip
 
 
@@ -98,6 +121,11 @@ def table(told: dict) -> str:
         shown = [f"{c['median']:,.1f} ({c['low']:,.1f}-{c['high']:,.1f})" for c in cells]
         lines.append(
             f"{work + ', ' + told['units'][work]:38}{shown[0]:>26}{shown[1]:>26}{told[work]['ratio']:>8.1f}"
+        )
+    if quarter := told.get("to_a_quarter"):
+        lines.append(
+            f"the assignment's {quarter['steps']:,} steps: {quarter['hours']:.1f} hours; ours to 25 % of dev "
+            f"({quarter['characters']:,} characters): {60 * quarter['our_hours']:.0f} minutes; ratio {quarter['ratio']:.1f}"
         )
     return "\n".join([*lines, f"medians (lowest-highest) of {told['rounds']} turns; {told['hardware']}"])
 

@@ -9,8 +9,11 @@ import pytest
 import torch
 
 import kt_core.bench as bench_module
+from kt_core.ablation import characters_an_epoch
 from kt_core.bench import bench, table, write_bench
 from kt_core.cli import main
+from kt_core.corpora import load_corpus
+from kt_core.recipes import recipe
 
 SMALL = dict(n_embd=16, n_layer=2, n_head=2, block_size=64)
 
@@ -113,6 +116,21 @@ def test_the_table_and_the_command(told, tmp_path, monkeypatch, capsys):
     assert main([*asked, "--out", str(tmp_path / "b.json")]) == 0
     assert capsys.readouterr().out == table(told) + "\n"
     assert json.loads((tmp_path / "b.json").read_text())["asked"] == ["bios:people=20", 2.0]
+
+
+def test_time_to_a_quarter_is_characters_by_rate(monkeypatch, told):
+    rows = [dict(phase="pretrain", characters=c, seconds=c / 5, dev=dev) for c, dev in ((400, 0.1), (900, 0.26))]
+    monkeypatch.setattr(bench_module, "kept_curve", lambda corpus, variant: rows)
+    corpus, theirs = load_corpus("bios:people=20"), recipe("a5", pretrain_epochs=7.0)
+    training = dict(assignment=dict(median=20.0), ours=dict(median=50.0))
+    found = bench_module.to_a_quarter(theirs, corpus, training)
+    assert found["hours"] == pytest.approx(7 * characters_an_epoch(theirs, corpus) / 20 / 3600, abs=0.01)
+    assert found["our_hours"] == pytest.approx(900 / 50 / 3600, abs=1e-4)
+    assert found["ratio"] == pytest.approx(found["hours"] / found["our_hours"], rel=0.05)
+    assert found["steps"] == 7  # 80 lines fit into one batch
+    assert "7 steps" in table(told | dict(to_a_quarter=found))
+    rows.pop()
+    assert bench_module.to_a_quarter(theirs, corpus, training) is None
 
 
 @pytest.mark.parametrize("wrong", [dict(seconds=0), dict(seconds=-1), dict(rounds=0)])
