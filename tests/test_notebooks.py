@@ -30,6 +30,7 @@ NAMES = [
     "08_the_whole_transformer",
     "09_masked_language_models",
     "10_pretrained_models",
+    "11_finetuning_techniques",
     "12_vision_transformer",
     "13_what_does_it_know",
 ]

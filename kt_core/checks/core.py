@@ -45,6 +45,7 @@ MODULES = (
     "whole_transformer",
     "masked",
     "pretrained",
+    "finetuning",
     "vision",
     "knowing",
 )
