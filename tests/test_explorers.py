@@ -40,9 +40,10 @@ def corpus():
     return kt.load_corpus("bios", people=20)
 
 
-def gpt(vocab, variant="rope", seed=0, block=64, n_layer=3, n_head=2, n_embd=16):
+def gpt(vocab, variant="rope", seed=0, block=64, n_layer=3, n_head=2, n_embd=16, **more):
     torch.manual_seed(seed)
-    model = kt.GPT(kt.GPTConfig(len(vocab), block, n_layer, n_head, n_embd, variant, block // 2, dropout=0.1))
+    config = kt.GPTConfig(len(vocab), block, n_layer, n_head, n_embd, variant, block // 2, dropout=0.1, **more)
+    model = kt.GPT(config)
     model.head.weight.data *= 30
     return model.eval()
 
@@ -266,9 +267,9 @@ def test_two_question_marks_stand_for_the_mask_sign(typed):
     assert reading.typed("born???") == "born?⁇"
 
 
-@pytest.mark.parametrize("variant", VARIANTS)
-def test_the_maps_are_those_of_a_plain_recording_and_grey_is_what_no_weight_may_reach(corpus, variant):
-    model, vocab = gpt(corpus.vocab, variant), corpus.vocab
+@pytest.mark.parametrize("kind", [*(dict(variant=v) for v in VARIANTS), dict(causal=False)], ids=str)
+def test_the_maps_are_those_of_a_plain_recording_and_grey_is_what_no_weight_may_reach(corpus, kind):
+    model, vocab = gpt(corpus.vocab, **kind), corpus.vocab
     with kt.record_attention(model) as maps, torch.no_grad():
         model(torch.tensor([vocab.encode(TEXT)]))
     found = reading.read(model, vocab, TEXT)

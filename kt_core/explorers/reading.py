@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -124,7 +124,10 @@ def read(model: GPT, vocab: CharVocab, text: str) -> Reading:
 def explain(config: GPTConfig, text: str, weights: Sequence[np.ndarray], notice: str = "") -> Reading:
     """The maps of a model's layers, (n_head, T_query, T_key) each, with what their rows and columns stand for."""
     characters = _characters(text)
-    if not config.latent:
+    if not config.causal:  # reads both ways: every query looks at the whole text
+        whole = replace(characters, reach=np.full(len(text), len(text) - 1))
+        sides = [(whole, characters)] * len(weights)
+    elif not config.latent:
         sides = [(characters, characters)] * len(weights)
     else:
         reach = config.stride * (np.arange(weights[0].shape[1]) + 1) - 1
