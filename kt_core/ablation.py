@@ -42,6 +42,7 @@ INGREDIENTS: dict[str, Ingredient] = {
     # what pretraining sees
     "head-first": Ingredient("name always in front", dict(head_last=0.0), headline=True),
     "plain": Ingredient("other names and dates left out", dict(plain=1.0)),
+    "drop": Ingredient("half of the words around left out", dict(drop=0.5)),
     "names": Ingredient("names alone, no dates and numbers", dict(spans="names")),
     "random-spans": Ingredient("random spans", dict(spans="random"), headline=True),
     "lines": Ingredient("whole lines, no windows", dict(crop="line"), headline=True),
@@ -154,16 +155,17 @@ def _row(name: str, told: Sequence[dict]) -> dict:
 
 
 def join(before: dict, now: dict) -> dict:
-    """Two tables of the same settings and other seeds as one: rows of the same name are pooled.
+    """Two tables of the same settings as one: rows of the same name, of other seeds then, are pooled.
 
-    ValueError where the settings differ or a seed is in both.
+    ValueError where the settings differ or a row has a seed in both.
     """
     for key in ("corpus", "variant", "recipe", "characters", "overrides"):
         if before[key] != now[key]:
             raise ValueError(f"tables that differ in {key} are no one table: {before[key]!r} and {now[key]!r}")
-    if both := set(before["seeds"]) & set(now["seeds"]):
-        raise ValueError(f"seed {min(both)} is in both tables: its runs would count twice")
     rows = {row["name"]: row for row in before["rows"]}
+    both = set(before["seeds"]) & set(now["seeds"])
+    if both and (twice := [row["name"] for row in now["rows"] if row["name"] in rows]):
+        raise ValueError(f"seed {min(both)} of {', '.join(twice)} is in both tables: its runs would count twice")
     for row in now["rows"]:
         old = rows.get(row["name"])
         if old is None:
@@ -172,7 +174,8 @@ def join(before: dict, now: dict) -> dict:
         score = Score(*(old["score"][key] + row["score"][key] for key in ("correct", "total")))
         lists = {key: old[key] + row[key] for key in ("seeds", "seconds")}
         rows[row["name"]] = {**old, "score": describe(score), **lists}
-    return {**before, "seeds": before["seeds"] + now["seeds"], "rows": list(rows.values())}
+    seeds = before["seeds"] + [seed for seed in now["seeds"] if seed not in both]
+    return {**before, "seeds": seeds, "rows": list(rows.values())}
 
 
 def table(told: dict) -> str:

@@ -145,6 +145,8 @@ class SpanCorruption(_TokenDataset):
     whole: with crop "window", the share of draws that show as much of the line as fits.
     plain: of the windows, the share that leaves the other names, dates and numbers out of the words around the span:
         they too tell who is meant, and a question has the name alone.
+    drop: of a window's words around the span, the share left out at random. Real lines tell a fact once: without this it
+        is bound to the very words that stand beside it.
     head_last: of the windows, the share that puts the head behind the words, as questions may do with a name: what is
         known of a name must be found wherever it stands and whatever stands before it.
 
@@ -165,12 +167,13 @@ class SpanCorruption(_TokenDataset):
         random_share: float = 0.0,
         whole: float = 0.0,
         plain: float = 0.0,
+        drop: float = 0.0,
         head_last: float = 0.0,
     ):
         for name, value, known in (("crop", crop, CROPS), ("spans", spans, SPANS), ("loss", loss, LOSSES)):
             if value not in known:
                 raise ValueError(f"SpanCorruption: {name} must be one of {', '.join(known)}, not {value!r}")
-        shares = dict(random_share=random_share, whole=whole, plain=plain, head_last=head_last)
+        shares = dict(random_share=random_share, whole=whole, plain=plain, drop=drop, head_last=head_last)
         for name, value in shares.items():
             if not 0 <= value <= 1:
                 raise ValueError(f"SpanCorruption: {name} must lie in 0 ... 1, not {value!r}")
@@ -178,7 +181,8 @@ class SpanCorruption(_TokenDataset):
             raise ValueError(f"SpanCorruption: block_size must be at least 8, not {block_size}")
         self.documents, self.vocab, self.block_size, self.seed = list(documents), vocab, block_size, seed
         self.crop, self.spans, self.end_sentinel, self.loss = crop, spans, end_sentinel, loss
-        self.random_share, self.whole, self.plain, self.head_last = random_share, whole, plain, head_last
+        self.random_share, self.whole, self.plain, self.drop = random_share, whole, plain, drop
+        self.head_last = head_last
         for i, document in enumerate(self.documents):
             if not document:
                 raise ValueError(f"SpanCorruption: document {i} is empty")
@@ -233,6 +237,8 @@ class SpanCorruption(_TokenDataset):
             after = plain_words(document, stop, len(document))
         before = before.split(" ")[-1 - rng.randint(0, 4) :]
         after = after.split(" ")[: 1 + rng.randint(0, 2)]
+        if self.drop:
+            before, after = ([word for word in words if rng.random() >= self.drop] for words in (before, after))
         room = self._room - len(head) - len(masked)
         before = " ".join(before)[-room:] if room else ""
         after = " ".join(after)[: room - len(before)]

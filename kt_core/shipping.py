@@ -23,11 +23,21 @@ from kt_core.vocab import CharVocab
 
 PHASES = (*MASKED, "pretrained", "finetuned", "scratch")
 RECIPE_OF = {"bios": "quick", "wiki": "kt"}
-# Where one pretraining is not all: (variant, recipe, fields set otherwise) of each, on from the one before.
+# Where one pretraining is not all: (variant, recipe, fields set otherwise) of each, on from the one before. The second ones
+# keep all words around the gap, and end while the rate is high.
 _FIRST = ("rope", "kt", {})
+_ALL_WORDS = dict(drop=0.0, pretrain_lr=1.4e-3, muon_lr=7e-3)
 SITTINGS: dict[tuple[str, str], tuple[tuple[str, str, dict], ...]] = {
-    ("wiki", "rope"): (_FIRST, ("rope", "kt-more", {})),
-    ("wiki", "perceiver_ar"): (_FIRST, ("perceiver_ar", "kt-more", dict(pretrain_epochs=25.0))),
+    ("wiki", "rope"): (
+        _FIRST,
+        ("rope", "kt-more", dict(_ALL_WORDS, pretrain_epochs=29.77, final_fraction=0.459)),
+        ("rope", "kt-more", {}),
+    ),
+    ("wiki", "perceiver_ar"): (
+        _FIRST,
+        ("perceiver_ar", "kt-more", dict(_ALL_WORDS, pretrain_epochs=8.375, final_fraction=0.665)),
+        ("perceiver_ar", "kt-more", {}),
+    ),
 }
 SHIPS = {"wiki": ("finetuned",)}  # of a corpus whose models are large; else pretrained, finetuned and scratch
 
@@ -121,24 +131,29 @@ def keep_result(folder: Path, target: Path) -> None:
 def kept_curve(corpus: str, variant: str, seed: int = 0) -> list[dict]:
     """Rows (phase, step, loss, dev, characters ...) of the trainings behind a shipped model; [] if none are kept.
 
-    A second sitting counts characters and seconds of pretraining on from the first, whose rows come before its own
-    where both are of this variant.
+    A later sitting counts characters and seconds of pretraining on from those before it, whose rows come before its
+    own as far as they are of this variant.
     """
-    results = data_dir() / "results"
-    path = results / f"{corpus}-{variant}-seed{seed}.json"
-    if not path.is_file():
-        return []
-    told = json.loads(path.read_text(encoding="utf-8"))
-    before = (told.get("pretraining") or {}).get("before")
-    if not before:
-        return told["curve"]
-    first = results / f"{corpus}-{variant}-sitting1-seed{seed}.json"
-    earlier = json.loads(first.read_text(encoding="utf-8"))["curve"] if first.is_file() else []
-    rows = [row for row in earlier if row["phase"] == "pretrain"]
-    for row in told["curve"]:
-        on = {key: row[key] + before[key] for key in ("characters", "seconds")}
-        rows.append({**row, **on} if row["phase"] == "pretrain" else row)
+    results, rows = data_dir() / "results", []
+    kept = [*sorted(results.glob(f"{corpus}-{variant}-sitting*-seed{seed}.json")), results / f"{corpus}-{variant}-seed{seed}.json"]  # fmt: skip
+    for path in kept:
+        if not path.is_file():
+            continue
+        told = json.loads(path.read_text(encoding="utf-8"))
+        before = sittings_before(told.get("pretraining"))
+        on = {key: sum(cost[key] for cost in before) for key in ("characters", "seconds")}
+        for row in told["curve"]:
+            if row["phase"] == "pretrain":
+                rows.append({**row, **{key: row[key] + on[key] for key in on}})
+            elif path == kept[-1]:
+                rows.append(row)
     return rows
+
+
+def sittings_before(cost: dict | None) -> list[dict]:
+    """What the sittings before a pretraining cost, the newest first: a cost holds the one before it."""
+    before = (cost or {}).get("before")
+    return [before, *sittings_before(before)] if before else []
 
 
 def shipped_cards() -> dict[str, dict]:

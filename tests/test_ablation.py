@@ -57,8 +57,11 @@ def test_tables_of_other_seeds_are_pooled(told):
     assert [row for row in both["rows"] if row["name"] != "lines"] == [
         row for row in found["rows"] if row["name"] != "lines"
     ]
-    with pytest.raises(ValueError, match="seed 0 is in both"):
+    with pytest.raises(ValueError, match="seed 0 of ours, lines, fixed-positions, pure is in both"):
         join(found, found)
+    other = found | dict(rows=[found["rows"][0] | dict(name="other")])
+    assert join(found, other)["seeds"] == [0]  # another row may have the same seed
+    assert [row["name"] for row in join(found, other)["rows"]][-1] == "other"
     with pytest.raises(ValueError, match="differ in characters"):
         join(found, more | dict(characters=7))
 

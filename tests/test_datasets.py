@@ -272,6 +272,26 @@ def test_head_last_puts_the_head_behind_the_words_some_of_the_time():
     assert spans(LINES[:1], 32, crop="window", head_last=1.0)[0][0].shape == (32,)
 
 
+def test_dropped_words_are_missing_the_head_and_the_order_stay():
+    document = "Ada Moor. one two three four Rome five six seven."
+    whole = ["one", "two", "three", "four", "five", "six", "seven."]
+    for share in (0.5, 1.0):
+        data = spans([document], 128, crop="window", spans="names", drop=share)
+        seen = []
+        for epoch in range(400):
+            data.set_epoch(epoch)
+            prefix, masked, suffix = data.pieces(0)
+            assert masked == "Rome"
+            assert prefix.startswith("Ada Moor. ")
+            words = prefix.removeprefix("Ada Moor. ").split() + suffix.split()
+            assert words == [word for word in whole if word in words]
+            seen.append(len(words))
+        # 0-4 words before and 0-2 behind (the space beside the span counts for none): 3 on average
+        assert sum(seen) / len(seen) == pytest.approx(3 * (1 - share), abs=0.25)
+    again = spans([document], 128, crop="window", spans="names", drop=0.5)
+    assert [again.pieces(0) for again.epoch in range(9)] == [again.pieces(0) for again.epoch in range(9)]
+
+
 def test_plain_windows_leave_out_what_else_tells_who_is_meant():
     document = "Ada Moor. Moor, who was born 3 May 1902 in Oslo, Norway, met Bo Ek in 1930, in Rome."
     data = spans([document], 128, crop="window", spans="names", plain=1.0)

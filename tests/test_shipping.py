@@ -166,23 +166,28 @@ def test_the_command(tmp_path, monkeypatch):
     assert asked == [("bios", ["rope"], 3, tmp_path, None), ("wiki", list(VARIANTS), 0, tmp_path, tmp_path)]
 
 
-def test_the_curve_of_a_second_sitting_goes_on_from_the_first(tmp_path, monkeypatch):
+def test_the_curve_of_a_later_sitting_goes_on_from_those_before(tmp_path, monkeypatch):
     monkeypatch.setattr(shipping, "data_dir", lambda: tmp_path)
     results = tmp_path / "results"
     results.mkdir()
 
-    def row(phase, characters, seconds, **more):
-        return dict(phase=phase, characters=characters, seconds=seconds, **more)
+    def keep(name, before, *rows):
+        curve = [dict(phase=phase, characters=c, seconds=s) for phase, c, s in rows]
+        cost = dict(characters=rows[-2][1], seconds=rows[-2][2], **({"before": before} if before else {}))
+        (results / f"wiki-{name}-seed0.json").write_text(json.dumps(dict(pretraining=cost, curve=curve)))
+        return cost
 
-    first = dict(pretraining=dict(characters=100, seconds=9.0),
-                 curve=[row("pretrain", 50, 4.0), row("pretrain", 100, 9.0, dev=0.5), row("finetune", 7, 1.0)])  # fmt: skip
-    more = dict(pretraining=dict(before=first["pretraining"]),
-                curve=[row("pretrain", 30, 2.0, dev=0.7), row("finetune", 8, 1.0)])  # fmt: skip
-    (results / "wiki-rope-seed0.json").write_text(json.dumps(first))
-    assert shipping.kept_curve("wiki", "rope") == first["curve"]
-    for name, told in (("rope-sitting1", first), ("rope", more), ("perceiver_ar", more)):
-        (results / f"wiki-{name}-seed0.json").write_text(json.dumps(told))
-    on = [row("pretrain", 130, 11.0, dev=0.7), row("finetune", 8, 1.0)]
-    assert shipping.kept_curve("wiki", "rope") == [*first["curve"][:2], *on]
-    assert shipping.kept_curve("wiki", "perceiver_ar") == on  # its first sitting was rope's
-    assert shipping.kept_curve("wiki", "vanilla") == []
+    def read(variant):
+        return [tuple(row.values()) for row in shipping.kept_curve("wiki", variant)]
+
+    first = keep("rope", None, ("pretrain", 50, 4.0), ("pretrain", 100, 9.0), ("finetune", 7, 1.0))
+    assert read("rope") == [("pretrain", 50, 4.0), ("pretrain", 100, 9.0), ("finetune", 7, 1.0)]
+    (results / "wiki-rope-seed0.json").rename(results / "wiki-rope-sitting1-seed0.json")
+    second = keep("rope-sitting2", first, ("pretrain", 30, 2.0), ("finetune", 8, 1.0))
+    third = keep("rope", second, ("pretrain", 5, 1.0), ("finetune", 9, 1.0))
+    assert [cost["characters"] for cost in shipping.sittings_before(third)] == [30, 100]
+    pretrained = [("pretrain", 50, 4.0), ("pretrain", 100, 9.0), ("pretrain", 130, 11.0), ("pretrain", 135, 12.0)]
+    assert read("rope") == [*pretrained, ("finetune", 9, 1.0)]
+    keep("perceiver_ar", first, ("pretrain", 30, 2.0), ("finetune", 8, 1.0))
+    assert read("perceiver_ar") == [("pretrain", 130, 11.0), ("finetune", 8, 1.0)]  # its first sitting was rope's
+    assert read("vanilla") == []
