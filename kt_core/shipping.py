@@ -24,7 +24,7 @@ from kt_core.vocab import CharVocab
 PHASES = (*MASKED, "pretrained", "finetuned", "scratch")
 RECIPE_OF = {"bios": "quick", "wiki": "kt"}
 # Where one pretraining is not all: (variant, recipe, fields set otherwise) of each, on from the one before. The second ones
-# keep all words around the gap, and end while the rate is high.
+# keep all words around the gap, and end while the rate is high, as does perceiver_ar's third; its finetuning cools down.
 _FIRST = ("rope", "kt", {})
 _ALL_WORDS = dict(drop=0.0, pretrain_lr=1.4e-3, muon_lr=7e-3)
 SITTINGS: dict[tuple[str, str], tuple[tuple[str, str, dict], ...]] = {
@@ -36,9 +36,10 @@ SITTINGS: dict[tuple[str, str], tuple[tuple[str, str, dict], ...]] = {
     ("wiki", "perceiver_ar"): (
         _FIRST,
         ("perceiver_ar", "kt-more", dict(_ALL_WORDS, pretrain_epochs=8.375, final_fraction=0.665)),
-        ("perceiver_ar", "kt-more", {}),
+        ("perceiver_ar", "kt-more", dict(pretrain_epochs=10.233, final_fraction=0.591, finetune_epochs=11.0,
+                                         finetune_lr=6e-4, finetune_muon_lr=3e-3)),
     ),
-}
+}  # fmt: skip
 SHIPS = {"wiki": ("finetuned",)}  # of a corpus whose models are large; else pretrained, finetuned and scratch
 
 
