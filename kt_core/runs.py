@@ -344,10 +344,13 @@ def _versions() -> dict:
 
 
 def _must_match(path: Path, config: dict) -> None:
-    """ValueError that names the settings in which a folder's run differs from `config`."""
+    """ValueError that names the settings in which a folder's run differs from `config`.
+
+    A field of the recipe that the run is too old to know has its default: without it, all was as it is with that.
+    """
     before = json.loads((path / "config.json").read_text(encoding="utf-8"))
     flat = lambda c: {**{k: v for k, v in c.items() if k != "recipe"}, **c["recipe"]}  # noqa: E731
-    old, new = flat(before), flat(config)
+    old, new = dataclasses.asdict(Recipe()) | flat(before), flat(config)
     other = [
         f"{key} was {old.get(key)!r}, now {value!r}" for key, value in new.items() if old.get(key) != value
     ]

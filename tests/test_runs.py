@@ -460,6 +460,16 @@ def test_other_settings_are_refused_by_name(whole, more, words):
     assert files(whole.path) == before
 
 
+def test_a_run_of_before_a_recipe_had_a_field_is_gone_on_with(tmp_path, whole):
+    shutil.copytree(whole.path, tmp_path / "old")
+    config = json.loads((tmp_path / "old" / "config.json").read_text())
+    del config["recipe"]["drop"]
+    (tmp_path / "old" / "config.json").write_text(json.dumps(config))
+    assert run(tmp_path / "old", resume=True).told == whole.told
+    with pytest.raises(ValueError, match="drop was 0.0, now 0.5"):
+        run(tmp_path / "old", resume=True, overrides=dict(drop=0.5))
+
+
 def test_resume_in_an_empty_folder_starts(tmp_path, whole):
     assert run(tmp_path / "new", resume=True).dev == whole.dev
 
