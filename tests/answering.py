@@ -25,7 +25,7 @@ OTHERWISE = {
         parts.append(kt.attend(q, k, v, mask)[0])
     return attention.proj(torch.cat(parts, dim=-1))
 """,
-    "calibration-error": """def my_calibration_error(confidence, right, bins=10):
+    "calibration-error": """def calibration_error(confidence, right, bins=10):
     where = ((confidence.double() * bins).ceil().long() - 1).clamp(0, bins - 1)
     gaps = torch.zeros(bins, dtype=torch.double).index_add(0, where, torch.as_tensor(right).double() - confidence)
     return float(gaps.abs().sum() / len(confidence))
