@@ -30,6 +30,11 @@ OTHERWISE = {
     gaps = torch.zeros(bins, dtype=torch.double).index_add(0, where, torch.as_tensor(right).double() - confidence)
     return float(gaps.abs().sum() / len(confidence))
 """,
+    "abstention-threshold": """def lowest_threshold(sure, right, accuracy):
+    right = torch.as_tensor(right).double()
+    kept = [float(t) for t in sure if right[sure >= t].mean() >= accuracy - 1e-9]
+    return min(kept, default=float("inf"))
+""",
 }
 _HEADER = re.compile(r"^(?:def|class) (\w+)", re.MULTILINE)
 
