@@ -387,10 +387,8 @@ def test_the_card_of_a_shipped_model_tells_its_own_numbers():
 
 
 def test_the_card_asks_for_the_version_that_the_hub_extra_asks_for():
-    (needed,) = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"][
-        "hub"
-    ]
-    assert needed == f"transformers>={NEEDS}"
+    extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
+    assert f"transformers>={NEEDS}" in extras["hub"]
     assert f"transformers {NEEDS}" in hub.model_card(small(), {})
 
 
