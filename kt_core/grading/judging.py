@@ -33,7 +33,7 @@ from kt_core.grading.answers import Answer, answers
 from kt_core.grading.running import end, seal
 
 # Their checks look at what a call does to its arguments, or at gradients through it: a copy cannot hand that back.
-BY_EFFECT = ("finetuning-loop", "through-latents")
+BY_EFFECT = ("finetuning-loop", "through-latents", "one-hot-kl", "line-pairs", "train-top", "layer-rates")
 UNCONFIRMED = "right, unconfirmed"
 RESULT = 256 * 2**20  # bytes of a result
 
