@@ -255,7 +255,7 @@ def lens_cells(model: GPT, asked: Asked) -> Cells:
 
 
 def by_role(
-    grids: Sequence[Float[Tensor, "rows T"]], asked: Sequence[Asked], letters: int = 10
+    grids: Sequence[Float[Tensor, "rows _"]], asked: Sequence[Asked], letters: int = 10
 ) -> tuple[Float[Tensor, "rows columns"], list[str]]:
     """Grids of questions with names of any length as one mean grid, and the names of its columns.
 
