@@ -43,6 +43,11 @@ SITTINGS: dict[tuple[str, str], tuple[tuple[str, str, dict], ...]] = {
 SHIPS = {"wiki": ("finetuned",)}  # of a corpus whose models are large; else pretrained, finetuned and scratch
 
 
+def ships(corpus: str, phase: str) -> bool:
+    """Whether models of that phase ship for a corpus at all."""
+    return phase in SHIPS.get(corpus, PHASES)
+
+
 def shipped_path(corpus: str, variant: str, phase: str) -> Path:
     """Where the shipped checkpoint of a corpus, variant and phase lies (whether it exists or not)."""
     if phase not in PHASES:
@@ -81,7 +86,7 @@ def retrain(corpus: str, variants: Sequence[str], seed: int, runs: Path, out: Pa
             for phase in ("pretrained", "finetuned"):
                 name = phase if pretrain else "scratch"
                 source = folder / f"{phase}.safetensors"
-                if source.exists() and name in SHIPS.get(corpus, PHASES):
+                if source.exists() and ships(corpus, name):
                     ship(source, shipped_path(corpus, variant, name) if out is None
                          else out / f"{corpus}-{variant}-{name}.safetensors")  # fmt: skip
             if out is None and checkout_dir():

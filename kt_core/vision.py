@@ -81,7 +81,7 @@ class ViTConfig:
     @property
     def n_tokens(self) -> int:
         """T: what the blocks work on, the patches and, if there is one, the class token."""
-        return (self.image_size // self.patch_size) ** 2 + (self.pool == "class")
+        return self.n_patches + (self.pool == "class")
 
     @property
     def block(self) -> GPTConfig:
