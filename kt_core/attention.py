@@ -169,6 +169,10 @@ class KeyValueCache:
         self.value.scatter_(2, index, value.to(self.value.dtype))
         return self.key, self.value
 
+    def keep(self, rows: Int[Tensor, " B_kept"]) -> None:
+        """Forget all rows of the batch but these."""
+        self.key, self.value = self.key[rows], self.value[rows]
+
 
 class MultiHeadAttention(nn.Module):
     """Several heads of scaled dot-product attention: of x to itself, or of x to another sequence.

@@ -69,6 +69,7 @@ def generate(
             idx[row, : len(prompt)] = torch.tensor(prompt)
         end = torch.tensor(lengths, device=device)  # (B,) where each row's next character goes
         rows = torch.arange(len(prompts), device=device)
+        kept = rows  # rows that the model still computes: those that go on, and some that ended lately
         if use_cache:
             logits, cache = model.start_cache(idx)
             logits = logits[rows, end - 1]  # (B, V)
@@ -87,7 +88,11 @@ def generate(
                 break
             at = end.clamp(max=block - 1)
             if use_cache:
-                logits = model.step(chosen, at, cache)
+                on = going[kept]
+                if 4 * int(on.sum()) <= 3 * len(kept):
+                    kept = kept[on]
+                    cache.keep(on.nonzero()[:, 0])
+                logits[kept] = model.step(chosen[kept], at[kept], cache)
             else:
                 if int(at.max()) >= idx.size(1):
                     idx = torch.nn.functional.pad(idx, (0, 1))

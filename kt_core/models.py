@@ -184,6 +184,12 @@ class Cache:
         self.layers = [KeyValueCache(batch, c.n_head, n, c.n_embd // c.n_head, like) for n in slots]
         self.inputs = like.new_zeros(batch, c.block_size, c.n_embd)
 
+    def keep(self, rows: Int[Tensor, " B_kept"]) -> None:
+        """Forget all rows of the batch but these: the others' texts have ended."""
+        for layer in self.layers:
+            layer.keep(rows)
+        self.inputs = self.inputs[rows]
+
 
 class GPT(nn.Module):
     """Decoder-only Transformer over characters; see `GPTConfig` for the variants."""
