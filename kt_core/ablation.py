@@ -43,6 +43,7 @@ INGREDIENTS: dict[str, Ingredient] = {
     "head-first": Ingredient("name always in front", dict(head_last=0.0), headline=True),
     "plain": Ingredient("other names and dates left out", dict(plain=1.0)),
     "drop": Ingredient("half of the words around left out", dict(drop=0.5)),
+    "ask": Ingredient("half of the windows put as questions", dict(ask=0.5), headline=True),
     "names": Ingredient("names alone, no dates and numbers", dict(spans="names")),
     "random-spans": Ingredient("random spans", dict(spans="random"), headline=True),
     "lines": Ingredient("whole lines, no windows", dict(crop="line"), headline=True),

@@ -83,6 +83,11 @@ def arranged(head: str, before: str, masked: str, after: str, last: bool = False
     return head + before, masked, after
 
 
+def question_of(head: str, words: Sequence[str], before: int) -> str:
+    """A window put as a question is, without its question mark: the first `before` words, the name, the other words."""
+    return " ".join([*words[:before], head.removesuffix(" ").removesuffix("."), *words[before:]])
+
+
 class _TokenDataset:
     """Shared by all datasets: padding of `tokens(i)` to (x, y) tensors of the block's length."""
 
@@ -149,6 +154,8 @@ class SpanCorruption(_TokenDataset):
         is bound to the very words that stand beside it.
     head_last: of the windows, the share that puts the head behind the words, as questions may do with a name: what is
         known of a name must be found wherever it stands and whatever stands before it.
+    ask: of the windows, the share put as a question is: the words on both sides of the name, a question mark, and no mark
+        where the span was cut out ("born Ada Moor in?⁇Oslo⁇").
 
     Raises ValueError for an empty document, a character outside the vocabulary or an unknown option.
     """
@@ -169,11 +176,12 @@ class SpanCorruption(_TokenDataset):
         plain: float = 0.0,
         drop: float = 0.0,
         head_last: float = 0.0,
+        ask: float = 0.0,
     ):
         for name, value, known in (("crop", crop, CROPS), ("spans", spans, SPANS), ("loss", loss, LOSSES)):
             if value not in known:
                 raise ValueError(f"SpanCorruption: {name} must be one of {', '.join(known)}, not {value!r}")
-        shares = dict(random_share=random_share, whole=whole, plain=plain, drop=drop, head_last=head_last)
+        shares = dict(random_share=random_share, whole=whole, plain=plain, drop=drop, head_last=head_last, ask=ask)
         for name, value in shares.items():
             if not 0 <= value <= 1:
                 raise ValueError(f"SpanCorruption: {name} must lie in 0 ... 1, not {value!r}")
@@ -182,7 +190,7 @@ class SpanCorruption(_TokenDataset):
         self.documents, self.vocab, self.block_size, self.seed = list(documents), vocab, block_size, seed
         self.crop, self.spans, self.end_sentinel, self.loss = crop, spans, end_sentinel, loss
         self.random_share, self.whole, self.plain, self.drop = random_share, whole, plain, drop
-        self.head_last = head_last
+        self.head_last, self.ask = head_last, ask
         for i, document in enumerate(self.documents):
             if not document:
                 raise ValueError(f"SpanCorruption: document {i} is empty")
@@ -191,8 +199,11 @@ class SpanCorruption(_TokenDataset):
     def __len__(self) -> int:
         return len(self.documents)
 
-    def pieces(self, i: int) -> tuple[str, str, str]:
-        """(prefix, masked, suffix) of example i in this epoch: what of the document stands before, in and after the cut."""
+    def pieces(self, i: int) -> tuple[str, str, str | None]:
+        """(prefix, masked, suffix) of example i in this epoch: what of the document stands before, in and after the cut.
+
+        A window put as a question (`ask`) is all prefix, and its suffix is None: no mark shows where the span was.
+        """
         rng = random.Random(f"{self.seed} {self.epoch} {i}")
         document = self.documents[i]
         fits = behind_head(document) < min(len(document), self._room // 2)
@@ -207,19 +218,17 @@ class SpanCorruption(_TokenDataset):
 
     def tokens(self, i: int) -> tuple[list[int], int]:
         pieces = self.pieces(i)
-        prefix, masked, suffix = map(self.vocab.encode, pieces)
+        prefix, masked, suffix = (self.vocab.encode(piece or "") for piece in pieces)
         cut = [self.vocab.mask_id]
-        ids = prefix + cut + suffix + cut + masked + cut * self.end_sentinel
+        shown = prefix + cut + suffix + cut if pieces[2] is not None else prefix + cut
+        ids = shown + masked + cut * self.end_sentinel
         asked = 1
         if self.loss == "span":
-            asked = len(prefix) + len(suffix) + 2
+            asked = len(shown)
         elif self.loss == "body":
-            shown = len(
-                os.path.commonprefix([pieces[0], self.documents[i][: behind_head(self.documents[i])]])
-            )
-            asked = max(
-                1, shown
-            )  # a head that stands last is behind the body's beginning: asked for with the rest
+            head = self.documents[i][: behind_head(self.documents[i])]
+            # a head that stands last is behind the body's beginning: asked for with the rest
+            asked = max(1, len(os.path.commonprefix([pieces[0], head])))
         return ids, asked
 
     @property
@@ -227,7 +236,9 @@ class SpanCorruption(_TokenDataset):
         """Characters of a document that fit: x holds one less than the text, since it predicts the last."""
         return self.block_size + 1 - 2 - self.end_sentinel
 
-    def _window(self, document: str, start: int, stop: int, rng: random.Random) -> tuple[str, str, str]:
+    def _window(
+        self, document: str, start: int, stop: int, rng: random.Random
+    ) -> tuple[str, str, str | None]:
         """Head and a few words, the span, a few words."""
         head = document[: behind_head(document)]
         masked = document[start:stop][: self._room - len(head)]
@@ -239,6 +250,10 @@ class SpanCorruption(_TokenDataset):
         after = after.split(" ")[: 1 + rng.randint(0, 2)]
         if self.drop:
             before, after = ([word for word in words if rng.random() >= self.drop] for words in (before, after))
+        if self.ask and rng.random() < self.ask:
+            words = [word for word in before + after if word]
+            asked = question_of(head, words, rng.randint(0, len(words)))
+            return asked[: self._room - len(masked) - 1] + "?", masked, None
         room = self._room - len(head) - len(masked)
         before = " ".join(before)[-room:] if room else ""
         after = " ".join(after)[: room - len(before)]

@@ -24,20 +24,24 @@ from kt_core.vocab import CharVocab
 PHASES = (*MASKED, "pretrained", "finetuned", "scratch")
 RECIPE_OF = {"bios": "quick", "wiki": "kt"}
 # Where one pretraining is not all: (variant, recipe, fields set otherwise) of each, on from the one before. The second ones
-# keep all words around the gap, and end while the rate is high, as does perceiver_ar's third; its finetuning cools down.
+# keep all words around the gap, and end while the rate is high, as does perceiver_ar's third; its finetuning cools down. None
+# but the last ones put windows as questions.
 _FIRST = ("rope", "kt", {})
-_ALL_WORDS = dict(drop=0.0, pretrain_lr=1.4e-3, muon_lr=7e-3)
+_HIGH = dict(pretrain_lr=1.4e-3, muon_lr=7e-3)
+_ALL_WORDS = dict(_HIGH, drop=0.0, ask=0.0)
 SITTINGS: dict[tuple[str, str], tuple[tuple[str, str, dict], ...]] = {
     ("wiki", "rope"): (
         _FIRST,
         ("rope", "kt-more", dict(_ALL_WORDS, pretrain_epochs=29.77, final_fraction=0.459)),
+        ("rope", "kt-more", dict(ask=0.0)),
         ("rope", "kt-more", {}),
     ),
     ("wiki", "perceiver_ar"): (
         _FIRST,
         ("perceiver_ar", "kt-more", dict(_ALL_WORDS, pretrain_epochs=8.375, final_fraction=0.665)),
-        ("perceiver_ar", "kt-more", dict(pretrain_epochs=10.233, final_fraction=0.591, finetune_epochs=11.0,
+        ("perceiver_ar", "kt-more", dict(ask=0.0, pretrain_epochs=10.233, final_fraction=0.591, finetune_epochs=11.0,
                                          finetune_lr=6e-4, finetune_muon_lr=3e-3)),
+        ("perceiver_ar", "kt-more", dict(_HIGH, pretrain_epochs=50.0)),
     ),
 }  # fmt: skip
 SHIPS = {"wiki": ("finetuned",)}  # of a corpus whose models are large; else pretrained, finetuned and scratch

@@ -292,6 +292,34 @@ def test_dropped_words_are_missing_the_head_and_the_order_stay():
     assert [again.pieces(0) for again.epoch in range(9)] == [again.pieces(0) for again.epoch in range(9)]
 
 
+def test_windows_put_as_questions_show_no_cut_and_ask_for_the_span_alone():
+    document = "Ada Moor. one two three Rome four five six."
+    for share in (0.0, 0.5, 1.0):
+        data = spans([document], 128, crop="window", spans="names", end_sentinel=True, loss="span", ask=share)
+        asked = Counter()
+        for data.epoch in range(400):
+            prefix, masked, suffix = data.pieces(0)
+            ids, first = data.tokens(0)
+            assert masked == "Rome" and VOCAB.decode(ids[first:]) == "Rome⁇"
+            if suffix is not None:
+                assert VOCAB.decode(ids[:first]) == f"{prefix}⁇{suffix}⁇"
+                continue
+            assert VOCAB.decode(ids[:first]) == f"{prefix}⁇" and prefix.endswith("?")
+            before, after = prefix.removesuffix("?").split("Ada Moor")  # without the head's full stop
+            assert "one two three four five".find(f"{before.strip()} {after.strip()}".strip()) >= 0
+            asked[bool(before), bool(after)] += 1
+        assert sum(asked.values()) == pytest.approx(400 * share, abs=60)
+        assert share == 0 or len(asked) == 4  # words on no, one and both sides of the name
+
+
+def test_a_question_made_of_a_long_window_fits_the_block():
+    document = "Ada Moor. " + "word " * 3 + "Rio de Janeiro" + " word" * 9
+    data = spans([document], 32, crop="window", spans="names", end_sentinel=True, loss="span", ask=1.0)
+    for data.epoch in range(40):
+        ids, _ = data.tokens(0)
+        assert len(ids) <= 33 and VOCAB.decode(ids).endswith("?⁇Rio de Janeiro⁇")
+
+
 def test_plain_windows_leave_out_what_else_tells_who_is_meant():
     document = "Ada Moor. Moor, who was born 3 May 1902 in Oslo, Norway, met Bo Ek in 1930, in Rome."
     data = spans([document], 128, crop="window", spans="names", plain=1.0)

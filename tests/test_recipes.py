@@ -282,7 +282,7 @@ def test_every_field_reaches_the_parts(corpus):
             changed = not value
         elif isinstance(value, str):
             changed = other[str][f.name]
-        elif f.name in ("random_share", "whole", "plain", "head_last", "dropout", "cooldown_from", "final_fraction"):
+        elif "share" in f.metadata["about"]:
             changed = 0.6
         elif f.name == "block_size":
             changed = 96
