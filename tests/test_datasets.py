@@ -603,4 +603,5 @@ def test_data_never_holds_the_trainer_up():
         began = time.process_time()
         characters = sum(int((x != 0).sum()) for x, _ in batches(data, 128, 0, epoch))
         best = max(best, characters / (time.process_time() - began))
-    assert best > 200_000, f"{best:.0f} characters a second"
+    # a core trains some 14,000 a second; what is measured here also pays for the checks of types that tests run under
+    assert best > 100_000, f"{best:.0f} characters a second"
