@@ -45,6 +45,7 @@ INGREDIENTS: dict[str, Ingredient] = {
     "drop": Ingredient("half of the words around left out", dict(drop=0.5)),
     "ask": Ingredient("half of the windows put as questions", dict(ask=0.5), headline=True),
     "names": Ingredient("names alone, no dates and numbers", dict(spans="names")),
+    "leading": Ingredient("names alone, none behind another and a comma", dict(spans="leading")),
     "random-spans": Ingredient("random spans", dict(spans="random"), headline=True),
     "lines": Ingredient("whole lines, no windows", dict(crop="line"), headline=True),
     "prefix": Ingredient("the assignment's crop", dict(crop="prefix")),
@@ -52,6 +53,7 @@ INGREDIENTS: dict[str, Ingredient] = {
     "cut": Ingredient("the assignment's crop, spans and loss", _CUT, headline=True),
     "no-sentinel": Ingredient("no end sentinel", dict(end_sentinel=False)),
     "pure": Ingredient("pairs not mixed in (pure)", dict(mixed_pairs=0), headline=True),
+    "pure-ask": Ingredient("not mixed in, half put as questions", dict(mixed_pairs=0, ask=0.5), headline=True),
     "pairs-twice": Ingredient("pairs mixed in twice", dict(mixed_pairs=2)),
     # the model
     "no-qk-norm": Ingredient("no QK-norm", dict(qk_norm=False)),

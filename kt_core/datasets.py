@@ -22,7 +22,7 @@ from kt_core._typing import Int, Tensor
 from kt_core.vocab import CharVocab
 
 CROPS = ("prefix", "line", "window")
-SPANS = ("random", "salient", "names")
+SPANS = ("random", "salient", "names", "leading")
 LOSSES = ("all", "body", "span")
 
 # Salient spans by general rules: dates ("4 May 1871", "May 4, 1871"), numbers, and runs of capitalised words, joined by
@@ -58,12 +58,20 @@ def behind_head(text: str) -> int:
     return found.end() if found else 0
 
 
-def askable(text: str, names_only: bool = False) -> list[tuple[int, int]]:
-    """(start, stop) of the salient spans behind the head that it does not hold: what it says already can be copied."""
+def askable(text: str, names_only: bool = False, leading: bool = False) -> list[tuple[int, int]]:
+    """(start, stop) of the salient spans behind the head that it does not hold: what it says already can be copied.
+
+    `leading`: without those that follow another one and a comma, as "Ontario" in "Cambridge, Ontario" does.
+    """
     first = behind_head(text)
     first = first if first < len(text) else 0  # nothing behind the head
     spans = salient_spans(text, names_only)
-    return [(a, b) for a, b in spans if a >= first and text[a:b] not in text[:first]]
+    ends = {stop for _, stop in spans} if leading else set()
+    return [
+        (a, b)
+        for a, b in spans
+        if a >= first and text[a:b] not in text[:first] and not (text[:a].endswith(", ") and a - 2 in ends)
+    ]
 
 
 def plain_words(text: str, start: int, stop: int) -> str:
@@ -144,6 +152,8 @@ class SpanCorruption(_TokenDataset):
                   those that the head does not hold (Guu et al. 2020, section 3.4, with general rules instead of an
                   entity tagger).
         "names"   the same without numbers and dates.
+        "leading" names, but none that another one and a comma lead to: "Cambridge, Ontario" has one place to ask for. Asked
+            for Ontario too, a model that sees the name and "born" alone learns to give both.
     loss: "all" characters (the assignment), the "body" behind the head, or the masked "span" alone, with the end
         sentinel if there is one.
     random_share: with salient spans, the share of draws that use a random span all the same.
@@ -267,7 +277,7 @@ class SpanCorruption(_TokenDataset):
             if first >= len(text):  # cut right behind the head: nothing else to ask for
                 first = 0
         if self.spans != "random":
-            found = askable(text, self.spans == "names")
+            found = askable(text, self.spans != "salient", self.spans == "leading")
             if found and rng.random() >= self.random_share:
                 return rng.choice(found)
         length = max(1, round((len(text) - first) * rng.uniform(1 / 8, 3 / 8)))

@@ -40,7 +40,7 @@ class Recipe:
     drop: float = _about(0.0, "with windows: share of the words around the span that are left out at random")
     head_last: float = _about(0.0, "with windows: share of draws that put the head behind the words")
     ask: float = _about(0.0, "with windows: share of draws put as a question is")
-    spans: str = _about("random", "masked spans: random, salient or names")
+    spans: str = _about("random", "masked spans: random, salient, names or leading names")
     random_share: float = _about(0.0, "with salient spans: share of draws that mask a random span")
     loss: str = _about("all", "loss on all characters, on the body behind the name, or on the masked span")
     end_sentinel: bool = _about(False, "⁇ behind the masked span")
@@ -186,7 +186,7 @@ RECIPES: dict[str, Recipe] = {
     # a later sitting, on from a model that `kt` has pretrained: names, dates and numbers around the gap left out and half of
     # the other words, so that the name alone finds the fact; half of the windows put as questions, so that a question finds
     # it too; the pairs, known by heart by then, are a smaller share
-    "kt-more": Recipe(name="kt-more", **_KT | dict(plain=1.0, drop=0.5, ask=0.5, views=4, pretrain_epochs=25.0, pretrain_lr=1e-3,
+    "kt-more": Recipe(name="kt-more", **_KT | dict(spans="leading", plain=1.0, drop=0.5, ask=0.5, views=4, pretrain_epochs=25.0, pretrain_lr=1e-3,
                                                    muon_lr=5e-3, cooldown_from=0.0)),
     # the assignment as its 2024-25 handout has it: no warm-up in effect (10,240 of 16,384 positions of the first batch),
     # the finetuning's cosine stretched over 200 epochs of the documents (75,187,200 positions), order never shuffled

@@ -23,25 +23,35 @@ from kt_core.vocab import CharVocab
 
 PHASES = (*MASKED, "pretrained", "finetuned", "scratch")
 RECIPE_OF = {"bios": "quick", "wiki": "kt"}
-# Where one pretraining is not all: (variant, recipe, fields set otherwise) of each, on from the one before. The second ones
-# keep all words around the gap, and end while the rate is high, as does perceiver_ar's third; its finetuning cools down. None
-# but the last ones put windows as questions.
-_FIRST = ("rope", "kt", {})
+# Where one pretraining is not all: (variant, recipe, fields set otherwise) of each, on from the one before. Most were stopped
+# while the rate was high; the next one, or a finetuning of its own, cools down. Ingredients of `kt-more` came one by one.
+_NAMES = dict(spans="names")
+_GAPS = dict(_NAMES, ask=0.0)
 _HIGH = dict(pretrain_lr=1.4e-3, muon_lr=7e-3)
-_ALL_WORDS = dict(_HIGH, drop=0.0, ask=0.0)
+_ALL_WORDS = dict(_GAPS, **_HIGH, drop=0.0)
+_ROPE = (
+    ("rope", "kt", {}),
+    ("rope", "kt-more", dict(_ALL_WORDS, pretrain_epochs=29.77, final_fraction=0.459)),
+    ("rope", "kt-more", _GAPS),
+)
 SITTINGS: dict[tuple[str, str], tuple[tuple[str, str, dict], ...]] = {
     ("wiki", "rope"): (
-        _FIRST,
-        ("rope", "kt-more", dict(_ALL_WORDS, pretrain_epochs=29.77, final_fraction=0.459)),
-        ("rope", "kt-more", dict(ask=0.0)),
-        ("rope", "kt-more", {}),
+        *_ROPE,
+        ("rope", "kt-more", _NAMES),
+        ("rope", "kt-more", dict(pretrain_epochs=20.0, pretrain_lr=7e-4, muon_lr=3.5e-3)),
+    ),
+    ("wiki", "vanilla"): (
+        *_ROPE,
+        ("vanilla", "kt-more", dict(_NAMES, **_HIGH, pretrain_epochs=9.302, final_fraction=0.69)),
+        ("vanilla", "kt-more", dict(pretrain_epochs=20.0)),
     ),
     ("wiki", "perceiver_ar"): (
-        _FIRST,
+        _ROPE[0],
         ("perceiver_ar", "kt-more", dict(_ALL_WORDS, pretrain_epochs=8.375, final_fraction=0.665)),
-        ("perceiver_ar", "kt-more", dict(ask=0.0, pretrain_epochs=10.233, final_fraction=0.591, finetune_epochs=11.0,
+        ("perceiver_ar", "kt-more", dict(_GAPS, pretrain_epochs=10.233, final_fraction=0.591, finetune_epochs=11.0,
                                          finetune_lr=6e-4, finetune_muon_lr=3e-3)),
-        ("perceiver_ar", "kt-more", dict(_HIGH, pretrain_epochs=50.0)),
+        ("perceiver_ar", "kt-more", dict(_NAMES, **_HIGH, pretrain_epochs=10.233, final_fraction=0.795)),
+        ("perceiver_ar", "kt-more", {}),
     ),
 }  # fmt: skip
 SHIPS = {"wiki": ("finetuned",)}  # of a corpus whose models are large; else pretrained, finetuned and scratch

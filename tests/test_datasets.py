@@ -354,6 +354,12 @@ def test_what_can_be_asked_for_stands_behind_the_head_and_not_in_it():
     found = [text[a:b] for a, b in askable(text)]
     assert found == ["3 May 1902", "Oslo", "Bo Ek", "Oslo"]
     assert [text[a:b] for a, b in askable(text, names_only=True)] == ["Oslo", "Bo Ek", "Oslo"]
+    assert [text[a:b] for a, b in askable(text, True, leading=True)] == ["Oslo", "Bo Ek", "Oslo"]
+    places = "Ada Moor. She was born in Oslo, Norway, in 1902, Norway, and lived in Rome, Paris, Lima and Bern."
+    assert [places[a:b] for a, b in askable(places, True, leading=True)] == ["Oslo", "Norway", "Rome", "Bern"]
+    assert [places[a:b] for a, b in askable(places, leading=True)] == ["Oslo", "1902", "Rome", "Bern"]
+    data = spans([places], 128, crop="window", spans="leading")
+    assert {masked for _, (_, masked, _) in drawn(data, 99)} == {"Oslo", "Norway", "Rome", "Bern"}
     assert askable("no head 1902") == [(8, 12)] and askable("Ada Moor. Moor came.") == []
 
 
