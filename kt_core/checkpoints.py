@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import platform
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -122,3 +123,23 @@ def load_checkpoint(path: str | Path, device: torch.device | str = "cpu") -> tup
     except RuntimeError as error:
         raise CheckpointError(f"{path}: the weights do not fit the card's config: {error}") from None
     return model.to(device).eval(), vocab, card
+
+
+def load_average(
+    paths: Sequence[str | Path], device: torch.device | str = "cpu"
+) -> tuple[GPT, CharVocab, dict]:
+    """The mean of the weights of several models of one training, as `load_checkpoint` gives one; the card is the last one's.
+
+    States of one training lie in one valley, and their mean lies lower in it than each (Izmailov et al. 2018, arXiv
+    1803.05407; Wortsman et al. 2022, arXiv 2203.05482). CheckpointError for models of different shapes or vocabularies.
+    """
+    found = [load_checkpoint(path) for path in paths]
+    if not found:
+        raise CheckpointError("no checkpoint to take the mean of")
+    model, vocab, card = found[-1]
+    for path, (other, characters, _) in zip(paths, found, strict=True):
+        if other.config != model.config or characters != vocab:
+            raise CheckpointError(f"{path} and {paths[-1]} differ in shape or vocabulary: their weights have no mean")
+    states = [each.state_dict() for each, _, _ in found]
+    model.load_state_dict({name: sum(state[name] for state in states) / len(states) for name in states[-1]})
+    return model.to(device), vocab, card

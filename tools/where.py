@@ -1,0 +1,50 @@
+"""Which dev people of the assignment's data a model answers for: by the place of the birthplace in their line, by the
+number of train answers that name it. Reads data/wiki (`kt fetch wiki`) and the kept dev predictions of each variant.
+
+    python tools/where.py     # writes data/results/wiki-where.json
+"""
+
+import bisect
+from collections import Counter, defaultdict
+from pathlib import Path
+
+import kt_core as kt
+from kt_core.files import write_json
+from kt_core.runs import describe
+
+RESULTS = Path(__file__).resolve().parent.parent / "data" / "results"
+ENDS = {"0–44": 0, "45–59": 45, "60–74": 60, "75–95": 75, "96–111": 96, "112+": 112}  # label -> first character
+TIMES = {"0": 0, "1–2": 1, "3–7": 3, "8–24": 8, "25+": 25}
+
+
+def group(value: int, starts: dict[str, int]) -> str:
+    """The label of the group that `value` falls into: the last one that starts at or before it."""
+    return list(starts)[bisect.bisect_right(list(starts.values()), value) - 1]
+
+
+def main() -> None:
+    """Writes the table and prints it."""
+    corpus = kt.load_corpus("wiki")
+    line_of = {line[: kt.behind_head(line)].removesuffix(". "): line for line in corpus.documents}
+    often = Counter(answer for _, answer in corpus.train)
+    told = {}
+    for path in sorted((RESULTS / "predictions").glob("wiki-*-dev.txt")):
+        answers = path.read_text(encoding="utf-8").splitlines()
+        groups = {"ends": defaultdict(list), "times": defaultdict(list)}
+        for (question, gold), answer in zip(corpus.dev, answers, strict=True):
+            line = line_of.get(kt.question_name(question), "")
+            at = line.find(gold)
+            groups["ends"][group(at + len(gold), ENDS) if at >= 0 else "not in the line"].append((answer, gold))
+            groups["times"][group(often[gold], TIMES)].append((answer, gold))
+        told[path.stem.removeprefix("wiki-").removesuffix("-dev")] = {
+            kind: {label: describe(kt.exact_match(*zip(*found[label], strict=True))) for label in labels if label in found}
+            for (kind, found), labels in zip(groups.items(), ([*ENDS, "not in the line"], TIMES), strict=True)
+        }
+    write_json(RESULTS / "wiki-where.json", dict(people=len(corpus.dev), variants=told))
+    for variant, kinds in told.items():
+        for kind, found in kinds.items():
+            print(variant, kind, {label: f"{score['correct']}/{score['total']}" for label, score in found.items()})
+
+
+if __name__ == "__main__":
+    main()
