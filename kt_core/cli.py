@@ -60,11 +60,11 @@ def _parser() -> argparse.ArgumentParser:
     run.add_argument("--recipe", default="quick", help="smoke, quick, kt, kt-more or a5 (default quick)")
     run.add_argument("--seed", type=int, default=0)
     run.add_argument("--no-pretrain", action="store_true", help="finetune from random weights")
-    run.add_argument("--init", type=Path, help="a pretrained checkpoint to start from instead of pretraining")
     run.add_argument(
-        "--start", type=Path, nargs="+", metavar="CHECKPOINT",
-        help="a pretrained checkpoint that pretraining goes on from; of several the mean of their weights",
+        "--init", type=Path, nargs="+", metavar="CHECKPOINT",
+        help="a pretrained checkpoint to start from instead of pretraining; of several the mean of their weights",
     )  # fmt: skip
+    run.add_argument("--start", type=Path, help="a pretrained checkpoint that pretraining goes on from")
     run.add_argument(
         "--out", type=Path, help="the run's folder (default: runs/ and a name that tells the settings)"
     )

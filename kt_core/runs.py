@@ -91,16 +91,16 @@ def run_experiment(
     overrides: dict | None = None,
     device: str = "auto",
     resume: bool = False,
-    init: str | Path | None = None,
-    start: str | Path | Sequence[str | Path] | None = None,
+    init: str | Path | Sequence[str | Path] | None = None,
+    start: str | Path | None = None,
     save_every: int = 200,
     tensorboard: bool = False,
 ) -> Result:
     """Pretrain, finetune and evaluate one model; everything is kept in the folder `out` (runs/... if None).
 
     pretrain=False finetunes from random weights. `init` is a pretrained checkpoint to start from instead of
-    pretraining; `start` is one that pretraining goes on from, with a fresh optimiser: a second sitting. It may be of
-    another variant: the weights that both have are taken over. Of several their mean is taken (the last one's cost is told).
+    pretraining, or several, whose weights are averaged; `start` is one that pretraining goes on from, with a fresh optimiser: a second sitting. It may be of
+    another variant: the weights that both have are taken over.
     `overrides` sets recipe fields by name. `resume` goes on with an unfinished run in `out`; without it a folder
     that holds a run already is a ValueError, so that nothing is lost. Under torchrun all processes train the model
     together (`kt_core.distributed`); the first one alone reads and writes files.
@@ -110,11 +110,11 @@ def run_experiment(
     data = corpus if isinstance(corpus, Corpus) else load_corpus(corpus, block_size=chosen.block_size)
     name = data.name if isinstance(corpus, Corpus) else str(corpus)
     kind = "no-pretrain" if not pretrain else chosen.kind
-    start = [start] if isinstance(start, str | Path) else list(start or ())
+    init = [init] if isinstance(init, str | Path) else list(init or ())
     plain = "".join(ch if ch.isalnum() else "-" for ch in Path(name).name)
     path = Path(out) if out else Path("runs") / f"{plain}-{variant}-{chosen.name}-{kind}-seed{seed}"
     config = dict(corpus=name, variant=variant, recipe=dataclasses.asdict(chosen), kind=kind, seed=seed,
-                  init=str(init) if init else None, start=" + ".join(Path(each).name for each in start) or None)  # fmt: skip
+                  init=" + ".join(map(str, init)) or None, start=Path(start).name if start else None)  # fmt: skip
     if (path / "config.json").exists():
         if not resume:
             raise ValueError(
@@ -164,17 +164,17 @@ class _Run:
         return GPT(self.recipe.model_config(len(vocab), self.variant))
 
     def pretrained(
-        self, init: str | Path | None, start: Sequence[str | Path] = ()
+        self, init: Sequence[str | Path], start: str | Path | None = None
     ) -> tuple[GPT, CharVocab, dict]:
         """The model after pretraining: from `init`, from this run's checkpoint, or trained now, on from `start`."""
-        done = Path(init) if init else self.path / "pretrained.safetensors"
+        done = self.path / "pretrained.safetensors"
         if init or _whole(done):
-            model, vocab, card = load_checkpoint(done, self.device)
+            model, vocab, card = load_average(init or [done], self.device)
             return model, vocab, dict(pretraining=card.get("cost"))
         vocab = self.corpus.vocab
         model, before = self.new_model(vocab), {}
         if start:
-            found, _, card = load_average(start)
+            found, _, card = load_checkpoint(start)
             take_over(model, found)
             before = dict(before=dict(variant=found.config.variant, **card.get("cost", {})))
         data = self.recipe.pretrain_data(self.corpus, vocab, self.seed)
@@ -301,32 +301,32 @@ def _check_early(
     recipe: Recipe,
     variant: str,
     pretrain: bool,
-    init: str | Path | None,
-    start: Sequence[str | Path],
+    init: Sequence[str | Path],
+    start: str | Path | None,
 ) -> None:
     """ValueError for what would stop the run later, before its folder is made."""
     config = recipe.model_config(len(corpus.vocab), variant)
     if not corpus.train:
         raise ValueError(f"corpus {corpus.name} has no train pairs: nothing to finetune on")
-    if start:
-        if init is not None or not pretrain:
+    if start is not None:
+        if init or not pretrain:
             raise ValueError(
                 "start is what pretraining goes on from: it goes with neither init nor pretrain=False (--no-pretrain)"
             )
-        model, vocab, _ = load_average(start)
+        model, vocab, _ = load_checkpoint(start)
         if vocab != corpus.vocab or _shape(model.config) != _shape(config):
             raise ValueError(
-                f"{start[-1]} holds a model of another shape or vocabulary: {_shape(model.config)}, not {_shape(config)}"
+                f"{start} holds a model of another shape or vocabulary: {_shape(model.config)}, not {_shape(config)}"
             )
-    if init is None:
+    if not init:
         return
     if not pretrain:
         raise ValueError(
             "init is a pretrained checkpoint to start from: it cannot go with pretrain=False (--no-pretrain)"
         )
-    model, _, _ = load_checkpoint(init)
+    model, _, _ = load_average(init)
     if model.config.variant != variant:
-        raise ValueError(f"{init} holds a {model.config.variant} model, not {variant}")
+        raise ValueError(f"{init[-1]} holds a {model.config.variant} model, not {variant}")
 
 
 def _shape(config: GPTConfig) -> dict:

@@ -39,7 +39,6 @@ SITTINGS: dict[tuple[str, str], tuple[tuple[str, str, dict], ...]] = {
         *_ROPE,
         ("rope", "kt-more", _NAMES),
         ("rope", "kt-more", dict(pretrain_epochs=20.0, pretrain_lr=7e-4, muon_lr=3.5e-3)),
-        ("rope", "kt-more", dict(pretrain_epochs=6.0, pretrain_lr=3e-4, muon_lr=1.5e-3)),
     ),
     ("wiki", "vanilla"): (
         *_ROPE,
@@ -55,7 +54,7 @@ SITTINGS: dict[tuple[str, str], tuple[tuple[str, str, dict], ...]] = {
         ("perceiver_ar", "kt-more", {}),
     ),
 }  # fmt: skip
-AVERAGED = {("wiki", "rope"): 2}  # the last sitting goes on from the mean of so many before it, not of one
+AVERAGED = {("wiki", "rope"): 2}  # so many of the last pretrained models are averaged before the finetuning
 SHIPS = {"wiki": ("finetuned",)}  # of a corpus whose models are large; else pretrained, finetuned and scratch
 
 
@@ -114,18 +113,24 @@ def retrain(corpus: str, variants: Sequence[str], seed: int, runs: Path, out: Pa
 
 
 def _sittings(corpus: str, variant: str, pretrain: bool, seed: int, folder: Path) -> list[Result]:
-    """The results of all sittings of a model: the last run lies in `folder`, the earlier ones beside it."""
+    """The results of all sittings of a model, and of the finetuning of their mean: the last run lies in `folder`, the
+    earlier ones beside it."""
     alone = ((variant, RECIPE_OF[corpus], {}),)
     planned = SITTINGS.get((corpus, variant), alone) if pretrain else alone
+    averaged = AVERAGED.get((corpus, variant), 1) if pretrain else 1
     results, ends = [], []
     for number, (of, recipe, fields) in enumerate(planned, 1):
-        last = number == len(planned)
+        last = averaged == 1 and number == len(planned)
         path = folder if last else folder.parent / f"{corpus}-{of}-sitting{number}-seed{seed}"
-        start = ends[-AVERAGED.get((corpus, variant), 1) if last else -1 :]
+        start = ends[-1] if ends else None
         results.append(
             run_experiment(corpus, of, recipe, pretrain, seed, path, overrides=fields, resume=True, start=start)
         )
         ends.append(path / "pretrained.safetensors")
+    if averaged > 1:
+        results.append(
+            run_experiment(corpus, of, recipe, True, seed, folder, overrides=fields, resume=True, init=ends[-averaged:])
+        )
     return results
 
 

@@ -226,6 +226,17 @@ def test_init_takes_the_place_of_pretraining(tmp_path, whole):
     assert equal(weights(result.path), weights(whole.path))
 
 
+def test_several_inits_are_averaged(tmp_path, whole):
+    first = whole.path / "pretrained.safetensors"
+    second = run(tmp_path / "other", start=first).path / "pretrained.safetensors"
+    result = run(tmp_path / "a", init=[first, second], overrides=dict(finetune_lr=1e-12, finetune_muon_lr=1e-12))
+    assert result.told["init"] == f"{first} + {second}"
+    assert result.told["pretraining"]["before"] == {"variant": "vanilla", **whole.told["pretraining"]}
+    states = [kt.load_checkpoint(path)[0].state_dict() for path in (first, second, result.path / "finetuned.safetensors")]
+    for name, tensor in states[2].items():
+        torch.testing.assert_close(tensor, (states[0][name] + states[1][name]) / 2, atol=1e-6, rtol=0)
+
+
 def test_init_keeps_the_checkpoints_block(tmp_path, whole):
     result = run(
         tmp_path / "a",
@@ -246,18 +257,6 @@ def test_an_init_that_cannot_serve_is_refused_before_anything_is_written(tmp_pat
     with pytest.raises(ValueError, match=words):
         run(tmp_path / "a", init=whole.path / "pretrained.safetensors", **more)
     assert not (tmp_path / "a").exists()
-
-
-def test_of_several_starts_the_mean_is_taken(tmp_path, whole):
-    first = whole.path / "pretrained.safetensors"
-    second = run(tmp_path / "other", start=first).path / "pretrained.safetensors"
-    still = run(tmp_path / "a", start=[first, second], overrides=dict(pretrain_lr=1e-9, muon_lr=1e-9))
-    assert still.told["start"] == "pretrained.safetensors + pretrained.safetensors"
-    assert still.told["pretraining"]["before"]["before"] == {"variant": "vanilla", **whole.told["pretraining"]}
-    paths = (first, second, still.path / "pretrained.safetensors")
-    states = [kt.load_checkpoint(path)[0].state_dict() for path in paths]
-    for name, tensor in states[2].items():
-        torch.testing.assert_close(tensor, (states[0][name] + states[1][name]) / 2, atol=1e-5, rtol=0)
 
 
 def test_start_is_what_pretraining_goes_on_from(tmp_path, whole):

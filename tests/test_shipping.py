@@ -128,16 +128,13 @@ def test_a_second_sitting_goes_on_from_the_first_which_two_variants_share(tmp_pa
         assert card["cost"]["before"]["variant"] == "rope"
 
 
-def test_the_last_sitting_may_go_on_from_the_mean_of_those_before(tmp_path, monkeypatch):
-    more = ("rope", TINY, dict(muon_lr=1e-3))
-    monkeypatch.setitem(shipping.SITTINGS, (CORPUS, "rope"), (("rope", TINY, {}), more, more))
+def test_the_last_sittings_may_be_averaged(tmp_path, monkeypatch):
+    monkeypatch.setitem(shipping.SITTINGS, (CORPUS, "rope"), (("rope", TINY, {}), ("rope", TINY, dict(muon_lr=1e-3))))
     monkeypatch.setitem(shipping.AVERAGED, (CORPUS, "rope"), 2)
     shipping.retrain(CORPUS, ["rope"], 0, tmp_path / "runs", tmp_path / "out")
-    told = [
-        kt.runs.Result.read(tmp_path / "runs" / f"{CORPUS}-rope-{name}seed0").told["start"]
-        for name in ("sitting1-", "sitting2-", "")
-    ]
-    assert told == [None, "pretrained.safetensors", "pretrained.safetensors + pretrained.safetensors"]
+    ends = [tmp_path / "runs" / f"{CORPUS}-rope-sitting{n}-seed0" / "pretrained.safetensors" for n in (1, 2)]
+    _, _, card = kt.load_checkpoint(tmp_path / "out" / f"{CORPUS}-rope-finetuned.safetensors")
+    assert card["init"] == " + ".join(map(str, ends)) and card["phase"] == "finetune"
 
 
 def test_a_stopped_retraining_goes_on(tmp_path, monkeypatch):
