@@ -54,7 +54,8 @@ SITTINGS: dict[tuple[str, str], tuple[tuple[str, str, dict], ...]] = {
         ("perceiver_ar", "kt-more", {}),
     ),
 }  # fmt: skip
-AVERAGED = {("wiki", "rope"): 2}  # so many of the last pretrained models are averaged before the finetuning
+# so many of the last pretrained models are averaged, and their mean finetuned with these fields set otherwise
+AVERAGED: dict[tuple[str, str], tuple[int, dict]] = {("wiki", "rope"): (2, dict(finetune_lr=4e-5, finetune_muon_lr=2e-4))}
 SHIPS = {"wiki": ("finetuned",)}  # of a corpus whose models are large; else pretrained, finetuned and scratch
 
 
@@ -117,7 +118,7 @@ def _sittings(corpus: str, variant: str, pretrain: bool, seed: int, folder: Path
     earlier ones beside it."""
     alone = ((variant, RECIPE_OF[corpus], {}),)
     planned = SITTINGS.get((corpus, variant), alone) if pretrain else alone
-    averaged = AVERAGED.get((corpus, variant), 1) if pretrain else 1
+    averaged, gentle = AVERAGED.get((corpus, variant), (1, {})) if pretrain else (1, {})
     results, ends = [], []
     for number, (of, recipe, fields) in enumerate(planned, 1):
         last = averaged == 1 and number == len(planned)
@@ -129,7 +130,9 @@ def _sittings(corpus: str, variant: str, pretrain: bool, seed: int, folder: Path
         ends.append(path / "pretrained.safetensors")
     if averaged > 1:
         results.append(
-            run_experiment(corpus, of, recipe, True, seed, folder, overrides=fields, resume=True, init=ends[-averaged:])
+            run_experiment(
+                corpus, of, recipe, True, seed, folder, overrides=fields | gentle, resume=True, init=ends[-averaged:]
+            )
         )
     return results
 

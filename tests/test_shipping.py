@@ -130,11 +130,12 @@ def test_a_second_sitting_goes_on_from_the_first_which_two_variants_share(tmp_pa
 
 def test_the_last_sittings_may_be_averaged(tmp_path, monkeypatch):
     monkeypatch.setitem(shipping.SITTINGS, (CORPUS, "rope"), (("rope", TINY, {}), ("rope", TINY, dict(muon_lr=1e-3))))
-    monkeypatch.setitem(shipping.AVERAGED, (CORPUS, "rope"), 2)
+    monkeypatch.setitem(shipping.AVERAGED, (CORPUS, "rope"), (2, dict(finetune_lr=1e-5)))
     shipping.retrain(CORPUS, ["rope"], 0, tmp_path / "runs", tmp_path / "out")
     ends = [tmp_path / "runs" / f"{CORPUS}-rope-sitting{n}-seed0" / "pretrained.safetensors" for n in (1, 2)]
     _, _, card = kt.load_checkpoint(tmp_path / "out" / f"{CORPUS}-rope-finetuned.safetensors")
     assert card["init"] == " + ".join(map(str, ends)) and card["phase"] == "finetune"
+    assert (card["recipe"]["muon_lr"], card["recipe"]["finetune_lr"]) == (1e-3, 1e-5)
 
 
 def test_a_stopped_retraining_goes_on(tmp_path, monkeypatch):
