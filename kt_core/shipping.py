@@ -51,7 +51,7 @@ SITTINGS: dict[tuple[str, str], tuple[tuple[str, str, dict], ...]] = {
         ("perceiver_ar", "kt-more", dict(_GAPS, pretrain_epochs=10.233, final_fraction=0.591, finetune_epochs=11.0,
                                          finetune_lr=6e-4, finetune_muon_lr=3e-3)),
         ("perceiver_ar", "kt-more", dict(_NAMES, **_HIGH, pretrain_epochs=10.233, final_fraction=0.795)),
-        ("perceiver_ar", "kt-more", {}),
+        ("perceiver_ar", "kt-more", dict(pretrain_epochs=14.0)),
     ),
 }  # fmt: skip
 # so many of the last pretrained models are averaged, and their mean finetuned with these fields set otherwise
