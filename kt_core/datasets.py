@@ -209,10 +209,10 @@ class SpanCorruption(_TokenDataset):
     def __len__(self) -> int:
         return len(self.documents)
 
-    def pieces(self, i: int) -> tuple[str, str, str | None]:
+    def pieces(self, i: int) -> tuple[str, str, str]:
         """(prefix, masked, suffix) of example i in this epoch: what of the document stands before, in and after the cut.
 
-        A window put as a question (`ask`) is all prefix, and its suffix is None: no mark shows where the span was.
+        A window put as a question (`ask`) is all prefix, up to its question mark.
         """
         rng = random.Random(f"{self.seed} {self.epoch} {i}")
         document = self.documents[i]
@@ -228,9 +228,10 @@ class SpanCorruption(_TokenDataset):
 
     def tokens(self, i: int) -> tuple[list[int], int]:
         pieces = self.pieces(i)
-        prefix, masked, suffix = (self.vocab.encode(piece or "") for piece in pieces)
+        prefix, masked, suffix = map(self.vocab.encode, pieces)
         cut = [self.vocab.mask_id]
-        shown = prefix + cut + suffix + cut if pieces[2] is not None else prefix + cut
+        is_question = self.ask and pieces[0].endswith("?") and not suffix
+        shown = prefix + cut if is_question else prefix + cut + suffix + cut
         ids = shown + masked + cut * self.end_sentinel
         asked = 1
         if self.loss == "span":
@@ -246,9 +247,7 @@ class SpanCorruption(_TokenDataset):
         """Characters of a document that fit: x holds one less than the text, since it predicts the last."""
         return self.block_size + 1 - 2 - self.end_sentinel
 
-    def _window(
-        self, document: str, start: int, stop: int, rng: random.Random
-    ) -> tuple[str, str, str | None]:
+    def _window(self, document: str, start: int, stop: int, rng: random.Random) -> tuple[str, str, str]:
         """Head and a few words, the span, a few words."""
         head = document[: behind_head(document)]
         masked = document[start:stop][: self._room - len(head)]
@@ -263,7 +262,7 @@ class SpanCorruption(_TokenDataset):
         if self.ask and rng.random() < self.ask:
             words = [word for word in before + after if word]
             asked = question_of(head, words, rng.randint(0, len(words)))
-            return asked[: self._room - len(masked) - 1] + "?", masked, None
+            return asked[: self._room - len(masked) - 1] + "?", masked, ""
         room = self._room - len(head) - len(masked)
         before = " ".join(before)[-room:] if room else ""
         after = " ".join(after)[: room - len(before)]

@@ -99,8 +99,8 @@ def run_experiment(
     """Pretrain, finetune and evaluate one model; everything is kept in the folder `out` (runs/... if None).
 
     pretrain=False finetunes from random weights. `init` is a pretrained checkpoint to start from instead of
-    pretraining, or several, whose weights are averaged; `start` is one that pretraining goes on from, with a fresh optimiser: a second sitting. It may be of
-    another variant: the weights that both have are taken over.
+    pretraining, or several, whose weights are averaged; `start` is one that pretraining goes on from, with a fresh
+    optimiser: a second sitting. It may be of another variant: the weights that both have are taken over.
     `overrides` sets recipe fields by name. `resume` goes on with an unfinished run in `out`; without it a folder
     that holds a run already is a ValueError, so that nothing is lost. Under torchrun all processes train the model
     together (`kt_core.distributed`); the first one alone reads and writes files.
