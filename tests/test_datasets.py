@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-import time
 from collections import Counter
 
 import pytest
@@ -603,11 +602,16 @@ def test_collate_asks_from_the_first_id_on():
 
 
 def test_data_never_holds_the_trainer_up():
-    data = spans([LINES[i % 4] for i in range(2000)], 128, crop="window", spans="salient")
-    best = 0.0
-    for epoch in range(3):
-        began = time.process_time()
-        characters = sum(int((x != 0).sum()) for x, _ in batches(data, 128, 0, epoch))
-        best = max(best, characters / (time.process_time() - began))
-    # a core trains some 14,000 a second; what is measured here also pays for the checks of types that tests run under
-    assert best > 100_000, f"{best:.0f} characters a second"
+    """In a process of its own: the checks of types that tests run under take two thirds of the time."""
+    code = (
+        "import time; from kt_core.datasets import *; from kt_core.vocab import CharVocab\n"
+        f"lines = {LINES!r}; vocab = CharVocab.from_documents(lines)\n"
+        "data = SpanCorruption([lines[i % 4] for i in range(2000)], vocab, 128, crop='window', spans='salient')\n"
+        "for epoch in range(3):\n"
+        "    began = time.process_time()\n"
+        "    characters = sum(int((x != 0).sum()) for x, _ in batches(data, 128, 0, epoch))\n"
+        "    print(characters / (time.process_time() - began))"
+    )
+    told = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+    best = max(map(float, told.split()))
+    assert best > 200_000, f"{best:.0f} characters a second"
