@@ -95,16 +95,9 @@ class Recipe:
                 make()
             except ValueError as error:
                 raise ValueError(f"recipe {self.name}, {phase}: {error}") from None
-        SpanCorruption([], None, self.block_size, crop=self.crop, spans=self.spans, loss=self.loss)
-        if (
-            self.views < 1
-            or self.mixed_pairs < 0
-            or self.finetune_documents < 0
-            or not 0 <= self.random_share <= 1
-        ):
-            raise ValueError(
-                "recipe fields views must be 1 or more, mixed_pairs and finetune_documents 0 or more, random_share in 0 ... 1"
-            )
+        self.documents([], None)
+        if self.views < 1 or self.mixed_pairs < 0 or self.finetune_documents < 0:
+            raise ValueError("recipe fields views must be 1 or more, mixed_pairs and finetune_documents 0 or more")
 
     @property
     def kind(self) -> str:

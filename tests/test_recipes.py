@@ -128,6 +128,8 @@ def test_whole_numbers_serve_as_floats():
         ("scratch_epochs", 0.0, "without pretraining: .*epochs"),
         ("mixed_pairs", -1, "mixed_pairs"),
         ("random_share", 1.5, "random_share"),
+        ("ask", 1.5, "ask must lie in 0"),
+        ("drop", -0.5, "drop must lie in 0"),
         ("dropout", 1.0, "dropout"),
         ("precision", "fp8", "precision"),
     ],
