@@ -93,7 +93,7 @@ def arranged(head: str, before: str, masked: str, after: str, last: bool = False
 
 def question_of(head: str, words: Sequence[str], before: int) -> str:
     """A window put as a question is, without its question mark: the first `before` words, the name, the other words."""
-    return " ".join([*words[:before], head.removesuffix(" ").removesuffix("."), *words[before:]])
+    return " ".join([*words[:before], head.removesuffix(". "), *words[before:]])
 
 
 class _TokenDataset:
