@@ -18,17 +18,7 @@ from kt_core.attention import (
 )
 from kt_core.checkpoints import CheckpointError, load_checkpoint, save_checkpoint
 from kt_core.corpora import Corpus, CorpusError, fetch_wiki, load_corpus, question, question_name
-from kt_core.datasets import (
-    Mixture,
-    NamePlace,
-    SpanCorruption,
-    arranged,
-    askable,
-    batches,
-    behind_head,
-    plain_words,
-    salient_spans,
-)
+from kt_core.datasets import Mixture, NamePlace, SpanCorruption, batches
 from kt_core.decoding import answer, generate
 from kt_core.evaluation import (
     Score,
@@ -44,6 +34,7 @@ from kt_core.models import GPT, GPTConfig
 from kt_core.recipes import RECIPES, Recipe, recipe
 from kt_core.runs import Result, run_experiment
 from kt_core.shipping import shipped, shipped_cards
+from kt_core.spans import arranged, askable, behind_head, plain_words, salient_spans
 from kt_core.trainer import TrainConfig, Trainer
 from kt_core.vocab import MASK, PAD, CharVocab
 

@@ -24,8 +24,9 @@ import torch.nn.functional as F
 
 from kt_core._typing import Float, Int, Tensor
 from kt_core.corpora import Corpus, load_corpus, question_name
-from kt_core.datasets import Mixture, NamePlace, SpanCorruption, _TokenDataset, behind_head
+from kt_core.datasets import Mixture, NamePlace, SpanCorruption, _TokenDataset
 from kt_core.models import GPT, GPTConfig
+from kt_core.spans import behind_head
 from kt_core.textfiles import Pair
 from kt_core.vocab import CharVocab
 

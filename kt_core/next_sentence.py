@@ -14,9 +14,9 @@ from collections.abc import Sequence
 import torch
 
 from kt_core._typing import Float, Tensor
-from kt_core.datasets import behind_head
 from kt_core.masked import END, MaskedDataset, padded
 from kt_core.models import GPT
+from kt_core.spans import behind_head
 from kt_core.vocab import MASK, CharVocab
 
 ONE, TWO = "1", "0"  # the character at the first place: lines of one person, of two persons

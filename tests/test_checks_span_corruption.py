@@ -10,7 +10,8 @@ import numpy as np
 import torch
 from checking import Answers, notebook_suite, quiz_suite, suite
 
-from kt_core.datasets import SpanCorruption, collate, salient_spans
+from kt_core.datasets import SpanCorruption, collate
+from kt_core.spans import salient_spans
 from kt_core.vocab import MASK, CharVocab
 
 # ---------------------------------------------------------------- encode

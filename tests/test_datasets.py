@@ -12,18 +12,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kt_core.datasets import (
-    Mixture,
-    NamePlace,
-    SpanCorruption,
-    arranged,
-    askable,
-    batches,
-    behind_head,
-    collate,
-    plain_words,
-    salient_spans,
-)
+from kt_core.datasets import Mixture, NamePlace, SpanCorruption, batches, collate
+from kt_core.spans import arranged, askable, behind_head, plain_words, salient_spans
 from kt_core.vocab import CharVocab
 
 LINES = [

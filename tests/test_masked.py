@@ -15,10 +15,11 @@ from hypothesis import strategies as st
 import kt_core as kt
 from kt_core import masked, next_sentence, shipping
 from kt_core.attention import MultiHeadAttention, padding_mask
-from kt_core.datasets import NamePlace, SpanCorruption, batches, salient_spans
+from kt_core.datasets import NamePlace, SpanCorruption, batches
 from kt_core.filling import LENGTHS, answer_masked, fill, fill_texts, masked_question, surest_lengths
 from kt_core.masked import MaskedMixture, MaskedPairs, MaskedText, choose, hide, one_hot_kl, padded
 from kt_core.next_sentence import LinePairs, by_person, line_pair, one_person, pair_text
+from kt_core.spans import salient_spans
 from kt_core.trainer import TrainConfig, Trainer
 
 LINES = [

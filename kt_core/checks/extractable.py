@@ -7,8 +7,8 @@ from typing import Any
 
 from kt_core.checks.core import Exercise, Wrong, describe, fresh_random, letters, unforeseen
 from kt_core.checks.quizzes import Choice, Quiz
-from kt_core.datasets import arranged, askable, plain_words
 from kt_core.evaluation import stored_and_found
+from kt_core.spans import arranged, askable, plain_words
 
 NOTEBOOK = "07_making_knowledge_extractable"
 

@@ -13,7 +13,8 @@ import torch
 
 from kt_core.checks.core import Exercise, Wrong, describe, fresh_random, letters, refused, tensor
 from kt_core.checks.quizzes import Choice, Quiz
-from kt_core.datasets import SpanCorruption, collate, salient_spans
+from kt_core.datasets import SpanCorruption, collate
+from kt_core.spans import salient_spans
 from kt_core.vocab import MASK, PAD, CharVocab
 
 NOTEBOOK = "02_span_corruption"
