@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import io
 import json
+import re
 import subprocess
 import sys
 import time
@@ -84,10 +85,11 @@ def make(corpus, recorded):
         "perceiver": lambda: explorers.explore_perceiver(16),
         "replay": lambda: explorers.explore_replay([recorded, explorers.replay_of_curve("kept curve", curve)]),
         "vision": lambda: explorers.explore_vision({"one": vit(), "mean": vit(1, pool="mean")}, *pictures()),
+        "windows": lambda: explorers.explore_windows(corpus.documents, vocab, plain=0.5),
     }  # fmt: skip
 
 
-NAMES = ("attention", "answers", "corruption", "rope", "perceiver", "replay", "vision")
+NAMES = ("attention", "answers", "corruption", "rope", "perceiver", "replay", "vision", "windows")
 MOVES = {
     "attention": dict(text="She was born in ??", model="perceiver", training="before", layer=0, head=1, query=3),
     "answers": dict(name="Nobody Atall", layer=0, head=1),
@@ -96,6 +98,7 @@ MOVES = {
     "perceiver": dict(variant="perceiver_ar", bottleneck=11, output=4),
     "replay": dict(run="kept curve", moment=0, layer=0, head=1),
     "vision": dict(model="mean", image=2, shown="rollout of all layers", layer=0, head=1, row=1, column=2, asks="one patch"),
+    "windows": dict(document=3, seed=5, spans="salient", whole=1, head_last=51, plain=49, drop=1, ask=100),
 }  # fmt: skip
 
 
@@ -187,6 +190,7 @@ def test_the_largest_view_stays_small_even_if_a_notebook_keeps_the_widgets_state
         explorers.explore_attention({"big": model}, vocab, documents),
         explorers.explore_answers(dict.fromkeys("abcd", model), vocab, corpus, "A" * 100),
         explorers.explore_corruption([documents * 3], vocab),
+        explorers.explore_windows([documents * 3], vocab, whole=1.0),
         explorers.explore_perceiver(64),
         explorers.explore_vision({"big": vit(n_layer=4, patch_size=1)}, *pictures(16)),
     ]
@@ -220,6 +224,12 @@ def test_a_mistake_in_the_call_is_told_at_once(corpus):
         explorers.explore_answers({}, vocab, corpus)
     with pytest.raises(ValueError, match="document must lie"):
         explorers.explore_corruption(corpus.documents, vocab, document=10**6)
+    with pytest.raises(ValueError, match="document must lie"):
+        explorers.explore_windows([], vocab)
+    with pytest.raises(ValueError, match="drop must lie in 0 ... 1, not 50"):
+        explorers.explore_windows(corpus.documents, vocab, drop=50)
+    with pytest.raises(ValueError, match="spans must be one of"):
+        explorers.explore_windows(corpus.documents, vocab, spans="places")
     with pytest.raises(ValueError, match="8 to 64"):
         explorers.explore_perceiver(500)
     with pytest.raises(ValueError, match="at least one model"):
@@ -491,6 +501,49 @@ def test_no_way_of_moving_the_sliders_breaks_it(moves):
             assert 0 <= state["place"] <= state["truncation"] - state["length"]
             start = state["place"]
             assert f"“{document[start : start + state['length']]}”" in view.note
+
+
+# ---------------------------------------------------------------- the recipe's windows
+
+
+def _share(view, told):
+    """The percentage that the explorer's sentence gives in front of or behind these words."""
+    return int(re.search(rf"{told} (?:in )?(\d+) %|(\d+) % {told}", view.note).expand(r"\1\2"))
+
+
+def test_windows_are_counted_as_the_dataset_draws_them():
+    line = "Ada Moor. She was born on 4 May 1871 in Oslo. She died in Rome."
+    vocab = kt.CharVocab.from_documents([line, *map(chr, range(32, 127))])
+    view = explorers.explore_windows([line], vocab, head_last=0.0)
+    data = kt.SpanCorruption([line], vocab, crop="window", spans="names", loss="span", end_sentinel=True)
+    drawn = []
+    for epoch in range(200):
+        data.set_epoch(epoch)
+        drawn.append(data.pieces(0))
+    asked = [masked for _, masked, _ in drawn]
+    assert set(asked) == {"Oslo", "Rome"}
+    for place in set(asked):
+        assert _share(view, f"“{place}”") == round(asked.count(place) / 2)
+    dated = ["Oslo" in p + s or "Rome" in p + s or "1871" in p + s for p, _, s in drawn]
+    assert 0 < _share(view, "show another name") == round(sum(dated) / 2) < 100
+    view.controls["plain"].value = 100
+    assert _share(view, "show another name") == 0
+    view.controls["spans"].value = "salient"
+    assert "“4 May 1871” in" in view.note
+    for whole in (100, 0):
+        before = view.note
+        view.controls["whole"].value = whole
+        assert view.note != before
+    view.controls["seed"].value, view.controls["ask"].value = 3, 100
+    data = kt.SpanCorruption(
+        [line], vocab, seed=3, crop="window", spans="salient", loss="span", end_sentinel=True, plain=1.0, ask=1.0
+    )
+    lengths = []
+    for epoch in range(200):
+        data.set_epoch(epoch)
+        assert data.pieces(0)[0].endswith("?")
+        lengths.append(len(data.tokens(0)[0]))
+    assert f"takes {sum(lengths) / 200:.0f} characters" in view.note
 
 
 # ---------------------------------------------------------------- rotary embedding

@@ -17,6 +17,7 @@ from kt_core.explorers.replay import (
 )
 from kt_core.explorers.rotary import explore_rope
 from kt_core.explorers.vision import attention_pictures, explore_vision
+from kt_core.explorers.windows import explore_windows
 
 __all__ = [
     "Replay",
@@ -28,6 +29,7 @@ __all__ = [
     "explore_replay",
     "explore_rope",
     "explore_vision",
+    "explore_windows",
     "load_replay",
     "record_replay",
     "replay_of_curve",
