@@ -59,8 +59,8 @@ INGREDIENTS: dict[str, Ingredient] = {
     "no-qk-norm": Ingredient("no QK-norm", dict(qk_norm=False)),
     "no-zero-init": Ingredient("no zero-initialised projections", dict(zero_init=False)),
     "relu2": Ingredient("squared ReLU instead of GELU", dict(activation="relu2")),
-    "learned-positions": Ingredient("learned positions, random offset", variant="vanilla"),
-    "fixed-positions": Ingredient("learned positions, no offset", dict(random_offset=0), "vanilla"),
+    "learned-positions": Ingredient("learned positions, random offset", variant="vanilla", headline=True),
+    "fixed-positions": Ingredient("learned positions, no offset", dict(random_offset=0), "vanilla", headline=True),
     # how it is trained
     "adamw": Ingredient("AdamW alone", dict(optimizer="adamw"), headline=True),
     "dropout": Ingredient("dropout 0.1", dict(dropout=0.1)),
@@ -147,11 +147,11 @@ def _pooled(told: Sequence[dict]) -> Score:
 
 
 def _row(name: str, told: Sequence[dict]) -> dict:
-    """One ingredient's row: pooled score, each seed's accuracy, what the runs cost."""
+    """One ingredient's row: pooled score, the seeds and the accuracy of each, what the runs cost."""
     each = INGREDIENTS[name]
     return dict(
         name=name, label=each.label, overrides=each.overrides, variant=told[0]["variant"], kind=told[0]["kind"],
-        score=describe(_pooled(told)), seeds=[round(_pooled([run]).accuracy, 4) for run in told],
+        score=describe(_pooled(told)), trained_with=[run["seed"] for run in told], seeds=[round(_pooled([run]).accuracy, 4) for run in told],
         epochs=told[0]["pretraining"]["epochs"], characters=told[0]["pretraining"]["characters"],
         seconds=[run["pretraining"]["seconds"] for run in told], steps=told[0]["pretraining"]["steps"],
     )  # fmt: skip
@@ -166,29 +166,28 @@ def join(before: dict, now: dict) -> dict:
         if before[key] != now[key]:
             raise ValueError(f"tables that differ in {key} are no one table: {before[key]!r} and {now[key]!r}")
     rows = {row["name"]: row for row in before["rows"]}
-    both = set(before["seeds"]) & set(now["seeds"])
-    if both and (twice := [row["name"] for row in now["rows"] if row["name"] in rows]):
-        raise ValueError(f"seed {min(both)} of {', '.join(twice)} is in both tables: its runs would count twice")
     for row in now["rows"]:
         old = rows.get(row["name"])
         if old is None:
             rows[row["name"]] = row
             continue
+        if both := set(old["trained_with"]) & set(row["trained_with"]):
+            raise ValueError(f"seed {min(both)} of {row['name']} is in both tables: its runs would count twice")
         score = Score(*(old["score"][key] + row["score"][key] for key in ("correct", "total")))
-        lists = {key: old[key] + row[key] for key in ("seeds", "seconds")}
+        lists = {key: old[key] + row[key] for key in ("trained_with", "seeds", "seconds")}
         rows[row["name"]] = {**old, "score": describe(score), **lists}
-    seeds = before["seeds"] + [seed for seed in now["seeds"] if seed not in both]
+    seeds = before["seeds"] + [seed for seed in now["seeds"] if seed not in before["seeds"]]
     return {**before, "seeds": seeds, "rows": list(rows.values())}
 
 
 def table(told: dict) -> str:
     """The rows as text, best first: accuracy with its interval, each seed, steps."""
-    lines = [f"{'':36}{'held-out answers right':>26}   seeds"]
+    lines = [f"{'':46}{'held-out answers right':>26}   seeds"]
     for row in sorted(told["rows"], key=lambda row: -row["score"]["accuracy"]):
         score = row["score"]
         shown = f"{100 * score['accuracy']:.1f} % [{100 * score['low']:.1f}, {100 * score['high']:.1f}]"
         seeds = " ".join(f"{100 * accuracy:.0f}" for accuracy in row["seeds"])
-        lines.append(f"{row['label']:36}{shown:>26}   {seeds}")
+        lines.append(f"{row['label']:46}{shown:>26}   {seeds}")
     return "\n".join(lines)
 
 
@@ -197,6 +196,7 @@ def read_ablation(path: str | Path) -> dict:
     try:
         told = json.loads(Path(path).read_text(encoding="utf-8"))
         told["rows"][0]["score"]["low"]
+        told["rows"][0]["trained_with"]
     except (json.JSONDecodeError, KeyError, IndexError, TypeError) as error:
         raise ValueError(f"{path}: not a table of kt ablate ({error!r})") from None
     return told

@@ -314,6 +314,32 @@ def accuracy_bars(
 
 
 @in_style
+def score_groups(
+    series: Mapping[str, Sequence[Score | float]],
+    labels: Sequence[str],
+    title: str = "",
+    xlabel: str = "",
+    ax: Axes | None = None,
+) -> Figure:
+    """Upright bars in a group for each of `labels`, one of each series: scores with 95 % whiskers, bare fractions grey."""
+    if ax is None:
+        _, ax = plt.subplots()
+    colours, width = iter([SKY, ORANGE, GREEN, PURPLE] * 9), 0.8 / max(len(series), 1)
+    for k, (name, values) in enumerate(series.items()):
+        scores = [value for value in values if isinstance(value, Score)]
+        at = [i + width * (k - (len(series) - 1) / 2) for i in range(len(values))]
+        heights = [100 * (v.accuracy if isinstance(v, Score) else v) for v in values]
+        ax.bar(at, heights, 0.94 * width, color=next(colours) if scores else GREY, label=name)
+        if scores:
+            whiskers = [[100 * (s.accuracy - s.low) for s in scores], [100 * (s.high - s.accuracy) for s in scores]]
+            ax.errorbar(at, heights, yerr=whiskers, fmt="none", color=BLACK, capsize=3, lw=1.2)
+    ax.set_xticks(range(len(labels)), labels, fontsize=9)
+    ax.set(title=title, xlabel=xlabel, ylabel="accuracy (%)", ylim=(0, 122), yticks=range(0, 101, 20))
+    ax.legend(ncols=len(series), loc="upper center")
+    return ax.figure
+
+
+@in_style
 def reachability(
     reach: Bool[Tensor, "T_out T_in"] | np.ndarray, title: str = "", ax: Axes | None = None
 ) -> Figure:

@@ -46,19 +46,24 @@ def test_tables_of_other_seeds_are_pooled(told):
     _, found = told
     more = json.loads(json.dumps(found)) | dict(seeds=[4], rows=json.loads(json.dumps(found["rows"][1:2])))
     more["rows"][0]["score"] |= dict(correct=2, total=8, accuracy=0.25)
-    more["rows"][0] |= dict(seeds=[0.25], seconds=[7.0])
+    more["rows"][0] |= dict(trained_with=[4], seeds=[0.25], seconds=[7.0])
     both = join(found, more)
     assert both["seeds"] == [0, 4]
     old, new = found["rows"][1], both["rows"][1]
     assert new["score"]["correct"] == old["score"]["correct"] + 2
     assert new["score"]["total"] == old["score"]["total"] + 8
     assert new["score"]["accuracy"] == pytest.approx(new["score"]["correct"] / new["score"]["total"], abs=1e-4)
+    assert new["trained_with"] == [0, 4]
     assert (new["seeds"], new["seconds"]) == (old["seeds"] + [0.25], old["seconds"] + [7.0])
     assert [row for row in both["rows"] if row["name"] != "lines"] == [
         row for row in found["rows"] if row["name"] != "lines"
     ]
-    with pytest.raises(ValueError, match="seed 0 of ours, lines, fixed-positions, pure is in both"):
+    with pytest.raises(ValueError, match="seed 0 of ours is in both"):
         join(found, found)
+    with pytest.raises(ValueError, match="seed 4 of lines is in both"):
+        join(both, more)
+    late = more["rows"][0] | dict(name="ours")  # a seed that another row has, but not this one
+    assert join(both, more | dict(rows=[late]))["rows"][0]["trained_with"] == [0, 4]
     other = found | dict(rows=[found["rows"][0] | dict(name="other")])
     assert join(found, other)["seeds"] == [0]  # another row may have the same seed
     assert [row["name"] for row in join(found, other)["rows"]][-1] == "other"

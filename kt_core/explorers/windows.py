@@ -78,11 +78,12 @@ def explore_windows(
         signs = visible(text[:LONGEST])
         lines = -(-len(signs) // LINE) + sum(-(-len(example) // LINE) for example, _ in examples)
         figure, ax = page(9, 1.3 + HIGH * lines + 0.12 * DRAWN)
-        ax.text(0.3, 0.3, f"Document {state['document']}, and in orange what these draws ask for", fontsize=11)
+        above = "any span may be asked for" if state["spans"] == "random" else "in orange what is asked for"
+        ax.text(0.3, 0.3, f"Document {state['document']}: {above}", fontsize=11)
         ground = _named(text, name)
-        for masked in asked:
+        for masked in asked if state["spans"] != "random" else ():  # random spans overlap
             at = text.find(masked, behind_head(text))
-            if at >= 0 and state["spans"] != "random":
+            if at >= 0:
                 ground[at : at + len(masked)] = [ASKED] * len(masked)
         at = characters(ax, signs, ground[: len(signs)], 0.3, 0.42) + 0.45
         fields = ", ".join(f"{key}={state[key] / 100:g}" for key in SHARES)
