@@ -108,7 +108,7 @@ class Lesson:
     def _model(self, variant: str, phase: str) -> tuple[GPT, CharVocab, dict]:
         _one_of("variant", variant, VARIANTS)
         if self.profile == "quick":
-            if phase == "pretrained" and not shipping.ships(self.corpus_name, phase):
+            if phase == "pretrained" and not shipping.ships(self.corpus_name, variant, phase):
                 print(f"on {self.corpus_name} the finetuned models alone ship: this is that of {variant}")
                 phase = "finetuned"
             model, vocab, card = shipping.shipped(self.corpus_name, variant, phase, self.device)

@@ -34,17 +34,19 @@ _ROPE = (
     ("rope", "kt-more", dict(_ALL_WORDS, pretrain_epochs=29.77, final_fraction=0.459)),
     ("rope", "kt-more", _GAPS),
 )
+_VANILLA = (
+    *_ROPE,
+    ("vanilla", "kt-more", dict(_NAMES, **_HIGH, pretrain_epochs=9.302, final_fraction=0.69)),
+    ("vanilla", "kt-more", dict(pretrain_epochs=20.0)),
+)
+_GENTLE = dict(finetune_lr=4e-5, finetune_muon_lr=2e-4)
 SITTINGS: dict[tuple[str, str], tuple[tuple[str, str, dict], ...]] = {
     ("wiki", "rope"): (
         *_ROPE,
         ("rope", "kt-more", _NAMES),
         ("rope", "kt-more", dict(pretrain_epochs=20.0, pretrain_lr=7e-4, muon_lr=3.5e-3)),
     ),
-    ("wiki", "vanilla"): (
-        *_ROPE,
-        ("vanilla", "kt-more", dict(_NAMES, **_HIGH, pretrain_epochs=9.302, final_fraction=0.69)),
-        ("vanilla", "kt-more", dict(pretrain_epochs=20.0)),
-    ),
+    ("wiki", "vanilla"): _VANILLA,
     ("wiki", "perceiver_ar"): (
         _ROPE[0],
         ("perceiver_ar", "kt-more", dict(_ALL_WORDS, pretrain_epochs=8.375, final_fraction=0.665)),
@@ -52,16 +54,20 @@ SITTINGS: dict[tuple[str, str], tuple[tuple[str, str, dict], ...]] = {
                                          finetune_lr=6e-4, finetune_muon_lr=3e-3)),
         ("perceiver_ar", "kt-more", dict(_NAMES, **_HIGH, pretrain_epochs=10.233, final_fraction=0.795)),
         ("perceiver_ar", "kt-more", dict(pretrain_epochs=14.0)),
+        ("perceiver_ar", "kt-more", dict(_GENTLE, pretrain_epochs=46.0, pretrain_lr=1.2e-3, muon_lr=6e-3)),
     ),
+    ("wiki", "perceiver"): (*_VANILLA, ("perceiver", "kt-more", dict(_HIGH, pretrain_epochs=26.0))),
 }  # fmt: skip
 # so many of the last pretrained models are averaged, and their mean finetuned with these fields set otherwise
-AVERAGED: dict[tuple[str, str], tuple[int, dict]] = {("wiki", "rope"): (2, dict(finetune_lr=4e-5, finetune_muon_lr=2e-4))}
-SHIPS = {"wiki": ("finetuned",)}  # of a corpus whose models are large; else pretrained, finetuned and scratch
+AVERAGED: dict[tuple[str, str], tuple[int, dict]] = {("wiki", "rope"): (2, _GENTLE)}
+# phases that ship where models are large; else pretrained, finetuned and scratch
+SHIPS: dict[tuple[str, str], tuple[str, ...]] = {("wiki", variant): ("finetuned",) for variant in ("vanilla", "rope", "perceiver_ar")}
+SHIPS["wiki", "perceiver"] = ()
 
 
-def ships(corpus: str, phase: str) -> bool:
-    """Whether models of that phase ship for a corpus at all."""
-    return phase in SHIPS.get(corpus, PHASES)
+def ships(corpus: str, variant: str, phase: str) -> bool:
+    """Whether the model of that corpus, variant and phase is meant to ship."""
+    return phase in SHIPS.get((corpus, variant), PHASES)
 
 
 def shipped_path(corpus: str, variant: str, phase: str) -> Path:
@@ -102,7 +108,7 @@ def retrain(corpus: str, variants: Sequence[str], seed: int, runs: Path, out: Pa
             for phase in ("pretrained", "finetuned"):
                 name = phase if pretrain else "scratch"
                 source = folder / f"{phase}.safetensors"
-                if source.exists() and ships(corpus, name):
+                if source.exists() and ships(corpus, variant, name):
                     ship(source, shipped_path(corpus, variant, name) if out is None
                          else out / f"{corpus}-{variant}-{name}.safetensors")  # fmt: skip
             if out is None and checkout_dir():

@@ -184,7 +184,7 @@ def test_quick_takes_what_ships_and_names_it_when_it_does_not(cell, tmp_path, mo
 
 def test_where_the_finetuned_models_alone_ship_they_stand_in_and_it_is_said(cell, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(shipping, "checkpoints_dir", lambda: tmp_path)
-    monkeypatch.setitem(shipping.SHIPS, "bios:people=20", ("finetuned",))
+    monkeypatch.setitem(shipping.SHIPS, ("bios:people=20", "rope"), ("finetuned",))
     model = kt.GPT(kt.recipe("quick", **TINY).model_config(4, "rope"))
     kt.save_checkpoint(
         tmp_path / "bios:people=20-rope-finetuned.safetensors", model, kt.CharVocab("ab"), {"is": "it"}
