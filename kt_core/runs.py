@@ -184,7 +184,9 @@ class _Run:
         config = dataclasses.replace(
             config, eval_every=max(1, round(-(-len(data) // config.batch_size) * config.epochs / 20))
         )
-        cost = self._train("pretrain", model, data, config, vocab, follow=bool(self.recipe.mixed_pairs))
+        # with pairs in it, or windows put as questions, pretraining learns to answer
+        follow = bool(self.recipe.mixed_pairs or self.recipe.ask)
+        cost = self._train("pretrain", model, data, config, vocab, follow)
         cost |= before
         self._save(done, model, vocab, cost, "pretrain")
         return model, vocab, dict(pretraining=cost)

@@ -144,6 +144,12 @@ def test_pure_pretraining_is_not_scored_on_dev(tmp_path):
     assert all(("dev" in row) == (row["phase"] == "finetune") for row in metrics(result.path))
 
 
+def test_pure_pretraining_with_windows_put_as_questions_is(tmp_path):
+    result = run(tmp_path / "a", overrides=dict(mixed_pairs=0, crop="window", ask=0.5))
+    assert result.told["kind"] == "pure"
+    assert {row["phase"] for row in metrics(result.path) if "dev" in row} == {"pretrain", "finetune"}
+
+
 def test_without_pretraining(tmp_path):
     result = run(tmp_path / "a", pretrain=False, overrides=dict(finetune_documents=2))
     assert result.told["kind"] == "no-pretrain"
