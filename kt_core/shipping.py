@@ -55,11 +55,12 @@ SITTINGS: dict[tuple[str, str], tuple[tuple[str, str, dict], ...]] = {
         ("perceiver_ar", "kt-more", dict(_NAMES, **_HIGH, pretrain_epochs=10.233, final_fraction=0.795)),
         ("perceiver_ar", "kt-more", dict(pretrain_epochs=14.0)),
         ("perceiver_ar", "kt-more", dict(_GENTLE, pretrain_epochs=46.0, pretrain_lr=1.2e-3, muon_lr=6e-3)),
+        ("perceiver_ar", "kt-more", dict(_GENTLE, pretrain_epochs=13.0, pretrain_lr=4e-4, muon_lr=2e-3)),
     ),
     ("wiki", "perceiver"): (*_VANILLA, ("perceiver", "kt-more", dict(_HIGH, pretrain_epochs=26.0))),
 }  # fmt: skip
 # so many of the last pretrained models are averaged, and their mean finetuned with these fields set otherwise
-AVERAGED: dict[tuple[str, str], tuple[int, dict]] = {("wiki", "rope"): (2, _GENTLE)}
+AVERAGED: dict[tuple[str, str], tuple[int, dict]] = {("wiki", variant): (2, _GENTLE) for variant in ("rope", "perceiver_ar")}
 # phases that ship where models are large; else pretrained, finetuned and scratch
 SHIPS: dict[tuple[str, str], tuple[str, ...]] = {("wiki", variant): ("finetuned",) for variant in ("vanilla", "rope", "perceiver_ar")}
 SHIPS["wiki", "perceiver"] = ()
