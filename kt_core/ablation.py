@@ -166,13 +166,19 @@ def join(before: dict, now: dict) -> dict:
         if before[key] != now[key]:
             raise ValueError(f"tables that differ in {key} are no one table: {before[key]!r} and {now[key]!r}")
     rows = {row["name"]: row for row in before["rows"]}
+    shared = {
+        row["name"]: set(rows[row["name"]]["trained_with"]) & set(row["trained_with"])
+        for row in now["rows"]
+        if row["name"] in rows
+    }
+    if both := set().union(*shared.values()):
+        twice = ", ".join(name for name, seeds in shared.items() if min(both) in seeds)
+        raise ValueError(f"seed {min(both)} of {twice} is in both tables: its runs would count twice")
     for row in now["rows"]:
         old = rows.get(row["name"])
         if old is None:
             rows[row["name"]] = row
             continue
-        if both := set(old["trained_with"]) & set(row["trained_with"]):
-            raise ValueError(f"seed {min(both)} of {row['name']} is in both tables: its runs would count twice")
         score = Score(*(old["score"][key] + row["score"][key] for key in ("correct", "total")))
         lists = {key: old[key] + row[key] for key in ("trained_with", "seeds", "seconds")}
         rows[row["name"]] = {**old, "score": describe(score), **lists}

@@ -265,6 +265,13 @@ def learning_curves(
     return figure
 
 
+def _whiskers(scores: Sequence[Score]) -> list[list[float]]:
+    """How far the 95 % intervals reach below and above the accuracies, in points; rounding leaves none below 0."""
+    below = [max(100 * (s.accuracy - s.low), 0) for s in scores]
+    above = [max(100 * (s.high - s.accuracy), 0) for s in scores]
+    return [below, above]
+
+
 @in_style
 def accuracy_bars(
     rows: Sequence[tuple[str, Score | None]],
@@ -280,14 +287,7 @@ def accuracy_bars(
     for i, (_, s) in enumerate(scored):
         at = 100 * s.accuracy
         ax.barh(i, at, height=0.62, color=SKY)
-        ax.errorbar(
-            at,
-            i,
-            xerr=[[max(at - 100 * s.low, 0)], [max(100 * s.high - at, 0)]],
-            color=BLACK,
-            capsize=3,
-            lw=1.2,
-        )
+        ax.errorbar(at, i, xerr=_whiskers([s]), color=BLACK, capsize=3, lw=1.2)
         ax.text(100 * s.high, i, f"  {at:.1f} %", va="center", fontsize=9)
     if london is not None:
         _london(ax, london, upright=True)
@@ -331,8 +331,7 @@ def score_groups(
         heights = [100 * (v.accuracy if isinstance(v, Score) else v) for v in values]
         ax.bar(at, heights, 0.94 * width, color=next(colours) if scores else GREY, label=name)
         if scores:
-            whiskers = [[100 * (s.accuracy - s.low) for s in scores], [100 * (s.high - s.accuracy) for s in scores]]
-            ax.errorbar(at, heights, yerr=whiskers, fmt="none", color=BLACK, capsize=3, lw=1.2)
+            ax.errorbar(at, heights, yerr=_whiskers(scores), fmt="none", color=BLACK, capsize=3, lw=1.2)
     ax.set_xticks(range(len(labels)), labels, fontsize=9)
     ax.set(title=title, xlabel=xlabel, ylabel="accuracy (%)", ylim=(0, 122), yticks=range(0, 101, 20))
     ax.legend(ncols=len(series), loc="upper center")

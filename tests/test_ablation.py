@@ -58,7 +58,7 @@ def test_tables_of_other_seeds_are_pooled(told):
     assert [row for row in both["rows"] if row["name"] != "lines"] == [
         row for row in found["rows"] if row["name"] != "lines"
     ]
-    with pytest.raises(ValueError, match="seed 0 of ours is in both"):
+    with pytest.raises(ValueError, match="seed 0 of ours, lines, fixed-positions, pure is in both"):
         join(found, found)
     with pytest.raises(ValueError, match="seed 4 of lines is in both"):
         join(both, more)

@@ -11,9 +11,9 @@ from kt_core.explorers.panels import HIGH, LINE, characters, legend
 from kt_core.explorers.shell import Choice, Slider, View, explorer, page
 from kt_core.spans import behind_head, salient_spans
 from kt_core.style import ORANGE, SKY, VERMILION, YELLOW, visible
-from kt_core.vocab import CharVocab
+from kt_core.vocab import MASK, CharVocab
 
-KINDS = {"the name": YELLOW, "other words": SKY, "⁇": VERMILION, "asked for: the loss falls here": ORANGE}
+KINDS = {"the name": YELLOW, "other words": SKY, MASK: VERMILION, "asked for: the loss falls here": ORANGE}
 NAME, WORDS, MARK, ASKED = KINDS.values()
 DRAWN, COUNTED = 7, 200  # draws of the document: in the picture, and in the sentence below it
 LONGEST = 4 * LINE  # characters of a document that are drawn
@@ -58,25 +58,23 @@ def explore_windows(
     def draw(state: Mapping[str, Any], changed: str | None) -> View:
         text = documents[state["document"]]
         data = dataset(text, state["seed"], state["spans"], {key: state[key] / 100 for key in SHARES})
-        examples = []
-        for epoch in range(DRAWN):
+        examples = []  # text, and where the loss begins
+        for epoch in range(COUNTED):
             data.set_epoch(epoch)
             ids, first = data.tokens(0)
             examples.append((vocab.decode(ids), first))
-        name, asked, told, length = text[: behind_head(text)].removesuffix(". "), Counter(), 0, 0
+        name = text[: behind_head(text)].removesuffix(". ")
+        asked = Counter(example[first:].removesuffix(MASK) for example, first in examples)
         # by their words: a window may begin inside of a date
         told_by = " ".join(text[a:b] for a, b in salient_spans(text) if a >= len(name))
         clues = {word for word in told_by.split() if not word.islower()}
-        for epoch in range(COUNTED):
-            data.set_epoch(epoch)
-            prefix, masked, suffix = data.pieces(0)
-            asked[masked] += 1
-            shown = f"{prefix} {suffix}".replace(name, "")
-            told += any(clue in shown for clue in clues)
-            length += len(data.tokens(0)[0])
+        others = [example[:first].replace(name, "") for example, first in examples]
+        told = sum(any(clue in words for clue in clues) for words in others)
+        length = sum(len(example) for example, _ in examples)
+        drawn = examples[:DRAWN]
 
         signs = visible(text[:LONGEST])
-        lines = -(-len(signs) // LINE) + sum(-(-len(example) // LINE) for example, _ in examples)
+        lines = -(-len(signs) // LINE) + sum(-(-len(example) // LINE) for example, _ in drawn)
         figure, ax = page(9, 1.3 + HIGH * lines + 0.12 * DRAWN)
         above = "any span may be asked for" if state["spans"] == "random" else "in orange what is asked for"
         ax.text(0.3, 0.3, f"Document {state['document']}: {above}", fontsize=11)
@@ -88,10 +86,10 @@ def explore_windows(
         at = characters(ax, signs, ground[: len(signs)], 0.3, 0.42) + 0.45
         fields = ", ".join(f"{key}={state[key] / 100:g}" for key in SHARES)
         ax.text(0.3, at - 0.1, f"The first {DRAWN} windows of it, one an epoch: {fields}", fontsize=11)
-        for example, first in examples:
+        for example, first in drawn:
             ground = _named(example, name)
             ground[first:] = [ASKED] * (len(example) - first)
-            ground = [MARK if sign == "⁇" else colour for sign, colour in zip(example, ground, strict=True)]
+            ground = [MARK if sign == MASK else colour for sign, colour in zip(example, ground, strict=True)]
             at = characters(ax, visible(example), ground, 0.3, at) + 0.12
         legend(ax, 0.3, at + 0.1, KINDS)
         often = ", ".join(f"“{masked}” in {100 * n / COUNTED:.0f} %" for masked, n in asked.most_common(3))
