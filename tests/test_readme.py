@@ -60,6 +60,13 @@ def test_the_opening_claim_is_the_measured_one():
     assert f"{100 * result['dev']['accuracy']:.1f} % of them on the data of" in README[:1200]
 
 
+def test_what_the_pure_kind_answers_before_it_meets_a_question_is_the_measured_share():
+    where = json.loads((ROOT / "data" / "results" / "wiki-where.json").read_text(encoding="utf-8"))
+    groups = where["variants"]["rope-pure-pretrained"]["ends"].values()
+    share = sum(group["correct"] for group in groups) / where["people"]
+    assert f"Before it had met a question it answered {100 * share:.1f} % of them" in README
+
+
 def test_the_assignments_data_have_a_pretrained_and_an_untrained_row():
     assert {"wiki-rope-seed0", "wiki-vanilla-scratch-seed0"} <= {path.stem for path in WIKI}
 
