@@ -126,8 +126,7 @@ def _rates(steps: dict, rounds: int, share: float) -> dict:
 
 def _profiled(step: Step, device: torch.device, share: float) -> dict:
     """Shares of a step by kind of operation, its rate of operations, and the machine's own for a product."""
-    whole, learn = _seconds(step, share), _seconds(step.learn, share)
-    step.update()
+    whole, learned = _whole_and_learned(step, share)
     activities = [ProfilerActivity.CPU] + [ProfilerActivity.CUDA] * (device.type == "cuda")
     with profile(activities=activities) as seen:
         step.learn()
@@ -138,14 +137,29 @@ def _profiled(step: Step, device: torch.device, share: float) -> dict:
         kind = next((k for k, names in KINDS.items() if any(name in event.key for name in names)), "other")
         spent[kind] += getattr(event, field)
     total = sum(spent.values()) or 1.0
-    shares = {kind: round(learn / whole * value / total, 3) for kind, value in spent.items()}
-    shares["optimisers"] = round(max(0.0, 1 - sum(shares.values())), 3)
+    shares = {kind: round(learned * value / total, 3) for kind, value in spent.items()}
+    shares["optimisers"] = round(1 - learned, 3)
     limit = _product(step, device, share)
     rate = step.operations() / whole
     return dict(
         seconds=round(whole, 4), characters=step.characters, shares=shares, gflops=round(rate / 1e9, 1),
         limit_gflops=round(limit / 1e9, 1), of_limit=round(rate / limit, 3),
     )  # fmt: skip
+
+
+def _whole_and_learned(step: Step, share: float) -> tuple[float, float]:
+    """Median seconds of a step, and the share of all its seconds that forward and backward take: timed in the same steps,
+    so that a machine which slows down meets both."""
+    step()
+    found: list[tuple[float, float]] = []
+    while len(found) < 3 or sum(map(sum, found)) < share:
+        began = time.perf_counter()
+        step.learn()
+        between = time.perf_counter()
+        step.update()
+        found.append((between - began, time.perf_counter() - between))
+    learn, update = map(sum, zip(*found, strict=True))
+    return statistics.median(map(sum, found)), learn / (learn + update)
 
 
 def _product(step: Step, device: torch.device, share: float) -> float:
