@@ -19,7 +19,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from kt_core._typing import Float, Int, Tensor
-from kt_core.attention import KeyValueCache, MultiHeadAttention, padding_mask, reach_mask, rotary_table
+from kt_core.attention import Dropout, KeyValueCache, MultiHeadAttention, padding_mask, reach_mask, rotary_table
 
 VARIANTS = ("vanilla", "rope", "perceiver", "perceiver_ar")
 ACTIVATIONS = {"gelu": F.gelu, "relu2": lambda x: F.relu(x).square()}
@@ -117,7 +117,7 @@ class MLP(nn.Module):
         self.up = nn.Linear(config.n_embd, 4 * config.n_embd)
         self.proj = nn.Linear(4 * config.n_embd, config.n_embd)
         self.activation = ACTIVATIONS[config.activation]
-        self.drop = nn.Dropout(config.dropout)
+        self.drop = Dropout(config.dropout)
 
     def forward(self, x: Float[Tensor, "B T C"]) -> Float[Tensor, "B T C"]:
         return self.drop(self.proj(self.activation(self.up(x))))
@@ -131,7 +131,7 @@ class Block(nn.Module):
         self.ln1 = nn.LayerNorm(config.n_embd)
         self.ln_source = nn.LayerNorm(config.n_embd) if cross else None
         self.attn = MultiHeadAttention(config.n_embd, config.n_head, config.dropout, config.qk_norm)
-        self.drop = nn.Dropout(config.dropout)
+        self.drop = Dropout(config.dropout)
         self.ln2 = nn.LayerNorm(config.n_embd)
         self.mlp = MLP(config)
 
@@ -201,7 +201,7 @@ class GPT(nn.Module):
         self.pos_emb = (
             None if config.rotary else nn.Parameter(torch.zeros(1, config.block_size, config.n_embd))
         )
-        self.drop = nn.Dropout(config.dropout)
+        self.drop = Dropout(config.dropout)
         middle = config.n_layer - 2
         kinds = (
             [DownProjectBlock, *[Block] * middle, UpProjectBlock]

@@ -9,11 +9,13 @@ from hypothesis import strategies as st
 from torch import nn
 
 from kt_core.attention import (
+    Dropout,
     KeyValueCache,
     MultiHeadAttention,
     additive_score,
     attend,
     causal_mask,
+    causal_softmax,
     masked_softmax,
     multiplicative_score,
     reach_mask,
