@@ -19,7 +19,14 @@ import torch.nn.functional as F
 from torch import nn
 
 from kt_core._typing import Float, Int, Tensor
-from kt_core.attention import Dropout, KeyValueCache, MultiHeadAttention, padding_mask, reach_mask, rotary_table
+from kt_core.attention import (
+    Dropout,
+    KeyValueCache,
+    MultiHeadAttention,
+    padding_mask,
+    reach_mask,
+    rotary_table,
+)
 
 VARIANTS = ("vanilla", "rope", "perceiver", "perceiver_ar")
 ACTIVATIONS = {"gelu": F.gelu, "relu2": lambda x: F.relu(x).square()}

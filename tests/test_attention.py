@@ -140,6 +140,48 @@ def test_sinusoidal_positions():
         assert table[t, 2 * i + 1].item() == pytest.approx(math.cos(angle), abs=1e-6)
 
 
+def test_causal_softmax_is_the_masked_softmax_of_the_scaled_scores_gradients_too():
+    query, key = (draw(2, 3, 7, 4, seed=seed).requires_grad_() for seed in (1, 2))
+    weighed = draw(2, 3, 7, 7, seed=3)
+    fast = causal_softmax(query, key)
+    slow = masked_softmax(scaled_dot_product_score(query, key), causal_mask(7))
+    torch.testing.assert_close(fast, slow)
+    assert (fast.triu(1) == 0).all()
+    grads, expected = (torch.autograd.grad((w * weighed).sum(), (query, key)) for w in (fast, slow))
+    torch.testing.assert_close(grads, expected)
+
+
+# ---------------------------------------------------------------- dropout
+
+
+@pytest.mark.parametrize("p", [0.1, 0.5, 0.9])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_dropout_drops_that_share_and_keeps_the_mean(p, dtype):
+    x = torch.ones(300, 1001, dtype=dtype, requires_grad=True)
+    torch.manual_seed(0)
+    y = Dropout(p)(x)
+    assert y.dtype == dtype
+    dropped = y == 0
+    assert abs(float(dropped.float().mean()) - p) < 0.005  # five standard deviations of 300,300 draws and more
+    kept = y[~dropped].detach()
+    torch.testing.assert_close(kept, torch.full_like(kept, 1 / (1 - p)))
+    for axis in (0, 1):  # no row or column is favoured
+        assert (dropped.float().mean(axis) - p).abs().max() < 0.2
+    y.sum().backward()
+    assert torch.equal(x.grad, y.detach())  # what was dropped learns nothing
+
+
+def test_dropout_draws_from_the_global_generator_and_is_off_where_it_should_be():
+    x, drop = draw(3, 5), Dropout(0.5)
+    found = []
+    for _ in range(2):
+        torch.manual_seed(1)
+        found.append(drop(x))
+    assert torch.equal(*found) and not torch.equal(found[0], drop(x))
+    assert drop.eval()(x) is x and Dropout(0.0)(x) is x
+    assert drop.train()(torch.empty(0, 3)).shape == (0, 3)
+
+
 # ---------------------------------------------------------------- rotary embedding
 
 
