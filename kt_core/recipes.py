@@ -52,13 +52,14 @@ class Recipe:
     pretrain_lr: float = _about(6e-3, "peak learning rate (AdamW)")
     optimizer: str = _about("adamw", "adamw, or muon for the blocks' matrices")
     muon_lr: float = _about(0.02, "peak learning rate of Muon")
-    weight_decay: float = _about(0.1, "on linear layers")
+    weight_decay: float = _about(0.1, "decoupled, as AdamW has it")
     schedule: str = _about("cosine", "cosine, linear or constant")
     warmup_steps: int = _about(0, "steps of rising rate")
     cooldown_from: float = _about(0.3, "linear: share of the steps before the rate falls")
     final_fraction: float = _about(0.1, "share of the rate at the end")
     bucket: bool = _about(True, "batches of like length, no more padding than that")
     shuffle: bool = _about(True, "a new order each epoch")
+    parts: int = _about(1, "parts of like length in which a step works through its batch; the same gradient, less padding")
     # finetuning
     finetune_epochs: float = _about(10.0, "passes over the train pairs, after pretraining")
     finetune_batch_size: int = _about(256, "pairs a step")
@@ -139,7 +140,7 @@ class Recipe:
             epochs=self.pretrain_epochs, batch_size=self.pretrain_batch_size, learning_rate=self.pretrain_lr,
             optimizer=self.optimizer, muon_learning_rate=self.muon_lr, weight_decay=self.weight_decay,
             schedule=self.schedule, warmup_steps=self.warmup_steps, cooldown_from=self.cooldown_from,
-            final_fraction=self.final_fraction, bucket=self.bucket, shuffle=self.shuffle, precision=self.precision,
+            final_fraction=self.final_fraction, bucket=self.bucket, shuffle=self.shuffle, parts=self.parts, precision=self.precision,
         ) | more)  # fmt: skip
 
     def finetune_config(self, pretrained: bool = True, **more) -> TrainConfig:
@@ -150,7 +151,7 @@ class Recipe:
             optimizer=self.optimizer, muon_learning_rate=self.finetune_muon_lr if pretrained else self.muon_lr,
             weight_decay=self.weight_decay, schedule=self.finetune_schedule, horizon=self.finetune_horizon or None,
             cooldown_from=0.0, final_fraction=self.final_fraction, bucket=self.bucket, shuffle=self.shuffle,
-            precision=self.precision,
+            parts=self.parts, precision=self.precision,
         ) | more)  # fmt: skip
 
 

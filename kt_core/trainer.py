@@ -14,6 +14,7 @@ from pathlib import Path
 import torch
 
 from kt_core import distributed
+from kt_core._typing import Int, Tensor
 from kt_core.datasets import batches
 from kt_core.files import interrupts_held, sha256
 from kt_core.models import GPT
@@ -37,6 +38,9 @@ class TrainConfig:
                          "linear" flat until cooldown_from, a fraction of all steps, then a straight line down, or
                          "constant". warmup_steps of linear rise come first.
     bucket, shuffle      see `datasets.batches`. The assignment does neither.
+    parts                work through each batch in so many parts of like length, each as long as its longest example: the
+                         whole batch's loss and gradient with less padding, where batches may not be of like length. Only
+                         dropout draws otherwise.
     device               "auto": cuda, else mps, else cpu. precision "auto": bf16 on cuda, fp32 elsewhere;
                          "native": bf16 on CPUs too that multiply it themselves (`native_bf16`), fp32 on others.
     compile              torch.compile on cuda.
@@ -59,6 +63,7 @@ class TrainConfig:
     horizon: int | None = None
     bucket: bool = True
     shuffle: bool = True
+    parts: int = 1
     seed: int = 0
     device: str = "auto"
     precision: str = "auto"
@@ -75,6 +80,7 @@ class TrainConfig:
         need("epochs", self.epochs > 0, "above 0")
         need("steps", self.steps is None or self.steps >= 1, "at least 1, or None to count epochs")
         need("batch_size", self.batch_size >= 1, "at least 1")
+        need("parts", self.parts >= 1, "at least 1")
         for field in ("learning_rate", "muon_learning_rate", "grad_clip"):
             need(field, getattr(self, field) > 0, "above 0")
         for field in ("weight_decay", "warmup_steps", "eval_every", "log_every", "save_every"):
@@ -130,6 +136,24 @@ def mixed_precision(precision: str, device: torch.device):
     bf16 = precision == "bf16" or (precision == "auto" and device.type == "cuda")
     bf16 = bf16 or (precision == "native" and native_bf16(device))
     return torch.autocast(device.type, torch.bfloat16) if bf16 else nullcontext()
+
+
+def split(
+    x: Int[Tensor, "B T"], y: Int[Tensor, "B T"], parts: int
+) -> list[tuple[Int[Tensor, "b t"], Int[Tensor, "b t"], float]]:
+    """A batch in `parts` of like length, cut to their longest examples: (x, y, weight) of each.
+
+    The weight is the part's share of the characters asked for, so that the losses so weighted add up to the batch's mean
+    loss. A part that asks for nothing is left out.
+    """
+    if parts == 1:
+        return [(x, y, 1.0)]
+    lengths, asked, found = (x != 0).sum(1), int((y != 0).sum()), []
+    for rows in lengths.argsort(stable=True).chunk(parts):
+        longest, here = int(lengths[rows].max()), int((y[rows] != 0).sum())
+        if here:
+            found.append((x[rows, :longest], y[rows, :longest], here / asked))
+    return found
 
 
 class Trainer:
@@ -269,17 +293,24 @@ class Trainer:
                         if team:
                             team.seed(c.seed, step)
                             x, y, share = team.share(x, y)
-                        x, y = x.to(self.device, non_blocking=True), y.to(self.device, non_blocking=True)
-                        with mixed:
-                            _, loss = forward(x, y)
-                        loss = loss * share if team else loss
-                        loss.backward()
+                        loss = torch.zeros((), device=self.device)
+                        parts = split(x, y, c.parts)
+                        for part, (x, y, weight) in enumerate(parts, 1):
+                            x = x.to(self.device, non_blocking=True)
+                            y = y.to(self.device, non_blocking=True)
+                            # gradients of a team are averaged once, with the last part
+                            with forward.no_sync() if team and part < len(parts) else nullcontext():
+                                with mixed:
+                                    _, found_loss = forward(x, y)
+                                found_loss = found_loss * (weight * share if team else weight)
+                                found_loss.backward()
+                            loss += found_loss.detach()
                         torch.nn.utils.clip_grad_norm_(model.parameters(), c.grad_clip)
                         for optimizer in optimizers:
                             optimizer.step()
                             optimizer.zero_grad(set_to_none=True)
                         step += 1
-                        losses.append(team.mean(loss) if team else loss.detach())
+                        losses.append(team.mean(loss) if team else loss)
                     bar.update()
                     if team:
                         team.agree()

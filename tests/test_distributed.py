@@ -32,6 +32,7 @@ gloo = pytest.mark.skipif(
 CASES = {
     "vanilla": ("vanilla", 0.0, dict(batch_size=3)),
     "rope": ("rope", 0.0, dict(batch_size=4, bucket=False)),
+    "parts": ("vanilla", 0.0, dict(batch_size=8, bucket=False, parts=3)),
     "perceiver": ("perceiver", 0.0, dict(batch_size=5)),
     "perceiver_ar": ("perceiver_ar", 0.0, dict(batch_size=9)),
     "muon": ("rope", 0.0, dict(batch_size=4, optimizer="muon")),
@@ -257,6 +258,14 @@ def test_shares_add_up_to_the_batch_and_its_mean_loss(size, rows):
     losses = [loss(logits[mine[:, 0] - 100], targets) * weight for mine, targets, weight in parts]
     assert all(torch.isfinite(part) for part in losses)
     assert float(sum(losses) / size) == pytest.approx(float(loss(logits, y)), abs=1e-5)
+
+
+def test_shares_are_of_like_length():
+    x = torch.ones(8, 10, dtype=torch.long)
+    for row, length in enumerate([9, 1, 8, 2, 7, 3, 6, 4]):
+        x[row, length:] = 0
+    lengths = [[int(n) for n in (member(rank, 2).share(x, x)[0] != 0).sum(1)] for rank in (0, 1)]
+    assert lengths == [[1, 3, 6, 8], [2, 4, 7, 9]]
 
 
 def test_a_process_alone_joins_nobody(monkeypatch):

@@ -177,7 +177,7 @@ def test_a5_pretraining():
         1.0,
     )
     assert (config.schedule, config.warmup_steps, config.final_fraction) == ("cosine", 0, 0.1)
-    assert (config.bucket, config.shuffle) == (False, False)
+    assert (config.bucket, config.shuffle, config.parts) == (False, False, 1)
     total = 650 * 23  # 2937 documents in batches of 128
     for step in (
         0,

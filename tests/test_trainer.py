@@ -16,7 +16,7 @@ import torch
 
 from kt_core.datasets import NamePlace, SpanCorruption
 from kt_core.models import GPT, VARIANTS, GPTConfig
-from kt_core.trainer import TrainConfig, Trainer, choose_device, mixed_precision
+from kt_core.trainer import TrainConfig, Trainer, choose_device, mixed_precision, split
 from kt_core.vocab import CharVocab
 
 PAIRS = [(f"{who}?", "north" if i % 2 else "south") for i, who in enumerate("abcdefghij")]
@@ -124,6 +124,34 @@ def test_the_learning_rates_follow_the_schedule():
     Trainer(still, pairs(), settings).fit()
     moved = [(a - b).abs().max() for a, b in zip(still.parameters(), start.parameters(), strict=True)]
     assert 0 < torch.stack(moved).max() < 1e-7 < settings.learning_rate
+
+
+@pytest.mark.parametrize("parts", [2, 3, 7])
+def test_a_batch_in_parts_is_the_same_training(parts):
+    settings = dict(epochs=4.0, batch_size=5, bucket=False, shuffle=False)
+    whole, cut = tiny(), tiny()
+    one = Trainer(whole, lines(), config(**settings)).fit()
+    several = Trainer(cut, lines(), config(**settings, parts=parts)).fit()
+    assert [row["loss"] for row in several] == pytest.approx([row["loss"] for row in one], abs=1e-4)
+    assert [row["characters"] for row in several] == [row["characters"] for row in one]
+    for mine, theirs in zip(cut.parameters(), whole.parameters(), strict=True):
+        torch.testing.assert_close(mine, theirs, atol=2e-3, rtol=0)
+
+
+def test_parts_are_of_like_length_cut_short_and_weighed_by_what_they_ask_for():
+    x = torch.zeros(5, 9, dtype=torch.long)
+    y = torch.zeros_like(x)
+    for row, (length, asked) in enumerate([(7, 3), (2, 1), (9, 4), (3, 0), (4, 2)]):
+        x[row, :length] = row + 1
+        y[row, length - 1 - asked : length - 1] = row + 1
+    y[1, 0] = 2
+    found = split(x, y, 3)
+    assert [rows[:, 0].tolist() for rows, _, _ in found] == [[2, 4], [5, 1], [3]]
+    assert [rows.shape[1] for rows, _, _ in found] == [3, 7, 9]
+    assert [weight for _, _, weight in found] == [1 / 10, 5 / 10, 4 / 10]
+    y[3] = y[1] = 0
+    assert [rows[:, 0].tolist() for rows, _, _ in split(x, y, 3)] == [[5, 1], [3]]  # one that asks for nothing
+    assert all(a is b for a, b in zip(split(x, y, 1)[0], (x, y), strict=False))
 
 
 # ---------------------------------------------------------------- repeating
