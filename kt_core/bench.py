@@ -169,7 +169,7 @@ def _training(chosen: Recipe, corpus: Corpus, seed: int, device: torch.device) -
     model = GPT(chosen.model_config(len(corpus.vocab), "vanilla")).to(device).train()
     c = chosen.pretrain_config(seed=seed)
     optimizers = make_optimizers(
-        model, c.optimizer, c.learning_rate, c.muon_learning_rate, c.betas, c.weight_decay
+        model, c.optimizer, c.learning_rate, c.muon_learning_rate, c.betas, c.weight_decay, c.decay_on
     )
     data = chosen.pretrain_data(corpus, corpus.vocab, seed)
 

@@ -60,20 +60,26 @@ def make_optimizers(
     muon_lr: float,
     betas: tuple[float, float],
     weight_decay: float,
+    decay_on: str = "linear",
 ) -> list[torch.optim.Optimizer]:
     """AdamW over all parameters, or Muon over the blocks' weight matrices and AdamW over the rest.
 
-    Weight decay falls on matrices of linear layers only: not on biases, norms, embeddings or position tables.
+    Weight decay falls on matrices of linear layers only: not on biases, norms, embeddings or position tables. With
+    `decay_on` "all" it spares the biases alone, as the assignment does.
     """
     linear = {id(m.weight) for m in model.modules() if isinstance(m, nn.Linear)}
+    if decay_on == "all":
+        decayed = {id(p) for name, p in model.named_parameters() if not name.endswith("bias")}
+    else:
+        decayed = linear
     in_blocks = {id(p) for p in model.blocks.parameters() if p.ndim == 2 and id(p) in linear}
     params = [p for p in model.parameters() if p.requires_grad]
     muon = [p for p in params if id(p) in in_blocks] if optimizer == "muon" else []
     taken = {id(p) for p in muon}
     rest = [p for p in params if id(p) not in taken]
     groups = [
-        dict(params=[p for p in rest if id(p) in linear], weight_decay=weight_decay),
-        dict(params=[p for p in rest if id(p) not in linear], weight_decay=0.0),
+        dict(params=[p for p in rest if id(p) in decayed], weight_decay=weight_decay),
+        dict(params=[p for p in rest if id(p) not in decayed], weight_decay=0.0),
     ]
     fused = all(p.device.type in ("cpu", "cuda") for p in params)
     found = [torch.optim.AdamW([g for g in groups if g["params"]], lr=lr, betas=betas, fused=fused)]

@@ -24,6 +24,7 @@ from kt_core.training_state import load_state, save_state
 
 SCHEDULES = ("cosine", "linear", "constant")
 OPTIMIZERS = ("adamw", "muon")
+DECAYS = ("linear", "all")
 PRECISIONS = ("auto", "fp32", "bf16", "native")
 
 
@@ -34,6 +35,7 @@ class TrainConfig:
     epochs / steps       how long: passes over the data, or optimiser steps (steps win if both are given).
     batch_size           examples a step.
     learning_rate        peak rate of AdamW; muon_learning_rate that of Muon (optimizer="muon": blocks' matrices).
+    weight_decay         decoupled; on the matrices of linear layers, or with decay_on "all" on everything but biases.
     schedule             "cosine" from the peak to final_fraction of it over `horizon` steps (all of them if None),
                          "linear" flat until cooldown_from, a fraction of all steps, then a straight line down, or
                          "constant". warmup_steps of linear rise come first.
@@ -55,6 +57,7 @@ class TrainConfig:
     muon_learning_rate: float = 0.02
     betas: tuple[float, float] = (0.9, 0.95)
     weight_decay: float = 0.1
+    decay_on: str = "linear"
     grad_clip: float = 1.0
     schedule: str = "cosine"
     warmup_steps: int = 0
@@ -86,6 +89,7 @@ class TrainConfig:
         for field in ("weight_decay", "warmup_steps", "eval_every", "log_every", "save_every"):
             need(field, getattr(self, field) >= 0, "0 or more")
         need("optimizer", self.optimizer in OPTIMIZERS, f"one of {', '.join(OPTIMIZERS)}")
+        need("decay_on", self.decay_on in DECAYS, f"one of {', '.join(DECAYS)}")
         need("schedule", self.schedule in SCHEDULES, f"one of {', '.join(SCHEDULES)}")
         need("precision", self.precision in PRECISIONS, f"one of {', '.join(PRECISIONS)}")
         need("final_fraction", 0 <= self.final_fraction <= 1, "in 0 ... 1")
@@ -212,7 +216,7 @@ class Trainer:
         c, model = self.config, self.model.to(self.device).train()
         torch.manual_seed(c.seed)
         optimizers = make_optimizers(
-            model, c.optimizer, c.learning_rate, c.muon_learning_rate, c.betas, c.weight_decay
+            model, c.optimizer, c.learning_rate, c.muon_learning_rate, c.betas, c.weight_decay, c.decay_on
         )
         step, history, seconds, characters, losses, key = 0, [], 0.0, 0, [], self._key()
 

@@ -53,6 +53,18 @@ def test_every_parameter_is_in_one_group_and_only_linear_matrices_decay(variant,
     assert by_muon == ({n for n in linear if n.startswith("blocks.")} if name == "muon" else set())
 
 
+@pytest.mark.parametrize("variant", VARIANTS)
+@pytest.mark.parametrize("name", ["adamw", "muon"])
+def test_all_but_biases_decay_where_the_assignment_is_followed(variant, name):
+    model = tiny(variant)
+    names = {id(p): n for n, p in model.named_parameters()}
+    found = make_optimizers(model, name, 1e-3, 0.02, (0.9, 0.95), 0.1, "all")
+    decays = {names[id(p)]: g["weight_decay"] for o in found for g in o.param_groups for p in g["params"]}
+    assert set(decays) == set(names.values())
+    assert {n for n, decay in decays.items() if not decay} == {n for n in decays if n.endswith("bias")}
+    assert set(decays.values()) == {0.0, 0.1}
+
+
 def test_base_rates():
     adamw, muon = optimizers(tiny(), "muon")
     assert {g["base_lr"] for g in adamw.param_groups} == {1e-3} == {g["lr"] for g in adamw.param_groups}
@@ -169,6 +181,8 @@ def test_constant_and_warm_up():
         ("epochs", 0.0, "above 0"),
         ("steps", 0, "at least 1"),
         ("batch_size", 0, "at least 1"),
+        ("parts", 0, "at least 1"),
+        ("decay_on", "norms", "one of linear, all"),
         ("learning_rate", 0.0, "above 0"),
         ("learning_rate", math.nan, "above 0"),
         ("muon_learning_rate", -1.0, "above 0"),

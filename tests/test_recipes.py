@@ -178,6 +178,7 @@ def test_a5_pretraining():
     )
     assert (config.schedule, config.warmup_steps, config.final_fraction) == ("cosine", 0, 0.1)
     assert (config.bucket, config.shuffle, config.parts) == (False, False, 1)
+    assert config.decay_on == "all"
     total = 650 * 23  # 2937 documents in batches of 128
     for step in (
         0,
@@ -196,6 +197,7 @@ def test_a5_finetuning():
     assert (after.epochs, scratch.epochs) == (10, 75)
     for config in (after, scratch):
         assert (config.batch_size, config.learning_rate, config.weight_decay) == (256, 6e-4, 0.1)
+        assert config.decay_on == "all"
         assert (config.optimizer, config.schedule, config.bucket, config.shuffle) == (
             "adamw",
             "cosine",
@@ -259,7 +261,7 @@ def test_every_field_reaches_the_parts(corpus):
     """A field that nothing reads would be a setting without effect."""
     other = {
         str: {"name": "x", "activation": "relu2", "crop": "line", "spans": "random", "loss": "all", "optimizer": "adamw",
-              "schedule": "constant", "finetune_schedule": "constant", "precision": "bf16"},
+              "schedule": "constant", "finetune_schedule": "constant", "precision": "bf16", "decay_on": "all"},
     }  # fmt: skip
     base = replace(recipe("quick"), bottleneck=32)
 
