@@ -334,7 +334,7 @@ def score_groups(
             ax.errorbar(at, heights, yerr=_whiskers(scores), fmt="none", color=BLACK, capsize=3, lw=1.2)
     ax.set_xticks(range(len(labels)), labels, fontsize=9)
     ax.set(title=title, xlabel=xlabel, ylabel="accuracy (%)", ylim=(0, 122), yticks=range(0, 101, 20))
-    ax.legend(ncols=len(series), loc="upper center")
+    ax.legend(ncols=len(series), loc="upper center", columnspacing=1.0, handlelength=1.2, handletextpad=0.5)
     return ax.figure
 
 

@@ -50,7 +50,7 @@ def test_the_table_tells_the_results(path):
 def test_the_table_of_the_assignments_data_tells_the_results(path):
     result = json.loads(path.read_text(encoding="utf-8"))
     sitting = re.search(r"sitting(\d)", path.stem)
-    name = result["variant"] + (f", sitting {sitting[1]}" if sitting else "")
+    name = result["variant"] + (f", sitting {sitting[1]}" if sitting else ", `a5`" if result["recipe"] == "a5" else "")
     row = f"| {name} | {result['kind']} | {told(result['dev'])} | {minutes(result):.0f} min |"
     assert row in README, f"the README lacks: {row}"
 
