@@ -66,6 +66,7 @@ def fit(
         config.muon_learning_rate,
         config.betas,
         config.weight_decay,
+        config.decay_on,
     )
     mixed = mixed_precision(config.precision, device)
     history, losses, bar, began = [], [], Progress(config.steps, title), time.perf_counter()

@@ -244,6 +244,19 @@ class Trainer:
             )  # fmt: skip
             save_state(self.state, model, optimizers, told, self.device)
 
+        def learn(x: Tensor, y: Tensor, share: float) -> Tensor:
+            """Gradients of a batch, part by part; its loss. A team averages gradients once, with the last part."""
+            parts, loss = split(x, y, c.parts), torch.zeros((), device=self.device)
+            for number, (px, py, weight) in enumerate(parts, 1):
+                px, py = px.to(self.device, non_blocking=True), py.to(self.device, non_blocking=True)
+                with forward.no_sync() if team and number < len(parts) else nullcontext():
+                    with mixed:
+                        _, mean = forward(px, py)
+                    mean = mean * (weight * share)
+                    mean.backward()
+                loss += mean.detach()
+            return loss
+
         def after_step() -> None:
             """Evaluate, log and save where this step asks for it."""
             last = step == self.total
@@ -294,21 +307,11 @@ class Trainer:
                             for group in optimizer.param_groups:
                                 group["lr"] = group["base_lr"] * rate
                         characters += int((x != 0).sum())
+                        share = 1.0
                         if team:
                             team.seed(c.seed, step)
                             x, y, share = team.share(x, y)
-                        loss = torch.zeros((), device=self.device)
-                        parts = split(x, y, c.parts)
-                        for part, (x, y, weight) in enumerate(parts, 1):
-                            x = x.to(self.device, non_blocking=True)
-                            y = y.to(self.device, non_blocking=True)
-                            # gradients of a team are averaged once, with the last part
-                            with forward.no_sync() if team and part < len(parts) else nullcontext():
-                                with mixed:
-                                    _, found_loss = forward(x, y)
-                                found_loss = found_loss * (weight * share if team else weight)
-                                found_loss.backward()
-                            loss += found_loss.detach()
+                        loss = learn(x, y, share)
                         torch.nn.utils.clip_grad_norm_(model.parameters(), c.grad_clip)
                         for optimizer in optimizers:
                             optimizer.step()
