@@ -55,8 +55,8 @@ references: setup ## execute the committed notebooks anew, in place
 checkpoints: setup ## train the shipped checkpoints anew
 	$(BIN)/kt checkpoints $(ARGS)
 
-lint: setup ## ruff over the package, the tests and the notebooks
-	$(BIN)/ruff check .
+lint: setup ## ruff over the package, the tests and the notebooks; the format of code
+	$(BIN)/ruff check . && $(BIN)/ruff format --check kt_core tests tools
 
 clean: ## remove builds and caches; .venv and runs stay
 	rm -rf build dist .pytest_cache .ruff_cache .hypothesis runs/test-smoke

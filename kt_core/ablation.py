@@ -164,7 +164,9 @@ def join(before: dict, now: dict) -> dict:
     """
     for key in ("corpus", "variant", "recipe", "characters", "overrides"):
         if before[key] != now[key]:
-            raise ValueError(f"tables that differ in {key} are no one table: {before[key]!r} and {now[key]!r}")
+            raise ValueError(
+                f"tables that differ in {key} are no one table: {before[key]!r} and {now[key]!r}"
+            )
     rows = {row["name"]: row for row in before["rows"]}
     shared = {
         row["name"]: set(rows[row["name"]]["trained_with"]) & set(row["trained_with"])

@@ -75,7 +75,10 @@ def bench(
     )
     share = seconds / (2 * rounds)  # seconds a turn of either way, both kinds of work
     training = _alternate(
-        {"assignment": _training(theirs, data, seed, where, _as_written), "ours": _training(ours, data, seed, where)},
+        {
+            "assignment": _training(theirs, data, seed, where, _as_written),
+            "ours": _training(ours, data, seed, where),
+        },
         rounds,
         share * 2 / 3,
     )
@@ -100,7 +103,9 @@ def bench(
 
 def to_a_quarter(theirs: Recipe, corpus: Corpus, training: dict) -> dict | None:
     """Hours at the measured rates: the assignment's whole pretraining, ours until 25 % of dev; None without a curve."""
-    reached = (row for row in kept_curve("wiki", "rope") if row["phase"] == "pretrain" and row.get("dev", 0) >= 0.25)
+    reached = (
+        row for row in kept_curve("wiki", "rope") if row["phase"] == "pretrain" and row.get("dev", 0) >= 0.25
+    )
     first = next(reached, None)
     if first is None:
         return None
@@ -176,7 +181,11 @@ def _as_written(model: GPT) -> GPT:
 
 
 def _training(
-    chosen: Recipe, corpus: Corpus, seed: int, device: torch.device, change: Callable[[GPT], GPT] = lambda model: model
+    chosen: Recipe,
+    corpus: Corpus,
+    seed: int,
+    device: torch.device,
+    change: Callable[[GPT], GPT] = lambda model: model,
 ) -> Callable[[], int]:
     """Something that trains one step a call and returns its useful characters, data and optimiser included."""
     torch.manual_seed(seed)

@@ -139,7 +139,9 @@ def load_average(
     model, vocab, card = found[-1]
     for path, (other, characters, _) in zip(paths, found, strict=True):
         if other.config != model.config or characters != vocab:
-            raise CheckpointError(f"{path} and {paths[-1]} differ in shape or vocabulary: their weights have no mean")
+            raise CheckpointError(
+                f"{path} and {paths[-1]} differ in shape or vocabulary: their weights have no mean"
+            )
     states = [each.state_dict() for each, _, _ in found]
     model.load_state_dict({name: sum(state[name] for state in states) / len(states) for name in states[-1]})
     return model.to(device), vocab, card

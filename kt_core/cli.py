@@ -185,7 +185,9 @@ def _parser() -> argparse.ArgumentParser:
     grade.add_argument("--seconds", type=int, default=1200, help="for one notebook (default 1200)")
     grade.add_argument("--memory", type=float, default=4.0, help="GB for one submission (default 4)")
 
-    export = add("export", _export, "a checkpoint as a folder that the transformers library loads (hub extra)")
+    export = add(
+        "export", _export, "a checkpoint as a folder that the transformers library loads (hub extra)"
+    )
     export.add_argument("checkpoint", help="its file, or the name of one that ships (bios-rope-finetuned)")
     export.add_argument("folder", type=Path, metavar="DIR", help="where to write it")
 

@@ -41,7 +41,13 @@ class Step:
         self.model = GPT(chosen.model_config(VOCABULARY, variant)).to(device).train()
         c = chosen.pretrain_config()
         self.optimizers = make_optimizers(
-            self.model, c.optimizer, c.learning_rate, c.muon_learning_rate, c.betas, c.weight_decay, c.decay_on
+            self.model,
+            c.optimizer,
+            c.learning_rate,
+            c.muon_learning_rate,
+            c.betas,
+            c.weight_decay,
+            c.decay_on,
         )
         self.mixed = mixed_precision(c.precision, device)
         ids = torch.randint(2, VOCABULARY, (batch or max(1, TOKENS // block), block + 1), device=device)

@@ -121,7 +121,9 @@ class SpanCorruption(_TokenDataset):
         for name, value, known in (("crop", crop, CROPS), ("spans", spans, SPANS), ("loss", loss, LOSSES)):
             if value not in known:
                 raise ValueError(f"SpanCorruption: {name} must be one of {', '.join(known)}, not {value!r}")
-        shares = dict(random_share=random_share, whole=whole, plain=plain, drop=drop, head_last=head_last, ask=ask)
+        shares = dict(
+            random_share=random_share, whole=whole, plain=plain, drop=drop, head_last=head_last, ask=ask
+        )
         for name, value in shares.items():
             if not 0 <= value <= 1:
                 raise ValueError(f"SpanCorruption: {name} must lie in 0 ... 1, not {value!r}")
@@ -188,7 +190,9 @@ class SpanCorruption(_TokenDataset):
         before = before.split(" ")[-1 - rng.randint(0, 4) :]
         after = after.split(" ")[: 1 + rng.randint(0, 2)]
         if self.drop:
-            before, after = ([word for word in words if rng.random() >= self.drop] for words in (before, after))
+            before, after = (
+                [word for word in words if rng.random() >= self.drop] for words in (before, after)
+            )
         if self.ask and rng.random() < self.ask:
             words = [word for word in before + after if word]
             asked = question_of(head, words, rng.randint(0, len(words)))

@@ -46,7 +46,9 @@ def generate(
     for an empty prompt or one longer than the block. `use_cache=False` recomputes everything each step.
     """
     if not model.config.causal:
-        raise ValueError("an encoder (causal=False) foretells no next character: kt_core.masked.fill fills its masks")
+        raise ValueError(
+            "an encoder (causal=False) foretells no next character: kt_core.masked.fill fills its masks"
+        )
     if temperature < 0:
         raise ValueError(f"temperature must be 0 (greedy) or above, not {temperature}")
     if top_k is not None and top_k < 1:

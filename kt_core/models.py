@@ -94,7 +94,9 @@ class GPTConfig:
                 f"GPTConfig.bottleneck ({self.bottleneck}) must not exceed block_size ({self.block_size})"
             )
         if self.latent and not self.causal:
-            raise ValueError(f"{self.variant} is causal: only vanilla and rope can look both ways (causal=False)")
+            raise ValueError(
+                f"{self.variant} is causal: only vanilla and rope can look both ways (causal=False)"
+            )
         if not 0.0 <= self.dropout < 1.0:
             raise ValueError(f"GPTConfig.dropout must lie in [0, 1), not {self.dropout!r}")
         if not self.rope_base > 1.0:

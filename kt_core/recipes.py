@@ -36,7 +36,9 @@ class Recipe:
     # what pretraining sees
     crop: str = _about("prefix", "prefix, line or window of a document")
     whole: float = _about(0.0, "with windows: share of draws that show the whole line")
-    plain: float = _about(0.0, "with windows: share of draws without the names, dates and numbers around the span")
+    plain: float = _about(
+        0.0, "with windows: share of draws without the names, dates and numbers around the span"
+    )
     drop: float = _about(0.0, "with windows: share of the words around the span that are left out at random")
     head_last: float = _about(0.0, "with windows: share of draws that put the head behind the words")
     ask: float = _about(0.0, "with windows: share of draws put as a question is")
@@ -60,7 +62,9 @@ class Recipe:
     final_fraction: float = _about(0.1, "share of the rate at the end")
     bucket: bool = _about(True, "batches of like length, no more padding than that")
     shuffle: bool = _about(True, "a new order each epoch")
-    parts: int = _about(1, "parts of like length in which a step works through its batch; the same gradient, less padding")
+    parts: int = _about(
+        1, "parts of like length in which a step works through its batch; the same gradient, less padding"
+    )
     # finetuning
     finetune_epochs: float = _about(10.0, "passes over the train pairs, after pretraining")
     finetune_batch_size: int = _about(256, "pairs a step")
@@ -99,7 +103,9 @@ class Recipe:
                 raise ValueError(f"recipe {self.name}, {phase}: {error}") from None
         self.documents([], None)
         if self.views < 1 or self.mixed_pairs < 0 or self.finetune_documents < 0:
-            raise ValueError("recipe fields views must be 1 or more, mixed_pairs and finetune_documents 0 or more")
+            raise ValueError(
+                "recipe fields views must be 1 or more, mixed_pairs and finetune_documents 0 or more"
+            )
 
     @property
     def kind(self) -> str:

@@ -60,9 +60,13 @@ SITTINGS: dict[tuple[str, str], tuple[tuple[str, str, dict], ...]] = {
     ("wiki", "perceiver"): (*_VANILLA, ("perceiver", "kt-more", dict(_HIGH, pretrain_epochs=26.0))),
 }  # fmt: skip
 # so many of the last pretrained models are averaged, and their mean finetuned with these fields set otherwise
-AVERAGED: dict[tuple[str, str], tuple[int, dict]] = {("wiki", variant): (2, _GENTLE) for variant in ("rope", "perceiver_ar")}
+AVERAGED: dict[tuple[str, str], tuple[int, dict]] = {
+    ("wiki", variant): (2, _GENTLE) for variant in ("rope", "perceiver_ar")
+}
 # phases that ship where models are large; else pretrained, finetuned and scratch
-SHIPS: dict[tuple[str, str], tuple[str, ...]] = {("wiki", variant): ("finetuned",) for variant in ("vanilla", "rope", "perceiver_ar")}
+SHIPS: dict[tuple[str, str], tuple[str, ...]] = {
+    ("wiki", variant): ("finetuned",) for variant in ("vanilla", "rope", "perceiver_ar")
+}
 SHIPS["wiki", "perceiver"] = ()
 
 
@@ -132,13 +136,23 @@ def _sittings(corpus: str, variant: str, pretrain: bool, seed: int, folder: Path
         path = folder if last else folder.parent / f"{corpus}-{of}-sitting{number}-seed{seed}"
         start = ends[-1] if ends else None
         results.append(
-            run_experiment(corpus, of, recipe, pretrain, seed, path, overrides=fields, resume=True, start=start)
+            run_experiment(
+                corpus, of, recipe, pretrain, seed, path, overrides=fields, resume=True, start=start
+            )
         )
         ends.append(path / "pretrained.safetensors")
     if averaged > 1:
         results.append(
             run_experiment(
-                corpus, of, recipe, True, seed, folder, overrides=fields | gentle, resume=True, init=ends[-averaged:]
+                corpus,
+                of,
+                recipe,
+                True,
+                seed,
+                folder,
+                overrides=fields | gentle,
+                resume=True,
+                init=ends[-averaged:],
             )
         )
     return results

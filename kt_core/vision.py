@@ -341,7 +341,9 @@ def fit_pictures(
     torch.manual_seed(config.seed)
     generator = torch.Generator().manual_seed(config.seed)
     rates = config.learning_rate, config.muon_learning_rate
-    optimizers = make_optimizers(model, config.optimizer, *rates, config.betas, config.weight_decay, config.decay_on)
+    optimizers = make_optimizers(
+        model, config.optimizer, *rates, config.betas, config.weight_decay, config.decay_on
+    )
     an_epoch = -(-len(data) // config.batch_size)
     total = config.steps or max(1, round(config.epochs * an_epoch))
     history, losses, began, bar = [], [], time.perf_counter(), Progress(total, title)

@@ -52,7 +52,9 @@ def test_tables_of_other_seeds_are_pooled(told):
     old, new = found["rows"][1], both["rows"][1]
     assert new["score"]["correct"] == old["score"]["correct"] + 2
     assert new["score"]["total"] == old["score"]["total"] + 8
-    assert new["score"]["accuracy"] == pytest.approx(new["score"]["correct"] / new["score"]["total"], abs=1e-4)
+    assert new["score"]["accuracy"] == pytest.approx(
+        new["score"]["correct"] / new["score"]["total"], abs=1e-4
+    )
     assert new["trained_with"] == [0, 4]
     assert (new["seeds"], new["seconds"]) == (old["seeds"] + [0.25], old["seconds"] + [7.0])
     assert [row for row in both["rows"] if row["name"] != "lines"] == [

@@ -239,7 +239,9 @@ def test_hardware_in_words():
 
 
 def test_an_average_is_the_mean_of_the_weights_with_the_last_card(tmp_path):
-    paths = [save_checkpoint(tmp_path / f"{n}.safetensors", tiny(seed=n), VOCAB, dict(seed=n)) for n in (1, 2, 3)]
+    paths = [
+        save_checkpoint(tmp_path / f"{n}.safetensors", tiny(seed=n), VOCAB, dict(seed=n)) for n in (1, 2, 3)
+    ]
     model, vocab, card = load_average(paths)
     assert (card["seed"], vocab) == (3, VOCAB) and not model.training
     states = [tiny(seed=n).state_dict() for n in (1, 2, 3)]

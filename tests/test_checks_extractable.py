@@ -19,10 +19,15 @@ def counted(keep, right=lambda f, a, g: a == g, total=None, pair=Score):
     """(stored, found, guessed) by hand; `keep` says who is stored."""
 
     def answer(filled, answers, gold):
-        rows = list(zip(*([text.strip() for text in texts] for texts in (filled, answers, gold)), strict=True))
+        rows = list(
+            zip(*([text.strip() for text in texts] for texts in (filled, answers, gold)), strict=True)
+        )
         stored = [row for row in rows if keep(*row)]
         rest = [row for row in rows if not keep(*row)]
-        score = lambda part: pair(sum(right(*row) for row in part), len(rows) if total == "all" else len(part))  # noqa: E731
+
+        def score(part):
+            return pair(sum(right(*row) for row in part), len(rows) if total == "all" else len(part))
+
         return pair(len(stored), len(rows)), score(stored), score(rest)
 
     return answer

@@ -313,7 +313,9 @@ def test_plain_windows_leave_out_what_else_tells_who_is_meant():
     document = "Ada Moor. Moor, who was born 3 May 1902 in Oslo, Norway, met Bo Ek in 1930, in Rome."
     data = spans([document], 128, crop="window", spans="names", plain=1.0)
     for _, (prefix, masked, suffix) in drawn(data, 200):
-        around = (prefix.removeprefix("Ada Moor. ") + "|" + suffix).removeprefix("Moor")  # it opens the sentence
+        around = (prefix.removeprefix("Ada Moor. ") + "|" + suffix).removeprefix(
+            "Moor"
+        )  # it opens the sentence
         assert masked in ("Oslo", "Norway", "Bo Ek", "Rome") and prefix.startswith("Ada Moor. ")
         assert "  " not in prefix and not any(c.isdigit() or c.isupper() for c in around), around
     some = spans([document], 128, crop="window", spans="names", plain=0.5)
@@ -344,7 +346,9 @@ def test_what_can_be_asked_for_stands_behind_the_head_and_not_in_it():
     assert found == ["3 May 1902", "Oslo", "Bo Ek", "Oslo"]
     assert [text[a:b] for a, b in askable(text, names_only=True)] == ["Oslo", "Bo Ek", "Oslo"]
     assert [text[a:b] for a, b in askable(text, True, leading=True)] == ["Oslo", "Bo Ek", "Oslo"]
-    places = "Ada Moor. She was born in Oslo, Norway, in 1902, Norway, and lived in Rome, Paris, Lima and Bern."
+    places = (
+        "Ada Moor. She was born in Oslo, Norway, in 1902, Norway, and lived in Rome, Paris, Lima and Bern."
+    )
     assert [places[a:b] for a, b in askable(places, True, leading=True)] == ["Oslo", "Norway", "Rome", "Bern"]
     assert [places[a:b] for a, b in askable(places, leading=True)] == ["Oslo", "1902", "Rome", "Bern"]
     data = spans([places], 128, crop="window", spans="leading")

@@ -43,7 +43,9 @@ def corpus():
 
 def gpt(vocab, variant="rope", seed=0, block=64, n_layer=3, n_head=2, n_embd=16, **more):
     torch.manual_seed(seed)
-    config = kt.GPTConfig(len(vocab), block, n_layer, n_head, n_embd, variant, block // 2, dropout=0.1, **more)
+    config = kt.GPTConfig(
+        len(vocab), block, n_layer, n_head, n_embd, variant, block // 2, dropout=0.1, **more
+    )
     model = kt.GPT(config)
     model.head.weight.data *= 30
     return model.eval()
@@ -536,7 +538,15 @@ def test_windows_are_counted_as_the_dataset_draws_them():
         assert view.note != before
     view.controls["seed"].value, view.controls["ask"].value = 3, 100
     data = kt.SpanCorruption(
-        [line], vocab, seed=3, crop="window", spans="salient", loss="span", end_sentinel=True, plain=1.0, ask=1.0
+        [line],
+        vocab,
+        seed=3,
+        crop="window",
+        spans="salient",
+        loss="span",
+        end_sentinel=True,
+        plain=1.0,
+        ask=1.0,
     )
     lengths = []
     for epoch in range(200):
@@ -764,7 +774,9 @@ def test_the_note_tells_the_answer_and_the_patch_with_the_largest_weight():
 def test_still_pictures_have_a_caption_each_and_a_frame_where_asked():
     images, labels = pictures()
     weights = torch.rand(4, 16).softmax(-1)
-    figure = explorers.attention_pictures(list(images), list(weights), [f"a {k}" for k in labels], 3, "title", [None, 5])
+    figure = explorers.attention_pictures(
+        list(images), list(weights), [f"a {k}" for k in labels], 3, "title", [None, 5]
+    )
     titles = [ax.get_title() for ax in figure.axes]
     assert [t for t in titles if t] == ["a 0", "a 1", "a 2", "a 3"]
     framed = [len([p for p in ax.patches if not p.get_fill()]) for ax in figure.axes[:4]]

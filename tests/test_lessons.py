@@ -182,7 +182,9 @@ def test_quick_takes_what_ships_and_names_it_when_it_does_not(cell, tmp_path, mo
         lesson.pretrained("perceiver")
 
 
-def test_where_the_finetuned_models_alone_ship_they_stand_in_and_it_is_said(cell, tmp_path, monkeypatch, capsys):
+def test_where_the_finetuned_models_alone_ship_they_stand_in_and_it_is_said(
+    cell, tmp_path, monkeypatch, capsys
+):
     monkeypatch.setattr(shipping, "checkpoints_dir", lambda: tmp_path)
     monkeypatch.setitem(shipping.SHIPS, ("bios:people=20", "rope"), ("finetuned",))
     model = kt.GPT(kt.recipe("quick", **TINY).model_config(4, "rope"))
@@ -190,7 +192,9 @@ def test_where_the_finetuned_models_alone_ship_they_stand_in_and_it_is_said(cell
         tmp_path / "bios:people=20-rope-finetuned.safetensors", model, kt.CharVocab("ab"), {"is": "it"}
     )
     assert kt.lesson("x", cell | dict(profile="quick")).pretrained()[2]["is"] == "it"
-    assert "on bios:people=20 the finetuned models alone ship: this is that of rope" in capsys.readouterr().out
+    assert (
+        "on bios:people=20 the finetuned models alone ship: this is that of rope" in capsys.readouterr().out
+    )
 
 
 # ---------------------------------------------------------------- the last cell

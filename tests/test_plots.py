@@ -62,7 +62,9 @@ def pictures():
         "no history": plots.learning_curves({}),
         "bars": plots.accuracy_bars([("one", kt.Score(3, 200)), ("none", None)], LONDON, {"rope": 0.2}),
         "no bars": plots.accuracy_bars([]),
-        "groups": plots.score_groups({"known": [0.1, 0.2], "ours": [kt.Score(3, 9), kt.Score(0, 0)]}, "ab", "title", "x"),
+        "groups": plots.score_groups(
+            {"known": [0.1, 0.2], "ours": [kt.Score(3, 9), kt.Score(0, 0)]}, "ab", "title", "x"
+        ),
         "reach": plots.reachability(reach, "all"),
         "curves": plots.curves(
             [1, 2, 3], {"a": torch.tensor([1.0, 2, 3]), "b": np.ones(3)}, "x", "y", log_x=True
@@ -180,7 +182,9 @@ def test_groups_of_bars_stand_side_by_side_with_whiskers_on_scores_alone():
     assert len(whiskers) == 1, "a bare fraction has no interval"
     ends = [100 * scores[1].low, 100 * scores[1].high]
     assert whiskers[0].lines[2][0].get_segments()[1][:, 1] == pytest.approx(ends)
-    edges = [(bar.get_x(), bar.get_x() + bar.get_width()) for bars in zip(known, ours, strict=True) for bar in bars]
+    edges = [
+        (bar.get_x(), bar.get_x() + bar.get_width()) for bars in zip(known, ours, strict=True) for bar in bars
+    ]
     assert all(a[1] < b[0] for a, b in zip(edges, edges[1:], strict=False)), "bars overlap"
     assert [label.get_text() for label in ax.get_xticklabels()] == ["a", "b", "c"]
 

@@ -50,7 +50,9 @@ def test_the_table_tells_the_results(path):
 def test_the_table_of_the_assignments_data_tells_the_results(path):
     result = json.loads(path.read_text(encoding="utf-8"))
     sitting = re.search(r"sitting(\d)", path.stem)
-    name = result["variant"] + (f", sitting {sitting[1]}" if sitting else ", `a5`" if result["recipe"] == "a5" else "")
+    name = result["variant"] + (
+        f", sitting {sitting[1]}" if sitting else ", `a5`" if result["recipe"] == "a5" else ""
+    )
     row = f"| {name} | {result['kind']} | {told(result['dev'])} | {minutes(result):.0f} min |"
     assert row in README, f"the README lacks: {row}"
 
@@ -71,7 +73,9 @@ def test_the_assignments_data_have_a_pretrained_and_an_untrained_row():
     assert {"wiki-rope-seed0", "wiki-vanilla-scratch-seed0"} <= {path.stem for path in WIKI}
 
 
-@pytest.mark.parametrize("path", [p for p in WIKI if not re.search("scratch|sitting", p.stem)], ids=lambda path: path.stem)
+@pytest.mark.parametrize(
+    "path", [p for p in WIKI if not re.search("scratch|sitting", p.stem)], ids=lambda path: path.stem
+)
 def test_predictions_lie_beside_each_result_and_score_what_it_says(path):
     result = json.loads(path.read_text(encoding="utf-8"))
     name = path.stem.removesuffix("-seed0")

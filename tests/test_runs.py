@@ -235,10 +235,15 @@ def test_init_takes_the_place_of_pretraining(tmp_path, whole):
 def test_several_inits_are_averaged(tmp_path, whole):
     first = whole.path / "pretrained.safetensors"
     second = run(tmp_path / "other", start=first).path / "pretrained.safetensors"
-    result = run(tmp_path / "a", init=[first, second], overrides=dict(finetune_lr=1e-12, finetune_muon_lr=1e-12))
+    result = run(
+        tmp_path / "a", init=[first, second], overrides=dict(finetune_lr=1e-12, finetune_muon_lr=1e-12)
+    )
     assert result.told["init"] == f"{first} + {second}"
     assert result.told["pretraining"]["before"] == {"variant": "vanilla", **whole.told["pretraining"]}
-    states = [kt.load_checkpoint(path)[0].state_dict() for path in (first, second, result.path / "finetuned.safetensors")]
+    states = [
+        kt.load_checkpoint(path)[0].state_dict()
+        for path in (first, second, result.path / "finetuned.safetensors")
+    ]
     for name, tensor in states[2].items():
         torch.testing.assert_close(tensor, (states[0][name] + states[1][name]) / 2, atol=1e-6, rtol=0)
 

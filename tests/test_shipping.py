@@ -129,7 +129,9 @@ def test_a_second_sitting_goes_on_from_the_first_which_two_variants_share(tmp_pa
 
 
 def test_the_last_sittings_may_be_averaged(tmp_path, monkeypatch):
-    monkeypatch.setitem(shipping.SITTINGS, (CORPUS, "rope"), (("rope", TINY, {}), ("rope", TINY, dict(muon_lr=1e-3))))
+    monkeypatch.setitem(
+        shipping.SITTINGS, (CORPUS, "rope"), (("rope", TINY, {}), ("rope", TINY, dict(muon_lr=1e-3)))
+    )
     monkeypatch.setitem(shipping.AVERAGED, (CORPUS, "rope"), (2, dict(finetune_lr=1e-5)))
     shipping.retrain(CORPUS, ["rope"], 0, tmp_path / "runs", tmp_path / "out")
     ends = [tmp_path / "runs" / f"{CORPUS}-rope-sitting{n}-seed0" / "pretrained.safetensors" for n in (1, 2)]
@@ -196,8 +198,16 @@ def test_the_curve_of_a_later_sitting_goes_on_from_those_before(tmp_path, monkey
     second = keep("rope-sitting2", first, ("pretrain", 30, 2.0), ("finetune", 8, 1.0))
     third = keep("rope", second, ("pretrain", 5, 1.0), ("finetune", 9, 1.0))
     assert [cost["characters"] for cost in shipping.sittings_before(third)] == [30, 100]
-    pretrained = [("pretrain", 50, 4.0), ("pretrain", 100, 9.0), ("pretrain", 130, 11.0), ("pretrain", 135, 12.0)]
+    pretrained = [
+        ("pretrain", 50, 4.0),
+        ("pretrain", 100, 9.0),
+        ("pretrain", 130, 11.0),
+        ("pretrain", 135, 12.0),
+    ]
     assert read("rope") == [*pretrained, ("finetune", 9, 1.0)]
     keep("perceiver_ar", first, ("pretrain", 30, 2.0), ("finetune", 8, 1.0))
-    assert read("perceiver_ar") == [("pretrain", 130, 11.0), ("finetune", 8, 1.0)]  # its first sitting was rope's
+    assert read("perceiver_ar") == [
+        ("pretrain", 130, 11.0),
+        ("finetune", 8, 1.0),
+    ]  # its first sitting was rope's
     assert read("vanilla") == []

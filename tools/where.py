@@ -13,7 +13,14 @@ from kt_core.files import write_json
 from kt_core.runs import describe
 
 RESULTS = Path(__file__).resolve().parent.parent / "data" / "results"
-ENDS = {"0–44": 0, "45–59": 45, "60–74": 60, "75–95": 75, "96–111": 96, "112+": 112}  # label -> first character
+ENDS = {
+    "0–44": 0,
+    "45–59": 45,
+    "60–74": 60,
+    "75–95": 75,
+    "96–111": 96,
+    "112+": 112,
+}  # label -> first character
 TIMES = {"0": 0, "1–2": 1, "3–7": 3, "8–24": 8, "25+": 25}
 
 
@@ -34,16 +41,26 @@ def main() -> None:
         for (question, gold), answer in zip(corpus.dev, answers, strict=True):
             line = line_of.get(kt.question_name(question), "")
             at = line.find(gold)
-            groups["ends"][group(at + len(gold), ENDS) if at >= 0 else "not in the line"].append((answer, gold))
+            groups["ends"][group(at + len(gold), ENDS) if at >= 0 else "not in the line"].append(
+                (answer, gold)
+            )
             groups["times"][group(often[gold], TIMES)].append((answer, gold))
         told[path.stem.removeprefix("wiki-").removesuffix("-dev")] = {
-            kind: {label: describe(kt.exact_match(*zip(*found[label], strict=True))) for label in labels if label in found}
+            kind: {
+                label: describe(kt.exact_match(*zip(*found[label], strict=True)))
+                for label in labels
+                if label in found
+            }
             for (kind, found), labels in zip(groups.items(), ([*ENDS, "not in the line"], TIMES), strict=True)
         }
     write_json(RESULTS / "wiki-where.json", dict(people=len(corpus.dev), variants=told))
     for variant, kinds in told.items():
         for kind, found in kinds.items():
-            print(variant, kind, {label: f"{score['correct']}/{score['total']}" for label, score in found.items()})
+            print(
+                variant,
+                kind,
+                {label: f"{score['correct']}/{score['total']}" for label, score in found.items()},
+            )
 
 
 if __name__ == "__main__":

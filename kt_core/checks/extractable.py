@@ -35,7 +35,9 @@ def check_stored(fn: Callable) -> str:
     answers = ["Oslo", "Rome", "Bonn", "York", "York", "Bath", "Oslo"]  # 3 of these found, 2 of the others
     stored, found, guessed = fractions(fn(filled, answers, gold))
     if stored != (4, 7):
-        raise Wrong(f"stored is {stored[0]} of {stored[1]} instead of 4 of 7: gaps filled rightly, of all people")
+        raise Wrong(
+            f"stored is {stored[0]} of {stored[1]} instead of 4 of 7: gaps filled rightly, of all people"
+        )
     likely = {
         (3, 7): ": of the stored ones, not of all people",
         (5, 7): ": that is plain accuracy; count the people whose gap is filled",
@@ -74,7 +76,9 @@ def spans(result: Any, text: str) -> list[str]:
     """The strings that (start, stop) pairs point to; else Wrong."""
     found = list(result)
     if any(isinstance(span, str) for span in found):
-        raise Wrong("the result holds strings; needed are the places, (start, stop), with text[start:stop] the span")
+        raise Wrong(
+            "the result holds strings; needed are the places, (start, stop), with text[start:stop] the span"
+        )
     if any(not isinstance(span, (tuple, list)) or len(span) != 2 for span in found):
         raise Wrong(f"needed is a list of (start, stop), not {describe(result)}")
     return [text[start:stop] for start, stop in found]
@@ -93,7 +97,9 @@ def check_askable(fn: Callable) -> str:
     if got != right:
         raise Wrong(f"in {text!r} it finds {got} instead of {right}" + likely.get(tuple(got), ""))
     if (got := spans(fn(text, names_only=True), text)) != right[:-1]:
-        raise Wrong(f"with names_only it finds {got} instead of {right[:-1]}: hand names_only on to kt.salient_spans")
+        raise Wrong(
+            f"with names_only it finds {got} instead of {right[:-1]}: hand names_only on to kt.salient_spans"
+        )
     for text, right, why in (
         ("Rome Bonn. He left Rome for Rome Kiel", ["Rome Kiel"], "what the head holds as a part is there to copy; more than that is not"),
         ("some text of Bo Ek without a head", ["Bo Ek"], "a text without a head hides nothing: behind_head gives 0"),
@@ -137,7 +143,11 @@ def check_plain(fn: Callable) -> str:
     }
     if (told := got(text, start, stop)) != right:
         whole = plain_words(text, 0, len(text))
-        more = ": that is the whole text; only text[start:stop] is asked for" if told == whole else likely.get(told, "")
+        more = (
+            ": that is the whole text; only text[start:stop] is asked for"
+            if told == whole
+            else likely.get(told, "")
+        )
         raise Wrong(f"between {text[start:stop]!r} leaves {told!r} instead of {right!r}{more}")
     stop = text.index(", Norway")
     if (told := got(text, stop, len(text))) != ",, wrote for in":
@@ -169,25 +179,49 @@ def check_plain(fn: Callable) -> str:
 def check_arranged(fn: Callable) -> str:
     def got(*pieces: str, **options: Any) -> tuple[str, ...]:
         result = fn(*pieces, **options)
-        if not isinstance(result, (tuple, list)) or len(result) != 3 or not all(isinstance(p, str) for p in result):
+        if (
+            not isinstance(result, (tuple, list))
+            or len(result) != 3
+            or not all(isinstance(p, str) for p in result)
+        ):
             raise Wrong(f"needed are three strings, (prefix, masked, suffix), not {describe(result)}")
         return tuple(result)
 
     pieces = ("Ada Moor. ", "born in ", "Oslo", ", she")
     first = got(*pieces)
     if first != ("Ada Moor. born in ", "Oslo", ", she"):
-        why = ": that is the name behind the words; by default it stands in front" if first[2].endswith("Moor.") else ""
+        why = (
+            ": that is the name behind the words; by default it stands in front"
+            if first[2].endswith("Moor.")
+            else ""
+        )
         raise Wrong(f"in front: {first} instead of ('Ada Moor. born in ', 'Oslo', ', she'){why}")
     last, right = got(*pieces, last=True), ("born in ", "Oslo", ", she Ada Moor.")
     likely = {
         ("Ada Moor. born in ", "Oslo", ", she"): ": nothing has moved",
         ("born in ", "Oslo", ", sheAda Moor. "): ": the head's space belongs in front of it now",
-        ("born in ", "Oslo", ", she Ada Moor. "): ": a space is left at the end, which nothing in a question looks like",
+        (
+            "born in ",
+            "Oslo",
+            ", she Ada Moor. ",
+        ): ": a space is left at the end, which nothing in a question looks like",
         ("born in ", "Oslo", ", sheAda Moor."): ": a space is missing in front of the name",
-        ("born in Ada Moor. ", "Oslo", ", she"): ": the name stands between words and gap; it should stand last",
-        ("born in ", "Oslo", " Ada Moor., she"): ": the name stands before the words behind the gap; it should stand last",
+        (
+            "born in Ada Moor. ",
+            "Oslo",
+            ", she",
+        ): ": the name stands between words and gap; it should stand last",
+        (
+            "born in ",
+            "Oslo",
+            " Ada Moor., she",
+        ): ": the name stands before the words behind the gap; it should stand last",
         ("Ada Moor. born in ", "Oslo", ", she Ada Moor."): ": the name stands twice",
-        ("born in ", "Oslo Ada Moor.", ", she"): ": the name is in the masked piece, so it is hidden and asked for",
+        (
+            "born in ",
+            "Oslo Ada Moor.",
+            ", she",
+        ): ": the name is in the masked piece, so it is hidden and asked for",
         ("born in ", "Oslo", ", she Ada Moor"): ": the full stop is gone; only the space is taken away",
     }
     if last != right:
@@ -200,7 +234,9 @@ def check_arranged(fn: Callable) -> str:
             head, *rest = (letters(rng.randint(1, 9), rng) for _ in range(4))
             for last in (False, True):
                 if got(f"{head}. ", *rest, last=last) != arranged(f"{head}. ", *rest, last):
-                    raise Wrong(f"right for two names; wrong for the head {head + '. '!r} and the pieces {rest}")
+                    raise Wrong(
+                        f"right for two names; wrong for the head {head + '. '!r} and the pieces {rest}"
+                    )
     return "the name in front of the words, or behind them"
 
 

@@ -156,7 +156,9 @@ def explore_vision(
         frame(ax, 0.3 + i * cell, 0.42, cell - 0.06, cell - 0.06)
         ax.text(0.3, 0.28, "pictures", fontsize=9)
         x, y, size = 0.3, 1.5, 3.4
-        told = shown + {SHOWN[0]: f": layer {layer}, head {head}", SHOWN[1]: f": layer {layer}"}.get(shown, "")
+        told = shown + {SHOWN[0]: f": layer {layer}, head {head}", SHOWN[1]: f": layer {layer}"}.get(
+            shown, ""
+        )
         ax.text(x, 1.33, told, fontsize=11)
         on_picture(ax, array(images[i])[0], weights[front:], x, y, size)
         if asks == ASKS[1]:

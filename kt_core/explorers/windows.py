@@ -48,7 +48,15 @@ def explore_windows(
 
     def dataset(text: str, seed: int, spans: str, shares: Mapping[str, float]) -> SpanCorruption:
         return SpanCorruption(
-            [text], vocab, block_size, seed, crop="window", spans=spans, loss="span", end_sentinel=True, **shares
+            [text],
+            vocab,
+            block_size,
+            seed,
+            crop="window",
+            spans=spans,
+            loss="span",
+            end_sentinel=True,
+            **shares,
         )
 
     if not 0 <= document < len(documents):

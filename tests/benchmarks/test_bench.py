@@ -124,7 +124,9 @@ def test_the_table_and_the_command(told, tmp_path, monkeypatch, capsys):
 
 
 def test_time_to_a_quarter_is_characters_by_rate(monkeypatch, told):
-    rows = [dict(phase="pretrain", characters=c, seconds=c / 5, dev=dev) for c, dev in ((400, 0.1), (900, 0.26))]
+    rows = [
+        dict(phase="pretrain", characters=c, seconds=c / 5, dev=dev) for c, dev in ((400, 0.1), (900, 0.26))
+    ]
     monkeypatch.setattr(bench_module, "kept_curve", lambda corpus, variant: rows)
     corpus, theirs = load_corpus("bios:people=20"), recipe("a5", pretrain_epochs=7.0)
     training = dict(assignment=dict(median=20.0), ours=dict(median=50.0))
