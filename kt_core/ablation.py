@@ -14,12 +14,12 @@ from pathlib import Path
 
 from kt_core.checkpoints import hardware
 from kt_core.corpora import load_corpus
+from kt_core.devices import choose_device
 from kt_core.evaluation import Score
 from kt_core.files import write_json
 from kt_core.recipes import Recipe
 from kt_core.recipes import recipe as find_recipe
 from kt_core.runs import describe, run_experiment
-from kt_core.trainer import choose_device
 
 
 @dataclass(frozen=True)

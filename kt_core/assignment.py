@@ -80,8 +80,9 @@ def _train(arguments, model, vocab, data, config, phase: str) -> None:
     import dataclasses
 
     from kt_core.checkpoints import hardware, save_checkpoint
+    from kt_core.devices import choose_device
     from kt_core.distributed import launched
-    from kt_core.trainer import Trainer, choose_device
+    from kt_core.trainer import Trainer
 
     if launched():  # each process would write the same files
         raise ValueError(f"kt {phase} trains in one process: torchrun ... -m kt_core.cli run takes several")
@@ -153,9 +154,9 @@ def finetune(arguments) -> None:
 
 def evaluate_file(arguments) -> None:
     """`kt evaluate`: answer the questions of a file; the assignment's line if it holds the answers."""
+    from kt_core.devices import choose_device
     from kt_core.evaluation import write_predictions
     from kt_core.runs import evaluate
-    from kt_core.trainer import choose_device
 
     _need(arguments, "reading_params_path", "eval_corpus_path")
     recipe = _recipe(arguments)

@@ -39,12 +39,12 @@ from kt_core.checkpoints import hardware
 from kt_core.corpora import Corpus, load_corpus
 from kt_core.datasets import batches
 from kt_core.decoding import answer
+from kt_core.devices import choose_device, mixed_precision
 from kt_core.files import write_json
 from kt_core.models import GPT
 from kt_core.optim import make_optimizers
 from kt_core.recipes import Recipe, recipe
 from kt_core.shipping import kept_curve
-from kt_core.trainer import choose_device, mixed_precision
 from kt_core.vocab import CharVocab
 
 NEW = 32  # characters that the assignment decodes for every question

@@ -14,10 +14,10 @@ from collections.abc import Callable
 import torch
 from torch.profiler import ProfilerActivity, profile
 
+from kt_core.devices import choose_device, mixed_precision
 from kt_core.models import GPT
 from kt_core.optim import make_optimizers
 from kt_core.recipes import Recipe, recipe
-from kt_core.trainer import choose_device, mixed_precision
 
 VOCABULARY = 256
 TOKENS = 4096  # characters a step, whatever the block

@@ -14,13 +14,13 @@ import torch
 from kt_core import shipping
 from kt_core.checkpoints import load_checkpoint
 from kt_core.corpora import Corpus, load_corpus
+from kt_core.devices import choose_device
 from kt_core.evaluation import Score
 from kt_core.files import sha256, write_json
 from kt_core.models import GPT, VARIANTS
 from kt_core.recipes import Recipe
 from kt_core.recipes import recipe as find_recipe
 from kt_core.runs import describe, run_experiment
-from kt_core.trainer import choose_device
 from kt_core.vocab import CharVocab
 
 PROFILES = ("smoke", "quick", "full")

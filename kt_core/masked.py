@@ -248,11 +248,12 @@ def pretrain_masked(
     """
     from kt_core.checkpoints import hardware
     from kt_core.decoding import answer
+    from kt_core.devices import choose_device
     from kt_core.evaluation import exact_match
     from kt_core.filling import answer_masked
     from kt_core.next_sentence import LinePairs, by_person
     from kt_core.runs import describe
-    from kt_core.trainer import TrainConfig, Trainer, choose_device
+    from kt_core.trainer import TrainConfig, Trainer
 
     if phase not in PHASES:
         raise ValueError(f"phase must be one of {', '.join(PHASES)}, not {phase!r}")

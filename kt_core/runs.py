@@ -24,13 +24,14 @@ import kt_core
 from kt_core.checkpoints import card_path, hardware, load_average, load_checkpoint, save_checkpoint
 from kt_core.corpora import Corpus, load_corpus
 from kt_core.decoding import answer
+from kt_core.devices import choose_device
 from kt_core.distributed import led, processes
 from kt_core.evaluation import Score, exact_match, london_baseline, write_predictions
 from kt_core.files import write_atomically, write_json
 from kt_core.models import GPT, GPTConfig
 from kt_core.recipes import Recipe
 from kt_core.recipes import recipe as find_recipe
-from kt_core.trainer import Trainer, choose_device
+from kt_core.trainer import Trainer
 from kt_core.vocab import CharVocab
 
 

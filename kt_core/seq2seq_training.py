@@ -10,10 +10,11 @@ import torch.nn.functional as F
 from torch import nn
 
 from kt_core._typing import Float, Int, Tensor
+from kt_core.devices import choose_device, mixed_precision
 from kt_core.optim import make_optimizers
 from kt_core.pairs import TokenVocab
 from kt_core.progress import Progress
-from kt_core.trainer import TrainConfig, choose_device, mixed_precision
+from kt_core.trainer import TrainConfig
 
 
 def teacher_forcing(

@@ -19,11 +19,12 @@ import torch.nn.functional as F
 from torch import nn
 
 from kt_core._typing import Bool, Float, Int, Tensor
+from kt_core.devices import choose_device
 from kt_core.evaluation import Score
 from kt_core.models import ACTIVATIONS, Block, GPTConfig
 from kt_core.optim import make_optimizers
 from kt_core.progress import Progress
-from kt_core.trainer import TrainConfig, choose_device
+from kt_core.trainer import TrainConfig
 
 POOLS, POSITIONS = ("class", "mean"), ("learned", "none")
 HIDDEN = -1.0  # ink that no picture has: what ⁇ is in a text

@@ -15,8 +15,9 @@ import pytest
 import torch
 
 from kt_core.datasets import NamePlace, SpanCorruption
+from kt_core.devices import choose_device, mixed_precision
 from kt_core.models import GPT, VARIANTS, GPTConfig
-from kt_core.trainer import TrainConfig, Trainer, choose_device, mixed_precision, split
+from kt_core.trainer import TrainConfig, Trainer, split
 from kt_core.vocab import CharVocab
 
 PAIRS = [(f"{who}?", "north" if i % 2 else "south") for i, who in enumerate("abcdefghij")]
