@@ -8,6 +8,7 @@ widget state, the interpreter's version) is taken out.
 
 from __future__ import annotations
 
+import os
 import sys
 import tempfile
 from pathlib import Path
@@ -48,6 +49,7 @@ def refresh(path: Path) -> None:
 
 def main(names: list[str]) -> None:
     """Refreshes the named notebooks, or all of them."""
+    os.environ["KT_PROGRESS"] = "off"  # no bars and no quiz buttons among the outputs
     for path in [Path(n).resolve() for n in names] or sorted((ROOT / "notebooks").glob("*.ipynb")):
         print(path.name, flush=True)
         refresh(path)
