@@ -73,7 +73,7 @@ INGREDIENTS: dict[str, Ingredient] = {
     ),
     "assignment": Ingredient(
         "all as the assignment has it",
-        {**_CUT, "mixed_pairs": 0, "optimizer": "adamw", "qk_norm": False, "zero_init": False, "dropout": 0.1, "weight_decay": 0.1,
+        {**_CUT, "mixed_pairs": 0, "optimizer": "adamw", "qk_norm": False, "zero_init": False, "dropout": 0.1, "weight_decay": 0.1, "decay_on": "all",
          "pretrain_lr": 6e-3, "pretrain_batch_size": 128, "schedule": "cosine", "final_fraction": 0.1, "end_sentinel": False,
          "finetune_epochs": 10.0, "finetune_lr": 6e-4, "finetune_batch_size": 256, "finetune_documents": 0},
         headline=True,
