@@ -1,5 +1,6 @@
 """Which dev people of the assignment's data a model answers for: by the place of the birthplace in their line, by the
-number of train answers that name it. Reads data/wiki (`kt fetch wiki`) and the kept dev predictions of each variant.
+number of train answers that name it; and whom one of two models knows alone. Reads data/wiki (`kt fetch wiki`) and
+the kept dev predictions of each variant.
 
     python tools/where.py     # writes data/results/wiki-where.json
 """
@@ -21,6 +22,7 @@ ENDS = {
     "96–111": 96,
     "112+": 112,
 }  # label -> first character
+PAIRS = [("rope-a5", "vanilla-a5")]  # trained alike but for one thing
 TIMES = {"0": 0, "1–2": 1, "3–7": 3, "8–24": 8, "25+": 25}
 
 
@@ -34,7 +36,7 @@ def main() -> None:
     corpus = kt.load_corpus("wiki")
     line_of = {line[: kt.behind_head(line)].removesuffix(". "): line for line in corpus.documents}
     often = Counter(answer for _, answer in corpus.train)
-    told = {}
+    told, right = {}, {}
     for path in sorted((RESULTS / "predictions").glob("wiki-*-dev.txt")):
         answers = path.read_text(encoding="utf-8").splitlines()
         groups = {"ends": defaultdict(list), "times": defaultdict(list)}
@@ -45,7 +47,9 @@ def main() -> None:
                 (answer, gold)
             )
             groups["times"][group(often[gold], TIMES)].append((answer, gold))
-        told[path.stem.removeprefix("wiki-").removesuffix("-dev")] = {
+        name = path.stem.removeprefix("wiki-").removesuffix("-dev")
+        right[name] = {i for i, (_, gold) in enumerate(corpus.dev) if answers[i] == gold}
+        told[name] = {
             kind: {
                 label: describe(kt.exact_match(*zip(*found[label], strict=True)))
                 for label in labels
@@ -53,7 +57,11 @@ def main() -> None:
             }
             for (kind, found), labels in zip(groups.items(), ([*ENDS, "not in the line"], TIMES), strict=True)
         }
-    write_json(RESULTS / "wiki-where.json", dict(people=len(corpus.dev), variants=told))
+    paired = []
+    for one, other in PAIRS:
+        a, b = right[one], right[other]
+        paired.append(dict(models=[one, other], alone=[len(a - b), len(b - a)], both=len(a & b)))
+    write_json(RESULTS / "wiki-where.json", dict(people=len(corpus.dev), variants=told, paired=paired))
     for variant, kinds in told.items():
         for kind, found in kinds.items():
             print(
