@@ -42,7 +42,6 @@ from kt_core.decoding import answer
 from kt_core.devices import choose_device, mixed_precision
 from kt_core.files import write_json
 from kt_core.models import GPT
-from kt_core.optim import make_optimizers
 from kt_core.recipes import Recipe, recipe
 from kt_core.shipping import kept_curve
 from kt_core.vocab import CharVocab
@@ -191,9 +190,7 @@ def _training(
     torch.manual_seed(seed)
     model = change(GPT(chosen.model_config(len(corpus.vocab), "vanilla"))).to(device).train()
     c = chosen.pretrain_config(seed=seed)
-    optimizers = make_optimizers(
-        model, c.optimizer, c.learning_rate, c.muon_learning_rate, c.betas, c.weight_decay, c.decay_on
-    )
+    optimizers = c.optimizers(model)
     data = chosen.pretrain_data(corpus, corpus.vocab, seed)
 
     def stream() -> Iterator:

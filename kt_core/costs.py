@@ -16,7 +16,6 @@ from torch.profiler import ProfilerActivity, profile
 
 from kt_core.devices import choose_device, mixed_precision
 from kt_core.models import GPT
-from kt_core.optim import make_optimizers
 from kt_core.recipes import Recipe, recipe
 
 VOCABULARY = 256
@@ -40,15 +39,7 @@ class Step:
         block = chosen.block_size
         self.model = GPT(chosen.model_config(VOCABULARY, variant)).to(device).train()
         c = chosen.pretrain_config()
-        self.optimizers = make_optimizers(
-            self.model,
-            c.optimizer,
-            c.learning_rate,
-            c.muon_learning_rate,
-            c.betas,
-            c.weight_decay,
-            c.decay_on,
-        )
+        self.optimizers = c.optimizers(self.model)
         self.mixed = mixed_precision(c.precision, device)
         ids = torch.randint(2, VOCABULARY, (batch or max(1, TOKENS // block), block + 1), device=device)
         self.x, self.y = ids[:, :-1], ids[:, 1:]

@@ -11,7 +11,6 @@ from torch import nn
 
 from kt_core._typing import Float, Int, Tensor
 from kt_core.devices import choose_device, mixed_precision
-from kt_core.optim import make_optimizers
 from kt_core.pairs import TokenVocab
 from kt_core.progress import Progress
 from kt_core.trainer import TrainConfig
@@ -60,15 +59,7 @@ def fit(
     model.to(device).train()
     torch.manual_seed(config.seed)
     generator = torch.Generator().manual_seed(config.seed)
-    optimizers = make_optimizers(
-        model,
-        config.optimizer,
-        config.learning_rate,
-        config.muon_learning_rate,
-        config.betas,
-        config.weight_decay,
-        config.decay_on,
-    )
+    optimizers = config.optimizers(model)
     mixed = mixed_precision(config.precision, device)
     history, losses, bar, began = [], [], Progress(config.steps, title), time.perf_counter()
     try:

@@ -12,6 +12,7 @@ from itertools import islice
 from pathlib import Path
 
 import torch
+from torch import nn
 
 from kt_core import distributed
 from kt_core._typing import Int, Tensor
@@ -110,6 +111,12 @@ class TrainConfig:
         cooled = max(0.0, progress - self.cooldown_from) / max(1e-9, 1 - self.cooldown_from)
         return 1 - (1 - self.final_fraction) * cooled
 
+    def optimizers(self, model: nn.Module) -> list[torch.optim.Optimizer]:
+        """`make_optimizers` for the model, by this config's fields."""
+        return make_optimizers(
+            model, self.optimizer, self.learning_rate, self.muon_learning_rate, self.betas, self.weight_decay, self.decay_on
+        )  # fmt: skip
+
 
 def split(
     x: Int[Tensor, "B T"], y: Int[Tensor, "B T"], parts: int
@@ -184,9 +191,7 @@ class Trainer:
         leads = team is None or team.leads
         c, model = self.config, self.model.to(self.device).train()
         torch.manual_seed(c.seed)
-        optimizers = make_optimizers(
-            model, c.optimizer, c.learning_rate, c.muon_learning_rate, c.betas, c.weight_decay, c.decay_on
-        )
+        optimizers = c.optimizers(model)
         step, history, seconds, characters, losses, key = 0, [], 0.0, 0, [], self._key()
 
         def load() -> dict | None:

@@ -22,7 +22,6 @@ from kt_core._typing import Bool, Float, Int, Tensor
 from kt_core.devices import choose_device
 from kt_core.evaluation import Score
 from kt_core.models import ACTIVATIONS, Block, GPTConfig
-from kt_core.optim import make_optimizers
 from kt_core.progress import Progress
 from kt_core.trainer import TrainConfig
 
@@ -341,10 +340,7 @@ def fit_pictures(
     model, data = model.to(device).train(), data.to(device)
     torch.manual_seed(config.seed)
     generator = torch.Generator().manual_seed(config.seed)
-    rates = config.learning_rate, config.muon_learning_rate
-    optimizers = make_optimizers(
-        model, config.optimizer, *rates, config.betas, config.weight_decay, config.decay_on
-    )
+    optimizers = config.optimizers(model)
     an_epoch = -(-len(data) // config.batch_size)
     total = config.steps or max(1, round(config.epochs * an_epoch))
     history, losses, began, bar = [], [], time.perf_counter(), Progress(total, title)
