@@ -14,15 +14,9 @@ from kt_core.files import write_json
 from kt_core.runs import describe
 
 RESULTS = Path(__file__).resolve().parent.parent / "data" / "results"
-ENDS = {
-    "0–44": 0,
-    "45–59": 45,
-    "60–74": 60,
-    "75–95": 75,
-    "96–111": 96,
-    "112+": 112,
-}  # label -> first character
-PAIRS = [("rope-a5", "vanilla-a5")]  # trained alike but for one thing
+# label -> first character
+ENDS = {"0–44": 0, "45–59": 45, "60–74": 60, "75–95": 75, "96–111": 96, "112+": 112}
+PAIR = "rope-a5", "vanilla-a5"  # trained alike but for one thing
 TIMES = {"0": 0, "1–2": 1, "3–7": 3, "8–24": 8, "25+": 25}
 
 
@@ -48,7 +42,9 @@ def main() -> None:
             )
             groups["times"][group(often[gold], TIMES)].append((answer, gold))
         name = path.stem.removeprefix("wiki-").removesuffix("-dev")
-        right[name] = {i for i, (_, gold) in enumerate(corpus.dev) if answers[i] == gold}
+        right[name] = {
+            i for i, (_, gold) in enumerate(corpus.dev) if kt.exact_match([answers[i]], [gold]).correct
+        }
         told[name] = {
             kind: {
                 label: describe(kt.exact_match(*zip(*found[label], strict=True)))
@@ -57,10 +53,8 @@ def main() -> None:
             }
             for (kind, found), labels in zip(groups.items(), ([*ENDS, "not in the line"], TIMES), strict=True)
         }
-    paired = []
-    for one, other in PAIRS:
-        a, b = right[one], right[other]
-        paired.append(dict(models=[one, other], alone=[len(a - b), len(b - a)], both=len(a & b)))
+    one, other = (right[name] for name in PAIR)
+    paired = dict(models=PAIR, alone=[len(one - other), len(other - one)], both=len(one & other))
     write_json(RESULTS / "wiki-where.json", dict(people=len(corpus.dev), variants=told, paired=paired))
     for variant, kinds in told.items():
         for kind, found in kinds.items():
