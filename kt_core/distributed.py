@@ -214,9 +214,8 @@ class Team:
         character gets a row all the same, which counts 0: its part in the averaging is waited for.
         """
         lengths = (x != 0).sum(1)
-        mine = lengths.argsort(stable=True)[
-            self.rank :: self.size
-        ]  # like lengths: nobody waits for the others
+        # like lengths: nobody waits for the others
+        mine = lengths.argsort(stable=True)[self.rank :: self.size]
         asked, here = int((y != 0).sum()), int((y[mine] != 0).sum())
         if not here:
             mine = (y != 0).any(1).int().argmax()[None]

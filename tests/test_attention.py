@@ -162,9 +162,8 @@ def test_dropout_drops_that_share_and_keeps_the_mean(p, dtype):
     y = Dropout(p)(x)
     assert y.dtype == dtype
     dropped = y == 0
-    assert (
-        abs(float(dropped.float().mean()) - p) < 0.005
-    )  # five standard deviations of 300,300 draws and more
+    # five standard deviations of 300,300 draws and more
+    assert abs(float(dropped.float().mean()) - p) < 0.005
     kept = y[~dropped].detach()
     torch.testing.assert_close(kept, torch.full_like(kept, 1 / (1 - p)))
     for axis in (0, 1):  # no row or column is favoured

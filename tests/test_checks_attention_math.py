@@ -200,9 +200,8 @@ def detector(where, compared=lambda after, before, t: (after[:t], before[:t]), t
     """Changes the inputs at `where(T)`, one at a time, and looks at what `compared` picks."""
 
     def answer(layer, T, d):
-        x = torch.randn(
-            T, d, generator=torch.Generator().manual_seed(T)
-        )  # whatever ran before, the same finding
+        # whatever ran before, the same finding
+        x = torch.randn(T, d, generator=torch.Generator().manual_seed(T))
         for t in where(T):
             changed = x.clone()
             changed[t] += 1.0

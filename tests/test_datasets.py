@@ -313,9 +313,8 @@ def test_plain_windows_leave_out_what_else_tells_who_is_meant():
     document = "Ada Moor. Moor, who was born 3 May 1902 in Oslo, Norway, met Bo Ek in 1930, in Rome."
     data = spans([document], 128, crop="window", spans="names", plain=1.0)
     for _, (prefix, masked, suffix) in drawn(data, 200):
-        around = (prefix.removeprefix("Ada Moor. ") + "|" + suffix).removeprefix(
-            "Moor"
-        )  # it opens the sentence
+        # "Moor" opens the sentence
+        around = (prefix.removeprefix("Ada Moor. ") + "|" + suffix).removeprefix("Moor")
         assert masked in ("Oslo", "Norway", "Bo Ek", "Rome") and prefix.startswith("Ada Moor. ")
         assert "  " not in prefix and not any(c.isdigit() or c.isupper() for c in around), around
     some = spans([document], 128, crop="window", spans="names", plain=0.5)

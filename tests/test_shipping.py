@@ -206,8 +206,6 @@ def test_the_curve_of_a_later_sitting_goes_on_from_those_before(tmp_path, monkey
     ]
     assert read("rope") == [*pretrained, ("finetune", 9, 1.0)]
     keep("perceiver_ar", first, ("pretrain", 30, 2.0), ("finetune", 8, 1.0))
-    assert read("perceiver_ar") == [
-        ("pretrain", 130, 11.0),
-        ("finetune", 8, 1.0),
-    ]  # its first sitting was rope's
+    # its first sitting was rope's
+    assert read("perceiver_ar") == [("pretrain", 130, 11.0), ("finetune", 8, 1.0)]
     assert read("vanilla") == []

@@ -151,10 +151,8 @@ def test_parts_are_of_like_length_cut_short_and_weighed_by_what_they_ask_for():
     assert [rows.shape[1] for rows, _, _ in found] == [3, 7, 9]
     assert [weight for _, _, weight in found] == [1 / 10, 5 / 10, 4 / 10]
     y[3] = y[1] = 0
-    assert [rows[:, 0].tolist() for rows, _, _ in split(x, y, 3)] == [
-        [5, 1],
-        [3],
-    ]  # one that asks for nothing
+    # one that asks for nothing
+    assert [rows[:, 0].tolist() for rows, _, _ in split(x, y, 3)] == [[5, 1], [3]]
     assert all(a is b for a, b in zip(split(x, y, 1)[0], (x, y), strict=False))
 
 

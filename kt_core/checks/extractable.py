@@ -200,30 +200,14 @@ def check_arranged(fn: Callable) -> str:
     likely = {
         ("Ada Moor. born in ", "Oslo", ", she"): ": nothing has moved",
         ("born in ", "Oslo", ", sheAda Moor. "): ": the head's space belongs in front of it now",
-        (
-            "born in ",
-            "Oslo",
-            ", she Ada Moor. ",
-        ): ": a space is left at the end, which nothing in a question looks like",
+        ("born in ", "Oslo", ", she Ada Moor. "): ": a space is left at the end, which nothing in a question looks like",
         ("born in ", "Oslo", ", sheAda Moor."): ": a space is missing in front of the name",
-        (
-            "born in Ada Moor. ",
-            "Oslo",
-            ", she",
-        ): ": the name stands between words and gap; it should stand last",
-        (
-            "born in ",
-            "Oslo",
-            " Ada Moor., she",
-        ): ": the name stands before the words behind the gap; it should stand last",
+        ("born in Ada Moor. ", "Oslo", ", she"): ": the name stands between words and gap; it should stand last",
+        ("born in ", "Oslo", " Ada Moor., she"): ": the name stands before the words behind the gap; it should stand last",
         ("Ada Moor. born in ", "Oslo", ", she Ada Moor."): ": the name stands twice",
-        (
-            "born in ",
-            "Oslo Ada Moor.",
-            ", she",
-        ): ": the name is in the masked piece, so it is hidden and asked for",
+        ("born in ", "Oslo Ada Moor.", ", she"): ": the name is in the masked piece, so it is hidden and asked for",
         ("born in ", "Oslo", ", she Ada Moor"): ": the full stop is gone; only the space is taken away",
-    }
+    }  # fmt: skip
     if last != right:
         raise Wrong(f"behind the words: {last} instead of {right}{likely.get(last, '')}")
     if (told := got("Bo Ek. ", "", "Kiel", "", last=True)) != ("", "Kiel", " Bo Ek."):
