@@ -56,7 +56,7 @@ checkpoints: setup ## train the shipped checkpoints anew
 	$(BIN)/kt checkpoints $(ARGS)
 
 lint: setup ## ruff over the package, the tests and the notebooks; the format of code
-	$(BIN)/ruff check . && $(BIN)/ruff format --check kt_core tests tools
+	$(BIN)/ruff check . && $(BIN)/ruff format --check kt_core kt_course tests tools
 
 clean: ## remove builds and caches; .venv and runs stay
 	rm -rf build dist .pytest_cache .ruff_cache .hypothesis runs/test-smoke

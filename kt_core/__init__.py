@@ -16,8 +16,7 @@ from kt_core.attention import (
     scaled_dot_product_score,
     sinusoidal_positions,
 )
-from kt_core.checkpoints import CheckpointError, load_checkpoint, save_checkpoint
-from kt_core.corpora import Corpus, CorpusError, fetch_wiki, load_corpus, question, question_name
+from kt_core.corpora.loading import Corpus, CorpusError, fetch_wiki, load_corpus, question, question_name
 from kt_core.datasets import Mixture, NamePlace, SpanCorruption, batches
 from kt_core.decoding import answer, generate
 from kt_core.evaluation import (
@@ -29,23 +28,64 @@ from kt_core.evaluation import (
     wilson_interval,
     write_predictions,
 )
-from kt_core.lessons import Lesson, lesson
 from kt_core.models import GPT, GPTConfig
-from kt_core.recipes import RECIPES, Recipe, recipe
-from kt_core.runs import Result, run_experiment
-from kt_core.shipping import shipped, shipped_cards
-from kt_core.spans import arranged, askable, behind_head, plain_words, salient_spans
+from kt_core.runs.checkpoints import CheckpointError, load_checkpoint, save_checkpoint
+from kt_core.runs.experiment import Result, run_experiment
+from kt_core.runs.recipes import RECIPES, Recipe, recipe
+from kt_core.runs.text_rules import arranged, askable, behind_head, plain_words, salient_spans
 from kt_core.trainer import TrainConfig, Trainer
 from kt_core.vocab import MASK, PAD, CharVocab
 
-
-def __getattr__(name: str):
-    """`kt.checks` is imported when it is first asked for."""
-    if name == "checks":
-        import importlib
-
-        return importlib.import_module("kt_core.checks")
-    raise AttributeError(f"module 'kt_core' has no attribute {name!r}")
-
-
-__all__ = [name for name in dir() if not name.startswith("_")]
+__all__ = [
+    "CharVocab",
+    "CheckpointError",
+    "Corpus",
+    "CorpusError",
+    "GPT",
+    "GPTConfig",
+    "MASK",
+    "Mixture",
+    "NamePlace",
+    "PAD",
+    "RECIPES",
+    "Recipe",
+    "Result",
+    "Score",
+    "SpanCorruption",
+    "TrainConfig",
+    "Trainer",
+    "additive_score",
+    "answer",
+    "arranged",
+    "askable",
+    "attend",
+    "batches",
+    "behind_head",
+    "causal_mask",
+    "exact_match",
+    "fetch_wiki",
+    "generate",
+    "load_checkpoint",
+    "load_corpus",
+    "london_baseline",
+    "masked_softmax",
+    "multiplicative_score",
+    "plain_words",
+    "question",
+    "question_name",
+    "reach_mask",
+    "read_predictions",
+    "recipe",
+    "record_attention",
+    "rotary_frequencies",
+    "rotary_table",
+    "rotate",
+    "run_experiment",
+    "salient_spans",
+    "save_checkpoint",
+    "scaled_dot_product_score",
+    "sinusoidal_positions",
+    "stored_and_found",
+    "wilson_interval",
+    "write_predictions",
+]

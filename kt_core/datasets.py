@@ -18,7 +18,7 @@ from collections.abc import Iterator, Sequence
 import torch
 
 from kt_core._typing import Int, Tensor
-from kt_core.spans import arranged, askable, behind_head, plain_words, question_of
+from kt_core.runs.text_rules import arranged, askable, behind_head, plain_words, question_of
 from kt_core.vocab import CharVocab
 
 CROPS = ("prefix", "line", "window")

@@ -47,7 +47,7 @@ def generate(
     """
     if not model.config.causal:
         raise ValueError(
-            "an encoder (causal=False) foretells no next character: kt_core.masked.fill fills its masks"
+            "an encoder (causal=False) foretells no next character: kt_course.chapters.masked_language_models.masked.fill fills its masks"
         )
     if temperature < 0:
         raise ValueError(f"temperature must be 0 (greedy) or above, not {temperature}")

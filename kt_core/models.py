@@ -40,7 +40,7 @@ class GPTConfig:
     the stride is s = ceil(block_size / bottleneck) and a batch of length T has ceil(T / s) latents.
     `random_offset` (variants with learned positions): in training each row is moved by 0 ... random_offset positions,
     so that a name is known wherever it stands; questions and documents put it at different places.
-    `causal`: False lets every position look both ways, an encoder for masked language models (see `kt_core.masked`).
+    `causal`: False lets every position look both ways, an encoder for masked language models (see `kt_course.chapters.masked_language_models.masked`).
     Raises ValueError for a value that no model can have, naming the field.
     """
 

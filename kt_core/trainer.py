@@ -14,15 +14,15 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from kt_core import distributed
 from kt_core._typing import Int, Tensor
+from kt_core.corpora.files import interrupts_held, sha256
 from kt_core.datasets import batches
-from kt_core.devices import choose_device, mixed_precision
-from kt_core.files import interrupts_held, sha256
 from kt_core.models import GPT
 from kt_core.optim import make_optimizers
-from kt_core.progress import Progress
-from kt_core.training_state import load_state, save_state
+from kt_core.runs import distributed
+from kt_core.runs.devices import choose_device, mixed_precision
+from kt_core.runs.progress import Progress
+from kt_core.runs.resume import load_state, save_state
 
 SCHEDULES = ("cosine", "linear", "constant")
 OPTIMIZERS = ("adamw", "muon")
@@ -147,7 +147,7 @@ class Trainer:
     log        called with each row of the history as it comes.
     tensorboard  a folder for TensorBoard's event files (needs the `tensorboard` extra).
 
-    Started by torchrun, several processes train it together on the same batches: see `kt_core.distributed`.
+    Started by torchrun, several processes train it together on the same batches: see `kt_core.runs.distributed`.
     """
 
     def __init__(

@@ -14,7 +14,7 @@ from typing import Any
 
 import nbformat
 
-from kt_core.checks.core import library
+from kt_course.exercises.core import library
 
 NOTEBOOKS = Path(__file__).resolve().parent.parent / "notebooks"
 # Where kt_core's own source is no answer: it calls a helper that the exercise asks to write.
@@ -80,7 +80,7 @@ def wrong_cell(id: str, stub: str) -> tuple[str, str]:
 
 def _mistakes(id: str) -> tuple[str, Any]:
     """The test module that has answers to an exercise, and these."""
-    for path in sorted(Path(__file__).parent.glob("test_checks_*.py")):
+    for path in sorted((Path(__file__).parent / "course" / "chapters").glob("test_checks_*.py")):
         if f'"{id}"' in path.read_text(encoding="utf-8"):
             answers = getattr(import_module(path.stem), "ANSWERS", {})
             if id in answers:

@@ -28,9 +28,9 @@ import numpy as np
 import pytest
 import torch
 
-from kt_core import checks
-from kt_core.checks.core import Exercise, Verdict, library, questions
-from kt_core.checks.judge import judge
+from kt_course import exercises as checks
+from kt_course.exercises.core import Exercise, Verdict, library, questions
+from kt_course.exercises.judge import judge
 
 MANY = 5  # wrong answers an exercise, at least
 
@@ -128,7 +128,7 @@ def suite(notebook: str, answers: dict[str, Answers]) -> type:
 
     class TestExercises:
         def test_each_exercise_has_its_answers(self):
-            assert list(answers) == checks.exercises(notebook)
+            assert list(answers) == checks.exercise_ids(notebook)
             assert not [id for id, a in answers.items() if len(a.wrong) < MANY or not a.right]
 
         @pytest.mark.parametrize("id", answers)

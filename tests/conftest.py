@@ -14,4 +14,4 @@ if all(importlib.util.find_spec(name) for name in ("jaxtyping", "beartype")):
 
     # Not beartype.beartype itself: it would stop the bad values that tests hand to functions without shapes,
     # before the ValueError that these functions promise.
-    install_import_hook("kt_core", "shapecheck.check_shapes")
+    install_import_hook(["kt_core", "kt_course"], "shapecheck.check_shapes")

@@ -16,24 +16,24 @@ from PIL import Image
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
-from kt_core.files import write_atomically  # noqa: E402
+from kt_core.corpora.files import write_atomically  # noqa: E402
 
 WIDTH = 800  # pixels at most
 # notebook -> the cell whose first picture stands for the chapter
 CELLS = {
     "01_attention_math": "9502715e",
-    "02_span_corruption": "0aa72cd9",
-    "03_no_pretrain_baseline": "73aeb20b",
-    "04_pretrain_finetune": "d606d78f",
-    "05_perceiver_ar": "76a4fcd1",
-    "06_rope": "01eba14a",
-    "07_making_knowledge_extractable": "c07-031",
-    "08_the_whole_transformer": "cross-maps",
-    "09_masked_language_models": "c09-025",
-    "10_pretrained_models": "hub-22",
-    "11_finetuning_techniques": "ft-figure",
-    "12_vision_transformer": "vit-explore",
-    "13_what_does_it_know": "dec23e0e",
+    "03_span_corruption": "0aa72cd9",
+    "04_no_pretrain_baseline": "73aeb20b",
+    "05_pretrain_finetune": "d606d78f",
+    "06_perceiver_ar": "76a4fcd1",
+    "07_rope": "01eba14a",
+    "08_making_knowledge_extractable": "c07-031",
+    "09_the_whole_transformer": "cross-maps",
+    "10_masked_language_models": "c09-025",
+    "11_pretrained_models": "hub-22",
+    "12_finetuning_techniques": "ft-figure",
+    "13_vision_transformer": "vit-explore",
+    "14_what_does_it_know": "dec23e0e",
 }
 
 

@@ -18,9 +18,9 @@ import matplotlib.pyplot as plt  # noqa: E402
 import torch  # noqa: E402
 
 import kt_core as kt  # noqa: E402
-from kt_core import plots  # noqa: E402
-from kt_core.files import write_atomically  # noqa: E402
-from kt_core.shipping import kept_curve  # noqa: E402
+from kt_core.corpora.files import write_atomically  # noqa: E402
+from kt_course.figures import plots  # noqa: E402
+from kt_course.shipped import kept_curve, shipped  # noqa: E402
 
 VARIANTS = ("rope", "perceiver_ar", "vanilla", "perceiver")
 
@@ -58,7 +58,7 @@ def main() -> None:
              title="Nothing, nothing, then the facts")  # fmt: skip
     left.legend(frameon=False)
 
-    model, vocab, _ = kt.shipped("bios", "rope", "finetuned")
+    model, vocab, _ = shipped("bios", "rope", "finetuned")
     answers = kt.answer(model, vocab, [q for q, _ in corpus.dev])
     question, city = next(
         (q, told)

@@ -19,8 +19,8 @@ sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
 from answering import posed  # noqa: E402
 from browsing import Notebook, chromium, controls, jupyterlab, missing, picture, redrawn, tab  # noqa: E402
 
-from kt_core.files import write_atomically  # noqa: E402
-from kt_core.pages import write_page  # noqa: E402
+from kt_core.corpora.files import write_atomically  # noqa: E402
+from kt_course.tools.html_export import write_page  # noqa: E402
 
 SHARP = {"device_scale_factor": 1.5}
 MOST = 200_000  # bytes a picture
@@ -30,7 +30,7 @@ MISTAKE = "return torch.ones(T, T, dtype=torch.bool).triu()"
 def lab_picture(lab, browser) -> bytes:
     """JupyterLab with a training that can be replayed, at the moment when the facts arrive."""
     with tab(browser, 1120, 1000, lab.address, **SHARP) as page:
-        notebook = Notebook(page, lab, "04_pretrain_finetune")
+        notebook = Notebook(page, lab, "05_pretrain_finetune")
         notebook.run_all()
         page.keyboard.press("Escape")
         page.keyboard.press("ControlOrMeta+B")  # no file browser
@@ -92,7 +92,7 @@ def main() -> int:
         chromium() as browser,
     ):
         taken = {"lab": lab_picture(lab, browser)}
-        lab.close("04_pretrain_finetune")
+        lab.close("05_pretrain_finetune")
         taken["page"] = page_picture(lab, browser, Path(folder))
     for name, png in taken.items():
         write_atomically(ROOT / "docs" / f"{name}.png", shown := small(png))

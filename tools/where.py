@@ -10,8 +10,8 @@ from collections import Counter, defaultdict
 from pathlib import Path
 
 import kt_core as kt
-from kt_core.files import write_json
-from kt_core.runs import describe
+from kt_core.corpora.files import write_json
+from kt_core.runs.experiment import describe
 
 RESULTS = Path(__file__).resolve().parent.parent / "data" / "results"
 # label -> first character

@@ -8,12 +8,12 @@ import re
 import pytest
 import torch
 
-import kt_core.bench as bench_module
-from kt_core.ablation import characters_an_epoch
-from kt_core.bench import bench, table, write_bench
-from kt_core.cli import main
-from kt_core.corpora import load_corpus
-from kt_core.recipes import recipe
+import kt_course.tools.bench as bench_module
+from kt_core.corpora.loading import load_corpus
+from kt_core.runs.recipes import recipe
+from kt_course.tools.ablation import characters_an_epoch
+from kt_course.tools.bench import bench, table, write_bench
+from kt_course.tools.cli import main
 
 SMALL = dict(n_embd=16, n_layer=2, n_head=2, block_size=64)
 
@@ -66,8 +66,8 @@ def test_each_way_is_what_it_is_called(told):
 
 
 def test_the_assignments_way_never_takes_the_fused_kernel_and_ours_always(monkeypatch):
-    from kt_core.corpora import load_corpus
-    from kt_core.recipes import recipe
+    from kt_core.corpora.loading import load_corpus
+    from kt_core.runs.recipes import recipe
 
     calls = []
     plain = torch.nn.functional.scaled_dot_product_attention

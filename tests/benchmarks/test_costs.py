@@ -7,8 +7,8 @@ import json
 import pytest
 import torch
 
-from kt_core.costs import BLOCKS, Step, costs, table
-from kt_core.recipes import recipe
+from kt_core.runs.recipes import recipe
+from kt_course.tools.step_profile import BLOCKS, Step, costs, table
 
 SMALL = dict(n_embd=32, n_layer=2, n_head=2, block_size=64, precision="fp32")
 

@@ -1,0 +1,52 @@
+"""Between kt_core and the `transformers` library: models and tokenizers in the formats of its hub.
+
+repository.py   a checkpoint as a folder that the library loads without kt_core
+modeling_kt.py  the wrapper that goes into such a folder; the one module here that needs the library to be imported
+padding.py      batches padded on either side
+card.py         the folder's README
+conversion.py   our weights in the library's own classes, GPT-2 and GPT-NeoX
+tokens.py       characters and byte pairs as tokenizers of the library
+quiet.py        the library offline and silent
+
+from kt_course.chapters.pretrained_models import hub
+hub.offline()                                        # before anything imports transformers
+hub.export_checkpoint("bios-rope-finetuned", "out")  # the same: kt export bios-rope-finetuned out
+"""
+
+from kt_course.chapters.pretrained_models.hub.card import model_card
+from kt_course.chapters.pretrained_models.hub.conversion import (
+    as_gpt2,
+    as_gpt_neox,
+    gpt2_attention,
+    gpt2_weights,
+    gpt_neox_weights,
+)
+from kt_course.chapters.pretrained_models.hub.padding import left_aligned
+from kt_course.chapters.pretrained_models.hub.quiet import offline
+from kt_course.chapters.pretrained_models.hub.repository import export, export_checkpoint, source_files
+from kt_course.chapters.pretrained_models.hub.tokens import (
+    TokenLines,
+    bits_per_character,
+    char_tokenizer,
+    merge_step,
+    train_bpe,
+)
+
+__all__ = [
+    "TokenLines",
+    "as_gpt2",
+    "as_gpt_neox",
+    "bits_per_character",
+    "char_tokenizer",
+    "export",
+    "export_checkpoint",
+    "gpt2_attention",
+    "gpt2_weights",
+    "gpt_neox_weights",
+    "left_aligned",
+    "merge_step",
+    "model_card",
+    "offline",
+    "source_files",
+    "train_bpe",
+]

@@ -1,0 +1,200 @@
+"""Parts of the explorers' pictures: one head's map, all heads as tiles, weights on the text, the colour scale."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.colors import to_rgba
+from matplotlib.patches import Rectangle
+from PIL import Image
+
+from kt_core._typing import Bool, Float
+from kt_course.explorers.reading import Layer, Reading, Side
+from kt_course.explorers.shell import Grid, page, panel
+from kt_course.figures.plots import head_role
+from kt_course.figures.style import BLUE, DPI, GAMMA, SKY, VERMILION, visible, weight_colours
+from kt_course.figures.text_plots import glyphs, ink
+
+LINE, CELL, HIGH = 64, 0.132, 0.24  # a line of text: characters, their width and height in inches
+
+
+def frame(ax: Axes, x: float, y: float, width: float, height: float, colour: str = VERMILION) -> None:
+    """A frame around what is chosen."""
+    ax.add_patch(Rectangle((x, y), width, height, fill=False, ec=colour, lw=1.8, zorder=5))
+
+
+def picture(ax: Axes, pixels: np.ndarray, x: float, y: float, width: float, height: float) -> None:
+    """Coloured cells, (rows, columns, 3 or 4), in a box of the page."""
+    ax.imshow(pixels, extent=(x, x + width, y + height, y), aspect="auto", interpolation="nearest")
+
+
+def _signs_along(ax: Axes, side: Side, x: float, y: float, size: float, upright: bool) -> float:
+    """The characters of a side along an edge of `size` inches: all, or some with positions where they are too many.
+
+    Returns how far they reach from the edge, in inches.
+    """
+    n = len(side.signs)
+    cell = size / n
+    middles = cell * (np.arange(n) + 0.5)
+    if 72 * cell < 5.5:
+        for i in range(0, n, 2 ** math.ceil(math.log2(12 / 72 / cell))):
+            at = (x, y + middles[i]) if upright else (x + middles[i], y)
+            turned = (
+                {"ha": "right", "va": "center"} if upright else {"ha": "center", "va": "top", "rotation": 90}
+            )
+            ax.text(*at, f"{side.signs[i]} {i}", fontsize=8, **turned)
+        return 0.5
+    away, zeros = 0.09, np.zeros(n)
+    where = (zeros + x - away, y + middles) if upright else (x + middles, zeros + y + away)
+    glyphs(ax, *where, side.signs, "black", min(9.0, 75 * cell))
+    return 0.2
+
+
+def head_map(ax: Axes, layer: Layer, head: int, query: int, x: float, y: float, size: float) -> Grid:
+    """One head's weights in a square of `size` inches, characters on both sides, the chosen query framed."""
+    weights = layer.weights[head]
+    picture(ax, weight_colours(weights, layer.allowed), x, y, size, size)
+    left = x - 0.08 - _signs_along(ax, layer.queries, x, y, size, upright=True)
+    below = y + size + 0.1 + _signs_along(ax, layer.keys, x, y + size, size, upright=False)
+    ax.text(left, y + size / 2, "query: who looks", rotation=90, ha="center", va="center")
+    ax.text(x + size / 2, below, "key: what is looked at", ha="center", va="center")
+    cell = size / len(weights)
+    frame(ax, x, y + query * cell, size, cell)
+    values = np.where(layer.allowed, weights, np.nan)
+    return Grid((x, y, size, size), layer.queries.names, layer.keys.names, values, click=("query", None))
+
+
+def role(layer: Layer, head: int) -> str:
+    """A head in words: "1.4 bits, previous 61%"."""
+    return head_role(layer.weights[head].astype(float)).replace("\n", ", ")
+
+
+def tiles(reading: Reading, wide: int, high: int) -> np.ndarray:
+    """All heads as one picture, a layer a row, (n_layer * high, n_head * wide, 3) bytes; tiles keep 2 pixels apart."""
+    n_head = max(len(layer.weights) for layer in reading.layers)
+    mosaic = np.full((len(reading.layers) * high, n_head * wide, 3), 255, dtype=np.uint8)
+    for row, layer in enumerate(reading.layers):
+        for column, weights in enumerate(layer.weights):
+            colours = (255 * weight_colours(weights, layer.allowed)[..., :3]).round().astype(np.uint8)
+            kind = Image.Resampling.BOX if weights.shape[1] >= wide else Image.Resampling.NEAREST
+            tile = Image.fromarray(colours).resize((wide - 2, high - 2), kind)
+            y, x = row * high + 1, column * wide + 1
+            mosaic[y : y + high - 2, x : x + wide - 2] = np.asarray(tile)
+    return mosaic
+
+
+def gallery(
+    ax: Axes, reading: Reading, layer: int, head: int, x: float, y: float, width: float, height: float
+) -> Grid:
+    """All heads of all layers; the chosen one framed. A click chooses another."""
+    rows, columns = len(reading.layers), max(len(each.weights) for each in reading.layers)
+    wide, high = int(width * DPI / columns), int(min(width / columns, height / rows) * DPI)
+    w, h = wide / DPI, high / DPI
+    picture(ax, tiles(reading, wide, high), x, y, columns * w, rows * h)
+    for i in range(columns):
+        told = f"head {i}" if columns <= 4 else i
+        ax.text(x + (i + 0.5) * w, y - 0.03, told, ha="center", va="bottom", fontsize=8)
+    for i in range(rows):
+        ax.text(x - 0.06, y + (i + 0.5) * h, f"layer {i}", ha="right", va="center", fontsize=8)
+    frame(ax, x + head * w, y + layer * h, w, h)
+    roles = [
+        [role(each, i) if i < len(each.weights) else "" for i in range(columns)] for each in reading.layers
+    ]
+    names = [f"layer {i}" for i in range(rows)], [f"head {i}" for i in range(columns)]
+    return Grid((x, y, columns * w, rows * h), *names, roles, click=("layer", "head"))
+
+
+def on_text(
+    ax: Axes,
+    signs: Sequence[str],
+    weights: Float[np.ndarray, " T"],
+    seen: Bool[np.ndarray, " T"],
+    chosen: int | None,
+    x: float,
+    y: float,
+) -> None:
+    """Weights drawn over the text, grey where nothing may be seen, `chosen` framed; a line has 64 characters."""
+    characters(ax, signs, weight_colours(weights, seen), x, y)
+    if chosen is not None:
+        row, column = divmod(chosen, LINE)
+        frame(ax, x + CELL * column, y + HIGH * row, CELL, HIGH)
+
+
+def characters(ax: Axes, signs: Sequence[str], colours: Sequence[Any], x: float, y: float) -> float:
+    """Characters on coloured ground, 64 a line; returns where the lines end, in inches from above."""
+    rgba = np.array([to_rgba(colour) for colour in colours])
+    for row in range(0, len(signs), LINE):
+        ground = rgba[None, row : row + LINE]
+        picture(ax, ground, x, y + HIGH * (row // LINE), CELL * ground.shape[1], HIGH)
+    n = np.arange(len(signs))
+    glyphs(ax, x + CELL * (n % LINE + 0.5), y + HIGH * (n // LINE + 0.5), signs, ink(rgba), 9.0)
+    return y + HIGH * -(-len(signs) // LINE)
+
+
+def scale(ax: Axes, x: float, y: float, width: float) -> None:
+    """The colours of weights, `width` inches wide."""
+    steps = np.linspace(0, 1, 200)  # along the bar: weights to the power of GAMMA, as colours go
+    picture(ax, weight_colours(steps[None] ** (1 / GAMMA), np.ones((1, 200), bool)), x, y, width, 0.12)
+    for weight in (0, 0.01, 0.05, 0.2, 0.5, 1):
+        at = x + width * weight**GAMMA
+        ax.text(at, y + 0.15, f"{100 * weight:.0f} %", ha="center", va="top", fontsize=8)
+    told = f"weight (its power of {GAMMA} gives the colour)"
+    ax.text(x + width / 2, y + 0.33, told, ha="center", va="top", fontsize=8)
+
+
+def legend(ax: Axes, x: float, y: float, kinds: Mapping[str, Any]) -> None:
+    """Names of colours in one row, their squares at (x, y)."""
+    for name, colour in kinds.items():
+        ax.add_patch(Rectangle((x, y), 0.14, 0.14, fc=colour, ec="none"))
+        ax.text(x + 0.2, y + 0.07, name, va="center_baseline", fontsize=9)
+        x += 0.45 + 0.075 * len(name)
+
+
+def answer_bars(
+    ax: Axes, answers: Sequence[tuple[str, float]], right: str | None, x: float, y: float, width: float
+) -> None:
+    """Answers and their probabilities; the right one dark and ticked."""
+    longest = width - 1.75
+    for i, (told, p) in enumerate(answers):
+        at, is_right = y + 0.27 * i, told == right
+        shown = "".join(visible(told)).replace("␣", " ") or "(nothing)"
+        shown = shown if len(shown) <= 16 else shown[:15] + "…"
+        weight = "bold" if is_right else "normal"
+        place = dict(va="center_baseline", fontsize=9)
+        ax.text(x + 1.22, at + 0.1, "✓ " * is_right + shown, ha="right", weight=weight, **place)
+        for share, colour in ((1.0, "#F0F0F0"), (max(p, 0.01), BLUE if is_right else SKY)):
+            ax.add_patch(Rectangle((x + 1.28, at), longest * share, 0.19, fc=colour, ec="none"))
+        ax.text(x + 1.32 + longest, at + 0.1, f"{100 * p:.0f} %" if p >= 0.005 else "< 1 %", **place)
+
+
+@dataclass(frozen=True, eq=False)
+class Chart:
+    """Curves on axes of their own, drawn once and put on many pages: drawing axes anew is what takes longest."""
+
+    pixels: np.ndarray
+    axes: Axes
+
+    def put(
+        self, ax: Axes, x: float, y: float, spots: Sequence[tuple[float, float]] = (), **style: Any
+    ) -> None:
+        """Put it on a page, its upper left corner at (x, y) inches, with a mark at each of `spots` (data)."""
+        high, wide = self.pixels.shape[:2]
+        picture(ax, self.pixels, x, y, wide / DPI, high / DPI)
+        for spot in spots:
+            right, up = self.axes.transData.transform(spot) / DPI
+            ax.plot(x + right, y + high / DPI - up, **{"marker": "o", "color": VERMILION, "ms": 8} | style)
+
+
+def chart(width: float, height: float, plot: Callable[[Axes], None], title: str) -> Chart:
+    """A chart of this size in inches; `plot` draws on its axes."""
+    figure, _ = page(width, height)
+    ax = panel(figure, 0.6, 0.3, width - 0.7, height - 0.75)
+    plot(ax)
+    ax.set_title(title, loc="left")
+    figure.canvas.draw()
+    return Chart(np.asarray(figure.canvas.buffer_rgba())[..., :3].copy(), ax)

@@ -1,0 +1,396 @@
+"""Pictures of the notebooks and reports: matplotlib figures, 9 inches wide at most, in one style."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import matplotlib.pyplot as plt
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.colors import to_rgba
+from matplotlib.figure import Figure
+from matplotlib.patches import Patch
+
+from kt_core._typing import Bool, Float, Tensor
+from kt_core.evaluation import Score
+from kt_course.figures.style import (
+    BLACK,
+    BLUE,
+    GREEN,
+    GREY,
+    ORANGE,
+    PURPLE,
+    SKY,
+    STYLE,
+    VERMILION,
+    WIDTH,
+    Text,
+    allowed_cells,
+    array,
+    in_style,
+    visible,
+    weight_colours,
+    weight_scale,
+)
+from kt_course.figures.text_plots import corruption, loss_placement, text_attention
+
+__all__ = [
+    "accuracy_bars",
+    "attention_heads",
+    "attention_map",
+    "corruption",
+    "curves",
+    "learning_curves",
+    "loss_placement",
+    "reachability",
+    "rows",
+    "text_attention",
+    "GREY",
+    "STYLE",
+    "WIDTH",
+]
+
+_LABELLED = 64  # more characters than this and only some get a label
+
+
+@in_style
+def rows(n: int = 1, m: int = 1, **kw: Any) -> tuple[Figure, Any]:
+    """plt.subplots(n, m, **kw) in this style: (figure, axes), 9 inches wide."""
+    return plt.subplots(n, m, **{"figsize": (WIDTH, max(2.6 * n, 3.2))} | kw)
+
+
+def _ticks(axis: Any, text: Text, inches: float) -> None:
+    """Characters as tick labels along `inches`: all where they fit, else some with their positions."""
+    labels, points = visible(text), 72 * inches / len(text)
+    thin = len(labels) > _LABELLED or points < 5.5
+    step = 2 ** math.ceil(math.log2(12 / points)) if thin else 1
+    at = range(0, len(labels), step)
+    turned = axis.axis_name == "x" and (thin or any(len(label) > 1 for label in labels))
+    axis.set_ticks(list(at), [f"{labels[i]} {i}" if thin else labels[i] for i in at])
+    axis.set_tick_params(
+        length=2 if thin else 0,
+        labelrotation=90 if turned else 0,
+        labelsize=8 if thin else min(9, 1.05 * points),
+    )
+
+
+@in_style
+def attention_map(
+    weights: Float[Tensor, "T_query T_key"] | np.ndarray,
+    query_text: Text,
+    key_text: Text | None = None,
+    title: str = "",
+    ax: Axes | None = None,
+    mask: Bool[Tensor, "..."] | np.ndarray | None = None,
+) -> Figure:
+    """One head's weights, (T_query, T_key): a row a query, a column a key, characters or words on both axes.
+
+    `mask` is True where looking is allowed; without it a map that is 0 above its diagonal counts as causal.
+    ValueError if the texts' lengths are not the map's.
+    """
+    weights = array(weights)
+    key_text = query_text if key_text is None else key_text
+    if weights.shape != (len(query_text), len(key_text)):
+        raise ValueError(
+            f"a map of shape {weights.shape} needs texts of these lengths, "
+            f"not {len(query_text)} and {len(key_text)}"
+        )
+    n_query, n_key = weights.shape
+    if ax is not None:
+        (wide, high), at = (
+            ax.figure.get_size_inches() if isinstance(ax.figure, Figure) else (WIDTH, 4),
+            ax.get_position(),
+        )
+        cell = min(wide * at.width / n_key, high * at.height / n_query)
+    else:
+        cell = min(0.3, 6.6 / n_key, 7.5 / n_query)
+        figure, ax = plt.subplots(
+            figsize=(min(WIDTH, max(4.2, cell * n_key + 2.4)), max(2.2, cell * n_query + 1.2))
+        )
+        weight_scale(figure, ax, shrink=0.9)
+    ax.imshow(weight_colours(weights, allowed_cells(weights, mask)), interpolation="nearest")
+    _ticks(ax.yaxis, query_text, cell * n_query)
+    _ticks(ax.xaxis, key_text, cell * n_key)
+    ax.set(title=title, xlabel="key: what is looked at", ylabel="query: who looks")
+    ax.spines[:].set_visible(False)
+    return ax.figure
+
+
+def head_role(weights: np.ndarray) -> str:
+    """Entropy in bits of a head, averaged over its queries, and the one thing it does most, in two lines."""
+    bits = abs(float((weights * np.log2(np.where(weights > 0, weights, 1.0))).sum(1).mean()))
+    n_query, n_key = weights.shape
+    if n_query != n_key:
+        return f"{bits:.1f} bits\npeak {100 * weights.max(1).mean():.0f}%"
+    later = weights[1:] if n_query > 1 else weights  # the first query has no choice
+    shares = {
+        "self": np.diagonal(weights)[-len(later) :].mean(),
+        "previous": np.diagonal(later).mean() if n_query > 1 else 0.0,
+        "first": later[:, 0].mean(),
+    }
+    name, share = max(shares.items(), key=lambda item: item[1])
+    if share < 0.2:
+        back = np.abs(np.arange(n_query)[:, None] - np.arange(n_key))
+        return f"{bits:.1f} bits\n{(later * back[1:]).sum(1).mean() if n_query > 1 else 0:.0f} back"
+    return f"{bits:.1f} bits\n{name} {100 * share:.0f}%"
+
+
+@in_style
+def attention_heads(
+    maps: Sequence[Float[Tensor, "..."] | np.ndarray],
+    query_text: Text,
+    key_text: Text | None = None,
+    layers: Sequence[Any] | None = None,
+    title: str = "",
+) -> Figure:
+    """All heads of all layers, (n_head, T_query, T_key) a layer, as tiles on one scale.
+
+    Each tile tells its entropy and its strongest role: the share of the weight on the query itself, on the
+    character before it, on the first one, or else the mean distance looked back; averages over the queries
+    (at T_query != T_key the mean largest weight). `layers` names the rows, or chooses maps by their numbers.
+    """
+    found = [array(m) for m in maps]
+    found = [m[0] if m.ndim == 4 and len(m) == 1 else m for m in found]
+    if any(m.ndim != 3 for m in found):
+        raise ValueError(f"a layer's map must be (n_head, T_query, T_key), not {[m.shape for m in found]}")
+    names = list(range(len(found))) if layers is None else list(layers)
+    if len(names) != len(found):
+        found = [found[i] for i in names]
+    n_head = max(len(m) for m in found)
+    tile = min(1.5, (WIDTH - 1.9) / (1.08 * n_head))
+    figure, axes = plt.subplots(
+        len(found), 1, figsize=(WIDTH, len(found) * (tile + 0.45) + 0.7), squeeze=False
+    )
+    for ax, name, heads in zip(axes[:, 0], names, found, strict=True):
+        n, n_query, n_key = heads.shape
+        wide = n_key * 1.08  # a tile and its gap
+        for h, weights in enumerate(heads):
+            box = (h * wide - 0.5, h * wide + n_key - 0.5, n_query - 0.5, -0.5)
+            ax.imshow(weight_colours(weights, allowed_cells(weights)), extent=box, aspect="auto")
+            ax.text(
+                h * wide + n_key / 2,
+                -0.05 * n_query,
+                f"{'head ' if n_head <= 4 else 'h'}{h}: {head_role(weights)}",
+                ha="center",
+                va="bottom",
+                fontsize=8,
+            )
+        ax.set(
+            xlim=(-0.5, (n_head - 1) * wide + n_key - 0.5), ylim=(n_query - 0.5, -0.5), xticks=[], yticks=[]
+        )
+        ax.set_box_aspect(1 / (n_head * 1.08 - 0.08))
+        ax.set_ylabel(f"layer {name}" if isinstance(name, int) else str(name))
+        ax.spines[:].set_visible(False)
+        for axis, text, size in ((ax.yaxis, query_text, n_query), (ax.xaxis, key_text or query_text, n_key)):
+            if size == len(text) <= 20 and (axis is ax.yaxis or ax is axes[-1, 0]):
+                copies = n if axis is ax.xaxis else 1
+                axis.set_ticks(
+                    [h * wide + i for h in range(copies) for i in range(size)], visible(text) * copies
+                )
+                axis.set_tick_params(
+                    length=0,
+                    labelsize=min(7, 60 * tile / size),
+                    pad=1,
+                    labelrotation=90 if axis is ax.xaxis and max(map(len, text)) > 1 else 0,
+                )
+    shown = "".join(visible(query_text)) if isinstance(query_text, str) else " ".join(query_text)
+    shown = shown if len(shown) <= 90 else shown[:89] + "…"
+    figure.suptitle((title + "\n" if title else "") + shown, fontsize=10)
+    weight_scale(figure, axes[:, 0], shrink=min(1.0, 2.6 / (len(found) * (tile + 0.6))), aspect=15)
+    return figure
+
+
+def _london(ax: Axes, london: Score, upright: bool) -> None:
+    line, span = (ax.axvline, ax.axvspan) if upright else (ax.axhline, ax.axhspan)
+    span(100 * london.low, 100 * london.high, color=VERMILION, alpha=0.15, lw=0)
+    line(
+        100 * london.accuracy,
+        color=VERMILION,
+        ls="--",
+        lw=1.4,
+        label=f"always London, {100 * london.accuracy:.1f} %, 95 % interval",
+    )
+
+
+@in_style
+def learning_curves(
+    histories: Mapping[str, Sequence[Mapping[str, float]]],
+    keys: Sequence[str] = ("loss", "dev"),
+    london: Score | None = None,
+    titles: Sequence[str] | Mapping[str, str] | None = None,
+) -> Figure:
+    """One panel for each of `keys`, one line for each named history (rows of Trainer.fit or metrics.jsonl).
+
+    The x axis counts characters trained on where all rows tell them, else steps. Fractions named dev,
+    test, train or accuracy are drawn in per cent, with London's line and its interval in each such panel.
+    """
+    named = {"loss": "loss (nats a character)", "dev": "dev accuracy (%)", "rate": "learning rate"}
+    every = [row for history in histories.values() for row in history]
+    axis = "characters" if every and all("characters" in row for row in every) else "step"
+    figure, axes = plt.subplots(1, len(keys), figsize=(WIDTH, 3.5), squeeze=False)
+    for i, (ax, key) in enumerate(zip(axes[0], keys, strict=True)):
+        share = key in ("dev", "test", "train", "accuracy")
+        for (name, history), style in zip(
+            histories.items(), ["-", "--", "-.", ":"] * len(histories), strict=False
+        ):
+            points = [
+                (row[axis], row[key] * (100 if share else 1)) for row in history if row.get(key) is not None
+            ]
+            if points:
+                ax.plot(
+                    *zip(*points, strict=True),
+                    ls=style,
+                    marker="o" if len(points) < 25 else None,
+                    ms=3.5,
+                    label=name,
+                )
+        if share and london is not None:
+            _london(ax, london, upright=False)
+        if share:
+            ax.set_ylim(bottom=0)
+        told = titles.get(key, "") if isinstance(titles, Mapping) else titles[i] if titles else ""
+        ax.set(
+            xlabel="characters trained on" if axis == "characters" else "steps",
+            ylabel=named.get(key, key),
+            title=told,
+        )
+        ax.ticklabel_format(axis="x", style="sci", scilimits=(-3, 5), useMathText=True)
+    named = {
+        label: line for ax in axes[0] for line, label in zip(*ax.get_legend_handles_labels(), strict=True)
+    }
+    if named:
+        figure.legend(named.values(), named.keys(), loc="outside lower center", ncols=4)
+    return figure
+
+
+def _whiskers(scores: Sequence[Score]) -> list[list[float]]:
+    """How far the 95 % intervals reach below and above the accuracies, in points; rounding leaves none below 0."""
+    below = [max(100 * (s.accuracy - s.low), 0) for s in scores]
+    above = [max(100 * (s.high - s.accuracy), 0) for s in scores]
+    return [below, above]
+
+
+@in_style
+def accuracy_bars(
+    rows: Sequence[tuple[str, Score | None]],
+    london: Score | None = None,
+    pass_marks: Mapping[str, float] | None = None,
+    title: str = "",
+    ax: Axes | None = None,
+) -> Figure:
+    """Bars with 95 % Wilson whiskers, best first; London's too; `pass_marks` (name -> fraction) dotted."""
+    scored = sorted(((label, s) for label, s in rows if s is not None), key=lambda row: -row[1].accuracy)
+    if ax is None:
+        _, ax = plt.subplots(figsize=(WIDTH, 0.42 * len(scored) + 1.4))
+    for i, (_, s) in enumerate(scored):
+        at = 100 * s.accuracy
+        ax.barh(i, at, height=0.62, color=SKY)
+        ax.errorbar(at, i, xerr=_whiskers([s]), color=BLACK, capsize=3, lw=1.2)
+        ax.text(100 * s.high, i, f"  {at:.1f} %", va="center", fontsize=9)
+    if london is not None:
+        _london(ax, london, upright=True)
+    for (name, mark), colour in zip(
+        (pass_marks or {}).items(), [GREEN, PURPLE, ORANGE, BLUE] * 9, strict=False
+    ):
+        ax.axvline(100 * mark, color=colour, ls=":", lw=1.6, label=f"pass mark {name}, {100 * mark:.0f} %")
+    ax.set_yticks(range(len(scored)), [label for label, _ in scored])
+    top = max(
+        [100 * s.high for _, s in scored]
+        + [100 * m for m in (pass_marks or {}).values()]
+        + [100 * london.high if london else 0, 5.0]
+    )
+    ax.set(
+        xlim=(0, min(top * 1.14, 114)),
+        ylim=(max(len(scored), 1) - 0.4, -0.6),
+        xlabel="accuracy (%), whiskers: 95 % interval",
+        title=title,
+    )
+    lines = ax.get_legend_handles_labels()
+    if lines[0]:
+        ax.figure.legend(*lines, loc="outside lower center", ncols=2)
+    return ax.figure
+
+
+@in_style
+def score_groups(
+    series: Mapping[str, Sequence[Score | float]],
+    labels: Sequence[str],
+    title: str = "",
+    xlabel: str = "",
+    ax: Axes | None = None,
+) -> Figure:
+    """Upright bars in a group for each of `labels`, one of each series: scores with 95 % whiskers, bare fractions grey."""
+    if ax is None:
+        _, ax = plt.subplots()
+    colours, width = iter([SKY, ORANGE, GREEN, PURPLE] * 9), 0.8 / max(len(series), 1)
+    for k, (name, values) in enumerate(series.items()):
+        scores = [value for value in values if isinstance(value, Score)]
+        at = [i + width * (k - (len(series) - 1) / 2) for i in range(len(values))]
+        heights = [100 * (v.accuracy if isinstance(v, Score) else v) for v in values]
+        ax.bar(at, heights, 0.94 * width, color=next(colours) if scores else GREY, label=name)
+        if scores:
+            ax.errorbar(at, heights, yerr=_whiskers(scores), fmt="none", color=BLACK, capsize=3, lw=1.2)
+    ax.set_xticks(range(len(labels)), labels, fontsize=9)
+    ax.set(title=title, xlabel=xlabel, ylabel="accuracy (%)", ylim=(0, 122), yticks=range(0, 101, 20))
+    ax.legend(ncols=len(series), loc="upper center", columnspacing=1.0, handlelength=1.2, handletextpad=0.5)
+    return ax.figure
+
+
+@in_style
+def reachability(
+    reach: Bool[Tensor, "T_out T_in"] | np.ndarray, title: str = "", ax: Axes | None = None
+) -> Figure:
+    """Which inputs (columns) each output (row) depends on, bool (T_out, T_in); the future is a leak."""
+    seen = array(reach) != 0
+    later = np.arange(seen.shape[1]) > np.arange(seen.shape[0])[:, None]
+    kinds = {
+        "seen": BLUE,
+        "earlier, yet not seen": ORANGE,
+        "future, not seen": GREY,
+        "future, seen: a leak": BLACK,
+    }
+    kind = np.where(later, np.where(seen, 3, 2), np.where(seen, 0, 1))
+    if ax is None:
+        _, ax = plt.subplots(figsize=(5.6, 4.8))
+    ax.imshow(np.array([to_rgba(c) for c in kinds.values()])[kind], interpolation="nearest")
+    ax.set(title=title, xlabel="input position", ylabel="output position")
+    present = [k for i, k in enumerate(kinds) if (kind == i).any()]
+    ax.legend(
+        handles=[Patch(color=kinds[k], label=k) for k in present],
+        loc="upper center",
+        bbox_to_anchor=(0.5, -0.14),
+        ncols=2,
+    )
+    return ax.figure
+
+
+@in_style
+def curves(
+    xs: Sequence[float] | Tensor | np.ndarray,
+    ys: Mapping[str, Any],
+    xlabel: str,
+    ylabel: str,
+    title: str = "",
+    *,
+    ax: Axes | None = None,
+    log_x: bool = False,
+    log_y: bool = False,
+    marker: str | None = None,
+) -> Figure:
+    """One named line for each of `ys` over `xs`."""
+    if ax is None:
+        _, ax = plt.subplots(figsize=(WIDTH, 3.6))
+    for (name, values), style in zip(ys.items(), ["-", "--", "-.", ":"] * len(ys), strict=False):
+        ax.plot(array(xs), array(values), ls=style, marker=marker, label=name)
+    ax.set(
+        xlabel=xlabel,
+        ylabel=ylabel,
+        title=title,
+        xscale="log" if log_x else "linear",
+        yscale="log" if log_y else "linear",
+    )
+    if any(ys):
+        ax.legend()
+    return ax.figure

@@ -1,0 +1,213 @@
+"""Answers to the exercises of notebook 8, right and wrong: every mistake gets its name."""
+
+import re
+
+from checking import Answers, notebook_suite, quiz_suite, suite
+
+import kt_core as kt
+from kt_core.evaluation import Score
+
+# ---------------------------------------------------------------- stored and found
+
+
+def stored_stub(filled, answers, gold):
+    """(stored, found, guessed), three scores."""
+    ...
+
+
+def counted(keep, right=lambda f, a, g: a == g, total=None, pair=Score):
+    """(stored, found, guessed) by hand; `keep` says who is stored."""
+
+    def answer(filled, answers, gold):
+        rows = list(
+            zip(*([text.strip() for text in texts] for texts in (filled, answers, gold)), strict=True)
+        )
+        stored = [row for row in rows if keep(*row)]
+        rest = [row for row in rows if not keep(*row)]
+
+        def score(part):
+            return pair(sum(right(*row) for row in part), len(rows) if total == "all" else len(part))
+
+        return pair(len(stored), len(rows)), score(stored), score(rest)
+
+    return answer
+
+
+def is_filled(f, a, g):
+    return f == g
+
+
+def strict(filled, answers, gold):
+    rows = list(zip(filled, answers, gold, strict=True))
+    kept = [row for row in rows if row[0] == row[2]]
+    rest = [row for row in rows if row[0] != row[2]]
+    right = lambda part: Score(sum(a == g for _, a, g in part), len(part))  # noqa: E731
+    return Score(len(kept), len(rows)), right(kept), right(rest)
+
+
+RIGHT = counted(is_filled)
+STORED = Answers(
+    stub=stored_stub,
+    wrong={
+        "plain accuracy": (lambda f, a, g: (RIGHT(f, a, g)[0], kt.exact_match(a, g), RIGHT(f, a, g)[2]), "plain accuracy"),
+        "of all people": (counted(is_filled, total="all"), "of the stored ones, not of all"),
+        "exchanged": (lambda f, a, g: (RIGHT(f, a, g)[0], *RIGHT(f, a, g)[:0:-1]), "exchanged"),
+        "by the answer": (counted(lambda f, a, g: a == g), "gaps filled rightly"),
+        "gap against answer": (counted(lambda f, a, g: f == a), "gaps filled rightly"),
+        "filled is found": (counted(is_filled, right=lambda f, a, g: f == g), "a filled gap is no answer"),
+        "two scores": (lambda f, a, g: RIGHT(f, a, g)[:2], "three scores"),
+        "white space": (strict, "white space"),
+        "a table": (lambda f, a, g: (Score(4, 7), Score(3, 4), Score(2, 3)) if len(g) == 7 else RIGHT([], [], []), "white space|others"),
+    },
+    right={"pairs": counted(is_filled, pair=lambda right, asked: (right, asked)), "scores": RIGHT},
+    borrowed=lambda filled, answers, gold: kt.stored_and_found(filled, answers, gold),
+)  # fmt: skip
+
+# ---------------------------------------------------------------- askable
+
+
+def askable_stub(text, names_only=False):
+    """(start, stop) of each span that is worth asking for."""
+    ...
+
+
+def behind(keep, head=lambda text: kt.behind_head(text) % len(text), handed=True):
+    """Salient spans for which keep(text, start, stop, first) holds."""
+
+    def answer(text, names_only=False):
+        spans = kt.salient_spans(text, names_only and handed)
+        return [span for span in spans if keep(text, *span, head(text))]
+
+    return answer
+
+
+def by_comprehension(text, names_only=False):
+    first = kt.behind_head(text)
+    first = 0 if first == len(text) else first
+    return [
+        [a, b] for a, b in kt.salient_spans(text, names_only) if not (a < first or text[a:b] in text[:first])
+    ]
+
+
+GOOD = behind(lambda text, a, b, first: a >= first and text[a:b] not in text[:first])
+ASKABLE = Answers(
+    stub=askable_stub,
+    wrong={
+        "nothing left out": (behind(lambda text, a, b, first: True), "nothing is left out"),
+        "copies stay": (behind(lambda text, a, b, first: a >= first), "stands in the head"),
+        "the head stays": (behind(lambda text, a, b, first: a < first and b - a > 4 or text[a:b] not in text[:first]), "always in view"),
+        "no numbers": (lambda text, names_only=False: GOOD(text, True), "numbers and dates can be asked"),
+        "names_only ignored": (behind(lambda text, a, b, first: a >= first and text[a:b] not in text[:first], handed=False), "names_only"),
+        "strings": (lambda text, names_only=False: [text[a:b] for a, b in GOOD(text, names_only)], "holds strings"),
+        "word by word": (behind(lambda text, a, b, first: a >= first and not any(word in text[:first] for word in text[a:b].split())), "more than that is not"),
+        "nothing behind": (behind(lambda text, a, b, first: a >= first and text[a:b] not in text[:first], head=kt.behind_head), "nothing behind the head"),
+        "a head is needed": (lambda text, names_only=False: GOOD(text, names_only) if kt.behind_head(text) else [], "without a head"),
+    },
+    right={"modulo": GOOD, "comprehension": by_comprehension},
+    borrowed=lambda text, names_only=False: kt.askable(text, names_only),
+)  # fmt: skip
+
+# ---------------------------------------------------------------- plain words
+
+
+def plain_stub(text, start, stop):
+    """text[start:stop] without its names, dates and numbers."""
+    ...
+
+
+def cut_out(space=" ", inside=True, pick=kt.salient_spans, whole=False):
+    """The text with each span cut out from the back, `space` with it."""
+
+    def answer(text, start, stop):
+        lo, hi = (0, len(text)) if whole else (start, stop)
+        piece, first = text[lo:hi], lo
+        for a, b in reversed(pick(text)):
+            if (lo <= a and b <= hi) if inside else (a < hi and b > lo):
+                a, b = max(a, first), min(b, hi)
+                front = piece[: a - first]
+                piece = (front.removesuffix(space) if space else front) + piece[b - first :]
+        return piece
+
+    return answer
+
+
+def by_characters(text, start, stop):
+    gone = set()
+    for a, b in kt.salient_spans(text):
+        if a >= start and b <= stop:
+            gone.update(range(a, b))
+            if a > start and text[a - 1] == " ":
+                gone.add(a - 1)
+    return "".join(text[i] for i in range(start, stop) if i not in gone)
+
+
+def eats_behind(text, start, stop):
+    piece = by_characters(text, start, stop)
+    return re.sub("(?<=born) ", "", piece)
+
+
+def first_ones(text):
+    return [(a, b) for a, b in kt.salient_spans(text) if text.index(text[a:b]) == a]
+
+
+PLAIN = Answers(
+    stub=plain_stub,
+    wrong={
+        "nothing": (lambda text, start, stop: text[start:stop], "nothing is left out"),
+        "two spaces": (cut_out(space=""), "two spaces"),
+        "a space too many": (eats_behind, "one space too many"),
+        "openers too": (lambda text, start, stop: re.sub(r" ?([A-Z]\w*|\b\d+)( [A-Z]\w*| \d+)*", "", text[start:stop]), "opens the sentence"),
+        "the whole text": (cut_out(whole=True), "that is the whole text"),
+        "cut spans too": (cut_out(inside=False), "cut inside a date"),
+        "once": (cut_out(pick=first_ones), "comes twice goes twice"),
+        "a list": (lambda text, start, stop: by_characters(text, start, stop).split(), "needed is a string"),
+        "names only": (cut_out(pick=lambda text: kt.salient_spans(text, True)), "instead of 'Moor, born in '"),
+    },
+    right={"from the back": cut_out(), "characters": by_characters},
+    borrowed=lambda text, start, stop: kt.plain_words(text, start, stop),
+)  # fmt: skip
+
+# ---------------------------------------------------------------- head first, head last
+
+
+def arranged_stub(head, before, masked, after, last=False):
+    """(prefix, masked, suffix), the head in front or behind."""
+    ...
+
+
+def moved(behind):
+    """In front as it should be, behind as told."""
+    return lambda h, b, m, a, last=False: behind(h, b, m, a) if last else (h + b, m, a)
+
+
+ARRANGED = Answers(
+    stub=arranged_stub,
+    wrong={
+        "nothing moves": (moved(lambda h, b, m, a: (h + b, m, a)), "nothing has moved"),
+        "always last": (lambda h, b, m, a, last=False: (b, m, f"{a} {h}"[:-1]), "by default it stands in front"),
+        "joined as it is": (moved(lambda h, b, m, a: (b, m, a + h)), "space belongs in front"),
+        "space at the end": (moved(lambda h, b, m, a: (b, m, f"{a} {h}")), "a space is left at the end"),
+        "no space": (moved(lambda h, b, m, a: (b, m, a + h[:-1])), "a space is missing"),
+        "between": (moved(lambda h, b, m, a: (b + h, m, a)), "between words and gap"),
+        "before the words": (moved(lambda h, b, m, a: (b, m, f" {h}"[:-1] + a)), "before the words behind the gap"),
+        "twice": (moved(lambda h, b, m, a: (h + b, m, f"{a} {h}"[:-1])), "stands twice"),
+        "masked": (moved(lambda h, b, m, a: (b, f"{m} {h}"[:-1], a)), "hidden and asked for"),
+        "no full stop": (moved(lambda h, b, m, a: (b, m, f"{a} {h}"[:-2])), "full stop is gone"),
+        "one string": (lambda h, b, m, a, last=False: h + b + m + a, "three strings"),
+    },
+    right={
+        "join": moved(lambda h, b, m, a: [b, m, " ".join([a, h.rstrip(" ")])]),
+        "slices": moved(lambda h, b, m, a: (b, m, a + " " + h[: len(h) - 1])),
+    },
+    borrowed=lambda head, before, masked, after, last=False: kt.arranged(head, before, masked, after, last),
+)  # fmt: skip
+
+ANSWERS = {
+    "stored-and-found": STORED,
+    "askable": ASKABLE,
+    "head-last": ARRANGED,
+    "plain-words": PLAIN,
+}
+TestExercises = suite("08_making_knowledge_extractable", ANSWERS)
+TestQuizzes = quiz_suite("08_making_knowledge_extractable")
+TestNotebook = notebook_suite("08_making_knowledge_extractable")

@@ -1,0 +1,389 @@
+"""Answers to the exercises of notebook 11, right and wrong: every mistake gets its name."""
+
+import math
+from collections import Counter
+
+import pytest
+import torch
+from checking import Answers, notebook_suite, quiz_suite, suite
+
+import kt_core as kt
+from kt_core.attention import MultiHeadAttention
+from kt_course.chapters.pretrained_models import exercises as pretrained
+from kt_course.chapters.pretrained_models import hub
+from kt_course.chapters.pretrained_models.exercises import FUSED, ORDERS, fused
+
+# ---------------------------------------------------------------- a merge
+
+
+def stub_merge(words): ...
+
+
+def counted(words, weighed=True, spelled=False):
+    pairs = Counter()
+    for word, times in words.items():
+        for a, b in zip(word, word[1:], strict=False):
+            pairs["".join((a, b)) if spelled else (a, b)] += times if weighed else 1
+    return pairs
+
+
+def first_best(pairs):
+    return min(pairs, key=lambda pair: (-pairs[pair], pair))
+
+
+def joined(word, pair, every=True):
+    out, at, done = [], 0, False
+    while at < len(word):
+        if word[at : at + 2] == pair and (every or not done):
+            out.append(pair[0] + pair[1])
+            at, done = at + 2, True
+        else:
+            out.append(word[at])
+            at += 1
+    return tuple(out)
+
+
+def merging(
+    choose=lambda words: first_best(counted(words)), join=joined, keep=lambda words, new: new, add=True
+):
+    """An answer from its parts: which pair, how a word is joined, what is kept."""
+
+    def answer(words):
+        if not counted(words):
+            return None, dict(words)
+        pair, new = choose(words), {}
+        for word, times in words.items():
+            made = join(word, pair)
+            new[made] = times + (new.get(made, 0) if add else 0)
+        return pair, keep(words, new)
+
+    return answer
+
+
+def by_replace(word, pair):
+    return tuple(f" {' '.join(word)} ".replace(" ".join(pair), "".join(pair)).split())
+
+
+def from_the_right(word, pair):
+    turned = joined(word[::-1], pair[::-1])
+    return tuple(t if len(t) < 2 or t != pair[1] + pair[0] else "".join(pair) for t in turned[::-1])
+
+
+def skipping(word, pair):
+    """Steps on by two whether it merged or not."""
+    out, at = [], 0
+    while at < len(word) - 1:
+        whole = word[at : at + 2] == pair
+        out += ["".join(pair)] if whole else [word[at]]
+        at += 2 if whole else 1
+    return tuple(out)
+
+
+def by_spelling(words):
+    best = first_best(counted(words, spelled=True))
+    return next(p for word in words for p in zip(word, word[1:], strict=False) if "".join(p) == best)
+
+
+def in_place(words):
+    pair, new = merging()(words)
+    words.clear()
+    words.update(new)
+    return pair, words
+
+
+def by_scan(words):
+    """Right, and written another way: a regular walk with an index of pairs kept in a list."""
+    tally = {}
+    for word in words:
+        for i in range(len(word) - 1):
+            tally[word[i : i + 2]] = tally.get(word[i : i + 2], 0) + words[word]
+    if not tally:
+        return None, words.copy()
+    top = max(tally.values())
+    pair = sorted(p for p, n in tally.items() if n == top)[0]
+    new = {}
+    for word, n in words.items():
+        stack = []
+        for token in word:
+            if stack and (stack[-1], token) == pair and not (len(stack) > 1 and stack[-1] is None):
+                stack[-1] = Joined(pair)
+            else:
+                stack.append(token)
+        key = tuple(str(t) for t in stack)
+        new[key] = new.get(key, 0) + n
+    return pair, new
+
+
+class Joined(str):
+    """A token that was made just now: equal to no other, so that it joins nothing in this step."""
+
+    def __new__(cls, pair):
+        return super().__new__(cls, "".join(pair))
+
+    def __eq__(self, other):
+        return False
+
+    __hash__ = str.__hash__
+
+
+MERGE = Answers(
+    stub=stub_merge,
+    wrong={
+        "not weighed": (merging(lambda w: first_best(counted(w, weighed=False))), "picks t h"),
+        "rarest": (merging(lambda w: min(counted(w), key=lambda p: (counted(w)[p], p))), "t o comes most often"),
+        "untouched": (merging(join=lambda word, pair: word), "come back as they were"),
+        "only those with it": (
+            merging(keep=lambda old, new: {w: n for w, n in new.items() if w not in old}),
+            "words without the pair are lost",
+        ),
+        "counts lost": (merging(keep=lambda old, new: dict.fromkeys(new, 1)), "how often they come is not"),
+        "the first alone": (merging(join=lambda word, pair: joined(word, pair, every=False)), "second a n"),
+        "from the right": (merging(join=from_the_right), "left to right"),
+        "last one dropped": (merging(join=skipping), "after merging t o|does not become|another than"),
+        "last of a tie": (
+            merging(lambda w: max(counted(w), key=lambda p: (counted(w)[p], p))),
+            "first in the\\s+alphabet",
+        ),
+        "by spelling": (merging(by_spelling), "count pairs of tokens"),
+        "replace": (merging(join=by_replace), "compare whole tokens"),
+        "overwritten": (merging(add=False), "have to be added"),
+        "in place": (in_place, "changes the dict"),
+        "exchanged": (lambda w: merging()(w)[::-1], "exchanged"),
+        "a string": (lambda w: ("".join(merging()(w)[0]), merging()(w)[1]), "is the string 'to'"),
+        "words alone": (lambda w: merging()(w)[1], "instead of two things"),
+        "strings as words": (
+            merging(keep=lambda old, new: {" ".join(w): n for w, n in new.items()}),
+            "one string",
+        ),
+        "a list of words": (merging(keep=lambda old, new: list(new)), "should be a dict, not a list"),
+        "no pair": (lambda w: merging()(w) if counted(w) else (first_best(counted(w)), w), "raised ValueError"),
+        "no pair, empty": (lambda w: merging()(w) if counted(w) else ((), {}), "words of one token"),
+    },
+    right={"from its parts": merging(), "by a stack": by_scan},
+    borrowed=lambda words: hub.merge_step(words),
+)  # fmt: skip
+
+# ---------------------------------------------------------------- bits a character
+
+
+def stub_bits(loss, tokens, characters): ...
+
+
+BITS = Answers(
+    stub=stub_bits,
+    wrong={
+        "nats": (lambda loss, n, c: loss * n / c, "nats a character"),
+        "times ln 2": (lambda loss, n, c: loss * n / c * math.log(2), "instead of divided"),
+        "a token": (lambda loss, n, c: loss / math.log(2), "bits a token"),
+        "exchanged": (lambda loss, n, c: loss * c / n / math.log(2), "exchanged"),
+        "the whole text": (lambda loss, n, c: loss * n / math.log(2), "whole text"),
+        "log10": (lambda loss, n, c: loss * n / c / math.log10(2), "log10"),
+        "perplexity": (lambda loss, n, c: math.exp(loss * n / c), "perplexity"),
+        "power": (lambda loss, n, c: 2 ** (loss * n / c / math.log(2)), "no exp and no power"),
+        "log of a log": (lambda loss, n, c: math.log2(loss) * n / c, "one already"),
+        "fixed": (lambda loss, n, c: loss / 3 / math.log(2), "not for other losses"),
+        "rounded": (lambda loss, n, c: round(loss * n / c / math.log(2)), "instead of 0.673"),
+        "a list": (lambda loss, n, c: [loss * n / c], "a list of 1"),
+    },
+    right={
+        "log2 of e": lambda loss, n, c: loss * math.log2(math.e) / (c / n),
+        "a tensor": lambda loss, n, c: torch.tensor(loss) * n / c / torch.tensor(2.0).log(),
+    },
+    borrowed=lambda loss, tokens, characters: hub.bits_per_character(loss, tokens, characters),
+)
+
+# ---------------------------------------------------------------- GPT-2's attention
+
+
+def stub_fused(layer): ...
+
+
+def fusing(weight="", bias="", **others):
+    """c_attn with a mistake of FUSED in its weight or bias, other entries from `others` (functions of the layer)."""
+
+    def answer(layer):
+        made = {
+            "c_attn.weight": fused(layer, weight),
+            "c_attn.bias": fused(layer, bias, "bias"),
+            "c_proj.weight": layer.proj.weight.T,
+            "c_proj.bias": layer.proj.bias,
+        }
+        for name, entry in others.items():
+            made[name.replace("__", ".")] = entry(layer)
+        return {name: value for name, value in made.items() if value is not None}
+
+    return answer
+
+
+def by_a_unit_batch(layer):
+    """Right: what each map does to unit vectors is its matrix."""
+    maps, unit = (layer.query, layer.key, layer.value), torch.eye(layer.query.in_features, dtype=torch.double)
+    zero = torch.zeros_like(unit[:1])
+    with torch.no_grad():
+        biases = [one(zero)[0] for one in maps]
+        return {
+            "c_attn.weight": torch.hstack([one(unit) - b for one, b in zip(maps, biases, strict=True)]),
+            "c_attn.bias": torch.hstack(biases),
+            "c_proj.weight": layer.proj(unit) - layer.proj(zero),
+            "c_proj.bias": layer.proj(zero)[0],
+        }
+
+
+def in_parameters(layer):
+    three = torch.stack([layer.query.weight, layer.key.weight, layer.value.weight])  # (3, out, in)
+    return {
+        "c_attn.weight": torch.nn.Parameter(three.permute(2, 0, 1).flatten(1)),
+        "c_attn.bias": torch.stack([layer.query.bias, layer.key.bias, layer.value.bias]).flatten(),
+        "c_proj.weight": layer.proj.weight.t().float(),
+        "c_proj.bias": layer.proj.bias.clone(),
+    }
+
+
+GPT2 = Answers(
+    stub=stub_fused,
+    wrong={
+        **{slip: (fusing(slip, slip), FUSED[slip][:24].split("(")[0]) for slip in FUSED},
+        "biases otherwise": (fusing("", "query key exchanged"), "biases are joined otherwise.*key, query, value"),
+        "biases of the value": (fusing("", "one part"), "biases are joined otherwise"),
+        "as nn.Linear": (fusing(c_attn__weight=lambda layer: fused(layer).T), r"\(36, 12\) instead of \(12, 36\)"),
+        "no bias": (fusing(c_attn__bias=lambda layer: torch.zeros(36)), "bias of c_attn is 0"),
+        "proj lying": (fusing(c_proj__weight=lambda layer: layer.proj.weight), "square, so nothing complains"),
+        "proj of the value": (fusing(c_proj__weight=lambda layer: layer.value.weight.T), "not that of layer.proj"),
+        "proj missing": (fusing(c_proj__weight=lambda layer: None), "c_proj.weight is missing"),
+        "one name more": (fusing(bias_mask=lambda layer: torch.ones(1)), "bias_mask is no name"),
+        "a tensor": (lambda layer: fused(layer), "instead of a dict"),
+        "12 channels": (
+            lambda layer: {k: v[..., :36] for k, v in fusing()(layer).items()} if layer.n_head == 3 else fusing("lying")(layer),
+            "not for other sizes",
+        ),
+    },
+    right={"unit vectors": by_a_unit_batch, "stacked": in_parameters, "formula": fusing()},
+    borrowed=lambda layer: hub.gpt2_attention(layer),
+)  # fmt: skip
+
+# ---------------------------------------------------------------- padding
+
+
+def stub_padding(idx, mask): ...
+
+
+def packing(order_of, back_of=lambda order: order.argsort(1)):
+    def answer(idx, mask):
+        order = order_of(idx, mask)
+        return idx.gather(1, order), back_of(order)
+
+    return answer
+
+
+def stable(idx, mask):
+    return (1 - mask).argsort(dim=1, stable=True)
+
+
+def places(idx):
+    return torch.arange(idx.size(1)).expand_as(idx)
+
+
+def rolled(idx, mask):
+    """Right for padding on the left alone."""
+    pads = (mask == 0).sum(1, keepdim=True)
+    return (places(idx) + pads) % idx.size(1)
+
+
+def row_by_row(idx, mask):
+    packed, back = torch.full_like(idx, 99), torch.zeros_like(idx)
+    for b in range(len(idx)):
+        at = mask[b].nonzero()[:, 0]
+        packed[b, : len(at)] = idx[b, at]
+        back[b, at] = torch.arange(len(at))
+    return packed, back
+
+
+def by_counting(idx, mask):
+    """Right: token t of a row is its (number of tokens up to t)-th."""
+    back = (mask.cumsum(1) - 1).clamp(min=0)
+    packed = torch.zeros_like(idx).scatter_add(1, back, idx * mask)
+    return packed, back
+
+
+PADDING = Answers(
+    stub=stub_padding,
+    wrong={
+        "nothing": (packing(lambda i, m: places(i)), "nothing has moved"),
+        "turned round": (packing(lambda i, m: places(i).flip(1)), "turned round"),
+        "all by two": (packing(lambda i, m: places(i).roll(-2, 1)), "own padding"),
+        "ids sorted": (packing(lambda i, m: i.argsort(1, descending=True)), "ids are sorted"),
+        "order lost": (
+            packing(lambda i, m: ((1 - m) * 100 + i).argsort(dim=1)),
+            "another order|stable",
+        ),
+        "padding first": (packing(lambda i, m: m.argsort(dim=1, stable=True)), "nothing has moved"),
+        "by one less": (packing(lambda i, m: (rolled(i, m) - 1) % i.size(1)), "should begin with its tokens"),
+        "the way there": (packing(stable, lambda order: order), "the way back"),
+        "no way back": (packing(stable, places), "not idx again"),
+        "back a bool": (lambda i, m: (packing(stable)(i, m)[0], m == 1), "int64"),
+        "past the row": (packing(stable, lambda order: order.argsort(1) + 6), "from 6 to 11"),
+        "ids for mask": (packing(lambda i, m: (i == 0).long().argsort(dim=1, stable=True)), "mask says what is padding"),
+        "left alone": (packing(rolled), "padding on the right"),
+        "packed alone": (lambda i, m: packing(stable)(i, m)[0], "instead of two tensors"),
+        "cut": (lambda i, m: tuple(x[:, :4] for x in packing(stable)(i, m)), r"\(3, 4\) instead of \(3, 6\)"),
+        "three rows": (
+            lambda i, m: packing(stable)(i, m) if len(i) == 3 and i.size(1) == 6 else packing(lambda i, m: places(i))(i, m),
+            "not for other lengths",
+        ),
+    },
+    right={"by sorting": packing(stable), "row by row": row_by_row, "by counting": by_counting},
+    borrowed=lambda idx, mask: hub.left_aligned(idx, mask),
+)  # fmt: skip
+
+ANSWERS = {
+    "bpe-merge": MERGE,
+    "bits-per-character": BITS,
+    "gpt2-attention": GPT2,
+    "left-padding": PADDING,
+}
+TestExercises = suite("11_pretrained_models", ANSWERS)
+TestQuizzes = quiz_suite("11_pretrained_models")
+TestNotebook = notebook_suite("11_pretrained_models")
+
+
+def test_the_formulas_of_the_checks_are_the_packages_and_the_slips_are_not():
+    layer = MultiHeadAttention(12, 3)
+    for part in ("weight", "bias"):
+        right = hub.gpt2_attention(layer)[f"c_attn.{part}"]
+        torch.nn.init.normal_(layer.query.bias), torch.nn.init.normal_(layer.key.bias)
+        right = hub.gpt2_attention(layer)[f"c_attn.{part}"]
+        torch.testing.assert_close(fused(layer, part=part), right)
+    assert set(ORDERS) <= set(FUSED)
+    for slip in FUSED:
+        assert not torch.allclose(fused(layer, slip), hub.gpt2_attention(layer)["c_attn.weight"])
+
+
+def test_the_slips_about_bits_are_all_different():
+    values = [*pretrained.SLIPS.values(), hub.bits_per_character(1.4, 30, 90)]
+    for i, a in enumerate(values):
+        assert not [b for b in values[:i] if math.isclose(a, b, rel_tol=1e-2)]
+
+
+@pytest.mark.parametrize("words", [pretrained.WEIGHED, pretrained.TIED, pretrained.TWICE, pretrained.ROW])
+def test_two_right_answers_go_on_alike(words):
+    mine, other = words, words
+    for _ in range(8):
+        (pair, mine), (same, other) = merging()(mine), by_scan(other)
+        assert (pair, mine) == (same, other) == hub.merge_step(mine if pair is None else words)
+        words = mine
+
+
+def test_right_answers_fit_where_the_package_uses_its_own():
+    """What the exercises give back does the work: a GPT-2 block computes the same, a padded batch as the rows alone."""
+    torch.manual_seed(0)
+    layer, x = MultiHeadAttention(12, 3).eval(), torch.randn(2, 5, 12)
+    w = by_a_unit_batch(layer.double())
+    q, k, v = (x.double() @ w["c_attn.weight"] + w["c_attn.bias"]).split(12, dim=-1)
+    heads = [part.view(2, 5, 3, 4).transpose(1, 2) for part in (q, k, v)]
+    y = kt.attend(*heads, kt.causal_mask(5))[0].transpose(1, 2).flatten(2)
+    expected = layer(x.double(), is_causal=True)
+    torch.testing.assert_close(y @ w["c_proj.weight"] + w["c_proj.bias"], expected)
+    model = kt.GPT(kt.GPTConfig(9, 8, 2, 2, 16, dropout=0.0)).eval()
+    packed, back = by_counting(torch.tensor([[0, 0, 3, 4, 5]]), torch.tensor([[0, 0, 1, 1, 1]]))
+    logits = model(packed)[0][0, back[0, 2:]]
+    torch.testing.assert_close(logits, model(torch.tensor([[3, 4, 5]]))[0][0])

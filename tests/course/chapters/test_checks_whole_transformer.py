@@ -1,0 +1,508 @@
+"""The checks of notebook 9: each names its mistakes, and takes every right answer."""
+
+import torch
+import torch.nn.functional as F
+from checking import Answers, notebook_suite, quiz_suite, suite
+from torch import nn
+
+from kt_core.attention import causal_mask
+from kt_course.chapters.the_whole_transformer.exercises import NORM_SLIPS, Script, made, normed, through
+from kt_course.chapters.the_whole_transformer.seq2seq import DecoderBlock, EncoderBlock, layer_norm
+from kt_course.chapters.the_whole_transformer.seq2seq_decoding import beam_step, generate
+from kt_course.chapters.the_whole_transformer.seq2seq_training import teacher_forcing
+from kt_course.exercises.mistakes import numbers
+
+# ---------------------------------------------------------------- layer norm
+
+
+def stub_norm(x, gain=None, bias=None, eps=1e-5): ...
+
+
+def slipping(slip):
+    return lambda x, gain=None, bias=None, eps=1e-5: normed(x, gain, bias, eps, slip)
+
+
+def by_var_mean(x, gain=None, bias=None, eps=1e-5):
+    variance, mean = torch.var_mean(x, -1, correction=0, keepdim=True)
+    y = (x - mean) * torch.rsqrt(variance + eps)
+    if gain is not None:
+        y = y * gain
+    if bias is not None:
+        y = y + bias
+    return y
+
+
+def by_projection(x, gain=None, bias=None, eps=1e-5):
+    C = x.size(-1)
+    centre = torch.eye(C).to(x) - 1 / C
+    y = x @ centre
+    y = y / ((y * y).sum(-1, keepdim=True) / C + eps) ** 0.5
+    return (y if gain is None else gain * y) + (0 if bias is None else bias)
+
+
+NORM = Answers(
+    stub=stub_norm,
+    wrong={slip: (slipping(slip), told.split(":")[0]) for slip, told in NORM_SLIPS.items()}
+    | {
+        "std": (lambda x, gain=None, bias=None, eps=1e-5: by_var_mean(x, gain, bias, eps)[..., :1], "shape"),
+        "second axis": (
+            lambda x, gain=None, bias=None, eps=1e-5: (
+                normed(x, gain, bias, eps)
+                if x.ndim == 3
+                else (x - x.mean(1, keepdim=True)) / (x.var(1, keepdim=True) + eps).sqrt()
+            ),
+            "wrong for other shapes",
+        ),
+        "pytorch's": (
+            lambda x, gain=None, bias=None, eps=1e-5: F.layer_norm(x, x.shape[-1:], gain, bias, eps),
+            "PyTorch's own layer_norm",
+        ),
+        "pytorch's module": (
+            lambda x, gain=None, bias=None, eps=1e-5: nn.LayerNorm(x.size(-1), eps, dtype=x.dtype)(x),
+            "PyTorch's own layer_norm",
+        ),
+    },
+    right={"var_mean": by_var_mean, "a projection": by_projection},
+    borrowed=lambda x, gain=None, bias=None, eps=1e-5: layer_norm(x, gain, bias, eps),
+)
+
+# ---------------------------------------------------------------- the encoder's block
+
+
+def stub_encoder(block, x, mask=None): ...
+
+
+def encoder(slip="", looking=None, second="ff"):
+    """A block with a slip of `through`, another look, or something else than the feed-forward behind it."""
+
+    def answer(block, x, mask=None):
+        look = looking or (lambda attn, h, mask: attn(h, mask=mask))
+        behind = block.ff if second == "ff" else lambda h: look(block.attn, h, mask)
+        return through(
+            x, [(block.ln1, lambda h: look(block.attn, h, mask)), (block.ln2, behind)], block.norm, slip
+        )
+
+    return answer
+
+
+def both_ways_only_back(attn, h, mask):
+    back = causal_mask(h.size(1))
+    return attn(h, mask=back if mask is None else mask & back)
+
+
+def spelled_out(block, x, mask=None):
+    if block.norm == "post":
+        gathered = block.attn(x, x, mask=mask)
+        x = F.layer_norm(x + gathered, (x.size(-1),), block.ln1.weight, block.ln1.bias)
+        thought = (
+            torch.relu(x @ block.ff.up.weight.T + block.ff.up.bias) @ block.ff.proj.weight.T
+            + block.ff.proj.bias
+        )
+        return block.ln2(thought + x)
+    h = block.ln1(x)
+    stream = x.clone()
+    stream += block.drop(block.attn(h, h, mask=mask))
+    return block.ff(block.ln2(stream)) + stream
+
+
+def needs_a_mask(block, x, mask=None):
+    return encoder()(block, x, mask.expand(-1, 1, -1, -1))
+
+
+ENCODER = Answers(
+    stub=stub_encoder,
+    wrong={
+        "no residual around attention": (encoder("no residual 0"), "residual around the attention is missing"),
+        "no residual around ff": (encoder("no residual 1"), "residual around the feed-forward is missing"),
+        "normed residual": (encoder("normed residual 0"), "residual around the attention is the normed x"),
+        "always pre": (encoder("always pre"), "pre-norm block whatever"),
+        "always post": (encoder("always post"), "post-norm block whatever"),
+        "pre is post": (encoder("other way"), "pre and post are mixed up"),
+        "no norms": (encoder("no norms"), "no norm is used"),
+        "ln1 twice": (encoder("one norm"), "ln1: each has a norm"),
+        "no second norm": (encoder("no norm 1"), "ln2, is missing"),
+        "in parallel": (encoder("parallel 1"), "works on the block's input"),
+        "ff first": (encoder("order 01"), "feed-forward comes first"),
+        "a norm behind": (encoder("norm behind"), "one norm too many"),
+        "no mask": (encoder(looking=lambda attn, h, mask: attn(h)), "padding is looked at"),
+        "causal": (encoder(looking=both_ways_only_back), "looks in both directions"),
+        "attention twice": (encoder(second="attention"), "attention runs twice"),
+        "mask turned": (encoder(looking=lambda attn, h, mask: attn(h, mask=None if mask is None else ~mask)), "differs|raised"),
+        "only masked": (needs_a_mask, "without a mask"),
+        "in place": (lambda block, x, mask=None: x.add_(block.attn(x, mask=mask)), "in place"),
+    },
+    right={"spelled out": spelled_out, "parts": encoder()},
+    borrowed=lambda block, x, mask=None: block(x, mask),
+)  # fmt: skip
+
+# ---------------------------------------------------------------- the decoder's block
+
+
+def stub_decoder(block, x, memory, memory_mask=None): ...
+
+
+def decoder(slip="", back=None, over=None):
+    def answer(block, x, memory, memory_mask=None):
+        look_back = back or (lambda block, h, mask: block.self_attn(h, is_causal=True))
+        look_over = over or (lambda block, h, memory, mask: block.cross_attn(h, memory, mask=mask))
+        parts = [
+            (block.ln1, lambda h: look_back(block, h, memory_mask)),
+            (block.ln2, lambda h: look_over(block, h, memory, memory_mask)),
+            (block.ln3, block.ff),
+        ]
+        return through(x, parts, block.norm, slip)
+
+    return answer
+
+
+def exchanged(block, x, memory, memory_mask=None):
+    return decoder(
+        back=lambda block, h, mask: block.cross_attn(h, is_causal=True),
+        over=lambda block, h, memory, mask: block.self_attn(h, memory, mask=mask),
+    )(block, x, memory, memory_mask)
+
+
+def causal_over(block, h, memory, mask):
+    reach = torch.ones(h.size(1), memory.size(1), dtype=torch.bool).tril()
+    return block.cross_attn(h, memory, mask=reach if mask is None else mask & reach)
+
+
+def line_by_line(block, x, memory, memory_mask=None):
+    triangle = causal_mask(x.size(1))
+    pre = block.norm == "pre"
+    a = x + block.self_attn(block.ln1(x) if pre else x, mask=triangle)
+    a = a if pre else block.ln1(a)
+    b = a + block.cross_attn(block.ln2(a) if pre else a, memory, mask=memory_mask)
+    b = b if pre else block.ln2(b)
+    c = b + block.ff(block.ln3(b) if pre else b)
+    return c if pre else block.ln3(c)
+
+
+DECODER = Answers(
+    stub=stub_decoder,
+    wrong={
+        "no future mask": (decoder(back=lambda block, h, mask: block.self_attn(h)), "leak: the self-attention looks"),
+        "memory's mask on both": (
+            decoder(back=lambda block, h, mask: block.self_attn(h, mask=mask)),
+            "leak: the self-attention gets the memory's mask",
+        ),
+        "no memory mask": (
+            decoder(over=lambda block, h, memory, mask: block.cross_attn(h, memory)),
+            "memory_mask does not reach",
+        ),
+        "no memory": (decoder(over=lambda block, h, memory, mask: block.cross_attn(h, mask=mask)), "does not get memory"),
+        "memory asks": (decoder(over=lambda block, h, memory, mask: block.cross_attn(memory, h, mask=mask)), "queries come from memory"),
+        "memory normed": (
+            decoder(over=lambda block, h, memory, mask: block.cross_attn(h, block.ln2(memory), mask=mask)),
+            "memory goes through ln2",
+        ),
+        "causal cross": (decoder(over=causal_over), "cross-attention is causal"),
+        "exchanged": (exchanged, "self_attn and cross_attn are exchanged"),
+        "cross first": (decoder("order 01"), "cross-attention comes before self-attention"),
+        "ff before cross": (decoder("order 12"), "feed-forward comes before cross"),
+        "no residual": (decoder("no residual 1"), "residual around the cross-attention is missing"),
+        "no last norm": (decoder("no norm 2"), "ln3, is missing"),
+        "one norm": (decoder("one norm"), "ln1: each has a norm"),
+        "parallel": (decoder("parallel 1"), "cross-attention works on the block's input"),
+        "always pre": (decoder("always pre"), "whatever block.norm says"),
+        "always post": (decoder("always post"), "whatever block.norm says"),
+        "a norm behind": (decoder("norm behind"), "one norm too many"),
+        "T is S": (decoder(back=lambda block, h, mask: block.self_attn(h, mask=causal_mask(4))), "T other than S"),
+    },
+    right={"line by line": line_by_line, "parts": decoder()},
+    borrowed=lambda block, x, memory, memory_mask=None: block(x, memory, memory_mask),
+)  # fmt: skip
+
+# ---------------------------------------------------------------- teacher forcing
+
+
+def stub_forcing(target, start=1, end=2): ...
+
+
+def cat_front(target, start=1):
+    return torch.cat([torch.full_like(target[:, :1], start), target], dim=1)
+
+
+def forcing(inputs=None, labels=None):
+    def answer(target, start=1, end=2):
+        right = by_rows(target, start, end)
+        return (inputs or (lambda t: right[0]))(target), (labels or (lambda t: right[1]))(target)
+
+    return answer
+
+
+def by_rows(target, start=1, end=2):
+    B, T = target.shape
+    inputs, labels = torch.zeros(2, B, T + 1, dtype=torch.int64)
+    for b, row in enumerate(target.tolist()):
+        tokens = [i for i in row if i]
+        inputs[b, : len(tokens) + 1] = torch.tensor([start, *tokens])
+        labels[b, : len(tokens) + 1] = torch.tensor([*tokens, end])
+    return inputs, labels
+
+
+def by_comparing(target, start=1, end=2):
+    inputs = cat_front(target, start)
+    behind = (target != 0).sum(1, keepdim=True) == torch.arange(target.size(1) + 1)
+    longer = torch.cat([target, torch.zeros_like(target[:, :1])], 1)
+    return inputs, torch.where(behind, end, longer)
+
+
+def last_column(target):
+    return torch.cat([target, torch.full_like(target[:, :1], 2)], dim=1)
+
+
+FORCING = Answers(
+    stub=stub_forcing,
+    wrong={
+        "■ in the last column": (forcing(labels=last_column), "behind its padding"),
+        "no ■": (forcing(labels=lambda t: F.pad(t, (0, 1))), "■ is missing in labels"),
+        "labels are inputs": (forcing(labels=cat_front), "learn to copy"),
+        "inputs are labels": (lambda t, start=1, end=2: (by_rows(t)[1],) * 2, "leak"),
+        "begins with ■": (forcing(inputs=lambda t: cat_front(t, 2)), "begin with ■"),
+        "the input ends": (
+            lambda t, start=1, end=2: (torch.cat([torch.ones_like(t[:, :1]), by_rows(t)[1][:, :-1]], 1), by_rows(t)[1]),
+            "nothing comes behind ■",
+        ),
+        "as long as the target": (forcing(inputs=lambda t: cat_front(t)[:, :-1]), "one longer"),
+        "padding is ■": (
+            forcing(labels=lambda t: by_rows(t)[1].masked_fill(by_rows(t)[1] == 0, 2)),
+            "padding of labels is ■",
+        ),
+        "no ▶": (forcing(inputs=lambda t: F.pad(t, (0, 1))), r"instead of \[1, 9, 4, 0, 0\]"),
+        "inputs alone": (lambda t, start=1, end=2: by_rows(t)[0], "two tensors"),
+        "floats": (lambda t, start=1, end=2: tuple(part.float() for part in by_rows(t)), "int64"),
+        "lists": (lambda t, start=1, end=2: tuple(part.tolist() for part in by_rows(t)), "should be a tensor"),
+        "rows of the example": (
+            forcing(labels=lambda t: by_rows(t)[1] if len(t) == 2 else last_column(t)),
+            "wrong for other targets",
+        ),
+    },
+    right={"row by row": by_rows, "by comparing": by_comparing},
+    borrowed=lambda target, start=1, end=2: teacher_forcing(target, start, end),
+)  # fmt: skip
+
+# ---------------------------------------------------------------- greedy decoding
+
+
+def stub_greedy(model, source, max_new=64): ...
+
+
+def greedy(
+    *,
+    where=-1,
+    start=1,
+    grow=True,
+    keep_end=False,
+    keep_start=False,
+    stop="all",
+    once=True,
+    off=0,
+    sample=False,
+):
+    """The loop with one thing changed."""
+
+    @torch.no_grad()
+    def answer(model, source, max_new=64):
+        memory = model.encode(source)
+        inputs = torch.full((len(source), 1), start)
+        ended = torch.zeros(len(source), dtype=torch.bool)
+        written = [[] for _ in source]
+        for _ in range(max_new + off):
+            memory = memory if once else model.encode(source)
+            logits = model.decode(inputs, memory)[:, where]
+            token = torch.multinomial(logits.exp(), 1)[:, 0] if sample else logits.argmax(-1)
+            for b, t in enumerate(token.tolist()):
+                if not ended[b] or stop == "never":
+                    if t != 2 or keep_end:
+                        written[b].append(t)
+            ended |= token == 2
+            if (stop == "any" and ended.any()) or ended.all():
+                break
+            inputs = torch.cat([inputs, token[:, None]], 1) if grow else token[:, None]
+        return [[1, *row] if keep_start else row for row in written]
+
+    return answer
+
+
+def one_by_one(model, source, max_new=64):
+    """Each row for itself, from one memory."""
+    memory, out = model.encode(source), []
+    for b in range(len(source)):
+        own, answer = memory.rows(torch.tensor([b])), []
+        while len(answer) < max_new:
+            token = int(model.decode(torch.tensor([[1, *answer]]), own)[0, -1].argmax())
+            if token == 2:
+                break
+            answer.append(token)
+        out.append(answer)
+    return out
+
+
+def any_row(model, source, max_new=64):
+    """Stops the others with the first that ends, and drops what that row chose."""
+    memory = model.encode(source)
+    inputs = torch.ones(len(source), 1, dtype=torch.long)
+    while inputs.size(1) <= max_new:
+        token = model.decode(inputs, memory)[:, -1].argmax(-1)
+        if (token == 2).any():
+            break
+        inputs = torch.cat([inputs, token[:, None]], 1)
+    return inputs[:, 1:].tolist()
+
+
+def in_front(model, source, max_new=64):
+    """Puts each new token in front."""
+    memory = model.encode(source)
+    inputs = torch.ones(len(source), 1, dtype=torch.long)
+    for _ in range(max_new):
+        token = model.decode(inputs, memory)[:, -1].argmax(-1)
+        inputs = torch.cat([inputs[:, :1], token[:, None], inputs[:, 1:]], 1)
+    return [row[: row.index(2)] if 2 in row else row for row in inputs[:, 1:].tolist()]
+
+
+GREEDY = Answers(
+    stub=stub_greedy,
+    wrong={
+        "▶ kept": (greedy(keep_start=True), "holds ▶"),
+        "■ kept": (greedy(keep_end=True), "holds ■"),
+        "first position": (greedy(where=0), "repeats the first token"),
+        "never ends": (greedy(stop="never"), "goes on behind its ■|loses its thread"),
+        "ends with the first": (any_row, "as soon as one of them"),
+        "begins with ■": (greedy(start=2), "first input of the decoder is 2"),
+        "begins with padding": (greedy(start=0), "first input of the decoder is 0"),
+        "last token alone": (greedy(grow=False), "first input of the decoder is 5"),
+        "encodes every time": (greedy(once=False), "encoded 7 times"),
+        "one too many": (greedy(off=1), "with max_new = 3"),
+        "in front": (in_front, "loses its thread|instead of"),
+        "a tensor": (lambda model, source, max_new=64: torch.tensor(1.0), "needed is a list"),
+        "one row": (lambda model, source, max_new=64: greedy()(model, source[:1], max_new), "a list of 1"),
+    },
+    right={"the loop": greedy(), "one by one": one_by_one},
+    borrowed=lambda model, source, max_new=64: generate(model, source, max_new),
+)
+
+# ---------------------------------------------------------------- a step of beam search
+
+
+def stub_step(log_probabilities, totals, width): ...
+
+
+def step(combine=None, largest=True, split=None, give=None):
+    def answer(log_probabilities, totals, width):
+        every = (combine or (lambda log_p, t: t[:, None] + log_p))(log_probabilities, totals)
+        best, at = every.flatten().topk(min(width, every.numel()), largest=largest)
+        V = log_probabilities.size(1)
+        rows, tokens = (split or (lambda at, n, V: (at // V, at % V)))(at, len(totals), V)
+        return (give or (lambda rows, tokens, best: (rows, tokens, best)))(rows, tokens, best)
+
+    return answer
+
+
+def own_best(log_probabilities, totals, width):
+    best, tokens = log_probabilities.topk(min(width, log_probabilities.size(1)), dim=1)
+    return torch.arange(len(totals))[:, None].expand_as(tokens), tokens, totals[:, None] + best
+
+
+def one_each(log_probabilities, totals, width):
+    every = totals[:, None] + log_probabilities
+    best, tokens = every.max(dim=1)
+    order = best.argsort(descending=True)[:width]
+    rows = order
+    if len(order) < width:  # fill up with second bests
+        second = every.topk(2, dim=1)
+        rows = torch.cat([order, order[: width - len(order)]])
+        return rows, torch.cat([tokens[order], second.indices[order[: width - len(order)], 1]]), torch.cat(
+            [best[order], second.values[order[: width - len(order)], 1]]
+        )  # fmt: skip
+    return rows, tokens[order], best[order]
+
+
+def by_sorting(log_probabilities, totals, width):
+    every = [
+        (-(total + p), row, token)
+        for row, (total, line) in enumerate(zip(totals.tolist(), log_probabilities.tolist(), strict=True))
+        for token, p in enumerate(line)
+    ]
+    chosen = sorted(every)[:width]
+    return (
+        torch.tensor([c[1] for c in chosen]),
+        torch.tensor([c[2] for c in chosen]),
+        -torch.tensor([c[0] for c in chosen], dtype=totals.dtype),
+    )
+
+
+def by_a_full_sort(log_probabilities, totals, width):
+    every = (log_probabilities.T + totals).T
+    best, at = torch.sort(every.reshape(-1), descending=True)
+    rows = torch.div(at[:width], every.size(1), rounding_mode="floor")
+    return rows, at[:width] - rows * every.size(1), best[:width]
+
+
+STEP = Answers(
+    stub=stub_step,
+    wrong={
+        "totals not counted": (step(lambda log_p, t: log_p), "totals so far are not counted"),
+        "multiplied": (step(lambda log_p, t: t[:, None] * log_p), "logs add"),
+        "smallest": (step(largest=False), "unlikeliest"),
+        "taken apart by n": (step(split=lambda at, n, V: (at // n, at % n)), "taken apart by n"),
+        "exchanged": (
+            step(give=lambda rows, tokens, best: (tokens, rows, best)),
+            "rows and tokens are exchanged",
+        ),
+        "each its own": (own_best, "they compete"),
+        "one each": (one_each, "they compete"),
+        "probabilities": (
+            step(give=lambda rows, tokens, best: (rows, tokens, best.exp())),
+            "totals are probabilities",
+        ),
+        "worst first": (
+            step(give=lambda rows, tokens, best: (rows.flip(0), tokens.flip(0), best.flip(0))),
+            "best first",
+        ),
+        "last token's": (
+            lambda log_p, t, width: (lambda r, k, b: (r, k, log_p[r, k]))(*by_a_full_sort(log_p, t, width)),
+            "last token alone",
+        ),
+        "two tensors": (step(give=lambda rows, tokens, best: (rows, tokens)), "three tensors"),
+        "too wide": (
+            lambda log_p, t, width: (
+                lambda b: (b.indices // log_p.size(1), b.indices % log_p.size(1), b.values)
+            )((t[:, None] + log_p).flatten().topk(width)),
+            "wrong for other sizes",
+        ),
+    },
+    right={"by sorting": by_sorting, "by a full sort": by_a_full_sort, "topk": step()},
+    borrowed=lambda log_probabilities, totals, width: beam_step(log_probabilities, totals, width),
+)
+
+ANSWERS = {
+    "layer-norm": NORM,
+    "encoder-block": ENCODER,
+    "decoder-block": DECODER,
+    "teacher-forcing": FORCING,
+    "greedy-decoding": GREEDY,
+    "beam-step": STEP,
+}
+TestExercises = suite("09_the_whole_transformer", ANSWERS)
+TestQuizzes = quiz_suite("09_the_whole_transformer")
+TestNotebook = notebook_suite("09_the_whole_transformer")
+
+
+def test_the_formulas_of_the_checks_are_the_packages():
+    """Nobody is judged by a second formula that has gone its own way."""
+    x, memory = numbers(2, 5, 8, seed=0), numbers(2, 3, 8, seed=1)
+    for norm in ("pre", "post"):
+        block = made(EncoderBlock, norm, seed=2)
+        torch.testing.assert_close(encoder()(block, x), block(x))
+        block = made(DecoderBlock, norm, seed=3)
+        torch.testing.assert_close(decoder()(block, x, memory), block(x, memory))
+    torch.testing.assert_close(normed(x, None, None, 1e-5), F.layer_norm(x, (8,)))
+
+
+def test_the_script_model_answers_by_heart():
+    script = Script([[5, 6], [7]])
+    source = torch.tensor([[3], [4]])
+    assert generate(script, source, 5) == [[5, 6], [7]]
+    wrong_turn = script.decode(torch.tensor([[1, 6], [1, 7]]), script.encode(source)).argmax(-1)
+    assert wrong_turn.tolist() == [[5, 30], [7, 2]]

@@ -1,0 +1,280 @@
+"""Confidence: probabilities equal a plain computation, calibration and abstention count what they say they count."""
+
+from __future__ import annotations
+
+import itertools
+import math
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import kt_core as kt
+from kt_core.models import VARIANTS
+from kt_core.runs.beam import beam_search
+from kt_course.chapters.what_does_it_know import confidence
+from kt_course.chapters.what_does_it_know.confidence import UNKNOWN, Abstention
+from kt_course.shipped import shipped
+
+QUESTIONS = ["Where was Ada born?", "Where was Al Roe born?", "Where was Hal Ward born?"]
+
+
+@pytest.fixture(scope="module")
+def vocab():
+    return kt.CharVocab.from_documents([*QUESTIONS, "Rome London Lima Oslo Nowhere"])
+
+
+def gpt(vocab, variant="rope", seed=0, block=40, sharp=30.0):
+    torch.manual_seed(seed)
+    model = kt.GPT(kt.GPTConfig(len(vocab), block, 3, 2, 16, variant, block // 2, dropout=0.1))
+    model.head.weight.data *= sharp
+    return model.train()
+
+
+def by_hand(model, vocab, question, told):
+    """The probability of an answer and its ⁇, a forward pass a character."""
+    prompt, p = [*vocab.encode(question), vocab.mask_id], 1.0
+    for i in [*vocab.encode(told), vocab.mask_id]:
+        p *= model(torch.tensor([prompt]))[0][0, -1].double().softmax(-1)[i].item()
+        prompt.append(i)
+    return p
+
+
+# ---------------------------------------------------------------- probabilities of answers
+
+
+def test_log_probability_sums_the_steps_that_foretell_the_answer():
+    logits = torch.randn(7, 5, generator=torch.Generator().manual_seed(0))
+    ids = torch.tensor([1, 4, 2, 0, 3, 1])
+    steps = logits.softmax(-1)
+    assert confidence.answer_log_probability(logits, ids, 4).exp() == pytest.approx(
+        float(steps[3, 3] * steps[4, 1])
+    )
+    alone = confidence.answer_log_probability(
+        logits[:5], ids, 4
+    )  # the last row foretells nothing that is there
+    assert alone == confidence.answer_log_probability(logits, ids, 4)
+    for start in (0, 7):
+        with pytest.raises(ValueError, match="begin at 1 ... 6"):
+            confidence.answer_log_probability(logits, ids, start)
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_probabilities_are_those_of_a_character_after_the_other(vocab, variant):
+    model, told = gpt(vocab, variant), ["Rome", "L", "Nowhere"]
+    got = confidence.answer_probabilities(model, vocab, QUESTIONS, told, batch_size=2)
+    assert model.training, "the model is left in the mode that it had"
+    model.eval()
+    for p, question, one in zip(got, QUESTIONS, told, strict=True):
+        assert p == pytest.approx(by_hand(model, vocab, question, one), rel=1e-3)
+
+
+def test_greedy_answers_come_with_their_probability(vocab):
+    model = gpt(vocab, sharp=90.0)
+    answers, sure = confidence.confident_answers(model, vocab, QUESTIONS, max_new=6)
+    assert answers == kt.answer(model, vocab, QUESTIONS, max_new=6)
+    model.eval()
+    for one, p, question in zip(answers, sure, QUESTIONS, strict=True):
+        assert p == pytest.approx(by_hand(model, vocab, question, one), rel=1e-3)
+
+
+def test_a_shipped_models_confidence_is_that_of_beam_search():
+    model, vocab, _ = shipped("bios", "rope", "finetuned")
+    questions = [q for q, _ in kt.load_corpus("bios").dev[:4]]
+    answers, sure = confidence.confident_answers(model, vocab, questions)
+    for question, one, p in zip(questions, answers, sure, strict=True):
+        (beam,) = beam_search(model, [*vocab.encode(question), vocab.mask_id], 1, max_new=40)
+        assert vocab.decode(beam.ids) == one and beam.probability == pytest.approx(float(p), abs=2e-3)
+
+
+def test_an_answer_that_fills_the_block_needs_no_end(vocab):
+    model = gpt(vocab, block=24).eval()
+    prompt = [*vocab.encode(QUESTIONS[0]), vocab.mask_id]
+    told = "Rome " + "Lima"[: 25 - len(prompt) - 5]
+    ids = [*prompt, *vocab.encode(told)]
+    assert len(ids) == 25
+    steps = model(torch.tensor([ids[:-1]]))[0][0].log_softmax(-1)
+    wanted = sum(steps[t - 1, ids[t]] for t in range(len(prompt), 25)).exp()
+    (got,) = confidence.answer_probabilities(model, vocab, QUESTIONS[:1], [told])
+    assert got == pytest.approx(wanted.item(), rel=1e-4)
+    with pytest.raises(ValueError, match="takes 26 characters"):
+        confidence.answer_probabilities(model, vocab, QUESTIONS[:1], [told + "a"])
+    with pytest.raises(ValueError, match="one each"):
+        confidence.answer_probabilities(model, vocab, QUESTIONS, ["Rome"])
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+@pytest.mark.parametrize(
+    "candidates", [["Rome", "L", "London", "Lima", "Oslo", "Lo"], ["Lo", "Lon", "R"], ["O"]]
+)
+def test_the_table_holds_the_probabilities_of_every_pair(vocab, variant, candidates):
+    model = gpt(vocab, variant, seed=3)
+    table = confidence.probability_table(model, vocab, QUESTIONS, candidates)
+    pairs = list(itertools.product(QUESTIONS, candidates))
+    one_by_one = confidence.answer_probabilities(model, vocab, *map(list, zip(*pairs, strict=True)))
+    assert torch.allclose(table.flatten(), one_by_one, rtol=1e-3, atol=1e-7)
+    assert model.training and (table.sum(1) <= 1 + 1e-5).all()
+
+
+def test_a_table_of_impossible_candidates_is_refused(vocab):
+    model = gpt(vocab)
+    for wrong in ([], ["Rome", "Rome"]):
+        with pytest.raises(ValueError, match="each of them once"):
+            confidence.probability_table(model, vocab, QUESTIONS, wrong)
+    with pytest.raises(ValueError, match="the model reads 40"):
+        confidence.probability_table(model, vocab, QUESTIONS, ["Rome" * 8])
+
+
+# ---------------------------------------------------------------- calibration
+
+answered = st.lists(st.tuples(st.floats(0, 1), st.booleans()), min_size=1, max_size=60)
+
+
+@settings(max_examples=60, deadline=None)
+@given(answered, st.integers(1, 12))
+def test_bins_part_the_answers_and_the_error_is_their_weighted_distance(cases, bins):
+    sure, right = torch.tensor([c for c, _ in cases]).double(), torch.tensor([r for _, r in cases])
+    found = confidence.reliability(sure, right, bins)
+    assert sum(b.score.total for b in found) == len(cases)
+    assert sum(b.score.correct for b in found) == int(right.sum())
+    error = 0.0
+    for low, high in itertools.pairwise([i / bins for i in range(bins + 1)]):
+        inside = [(c, r) for c, r in zip(sure.tolist(), right.tolist(), strict=True)
+                  if (low * bins < c * bins <= high * bins or low == c == 0)]  # fmt: skip
+        error += abs(sum(r for _, r in inside) - sum(c for c, _ in inside)) / len(cases)
+    assert confidence.expected_calibration_error(sure, right, bins) == pytest.approx(error, abs=1e-6)
+
+
+def test_a_calibrated_model_has_no_error_and_a_boaster_all_of_it():
+    sure = torch.tensor([0.75] * 4 + [0.25] * 4)
+    right = torch.tensor([True, True, True, False, True, False, False, False])
+    assert confidence.expected_calibration_error(sure, right) == pytest.approx(0, abs=1e-7)
+    assert confidence.expected_calibration_error(torch.ones(5), torch.zeros(5)) == 1
+    opposite = confidence.expected_calibration_error(torch.tensor([0.9, 0.1]), torch.tensor([False, True]))
+    assert opposite == pytest.approx(0.9), "bins that err in opposite directions must not cancel"
+
+
+@pytest.mark.parametrize(
+    ("sure", "right", "said"),
+    [([0.5], [True, False], "one confidence an answer"), ([], [], "no answer"), ([1.2], [True], "0 ... 1")],
+)
+def test_what_cannot_be_binned_is_refused(sure, right, said):
+    with pytest.raises(ValueError, match=said):
+        confidence.reliability(torch.tensor(sure), torch.tensor(right))
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    st.lists(st.integers(0, 6), min_size=1, max_size=20), st.lists(st.integers(0, 6), min_size=1, max_size=20)
+)
+def test_separation_counts_pairs(a, b):
+    wins = sum((x > y) + 0.5 * (x == y) for x in a for y in b) / (len(a) * len(b))
+    assert confidence.separation(torch.tensor(a) / 6, torch.tensor(b) / 6) == pytest.approx(wins)
+
+
+def test_separation_needs_both_groups():
+    with pytest.raises(ValueError, match="both groups"):
+        confidence.separation(torch.ones(2), torch.ones(0))
+
+
+# ---------------------------------------------------------------- abstaining
+
+levels = st.lists(st.tuples(st.integers(0, 8), st.booleans()), min_size=1, max_size=40)
+
+
+@settings(max_examples=60, deadline=None)
+@given(levels)
+def test_the_curve_tells_for_each_threshold_what_answering_above_it_gives(cases):
+    sure, right = torch.tensor([c / 8 for c, _ in cases]), torch.tensor([r for _, r in cases])
+    thresholds, coverage, risk = confidence.risk_coverage(sure, right)
+    assert thresholds.tolist() == sorted(set(sure.double().tolist()), reverse=True)
+    assert coverage[-1] == 1 and coverage.diff().gt(0).all()
+    for t, c, r in zip(thresholds, coverage, risk, strict=True):
+        answered = sure.double() >= t
+        assert c == pytest.approx(float(answered.double().mean()))
+        assert r == pytest.approx(float((~right[answered]).double().mean()))
+
+
+@settings(max_examples=60, deadline=None)
+@given(levels, st.floats(0, 1))
+def test_the_threshold_is_the_lowest_that_is_accurate_enough(cases, wanted):
+    sure, right = torch.tensor([c / 8 for c, _ in cases]).double(), torch.tensor([r for _, r in cases])
+    threshold = confidence.choose_threshold(sure, right, wanted)
+    enough = [t for t in set(sure.tolist()) if right[sure >= t].double().mean() >= wanted - 1e-12]
+    assert threshold == (min(enough) if enough else math.inf)
+
+
+@settings(max_examples=40, deadline=None)
+@given(levels, st.sampled_from([0.3, 0.5, 0.8]))
+def test_a_cautious_threshold_asks_the_lower_end_of_the_interval(cases, wanted):
+    sure, right = torch.tensor([c / 8 for c, _ in cases]).double(), torch.tensor([r for _, r in cases])
+    threshold = confidence.choose_threshold(sure, right, wanted, cautious=True)
+    enough = [t for t in set(sure.tolist())
+              if kt.wilson_interval(int(right[sure >= t].sum()), int((sure >= t).sum()))[0] >= wanted]  # fmt: skip
+    assert threshold == (min(enough) if enough else math.inf)
+    assert threshold >= confidence.choose_threshold(sure, right, wanted)
+
+
+def test_an_accuracy_beyond_reach_is_refused():
+    with pytest.raises(ValueError, match="0 ... 1, not 95"):
+        confidence.choose_threshold(torch.tensor([0.5]), torch.tensor([True]), 95.0)
+
+
+def test_below_the_threshold_it_says_that_it_does_not_know():
+    sure = torch.tensor([0.9, 0.5, 0.49])
+    said = confidence.abstain(["Rome", "Oslo", "Lima"], sure, 0.5)
+    assert said == ["Rome", "Oslo", UNKNOWN]
+    assert confidence.abstain(["Rome"], torch.tensor([1.0]), math.inf) == [UNKNOWN]
+    found = Abstention.of(said, ["Rome", None, "Lima"])
+    assert (found.asked, found.answered, found.right) == (3, 2, 1)
+    assert found.coverage == pytest.approx(2 / 3) and found.accuracy.accuracy == 0.5
+    assert Abstention.of([UNKNOWN], ["Rome"]).accuracy.total == 0
+    with pytest.raises(ValueError, match="one each"):
+        Abstention.of(["Rome"], [])
+    with pytest.raises(ValueError, match="one confidence"):
+        confidence.abstain(["Rome"], torch.tensor([0.5, 0.4]), 0.5)
+
+
+def test_the_vote_goes_to_the_most_and_ties_to_the_earliest_model():
+    said, share = confidence.vote(
+        [["Rome", "Lima", "Oslo"], ["Oslo", "Lima", "Rome"], ["Oslo", "Lima", "Lima"]]
+    )
+    assert said == ["Oslo", "Lima", "Oslo"]
+    assert share.tolist() == pytest.approx([2 / 3, 1, 1 / 3])
+    for wrong in ([], [["Rome"], []]):
+        with pytest.raises(ValueError, match="one answer a question"):
+            confidence.vote(wrong)
+
+
+# ---------------------------------------------------------------- names
+
+
+def test_recombined_names_are_new_pairs_of_known_parts():
+    names = [kt.question_name(q) for q, _ in kt.load_corpus("bios").dev]
+    made = confidence.recombined_names(names, 200, seed=1)
+    assert (
+        made
+        == confidence.recombined_names(names, 200, seed=1)
+        != confidence.recombined_names(names, 200, seed=2)
+    )
+    pairs = {(n.split()[0], n.split()[-1]) for n in names}
+    new = {tuple(n.split()) for n in made}
+    assert len(new) == 200 and not new & pairs
+    assert {a for a, _ in new} <= {a for a, _ in pairs} and {b for _, b in new} <= {b for _, b in pairs}
+    assert len(confidence.recombined_names(["Ada Hall", "Bo Lee"], 2)) == 2
+    with pytest.raises(ValueError, match="3 new names cannot"):
+        confidence.recombined_names(["Ada Hall", "Bo Lee"], 3)
+
+
+def test_coined_names_are_in_every_vocabulary_and_in_no_word_list():
+    made = confidence.coined_names(300)
+    assert made == confidence.coined_names(300) and len(set(made)) == 300
+    corpus = kt.load_corpus("bios")
+    assert all(ch in corpus.vocab for name in made for ch in name)
+    known = {
+        part for q, _ in (*corpus.train, *corpus.dev, *corpus.test) for part in kt.question_name(q).split()
+    }
+    shared = sum(part in known for name in made for part in name.split())
+    assert shared < 0.02 * 600
+    assert max(map(len, made)) <= 28

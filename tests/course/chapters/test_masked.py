@@ -1,0 +1,541 @@
+"""Masked language models: what is hidden, the loss, the encoder, filling, pairs of lines, the command that trains."""
+
+from __future__ import annotations
+
+import dataclasses
+import random
+from collections import Counter
+
+import pytest
+import torch
+import torch.nn.functional as F
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import kt_core as kt
+from kt_core.attention import MultiHeadAttention, padding_mask
+from kt_core.datasets import NamePlace, SpanCorruption, batches
+from kt_core.runs.text_rules import salient_spans
+from kt_core.trainer import TrainConfig, Trainer
+from kt_course import shipped as shipping
+from kt_course.chapters.masked_language_models import masked, next_sentence
+from kt_course.chapters.masked_language_models.masked import (
+    MaskedMixture,
+    MaskedPairs,
+    MaskedText,
+    choose,
+    hide,
+    one_hot_kl,
+    padded,
+)
+from kt_course.chapters.masked_language_models.masked_decoding import (
+    LENGTHS,
+    answer_masked,
+    fill,
+    fill_texts,
+    masked_question,
+    surest_lengths,
+)
+from kt_course.chapters.masked_language_models.next_sentence import (
+    LinePairs,
+    by_person,
+    line_pair,
+    one_person,
+    pair_text,
+)
+from kt_course.shipped import shipped
+
+LINES = [
+    "Ada Moor. She was born in Oslo in 1901, and studied law in Rome.",
+    "Ada Moor. Painter from Oslo, Norway. She died in Lima.",
+    "Jan Berg. Born in 1871 and raised in Vienna. He worked in New York.",
+    "Jan Berg. A native of Vienna, he became a chemist.",
+    "Eva Lind. Eva was born in Accra on 4 May 1950.",
+    "Eva Lind. Her birthplace was Accra. She was a poet.",
+]
+PAIRS = [(kt.question("Ada Moor"), "Oslo"), (kt.question("Jan Berg"), "Vienna")]
+VOCAB = kt.CharVocab.from_documents(LINES)
+
+
+def encoder(seed=0, vocab=VOCAB, variant="rope", n_layer=2, block_size=128, **more):
+    torch.manual_seed(seed)
+    return kt.GPT(
+        kt.GPTConfig(len(vocab), block_size, n_layer, 2, 16, variant, dropout=0.0, causal=False, **more)
+    ).eval()
+
+
+# ---------------------------------------------------------------- hiding
+
+
+@settings(max_examples=50, deadline=None)
+@given(
+    st.integers(0, 10**6),
+    st.integers(5, 80),
+    st.sampled_from([(0.8, 0.1), (1.0, 0.0), (0.0, 0.0), (0.2, 0.7)]),
+)
+def test_hide_changes_chosen_places_alone_and_asks_for_all_of_them(seed, n, rule):
+    rng = random.Random(seed)
+    ids = [rng.randrange(2, 40) for _ in range(n)]
+    edges = sorted(rng.sample(range(n + 1), 4))
+    units = [(edges[0], edges[1]), (edges[2], edges[3])]
+    given = list(ids)
+    x, y = hide(ids, units, 40, rng, rule)
+    assert ids == given
+    chosen = {j for a, b in units for j in range(a, b)}
+    assert [j for j in range(n) if y[j]] == sorted(chosen)
+    assert all(y[j] == ids[j] for j in chosen) and all(x[j] == ids[j] for j in set(range(n)) - chosen)
+    for a, b in units:
+        assert x[a:b] == [1] * (b - a) or 1 not in x[a:b]  # one draw a unit
+        assert all(1 <= v < 40 for v in x[a:b])
+    if rule == (1.0, 0.0):
+        assert all(x[j] == 1 for j in chosen)
+    if rule == (0.0, 0.0):
+        assert x == ids
+
+
+def test_the_rule_is_bert_s():
+    ids = [2 + j % 30 for j in range(30000)]
+    x, y = hide(ids, [(j, j + 1) for j in range(30000)], 32, random.Random(0))
+    kinds = Counter("hidden" if a == 1 else "kept" if a == b else "random" for a, b in zip(x, y, strict=True))
+    assert kinds["hidden"] / 30000 == pytest.approx(0.8, abs=0.012)
+    assert kinds["random"] / 30000 == pytest.approx(
+        0.1 * 29 / 30, abs=0.01
+    )  # one of 30 is the old one by chance
+    drawn = Counter(a for a, b in zip(x, y, strict=True) if a not in (1, b))
+    assert set(drawn) == set(range(2, 32)) and max(drawn.values()) < 2 * min(drawn.values())
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.sampled_from(LINES), st.integers(0, 9999), st.floats(0.01, 1.0))
+def test_choose_takes_its_share_in_whole_units(text, seed, share):
+    for units, most in (("chars", 1), ("words", max(map(len, text.replace(".", "").split())))):
+        found = choose(text, units, random.Random(seed), share)
+        n = sum(b - a for a, b in found)
+        assert found and len({j for a, b in found for j in range(a, b)}) == n
+        everything = sum(b - a for a, b in choose(text, units, random.Random(0), 1.0))
+        assert n >= min(share * len(text), everything) and n < share * len(text) + most
+        if units == "words":
+            for a, b in found:
+                assert text[a:b].strip(" .,") == text[a:b]
+                assert (a == 0 or text[a - 1] in " ") and (b == len(text) or text[b] in " .,")
+
+
+def test_choose_knows_its_units():
+    with pytest.raises(ValueError, match="units must be chars or words, not 'spans'"):
+        choose("a", "spans", random.Random(0))
+
+
+# ---------------------------------------------------------------- datasets
+
+
+def views(data):
+    """(shown, asked) texts of all examples: □ where nothing is asked."""
+    return [tuple(VOCAB.decode(part) for part in data.tokens(i)) for i in range(len(data))]
+
+
+@pytest.mark.parametrize("units", masked.UNITS)
+@pytest.mark.parametrize("view", ["window", "line"])
+def test_masked_text_hides_what_it_says(units, view):
+    data = MaskedText(LINES, VOCAB, seed=3, units=units, view=view)
+    twin = SpanCorruption(LINES, VOCAB, 128, 3, crop=view, spans="salient")
+    for epoch in range(4):
+        data.set_epoch(epoch)
+        twin.set_epoch(epoch)
+        for i in range(len(LINES)):
+            before, span, after = twin.pieces(i)
+            text, (x, y) = before + span + after, data.tokens(i)
+            assert len(x) == len(y) == len(text)
+            ids = VOCAB.encode(text)
+            assert all(a in (0, b) for a, b in zip(y, ids, strict=True)) and any(y)
+            assert all(a == b for a, b, asked in zip(x, ids, y, strict=True) if not asked)
+            if units == "spans":
+                asked = [j for j, v in enumerate(y) if v]
+                assert asked == list(range(len(before), len(before + span)))
+                assert all(x[j] == 1 for j in asked)
+            else:
+                assert sum(map(bool, y)) >= 0.15 * len(text)
+
+
+def test_spans_hidden_in_part_are_parts_of_the_span():
+    whole, part = (MaskedText(LINES, VOCAB, units="spans", part=p) for p in (0.0, 1.0))
+    counts = Counter()
+    for epoch in range(60):
+        for data in (whole, part):
+            data.set_epoch(epoch)
+        for i in range(len(LINES)):
+            (_, full), (x, y) = whole.tokens(i), part.tokens(i)
+            assert all(v in (0, w) for v, w in zip(y, full, strict=True)) and any(y)
+            assert all((a == 1) == bool(v) for a, v in zip(x, y, strict=True))
+            counts[sum(map(bool, y)) / sum(map(bool, full))] += 1
+    shares = sum(share * n for share, n in counts.items()) / sum(counts.values())
+    assert 0.5 < shares < 0.7 and counts[1.0] < 0.5 * sum(counts.values())
+
+
+def test_masked_pairs_hide_the_answer():
+    shown = views(MaskedPairs(PAIRS, VOCAB))
+    assert shown[0] == (masked_question(PAIRS[0][0], 4), "□" * (len(PAIRS[0][0]) + 1) + "Oslo□")
+    assert shown[1][0].count("⁇") == 6 and shown[1][0].endswith("\n")
+
+
+@pytest.mark.parametrize(
+    ("make", "told"),
+    [
+        (lambda: MaskedText(LINES, VOCAB, units="letters"), "units must be one of chars, words, spans, not 'letters'"),
+        (lambda: MaskedText(LINES, VOCAB, share=0.0), "share must be above 0"),
+        (lambda: MaskedText(LINES, VOCAB, part=1.5), "part must lie in 0 ... 1"),
+        (lambda: MaskedText([""], VOCAB), "document 0 is empty"),
+        (lambda: MaskedPairs([(PAIRS[0][0], None)], VOCAB), "pair 0"),
+        (lambda: MaskedPairs(PAIRS, VOCAB, 20), "a block of 20"),
+        (lambda: LinePairs([LINES[:2]], VOCAB), "1 persons"),
+        (lambda: LinePairs([LINES[:2], LINES[2:3]], VOCAB), "person 1 .'Jan Berg. Born.* has one line"),
+        (lambda: masked.pretrain_masked("masked_letters"), "phase must be one of masked_chars"),
+    ],
+)  # fmt: skip
+def test_bad_input_is_told(make, told):
+    with pytest.raises(ValueError, match=told):
+        make()
+
+
+def test_draws_depend_on_seed_epoch_and_index_alone():
+    def of(seed, epoch, order):
+        data = MaskedText(LINES, VOCAB, seed=seed, units="chars")
+        data.set_epoch(epoch)
+        found = {i: data.tokens(i) for i in order}
+        return [found[i] for i in range(len(LINES))]
+
+    first = of(0, 1, range(6))
+    random.seed(9)
+    assert of(0, 1, reversed(range(6))) == first
+    assert of(1, 1, range(6)) != first and of(0, 2, range(6)) != first
+
+
+def test_batches_of_masked_data_are_not_shifted():
+    data = MaskedMixture([(MaskedText(LINES, VOCAB, units="spans"), 2), (MaskedPairs(PAIRS, VOCAB), 1)])
+    assert len(data) == 14
+    rows = 0
+    for x, y in batches(data, 4, 0, 0):
+        assert x.shape == y.shape and x.dtype == y.dtype == torch.int64
+        assert bool((x[:, -1] != 0).any())  # no longer than the longest row
+        assert ((y != 0) == (x == 1)).all()
+        rows += len(x)
+    assert rows == 14
+    x, y = data[0]
+    assert x.shape == y.shape == (128,)
+
+
+def test_padded_puts_zeros_behind():
+    assert padded([[3, 4], [5]]).tolist() == [[3, 4], [5, 0]]
+    assert padded([[3]], 3).tolist() == [[3, 0, 0]]
+
+
+# ---------------------------------------------------------------- the loss
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.integers(0, 10**6), st.integers(1, 4), st.integers(1, 9), st.integers(2, 30))
+def test_the_divergence_is_the_cross_entropy(seed, B, T, V):
+    generator = torch.Generator().manual_seed(seed)
+    logits = 5 * torch.randn(B, T, V, generator=generator, dtype=torch.double).requires_grad_()
+    targets = torch.randint(0, V, (B, T), generator=generator)
+    targets[0, 0] = V - 1
+    kl = one_hot_kl(logits, targets)
+    expected = F.cross_entropy(logits.flatten(0, 1), targets.flatten(), ignore_index=0)
+    torch.testing.assert_close(kl, expected)
+    (a,), (b,) = (torch.autograd.grad(loss, logits, retain_graph=True) for loss in (kl, expected))
+    torch.testing.assert_close(a, b)
+    assert kl >= 0
+
+
+def test_the_divergence_is_kl_by_torch_too_and_survives_large_logits():
+    logits, targets = torch.tensor([[[0.0, 900.0, -900.0, 3.0]]]), torch.tensor([[2]])
+    assert one_hot_kl(logits, targets).item() == pytest.approx(1800.0)
+    p = F.one_hot(targets[0], 4).float()
+    assert F.kl_div(logits[0].log_softmax(-1), p, reduction="batchmean").item() == pytest.approx(1800.0)
+
+
+def test_the_models_own_loss_is_this_one():
+    model, data = encoder(), MaskedText(LINES, VOCAB, units="words")
+    x, y = next(batches(data, 6, 0, 0))
+    logits, loss = model(x, y)
+    torch.testing.assert_close(loss, one_hot_kl(logits, y))
+
+
+# ---------------------------------------------------------------- the encoder
+
+
+@pytest.mark.parametrize("variant", ["vanilla", "rope"])
+def test_every_output_sees_every_character(variant):
+    model = encoder(variant=variant, zero_init=False).double()
+    for p in model.parameters():  # weights large enough for influence to show
+        p.data = 0.5 * torch.randn(p.shape, generator=torch.Generator().manual_seed(p.numel())).double()
+    idx = torch.tensor([VOCAB.encode("Ada Moor")])
+    before = model(idx)[0]
+    for j in range(idx.size(1)):
+        other = idx.clone()
+        other[0, j] = 2 + (idx[0, j] - 1) % (len(VOCAB) - 2)
+        assert ((model(other)[0] - before).abs().amax(-1)[0] > 1e-9).all()
+
+
+@pytest.mark.parametrize("variant", ["vanilla", "rope"])
+def test_padding_changes_nothing(variant):
+    model = encoder(variant=variant)
+    ids = VOCAB.encode(LINES[0][:30])
+    alone = model(torch.tensor([ids]))[0]
+    batch = model(padded([ids, VOCAB.encode(LINES[2][:60])]))[0]
+    torch.testing.assert_close(batch[:1, : len(ids)], alone, atol=1e-5, rtol=1e-4)
+
+
+def test_it_is_the_same_module_without_its_triangle():
+    both = encoder()
+    causal = kt.GPT(dataclasses.replace(both.config, causal=True)).eval()
+    causal.load_state_dict(both.state_dict())
+    idx = torch.tensor([VOCAB.encode("Ada Moor. She was")])
+    maps = {}
+    for name, model in (("both", both), ("causal", causal)):
+        with kt.record_attention(model) as found:
+            model(idx)
+        maps[name] = found[0]
+    torch.testing.assert_close(causal(idx)[0][:, -1], causal(idx[:, :])[0][:, -1])
+    lower = maps["both"].tril()
+    torch.testing.assert_close(
+        maps["causal"], lower / lower.sum(-1, keepdim=True)
+    )  # the first layer reads the same
+    assert (maps["both"] > 0).all()
+    assert [type(m) for m in both.modules()] == [type(m) for m in causal.modules()]
+    assert sum(isinstance(m, MultiHeadAttention) for m in both.modules()) == 2
+
+
+def test_explicit_and_fused_attention_agree_on_padded_batches():
+    model = encoder()
+    x = padded([VOCAB.encode(line[:40]) for line in (LINES[0], LINES[1][:20])])
+    fused = model(x)[0]
+    with kt.record_attention(model) as maps:
+        explicit = model(x)[0]
+    text = x != 0
+    torch.testing.assert_close(fused[text], explicit[text], atol=1e-5, rtol=1e-4)
+    assert (maps[0][1, :, :, 20:] == 0).all()
+
+
+def test_padding_mask():
+    mask = padding_mask(torch.tensor([[5, 1, 0], [4, 4, 4]]))
+    assert mask.shape == (2, 1, 1, 3) and mask.dtype == torch.bool
+    assert mask[:, 0, 0].tolist() == [[True, True, False], [True, True, True]]
+
+
+def test_what_an_encoder_cannot_do_is_told():
+    model = encoder()
+    with pytest.raises(ValueError, match="foretells no next character"):
+        kt.answer(model, VOCAB, [PAIRS[0][0]])
+    with pytest.raises(ValueError, match="keeps no cache"):
+        model.start_cache(torch.tensor([[3, 4]]))
+    for variant in ("perceiver", "perceiver_ar"):
+        with pytest.raises(ValueError, match=f"{variant} is causal"):
+            kt.GPTConfig(9, variant=variant, causal=False)
+    with pytest.raises(ValueError, match="GPTConfig.causal must be True or False"):
+        kt.GPTConfig(9, causal=1)
+
+
+def test_an_encoder_comes_back_from_its_checkpoint_as_an_encoder(tmp_path):
+    model = encoder()
+    path = kt.save_checkpoint(tmp_path / "e.safetensors", model, VOCAB)
+    again, _, card = kt.load_checkpoint(path)
+    assert card["config"]["causal"] is False and again.config == model.config
+    idx = torch.tensor([VOCAB.encode("Ada ⁇⁇⁇⁇")])
+    torch.testing.assert_close(again(idx)[0], model(idx)[0])
+
+
+# ---------------------------------------------------------------- filling
+
+
+class Spoken(torch.nn.Module):
+    """Says character `best[j]` at place j, as sure as `sure[j]`; notes what it reads."""
+
+    def __init__(self, best, sure, size=12):
+        super().__init__()
+        self.best, self.sure, self.size, self.read = best, sure, size, []
+
+    def forward(self, idx):
+        self.read.append(idx.clone())
+        logits = torch.zeros(*idx.shape, self.size)
+        for j, (v, s) in enumerate(zip(self.best, self.sure, strict=True)):
+            logits[:, j, v] = s
+        return logits, None
+
+
+def test_fill_fixes_the_surest_first_and_reads_anew():
+    model = Spoken([3, 4, 5, 6, 7], [1.0, 5.0, 2.0, 4.0, 3.0])
+    out = fill(model, torch.tensor([[9, 1, 1, 1, 1]]), rounds=3)
+    assert out.tolist() == [[9, 4, 5, 6, 7]]
+    assert [row.tolist()[0] for row in model.read] == [[9, 1, 1, 1, 1], [9, 4, 1, 6, 1], [9, 4, 1, 6, 7]]
+
+
+@settings(max_examples=30, deadline=None)
+@given(st.integers(0, 10**6), st.integers(1, 9))
+def test_fill_keeps_what_is_given_and_leaves_no_mask(seed, rounds):
+    rng = random.Random(seed)
+    model = Spoken([rng.randrange(12) for _ in range(8)], [rng.uniform(0, 9) for _ in range(8)])
+    idx = torch.tensor([[rng.choice((1, 1, 3, 5, 0)) for _ in range(8)] for _ in range(3)])
+    out = fill(model, idx, rounds)
+    assert torch.equal(out[idx != 1], idx[idx != 1])
+    assert (out[idx == 1] > 1).all()
+    assert len(model.read) <= rounds
+    with pytest.raises(ValueError, match="rounds must be 1 or more"):
+        fill(model, idx, 0)
+
+
+def test_rows_are_filled_as_if_alone():
+    model = encoder(3)
+    for p in model.parameters():
+        p.data = 0.7 * torch.randn(p.shape, generator=torch.Generator().manual_seed(p.numel()))
+    texts = ["Ada ⁇⁇⁇⁇. She was", "⁇⁇⁇", "Jan Berg. Born in ⁇⁇⁇⁇⁇⁇, Austria. He ⁇⁇⁇ a chemist"]
+    for rounds in (1, 2, 5):
+        together = fill_texts(model, VOCAB, texts, rounds)
+        assert together == [fill_texts(model, VOCAB, [text], rounds)[0] for text in texts]
+        assert [len(text) for text in together] == [len(text) for text in texts]
+        assert not any("⁇" in text or "□" in text for text in together)
+
+
+def test_lengths_given_and_found():
+    model, asked = encoder(5), [q for q, _ in PAIRS]
+    assert [len(a) for a in answer_masked(model, VOCAB, asked, [4, 6])] == [4, 6]
+    found = surest_lengths(model, VOCAB, asked)
+    assert all(n in LENGTHS for n in found)
+    assert [len(a) for a in answer_masked(model, VOCAB, asked)] == found
+    # by hand: the mean over the masks of the log-probability of the likeliest character
+    means = []
+    for n in LENGTHS:
+        ids = torch.tensor([VOCAB.encode(masked_question(asked[0], n))])
+        logits = model(ids)[0][0, ids[0] == 1].detach()
+        logits[:, :2] = -torch.inf
+        means.append(logits.log_softmax(-1).max(-1).values.mean().item())
+    assert LENGTHS[max(range(len(means)), key=means.__getitem__)] == found[0]
+
+
+# ---------------------------------------------------------------- pairs of lines
+
+
+def test_lines_by_person_and_pairs():
+    lines = by_person(LINES)
+    assert [len(told) for told in lines] == [2, 2, 2] and lines[1] == LINES[2:4]
+    rng, counts = random.Random(0), Counter()
+    for _ in range(600):
+        first, second, same = line_pair(lines, 1, rng)
+        assert first in lines[1] and second != first and (second in lines[1]) == same
+        counts[second] += 1
+    assert 240 < counts[LINES[2]] + counts[LINES[3]] < 360 and set(counts) == set(LINES)
+
+
+def test_line_pairs_ask_for_one_place():
+    data = LinePairs(by_person(LINES), VOCAB, block_size=64)
+    for epoch in range(5):
+        data.set_epoch(epoch)
+        for i in range(len(data)):
+            first, second, same = data.pair(i)
+            x, y = data.tokens(i)
+            assert VOCAB.decode(x) == pair_text(first, second, 64) and len(x) <= 64
+            assert y[0] == VOCAB.encode("1" if same else "0")[0] and not any(y[1:])
+            assert (first.split(".")[0] == second.split(".")[0]) == same
+    bare = LinePairs(by_person(LINES), VOCAB, names=False)
+    assert not any(
+        name in "".join(map(str, bare.pair(i))) for i in range(3) for name in ("Moor", "Berg", "Lind")
+    )
+
+
+def test_one_person_is_a_probability_between_the_two_labels():
+    model = encoder(1)
+    pairs = [(LINES[0], LINES[1]), (LINES[0], LINES[2])]
+    told = one_person(model, VOCAB, pairs)
+    ids = torch.tensor([VOCAB.encode(pair_text(*pairs[1]))])
+    both = model(ids)[0][0, 0, VOCAB.encode("10")].softmax(-1)
+    assert told.shape == (2,) and told[1].item() == pytest.approx(both[0].item(), abs=1e-5)
+
+
+# ---------------------------------------------------------------- training
+
+
+def test_a_small_encoder_learns_its_text_by_heart():
+    corpus = kt.load_corpus("bios:people=20")
+    torch.manual_seed(0)
+    config = kt.GPTConfig(len(corpus.vocab), 128, 1, 2, 32, "rope", dropout=0.0, qk_norm=True, causal=False)
+    model, data = kt.GPT(config), MaskedText(corpus.documents[:4], corpus.vocab, units="spans", view="line")
+    settings = TrainConfig(
+        steps=120,
+        batch_size=4,
+        optimizer="muon",
+        learning_rate=1e-2,
+        muon_learning_rate=0.02,
+        weight_decay=0.0,
+    )
+    history = Trainer(model, data, settings).fit()
+    assert history[0]["loss"] > 2.5 and history[-1]["loss"] < 0.5
+
+
+def test_some_people_are_those_of_the_questions():
+    corpus = kt.load_corpus("bios:people=40")
+    train, dev, documents = masked.some_people(corpus, 5, 3)
+    assert train == corpus.train[:5] and dev == corpus.dev[:3] and len(documents) == 4 * 8
+    names = {kt.question_name(q) for q, _ in train + dev}
+    assert {line.split(". ")[0] for line in documents} <= names | {n.split(". ")[0] for n in names}
+
+
+@pytest.mark.parametrize("phase", masked.PHASES)
+def test_pretraining_makes_a_model_and_its_card(phase, tmp_path):
+    corpus = kt.load_corpus("bios:people=40")
+    small = dict(epochs=0.5, people=(10, 5), n_layer=1, n_head=2, n_embd=16, state=tmp_path / "state")
+    model, vocab, card = masked.pretrain_masked(phase, corpus, **small)
+    assert model.config.causal is (phase == "cut_spans") and vocab == corpus.vocab
+    assert card["dev"]["total"] == 5 and card["phase"] == phase and card["people"] == [10, 5]
+    again, _, same = masked.pretrain_masked(phase, corpus, **small)  # from its state: nothing is trained anew
+    assert same["cost"] == card["cost"]
+    assert all(torch.equal(a, b) for a, b in zip(model.parameters(), again.parameters(), strict=True))
+
+
+def test_both_kinds_see_the_same_windows():
+    """The causal model that stands beside the encoders is shown the same words, the same spans, as often."""
+    documents = MaskedText(LINES, VOCAB, seed=0, units="spans")
+    cut = SpanCorruption(LINES, VOCAB, seed=0, crop="window", spans="salient", loss="span", end_sentinel=True)
+    for epoch in range(5):
+        documents.set_epoch(epoch)
+        cut.set_epoch(epoch)
+        for i in range(len(LINES)):
+            before, span, after = cut.pieces(i)
+            x, y = documents.tokens(i)
+            seen = VOCAB.decode(a or b for a, b in zip(y, x, strict=True))
+            assert sorted(before + span + after) == sorted(seen) and salient_spans(LINES[i])
+    assert len(NamePlace(PAIRS, VOCAB)) == len(MaskedPairs(PAIRS, VOCAB))
+
+
+def test_the_command_ships_the_masked_models_with_rope_on_bios(tmp_path, monkeypatch, capsys):
+    asked = []
+
+    def trained(phase, **given):
+        asked.append((phase, given["seed"], given["state"].name))
+        return encoder(), VOCAB, dict(phase=phase, dev=dict(correct=1, total=2))
+
+    monkeypatch.setattr(shipping, "pretrain_masked", trained)
+    monkeypatch.setattr(shipping, "run_experiment", lambda *a, **k: type("R", (), {"dev": None}))
+    shipping.retrain("bios", ["vanilla"], 0, tmp_path / "runs", tmp_path / "out")
+    assert not asked
+    shipping.retrain("bios", ["rope"], 4, tmp_path / "runs", tmp_path / "out")
+    assert [phase for phase, *_ in asked] == list(masked.PHASES)
+    assert asked[0] == ("masked_chars", 4, "bios-rope-masked_chars-seed4.state")
+    assert "bios masked_spans: dev 1 of 2" in capsys.readouterr().out
+    model, _, card = kt.load_checkpoint(tmp_path / "out" / "bios-rope-masked_words.safetensors")
+    assert not model.config.causal and card["phase"] == "masked_words"
+
+
+@pytest.mark.parametrize("phase", masked.PHASES)
+def test_what_ships_is_what_the_command_makes(phase):
+    model, vocab, card = shipped("bios", "rope", phase)
+    assert model.config.causal is (phase == "cut_spans") and card["phase"] == phase
+    corpus = kt.load_corpus("bios")
+    _, dev, _ = masked.some_people(corpus, *card["people"])
+    asked, gold = zip(*dev, strict=True)
+    told = (
+        kt.answer(model, vocab, asked)
+        if model.config.causal
+        else answer_masked(model, vocab, asked, [len(a) for a in gold])
+    )
+    score = kt.exact_match(told, gold)
+    assert abs(score.correct - card["dev"]["correct"]) <= 0.03 * score.total  # half precision since
+    assert next_sentence.ONE in vocab and next_sentence.TWO in vocab

@@ -1,0 +1,164 @@
+"""The comparison of techniques: rates chosen on dev alone, equal terms for all, a table that can be gone on with."""
+
+import copy
+import json
+from dataclasses import replace
+
+import pytest
+import torch
+
+import kt_core as kt
+from kt_core.corpora.paths import data_dir
+from kt_course.chapters.finetuning_techniques import techniques
+from kt_course.chapters.finetuning_techniques.sentiment import sentences
+from kt_course.chapters.finetuning_techniques.techniques import (
+    TECHNIQUES,
+    Birthplaces,
+    Technique,
+    chosen_rate,
+    compare,
+    interval,
+    load_task,
+    summary,
+    tune,
+)
+
+PEOPLE = [("Where was Ann born?", "Rome"), ("Where was Bob born?", "Oslo")]
+VOCAB = kt.CharVocab.from_documents([s.text for s in sentences(60)] + [q + a for q, a in PEOPLE])
+SIZES = dict(n_train=12, n_dev=8, n_test=10, n_new=4)
+
+
+def body(n_layer=2):
+    torch.manual_seed(0)
+    return kt.GPT(kt.GPTConfig(len(VOCAB), 64, n_layer, 2, 16, "rope", dropout=0.0)).eval()
+
+
+def test_train_and_dev_share_no_sentence_and_test_has_none_of_them():
+    task = load_task(1)
+    parts = [{s.text for s in part} for part in (task.train, task.dev, task.test, task.new)]
+    assert [len(part) for part in parts] == [600, 200, 300, 100]
+    assert len(set.union(*parts)) == sum(map(len, parts))
+    assert not {s.text for s in load_task(0).test} & parts[0]
+
+
+@pytest.mark.parametrize("name", TECHNIQUES)
+def test_a_technique_leaves_the_body_that_it_was_given(name):
+    if TECHNIQUES[name].rank:
+        pytest.importorskip("peft")
+    model = body()
+    before = copy.deepcopy(model.state_dict())
+    task = load_task(0, **SIZES)
+    tuned, adapter, took = tune(
+        TECHNIQUES[name], model, VOCAB, task.train, rate=1e-2, old=PEOPLE, steps=2, warmup_steps=0
+    )
+    assert all(torch.equal(value, before[key]) for key, value in model.state_dict().items())
+    assert took.steps == 2 and (adapter is not None) == bool(TECHNIQUES[name].rank)
+    moved = [not torch.equal(p, before[n]) for n, p in tuned.body.named_parameters() if n in before]
+    assert any(moved) == (name not in ("probe", "lora"))
+
+
+def test_from_scratch_is_another_body_for_each_seed():
+    model, train = body(), load_task(0, **SIZES).train
+    drawn = [
+        tune(TECHNIQUES["scratch"], model, VOCAB, train, rate=1e-9, seed=seed, steps=1)[0].body.tok_emb.weight
+        for seed in (1, 1, 2)
+    ]
+    assert torch.allclose(drawn[0], drawn[1]) and not torch.allclose(drawn[0], drawn[2], atol=1e-3)
+    assert not torch.allclose(drawn[0], model.tok_emb.weight, atol=1e-3)
+
+
+def test_known_is_what_was_right_before():
+    model = body()
+    places = Birthplaces(model, VOCAB, PEOPLE)
+    places.gold = [places.before[0], "x"]
+    score = places.retained(model)
+    assert (score.correct, score.total) == (1, 1)
+
+
+def test_the_rate_is_devs_and_the_smaller_of_equals():
+    rows = [dict(technique="a", rate=r, dev=d, test=t) for r, d, t in ((1, 0.5, 1), (3, 0.9, 0), (2, 0.9, 0))]
+    assert chosen_rate(rows, "a") == 2
+    with pytest.raises(ValueError, match="no row of technique 'b'"):
+        chosen_rate(rows, "b")
+
+
+@pytest.fixture
+def short(monkeypatch):
+    """Two techniques of two rates, trained for two steps."""
+    some = {name: replace(TECHNIQUES[name], rates=(1e-3, 1e-2)) for name in ("probe", "all")}
+    monkeypatch.setattr(techniques, "TECHNIQUES", some)
+    return dict(seeds=(1, 2), sizes=SIZES, steps=2)
+
+
+def test_a_table_is_complete_and_can_be_gone_on_with(short):
+    seen = []
+    told = compare(body(), VOCAB, PEOPLE, done=lambda t: seen.append(json.loads(json.dumps(t))), **short)
+    assert [(r["technique"], r["rate"]) for r in told["choosing"]] == [
+        ("probe", 1e-3), ("probe", 1e-2), ("all", 1e-3), ("all", 1e-2),
+    ]  # fmt: skip
+    assert not any("test" in row for row in told["choosing"]), "test sentences are not looked at to choose"
+    assert [(r["technique"], r["seed"]) for r in told["rows"]] == [
+        ("probe", 1), ("all", 1), ("probe", 2), ("all", 2),
+    ]  # fmt: skip
+    assert all(row["rate"] == chosen_rate(told["choosing"], row["technique"]) for row in told["rows"])
+    stopped, again = seen[4], []
+    more = compare(body(), VOCAB, PEOPLE, begun=stopped, done=again.append, **short)
+    assert len(again) == 3
+
+    def figures(table):
+        return [{k: v for k, v in row.items() if k != "seconds"} for row in table["choosing"] + table["rows"]]
+
+    assert figures(more) == figures(told)
+
+
+def test_a_row_with_a_rate_that_is_not_chosen_any_more_is_measured_again(short):
+    told = compare(body(), VOCAB, PEOPLE, **short)
+    told["rows"][0]["rate"] = 7.0
+    again = []
+    compare(
+        body(), VOCAB, PEOPLE, begun=told, done=lambda t: again.append(t["rows"][-1]["technique"]), **short
+    )
+    assert again == ["probe"] and 7.0 not in [row["rate"] for row in told["rows"]]
+
+
+def test_a_summary_is_over_seeds(short):
+    told = compare(body(), VOCAB, PEOPLE, **short)
+    found = summary(told)
+    tests = [row["test"] for row in told["rows"] if row["technique"] == "all"]
+    assert list(found) == ["probe", "all"]
+    assert found["all"]["test"] == interval(tests)
+    assert found["all"]["test"][0] == pytest.approx(sum(tests) / 2)
+    assert found["probe"]["trained"] == 34
+
+
+def test_an_interval_stays_between_0_and_1():
+    assert interval([0.9, 1.0])[2] == 1.0 and interval([0.0, 0.1])[1] == 0.0
+    assert interval([0.4]) == (0.4, 0.4, 0.4)
+
+
+def test_what_cannot_be_is_refused():
+    with pytest.raises(ValueError, match="no technique 'laura'; there are scratch"):
+        compare(body(), VOCAB, PEOPLE, names=("laura",))
+    with pytest.raises(ValueError, match="seed 0 chooses the rates"):
+        compare(body(), VOCAB, PEOPLE, seeds=(0, 1))
+    with pytest.raises(SystemExit):
+        techniques.main(["--out", "x.json", "--seeds", "0"])
+
+
+def test_every_technique_says_what_it_is():
+    assert all(isinstance(t, Technique) and t.label and t.rates for t in TECHNIQUES.values())
+    assert len({t.label for t in TECHNIQUES.values()}) == len(TECHNIQUES)
+
+
+def test_the_shipped_table_has_all_techniques_with_equal_seeds():
+    path = data_dir() / "results" / "finetuning.json"
+    told = json.loads(path.read_text(encoding="utf-8"))
+    found = {name: [row for row in told["rows"] if row["technique"] == name] for name in TECHNIQUES}
+    assert all([row["seed"] for row in rows] == told["seeds"] for rows in found.values())
+    assert all(
+        {row["rate"] for row in rows} == {chosen_rate(told["choosing"], n)} for n, rows in found.items()
+    )
+    assert {r["rate"] for r in told["choosing"] if r["technique"] == "all"} == set(TECHNIQUES["all"].rates)
+    assert all(row["switched_off_as_before"] for row in found["lora"])
+    assert all(row["kept"] == row["known"] == told["known"] for row in found["probe"])
+    assert told["hardware"] and told["body"] and told["body_seed"] is not None

@@ -1,0 +1,804 @@
+"""Explorers: what they show is what the models compute, every control redraws, and a saved notebook keeps a picture."""
+
+from __future__ import annotations
+
+import base64
+import io
+import json
+import re
+import subprocess
+import sys
+import time
+
+import ipywidgets
+import ipywidgets.embed
+import matplotlib
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image
+from torch.utils.flop_counter import FlopCounterMode
+
+matplotlib.use("Agg")
+import matplotlib.pyplot as plt
+
+import kt_core as kt
+from kt_core.models import VARIANTS
+from kt_core.runs.beam import top_answers
+from kt_course.chapters.attention_math.explorer import explore_attention
+from kt_course.chapters.making_knowledge_extractable.explorer import explore_windows
+from kt_course.chapters.perceiver_ar import explorer as perceiver
+from kt_course.chapters.perceiver_ar.explorer import explore_perceiver
+from kt_course.chapters.pretrain_finetune.ask_explorer import explore_answers
+from kt_course.chapters.pretrain_finetune.replay_explorer import (
+    explore_replay,
+    load_replay,
+    record_replay,
+    replay_of_curve,
+    shipped_replay,
+)
+from kt_course.chapters.rope import explorer as rotary
+from kt_course.chapters.rope.explorer import explore_rope
+from kt_course.chapters.span_corruption.explorer import explore_corruption
+from kt_course.chapters.vision_transformer.explorer import attention_pictures, explore_vision
+from kt_course.chapters.vision_transformer.vision import ViT, ViTConfig, attention_rollout
+from kt_course.explorers import reading, shell
+
+TEXT = "Where was Ada Hall born?⁇Rome"
+MOST_BYTES = 400_000  # what one explorer may add to a notebook
+SLOWEST = 0.3  # seconds of processor time a redraw: twice what is wanted, for slow machines
+
+
+@pytest.fixture(scope="module")
+def corpus():
+    return kt.load_corpus("bios", people=20)
+
+
+def gpt(vocab, variant="rope", seed=0, block=64, n_layer=3, n_head=2, n_embd=16, **more):
+    torch.manual_seed(seed)
+    config = kt.GPTConfig(
+        len(vocab), block, n_layer, n_head, n_embd, variant, block // 2, dropout=0.1, **more
+    )
+    model = kt.GPT(config)
+    model.head.weight.data *= 30
+    return model.eval()
+
+
+def vit(seed=0, **kind):
+    torch.manual_seed(seed)
+    model = ViT(ViTConfig(n_head=2, n_embd=16, **kind))
+    for p in model.parameters():
+        p.data = 0.7 * torch.randn(p.shape)
+    return model.eval()
+
+
+def pictures(n=4):
+    """Pictures and their classes."""
+    generator = torch.Generator().manual_seed(0)
+    return torch.rand(n, 1, 8, 8, generator=generator), list(range(n))
+
+
+@pytest.fixture(scope="module")
+def recorded(corpus):
+    tiny = kt.recipe("smoke", n_layer=2, n_head=2, n_embd=16, pretrain_epochs=1.0)
+    return record_replay(corpus, "perceiver_ar", tiny, steps=6, frames=3)
+
+
+@pytest.fixture
+def make(corpus, recorded):
+    """name -> a fresh explorer."""
+    vocab = corpus.vocab
+    curve = [
+        dict(phase="pretrain", step=s, loss=4 / s, **({"dev": s / 90} if s % 30 == 0 else {}))
+        for s in range(10, 91, 10)
+    ]
+    return {
+        "attention": lambda: explore_attention({v: gpt(vocab, v) for v in VARIANTS}, vocab, TEXT),
+        "answers": lambda: explore_answers({"one": gpt(vocab), "two": gpt(vocab, "perceiver_ar", 1)}, vocab, corpus),
+        "corruption": lambda: explore_corruption(corpus.documents, vocab),
+        "rope": explore_rope,
+        "perceiver": lambda: explore_perceiver(16),
+        "replay": lambda: explore_replay([recorded, replay_of_curve("kept curve", curve)]),
+        "vision": lambda: explore_vision({"one": vit(), "mean": vit(1, pool="mean")}, *pictures()),
+        "windows": lambda: explore_windows(corpus.documents, vocab, plain=0.5),
+    }  # fmt: skip
+
+
+NAMES = ("attention", "answers", "corruption", "rope", "perceiver", "replay", "vision", "windows")
+MOVES = {
+    "attention": dict(text="She was born in ??", model="perceiver", training="before", layer=0, head=1, query=3),
+    "answers": dict(name="Nobody Atall", layer=0, head=1),
+    "corruption": dict(document=3, seed=5, spans="salient", truncation=9, length=2, place=1, loss="span", end="yes"),
+    "rope": dict(key=40, distance=3, pair=7, base=10, channels=64),
+    "perceiver": dict(variant="perceiver_ar", bottleneck=11, output=4),
+    "replay": dict(run="kept curve", moment=0, layer=0, head=1),
+    "vision": dict(model="mean", image=2, shown="rollout of all layers", layer=0, head=1, row=1, column=2, asks="one patch"),
+    "windows": dict(document=3, seed=5, spans="salient", whole=1, head_last=51, plain=49, drop=1, ask=100),
+}  # fmt: skip
+
+
+@pytest.fixture(autouse=True)
+def _clean():
+    before, random = dict(plt.rcParams), torch.get_rng_state()
+    yield
+    assert plt.get_fignums() == [], "a figure that a later cell would show by itself"
+    assert dict(plt.rcParams) == before, "matplotlib's settings were changed for good"
+    torch.set_rng_state(random)
+
+
+def pixels(picture: bytes) -> np.ndarray:
+    return np.asarray(Image.open(io.BytesIO(picture)).convert("RGB")).astype(int)
+
+
+def alert(view) -> str:
+    return view.message.value if "role=" in view.message.value else ""
+
+
+# ---------------------------------------------------------------- what holds for every explorer
+
+
+@pytest.mark.parametrize(("name", "control"), [(name, control) for name in NAMES for control in MOVES[name]])
+def test_every_control_draws_another_picture_and_back_again_the_first(make, name, control):
+    view = make[name]()
+    assert set(MOVES[name]) == set(view.controls)
+    before, first = view.state, view.png
+    view.controls[control].value = MOVES[name][control]
+    assert not alert(view)
+    assert view.png != first, f"{control} changes nothing"
+    for key, value in before.items():  # one control may have moved others
+        view.controls[key].value = value
+    assert view.state == before
+    assert view.png == first, "the picture depends on what was shown before"
+    assert make[name]().png == first, "two explorers with the same arguments differ"
+
+
+@pytest.mark.parametrize("name", NAMES)
+class TestEvery:
+    def test_a_saved_notebook_keeps_its_first_picture_beside_the_widget(self, make, name):
+        view = make[name]()
+        first = view.png
+        control, value = next(iter(MOVES[name].items()))
+        view.controls[control].value = value
+        data = view._repr_mimebundle_()
+        assert set(data) == {"text/plain", "image/png", "application/vnd.jupyter.widget-view+json"}
+        twin = base64.b64decode(data["image/png"])
+        assert pixels(twin).shape == pixels(first).shape
+        assert np.abs(pixels(twin) - pixels(first)).mean() < 1, "the twin is the picture of the defaults"
+        assert "0x" not in data["text/plain"], "an address differs from run to run"
+        assert data["text/plain"] == make[name]()._repr_mimebundle_()["text/plain"]
+        assert pixels(twin).shape[1] <= 900
+
+    def test_nothing_is_asked_of_the_network(self, make, name):
+        view = make[name]()
+        assert "http" not in view.picture.value + view.message.value
+        assert 'src="data:image/png;base64,' in view.picture.value
+        assert "<script" not in view.picture.value
+
+    def test_without_ipywidgets_the_picture_is_shown_with_what_to_install(
+        self, make, name, monkeypatch, capsys
+    ):
+        live = make[name]()
+        monkeypatch.setitem(sys.modules, "ipywidgets", None)
+        monkeypatch.delitem(sys.modules, "kt_course.explorers.live")
+        still = make[name]()
+        assert still.twin == live.twin
+        assert still.note == live.note
+        still._ipython_display_()
+        assert "pip install ipywidgets" in capsys.readouterr().out
+
+    def test_a_redraw_is_quick(self, make, name):
+        view = make[name]()
+        for control, value in MOVES[name].items():
+            spent = []
+            for one in [value, view.state[control]] * 2:
+                began = time.process_time()
+                view.controls[control].value = one
+                spent.append(time.process_time() - began)
+            assert min(spent) < SLOWEST, f"{control} takes {1000 * min(spent):.0f} ms"
+
+
+def test_the_largest_view_stays_small_even_if_a_notebook_keeps_the_widgets_state(corpus):
+    vocab = corpus.vocab
+    model = gpt(vocab, block=128, n_layer=4, n_head=8, n_embd=64)
+    documents = " ".join(corpus.documents)[:128]
+    views = [
+        explore_attention({"big": model}, vocab, documents),
+        explore_answers(dict.fromkeys("abcd", model), vocab, corpus, "A" * 100),
+        explore_corruption([documents * 3], vocab),
+        explore_windows([documents * 3], vocab, whole=1.0),
+        explore_perceiver(64),
+        explore_vision({"big": vit(n_layer=4, patch_size=1)}, *pictures(16)),
+    ]
+    for view in views:
+        kept = ipywidgets.embed.dependency_state([view])  # of this view alone, not of every widget so far
+        state = json.dumps(ipywidgets.embed.embed_data(views=[view], state=kept)["manager_state"])
+        output = json.dumps(view._repr_mimebundle_())
+        assert len(state) + len(output) < MOST_BYTES, view.name
+        assert len(output) < len(state), "the state holds the live picture: it was measured"
+
+
+def test_importing_them_asks_for_no_widgets_and_importing_the_package_for_no_explorers():
+    code = (
+        "import sys, kt_core; assert 'kt_course.explorers' not in sys.modules and 'matplotlib' not in sys.modules\n"
+        "import kt_course.explorers; assert 'ipywidgets' not in sys.modules"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=120)
+
+
+def test_a_mistake_in_the_call_is_told_at_once(corpus):
+    vocab = corpus.vocab
+    with pytest.raises(ValueError, match="at least one model"):
+        explore_attention({}, vocab)
+    with pytest.raises(ValueError, match="layer must lie"):
+        explore_attention({"m": gpt(vocab)}, vocab, layer=9)
+    with pytest.raises(ValueError, match="not among"):
+        explore_attention({"m": gpt(vocab)}, vocab, "漢")
+    with pytest.raises(ValueError, match="belong together"):
+        explore_attention({"m": gpt(vocab)}, kt.CharVocab("ab"))
+    with pytest.raises(ValueError, match="one to four"):
+        explore_answers({}, vocab, corpus)
+    with pytest.raises(ValueError, match="document must lie"):
+        explore_corruption(corpus.documents, vocab, document=10**6)
+    with pytest.raises(ValueError, match="document must lie"):
+        explore_windows([], vocab)
+    with pytest.raises(ValueError, match="drop must lie in 0 ... 1, not 50"):
+        explore_windows(corpus.documents, vocab, drop=50)
+    with pytest.raises(ValueError, match="spans must be one of"):
+        explore_windows(corpus.documents, vocab, spans="places")
+    with pytest.raises(ValueError, match="8 to 64"):
+        explore_perceiver(500)
+    with pytest.raises(ValueError, match="at least one model"):
+        explore_vision({}, *pictures())
+    with pytest.raises(ValueError, match="1 to 16 pictures with a label each, not 4 with 3"):
+        explore_vision({"m": vit()}, pictures()[0], [1, 2, 3])
+    with pytest.raises(ValueError, match="reads other pictures"):
+        explore_vision({"m": vit(image_size=4)}, *pictures())
+    with pytest.raises(ValueError, match="one of each a picture"):
+        attention_pictures(list(pictures()[0]), [], [], 4)
+
+
+# ---------------------------------------------------------------- attention
+
+
+@pytest.fixture
+def attention(make):
+    return make["attention"]()
+
+
+def test_what_cannot_be_read_is_said_in_the_widget_and_the_last_picture_stays_faint(attention):
+    first = attention.png
+    for words, said in (("", "text is empty"), ("Ada 漢", "U+6F22"), ("<b>é</b>", "not among")):
+        attention.controls["text"].value = words
+        assert said in alert(attention)
+        assert attention.png == first
+        assert "opacity" in attention.picture.value
+        assert "<b>" not in attention.message.value, "what was typed is text, not HTML"
+    attention.controls["text"].value = "Ada"
+    assert not alert(attention)
+    assert "opacity" not in attention.picture.value
+    assert attention.png != first
+
+
+def test_a_long_text_is_cut_with_a_note(attention):
+    attention.controls["text"].value = "Ada Hall. " * 20
+    assert "200 characters, the model reads 64" in alert(attention)
+    assert attention.state["query"] == 63
+    assert attention.controls["query"].max == 63
+
+
+@pytest.mark.parametrize("typed", ["born? ??Rome", "born? ⁇Rome"])
+def test_two_question_marks_stand_for_the_mask_sign(typed):
+    assert reading.typed(typed) == "born? ⁇Rome"
+    assert reading.typed("born???") == "born?⁇"
+
+
+@pytest.mark.parametrize("kind", [*(dict(variant=v) for v in VARIANTS), dict(causal=False)], ids=str)
+def test_the_maps_are_those_of_a_plain_recording_and_grey_is_what_no_weight_may_reach(corpus, kind):
+    model, vocab = gpt(corpus.vocab, **kind), corpus.vocab
+    with kt.record_attention(model) as maps, torch.no_grad():
+        model(torch.tensor([vocab.encode(TEXT)]))
+    found = reading.read(model, vocab, TEXT)
+    T = len(TEXT)
+    for layer, wanted in zip(found.layers, maps, strict=True):
+        assert np.array_equal(layer.weights, wanted[0].numpy())
+        assert layer.weights.shape[1:] == (len(layer.queries.signs), len(layer.keys.signs))
+        assert ((layer.weights > 0) == layer.allowed[None]).all()
+        for query in range(len(layer.queries.signs)):
+            weights, seen = layer.over_text(layer.weights[0, query], query, T)
+            assert not weights[~seen].any(), "weight on a character that the query cannot know"
+            on_null = layer.weights[0, query][layer.keys.at < 0].sum()
+            assert weights.sum() + on_null == pytest.approx(1, abs=1e-5)
+    assert found.layers[-1].writer(T) == T - 1
+
+
+def test_latents_are_called_by_the_newest_character_that_they_know(corpus):
+    model, vocab = gpt(corpus.vocab, "perceiver_ar"), corpus.vocab
+    down, middle, up = reading.read(model, vocab, "abcdef").layers
+    assert down.queries.signs == ["b", "d", "f"]
+    assert down.keys.signs == list("abcdef")
+    assert middle.keys.names[1] == "latent 1 (up to “d” at 3)"
+    assert up.keys.signs == ["∅", "b", "d", "f"]
+    assert up.keys.at.tolist() == [-1, 1, 3, 5]
+    weights = np.array([0.5, 0.1, 0.2, 0.2])
+    assert up.over_text(weights, 5, 6)[0].tolist() == [0, 0.1, 0, 0.2, 0, 0.2], "the null latent is nowhere"
+    blind = reading.read(gpt(vocab, "perceiver"), vocab, "abcdef").layers[0]
+    assert blind.queries.signs == list("abcdef")
+
+
+def test_the_readout_names_the_key_with_the_largest_weight(corpus):
+    model, vocab = gpt(corpus.vocab), corpus.vocab
+    view = explore_attention({"m": model}, vocab, TEXT)
+    view.controls["layer"].value, view.controls["head"].value, view.controls["query"].value = 1, 1, 20
+    with kt.record_attention(model) as maps, torch.no_grad():
+        model(torch.tensor([vocab.encode(TEXT)]))
+    weights = maps[1][0, 1, 20]
+    at = int(weights.argmax())
+    sign = TEXT[at].replace(" ", "␣")
+    assert f"“{sign}” at {at} ({100 * float(weights[at]):.0f} %)" in view.note
+
+
+def test_before_training_means_fresh_weights_that_are_the_same_each_time_and_draw_nothing(corpus):
+    views = [explore_attention({"m": gpt(corpus.vocab, seed=s)}, corpus.vocab, TEXT) for s in (1, 2)]
+    for seed, view in enumerate(views):
+        torch.manual_seed(seed)
+        state = torch.get_rng_state()
+        view.controls["training"].value = "before"
+        assert torch.equal(torch.get_rng_state(), state)
+    assert views[0].png == views[1].png
+    views[0].controls["training"].value = "after"
+    assert views[0].png != views[1].png
+
+
+def test_models_of_other_shapes_stand_side_by_side(corpus):
+    vocab = corpus.vocab
+    models = {"deep": gpt(vocab, n_layer=4, n_head=8, n_embd=64), "small": gpt(vocab, "perceiver", n_layer=2)}
+    view = explore_attention(models, vocab, TEXT)
+    view.controls["head"].value = 7
+    view.controls["model"].value = "small"
+    assert (view.state["layer"], view.state["head"]) == (1, 1)
+    assert view.controls["head"].max == 1
+    view.controls["model"].value = "deep"
+    assert view.controls["head"].max == 7
+
+
+def told(picture, grid=0):
+    """What the browser is given about a grid of the picture."""
+    raw = picture.value.split('data-grids="')[1].split('"')[0]
+    return json.loads(raw.replace("&quot;", '"').replace("&#x27;", "'").replace("&amp;", "&"))[grid]
+
+
+def test_the_mouse_is_told_the_weights_and_where_the_map_lies(corpus):
+    vocab = corpus.vocab
+    view = explore_attention({"m": gpt(vocab)}, vocab, TEXT, layer=1)
+    grid, T = told(view.picture), len(TEXT)
+    steps = np.frombuffer(base64.b64decode(grid["weights"]), np.uint8).reshape(T, T)
+    weights = reading.read(gpt(vocab), vocab, TEXT).layers[1].weights[0]
+    assert ((steps == 255) == ~np.tri(T, dtype=bool)).all(), "255 is where none may look"
+    seen = np.tri(T, dtype=bool)
+    assert np.abs((steps[seen] / 254.0) ** 2 - weights[seen]).max() < 0.005
+    assert grid["rows"][24] == "“⁇” at 24"
+    left, top, width, height = grid["box"]
+    drawn = pixels(view.png)
+    high, wide = drawn.shape[:2]
+    grey = np.array([0xDA] * 3)
+    corner = drawn[int((top + 0.02 * height) * high), int((left + 0.98 * width) * wide)]
+    assert (corner == grey).all(), "the upper right corner of the box is in the future"
+    below = drawn[int((top + 0.9 * height) * high), int((left + 0.02 * width) * wide)]
+    assert (below != grey).any()
+    tiles = told(view.picture, 1)
+    assert len(tiles["texts"]) == 3 * 2
+    assert "bits" in tiles["texts"][0]
+
+
+def test_clicks_choose_queries_and_heads_and_nonsense_does_nothing(attention):
+    attention.clicked.value = "0 7 3 1700000000000"
+    assert attention.state["query"] == 7
+    attention.clicked.value = "1 0 1 1700000000001"
+    assert (attention.state["layer"], attention.state["head"]) == (0, 1)
+    assert "Layer 0, head 1" in attention.note
+    before, first = attention.state, attention.png
+    for click in ("", "x", "5 0 0 1", "0 99999 0 2", "0 -1 0 3", "0 1"):
+        attention.clicked.value = click
+    assert (attention.state, attention.png) == (before, first)
+
+
+# ---------------------------------------------------------------- ask the model
+
+
+def test_the_answers_are_those_of_the_beam_and_the_person_is_found_in_the_data(corpus):
+    vocab, model = corpus.vocab, gpt(corpus.vocab)
+    view = explore_answers({"m": model}, vocab, corpus)
+    for split, said in (
+        ("dev", "is in dev: no training saw"),
+        ("test", "is in test: no training saw"),
+        ("train", "saw the question with its answer"),
+    ):
+        question, right = getattr(corpus, split)[0]
+        view.controls["name"].value = kt.question_name(question)
+        assert said in view.note
+        assert f"The right answer: {right}." in view.note
+        assert "4 lines of the pretraining text are about" in view.note
+        best, p = top_answers(model, vocab, question)[0]
+        assert f"m: {best or '(nothing)'} {100 * p:.0f} %" in view.note
+    view.controls["name"].value = "Nobody Atall"
+    assert "made up" in view.note
+    view.controls["name"].value = question
+    assert f"The right answer: {right}." in view.note, "a whole question does as well"
+
+
+def test_no_name_a_strange_one_and_a_long_one(make):
+    view = make["answers"]()
+    for name, said in (("   ", "Type a name"), ("漢", "U+6F22")):
+        view.controls["name"].value = name
+        assert said in alert(view)
+    view.controls["name"].value = "Ada " * 40
+    assert "cut off" in alert(view)
+    assert "opacity" not in view.picture.value
+
+
+def test_questions_of_another_form_are_asked_as_they_are(corpus):
+    other = kt.Corpus(
+        "mine", ["Emma. Austen wrote it."], [("Who wrote Emma?", "Austen")], [], [], corpus.vocab
+    )
+    view = explore_answers({"m": gpt(corpus.vocab)}, corpus.vocab, other, "Who wrote Emma?")
+    assert "the question is in train" in view.note
+    assert "The right answer: Austen." in view.note
+    view.controls["name"].value = "Who wrote " + "Emma and " * 9 + "Emma?"
+    assert "the model reads 64" in alert(view)
+
+
+def test_the_first_character_is_written_from_the_mask_sign(corpus):
+    from kt_course.chapters.pretrain_finetune.ask_explorer import ALL_HEADS, _first_look
+
+    vocab, model = corpus.vocab, gpt(corpus.vocab)
+    asked = "Where was Ada Hall born?⁇"
+    with kt.record_attention(model) as maps, torch.no_grad():
+        model(torch.tensor([vocab.encode(asked)]))
+    found = reading.read(model, vocab, asked)
+    assert _first_look(found, 2, 1)[0] == pytest.approx(maps[2][0, 1, -1].numpy())
+    assert _first_look(found, 2, ALL_HEADS)[0] == pytest.approx(maps[2][0, :, -1].mean(0).numpy())
+
+
+# ---------------------------------------------------------------- span corruption
+
+
+def test_a_seed_draws_what_the_dataset_draws_and_the_sliders_follow(corpus):
+    view = explore_corruption(corpus.documents, corpus.vocab, document=2)
+    for seed in (0, 1, 9):
+        view.controls["seed"].value = seed
+        prefix, masked, suffix = kt.SpanCorruption(corpus.documents, corpus.vocab, seed=seed).pieces(2)
+        assert view.state["place"] == len(prefix)
+        assert view.state["length"] == len(masked)
+        assert view.state["truncation"] == len(prefix + masked + suffix)
+        assert f"“{masked}”" in view.note
+
+
+def test_the_loss_falls_where_the_dataset_lets_it_fall(corpus):
+    view = explore_corruption(corpus.documents, corpus.vocab)
+    for key, value in dict(truncation=30, length=5, place=9, loss="span", end="yes").items():
+        view.controls[key].value = value
+    assert "takes 5 of them" in view.note
+    assert (
+        "reads 33 of 128" in view.note
+    )  # 30 characters and 3 times ⁇; the last is asked for only where the block is full
+    assert "asked for 6." in view.note  # the span and the end sentinel
+    view.controls["end"].value = "no"
+    assert "asked for 5." in view.note
+
+
+_corruption = st.fixed_dictionaries(
+    {},
+    optional=dict(
+        document=st.integers(0, 79),
+        seed=st.integers(0, 99),
+        truncation=st.integers(1, 128),
+        length=st.integers(1, 128),
+        place=st.integers(0, 128),
+        loss=st.sampled_from(["all", "body", "span"]),
+        end=st.sampled_from(["no", "yes"]),
+    ),
+)
+
+
+@settings(max_examples=8, deadline=None)
+@given(moves=st.lists(_corruption, max_size=3))
+def test_no_way_of_moving_the_sliders_breaks_it(moves):
+    corpus = kt.load_corpus("bios", people=20)
+    view = explore_corruption(corpus.documents, corpus.vocab)
+    for move in moves:
+        for key, value in move.items():
+            view.controls[key].value = value  # out of range is clamped to the slider's end
+            assert not alert(view)
+            state, document = view.state, corpus.documents[view.state["document"]]
+            assert 1 <= state["length"] <= state["truncation"] <= len(document)
+            assert 0 <= state["place"] <= state["truncation"] - state["length"]
+            start = state["place"]
+            assert f"“{document[start : start + state['length']]}”" in view.note
+
+
+# ---------------------------------------------------------------- the recipe's windows
+
+
+def _share(view, told):
+    """The percentage that the explorer's sentence gives in front of or behind these words."""
+    return int(re.search(rf"{told} (?:in )?(\d+) %|(\d+) % {told}", view.note).expand(r"\1\2"))
+
+
+def test_windows_are_counted_as_the_dataset_draws_them():
+    line = "Ada Moor. She was born on 4 May 1871 in Oslo. She died in Rome."
+    vocab = kt.CharVocab.from_documents([line, *map(chr, range(32, 127))])
+    view = explore_windows([line], vocab, head_last=0.0)
+    data = kt.SpanCorruption([line], vocab, crop="window", spans="names", loss="span", end_sentinel=True)
+    drawn = []
+    for epoch in range(200):
+        data.set_epoch(epoch)
+        drawn.append(data.pieces(0))
+    asked = [masked for _, masked, _ in drawn]
+    assert set(asked) == {"Oslo", "Rome"}
+    for place in set(asked):
+        assert _share(view, f"“{place}”") == round(asked.count(place) / 2)
+    dated = ["Oslo" in p + s or "Rome" in p + s or "1871" in p + s for p, _, s in drawn]
+    assert 0 < _share(view, "show another name") == round(sum(dated) / 2) < 100
+    view.controls["plain"].value = 100
+    assert _share(view, "show another name") == 0
+    view.controls["spans"].value = "salient"
+    assert "“4 May 1871” in" in view.note
+    for whole in (100, 0):
+        before = view.note
+        view.controls["whole"].value = whole
+        assert view.note != before
+    view.controls["seed"].value, view.controls["ask"].value = 3, 100
+    data = kt.SpanCorruption(
+        [line],
+        vocab,
+        seed=3,
+        crop="window",
+        spans="salient",
+        loss="span",
+        end_sentinel=True,
+        plain=1.0,
+        ask=1.0,
+    )
+    lengths = []
+    for epoch in range(200):
+        data.set_epoch(epoch)
+        assert data.pieces(0)[0].endswith("?")
+        lengths.append(len(data.tokens(0)[0]))
+    assert f"takes {sum(lengths) / 200:.0f} characters" in view.note
+
+
+# ---------------------------------------------------------------- rotary embedding
+
+
+def test_moving_both_leaves_the_score_and_turns_the_hands():
+    view = explore_rope()
+    score, first = view.note.split("score ")[1].split(",")[0], view.png
+    assert float(score) == pytest.approx(rotary.scores_by_distance(32, 10_000.0)[0][8], abs=1e-3)
+    for place in (0, 50, 127):
+        view.controls["key"].value = place
+        assert view.note.split("score ")[1].split(",")[0] == score
+        assert view.png != first
+    view.controls["distance"].value = 1
+    assert view.note.split("score ")[1].split(",")[0] != score
+
+
+def test_a_slider_with_a_single_place_is_hidden():
+    view = explore_rope()
+    for channels, shown in ((2, "none"), (32, None)):
+        view.controls["channels"].value = channels
+        assert view.controls["pair"].layout.display == shown
+        assert view.controls["distance"].layout.display is None
+
+
+@pytest.mark.parametrize("d", [2, 32, 128])
+def test_the_curve_is_the_score_of_rotated_vectors(d):
+    curve, mean = rotary.scores_by_distance(d, 100.0)
+    query, key = rotary.query_and_key()[:, :d]
+    for t, s in ((5, 5), (40, 13), (127, 0)):
+        turned = [
+            kt.rotate(v, *kt.rotary_table(torch.tensor(at), d, 100.0), "half" if d == 2 else "interleaved")
+            for v, at in ((query, t), (key, s))
+        ]
+        assert curve[t - s] == pytest.approx(float(turned[0] @ turned[1]) / d**0.5, abs=1e-4)
+    assert mean[0] == pytest.approx(d**0.5), "a query that equals its key, of d entries with variance 1"
+
+
+# ---------------------------------------------------------------- perceivers
+
+
+@pytest.mark.parametrize("m", [1, 3, 8, 15, 16])
+def test_the_reach_is_what_the_masks_allow(m):
+    T = 16
+    rows = torch.arange(T)
+    latents = (rows[None] < m) & (rows[None] <= rows[:, None])  # of inputs 0 ... min(t, m - 1), and itself
+    assert torch.equal(perceiver.reach("perceiver", T, m), latents | torch.eye(T, dtype=torch.bool))
+    assert torch.equal(perceiver.reach("perceiver_ar", T, m), kt.causal_mask(T)), (
+        "complete, and never the future"
+    )
+
+
+@pytest.mark.parametrize("variant", ["vanilla", "perceiver", "perceiver_ar"])
+@pytest.mark.parametrize("m", [3, 8, 16])
+def test_the_cost_is_what_pytorch_counts(variant, m):
+    T, d, V = 16, 32, 11
+    config = kt.GPTConfig(V, T, 4, 2, d, variant, m, dropout=0.0)
+    model = kt.GPT(config).eval()
+    with FlopCounterMode(display=False) as counter, kt.record_attention(model), torch.no_grad():
+        model(torch.ones(1, T, dtype=torch.long))
+    assert counter.get_total_flops() == 2 * (perceiver.multiplied(config, T) + T * d * V)
+
+
+def test_the_note_says_what_an_output_misses():
+    view = explore_perceiver(16)
+    view.controls["bottleneck"].value = 4
+    view.controls["output"].value = 12
+    assert "Output 12 sees 5 of the 13 inputs up to it, misses 8: 4 … 11." in view.note
+    view.controls["variant"].value = "perceiver_ar"
+    assert "misses none" in view.note
+    view.clicked.value = "0 9 2 1"
+    assert view.state["output"] == 9
+
+
+# ---------------------------------------------------------------- replay
+
+
+def test_a_recording_keeps_the_start_and_evenly_spaced_steps(recorded, corpus):
+    assert [frame["step"] for frame in recorded.frames] == [0, 2, 4, 6]
+    assert [layer.shape[0] for layer in recorded.maps] == [4, 4]
+    assert recorded.text == corpus.dev[0][0] + "⁇"
+    assert recorded.right == corpus.dev[0][1]
+    assert recorded.curve[-1][0] == 6
+    for frame in recorded.frames:
+        assert 0 <= frame["dev"] <= 1
+        assert len(frame["answers"]) == 3
+    assert not np.array_equal(recorded.maps[0][0], recorded.maps[0][-1]), "training changes the maps"
+
+
+def test_recording_changes_neither_the_training_nor_the_random_state(recorded, corpus):
+    state = torch.get_rng_state()
+    tiny = kt.recipe("smoke", n_layer=2, n_head=2, n_embd=16, pretrain_epochs=1.0)
+    few = record_replay(corpus, "perceiver_ar", tiny, steps=6, frames=1)
+    assert torch.equal(torch.get_rng_state(), state)
+    assert few.frames[-1] == recorded.frames[-1], "looking more often ends in the same model"
+
+
+def test_a_file_gives_the_replay_back_and_is_small(recorded, tmp_path):
+    path = recorded.save(tmp_path / "r.npz")
+    assert path.stat().st_size < MOST_BYTES / 10
+    again = load_replay(path)
+    assert (again.frames, again.curve, again.text, again.config) == (
+        recorded.frames, recorded.curve, recorded.text, recorded.config,
+    )  # fmt: skip
+    for one, other in zip(again.maps, recorded.maps, strict=True):
+        assert np.abs(one - other).max() < 0.005
+        assert ((one == 0) >= (other == 0)).all(), "what may not be looked at stays 0"
+    assert explore_replay(again).note == explore_replay(recorded).note
+
+
+def test_the_replay_that_ships_shows_recall_and_says_how_it_was_made():
+    replay = shipped_replay()
+    assert replay.frames[0]["step"] == 0
+    assert replay.frames[0]["dev"] < 0.1 < 0.5 < replay.frames[-1]["dev"]
+    assert replay.frames[-1]["answers"][0][0] == replay.right
+    assert {"corpus", "recipe", "seed", "hardware"} <= set(replay.made)
+    assert "head" in explore_replay(replay).note
+
+
+def test_files_that_are_no_replay(tmp_path):
+    with pytest.raises(ValueError, match="no such replay"):
+        load_replay(tmp_path / "none.npz")
+    (tmp_path / "text.npz").write_text("no")
+    np.savez(tmp_path / "other.npz", x=np.ones(3))
+    for name in ("text.npz", "other.npz"):
+        with pytest.raises(ValueError, match="is no replay"):
+            load_replay(tmp_path / name)
+
+
+def test_a_kept_curve_alone_is_shown_with_its_phases_in_a_row(corpus):
+    rows = [dict(phase="pretrain", step=10, loss=3.0), dict(phase="pretrain", step=20, loss=2.0, dev=0.1),
+            dict(phase="finetune", step=5, loss=1.0, dev=0.5)]  # fmt: skip
+    replay = replay_of_curve("kept", rows, kt.Score(1, 20))
+    assert replay.curve == [[10, 3.0], [20, 2.0], [25, 1.0]]
+    view = explore_replay(replay)
+    assert "Step 25: 50 %" in view.note
+    assert "curve alone" in view.note
+    view.controls["moment"].value = 0
+    assert "Step 20: 10 %" in view.note
+    with pytest.raises(ValueError, match="dev accuracy"):
+        replay_of_curve("nothing", rows[:1])
+
+
+def test_a_recording_that_cannot_be_made(corpus):
+    with pytest.raises(ValueError, match="frames"):
+        record_replay(corpus, steps=3, frames=9)
+    with pytest.raises(ValueError, match="asked"):
+        record_replay(corpus, asked=999)
+    with pytest.raises(ValueError, match="at least one replay"):
+        explore_replay([])
+
+
+# ---------------------------------------------------------------- vision
+
+
+def weights_told(view):
+    """What the browser is told of the large picture, (G * G,), up to the steps of its 254 square roots."""
+    told = view.view.grids[0].data(view.view.figure)
+    return (np.frombuffer(base64.b64decode(told["weights"]), np.uint8) / 254) ** 2
+
+
+@pytest.mark.parametrize("pool", ["class", "mean"])
+def test_the_picture_shows_the_row_of_who_asks(pool):
+    model, (images, labels) = vit(pool=pool), pictures()
+    view = explore_vision({"m": model}, images, labels)
+    with kt.record_attention(model) as maps, torch.no_grad():
+        model(images)
+    front = pool == "class"
+    for layer, head, image in ((0, 1, 3), (1, 0, 0)):
+        for key, value in dict(image=image, layer=layer, head=head).items():
+            view.controls[key].value = value
+        weights = maps[layer][image, head]
+        expected = weights[0, 1:] if front else weights.mean(0)
+        np.testing.assert_allclose(weights_told(view), expected, atol=0.01)
+        view.controls["row"].value, view.controls["column"].value = 2, 1
+        assert view.controls["asks"].value == "one patch"
+        np.testing.assert_allclose(weights_told(view), weights[front + 9, front:], atol=0.01)
+        view.controls["row"].value = view.controls["column"].value = 0
+        view.controls["asks"].value = "the answer"
+    view.controls["shown"].value = "rollout of all layers"
+    rolled = attention_rollout(maps)[0]
+    np.testing.assert_allclose(weights_told(view), rolled[0, 1:] if front else rolled.mean(0), atol=0.01)
+    view.controls["shown"].value = "mean of the layer's heads"
+    mean = maps[1][0].mean(0)
+    np.testing.assert_allclose(weights_told(view), mean[0, 1:] if front else mean.mean(0), atol=0.01)
+
+
+def test_clicks_choose_patch_head_and_picture(make):
+    view = make["vision"]()
+    view.clicked.value = "0 3 1 1"  # the large picture
+    assert (view.controls["row"].value, view.controls["column"].value) == (3, 1)
+    assert view.controls["asks"].value == "one patch" and "Patch 3, 1 looks at" in view.note
+    view.clicked.value = "1 0 2 2"  # the strip
+    assert view.controls["image"].value == 2 and view.note.startswith("A 2, read as ")
+    view.clicked.value = "2 0 1 3"  # a tile
+    assert (view.controls["layer"].value, view.controls["head"].value) == (0, 1)
+
+
+def test_a_layer_or_a_head_is_shown_once_it_is_chosen(make):
+    view = make["vision"]()
+    view.controls["shown"].value = "rollout of all layers"
+    view.controls["layer"].value = 0
+    assert view.controls["shown"].value == "mean of the layer's heads"
+    view.controls["head"].value = 1
+    assert view.controls["shown"].value == "one head"
+
+
+def test_the_note_tells_the_answer_and_the_patch_with_the_largest_weight():
+    model, (images, labels) = vit(), pictures()
+    view = explore_vision({"m": model}, images, labels)
+    with kt.record_attention(model) as maps, torch.no_grad():
+        guess = model(images)[0][0].softmax(-1)
+    best = int(maps[-1][0, 0, 0, 1:].argmax())
+    assert f"read as {int(guess.argmax())} ({100 * guess.max():.0f} %)" in view.note
+    assert f"(row, column): {best // 4}, {best % 4} (" in view.note
+
+
+def test_still_pictures_have_a_caption_each_and_a_frame_where_asked():
+    images, labels = pictures()
+    weights = torch.rand(4, 16).softmax(-1)
+    figure = attention_pictures(
+        list(images), list(weights), [f"a {k}" for k in labels], 3, "title", [None, 5]
+    )
+    titles = [ax.get_title() for ax in figure.axes]
+    assert [t for t in titles if t] == ["a 0", "a 1", "a 2", "a 3"]
+    framed = [len([p for p in ax.patches if not p.get_fill()]) for ax in figure.axes[:4]]
+    assert framed == [0, 1, 0, 0]
+    plt.close(figure)
+
+
+def test_pictures_are_drawn_on_pages_that_pyplot_does_not_know():
+    figure, ax = shell.page(3, 2)
+    ax.plot([0, 3], [0, 2])
+    assert shell.png(figure).startswith(b"\x89PNG")
+    assert pixels(shell.png(figure)).shape == (200, 300, 3)

@@ -1,0 +1,198 @@
+"""Pictures: each draws what its data say, fits a notebook, and leaves matplotlib's settings alone."""
+
+from __future__ import annotations
+
+import io
+
+import matplotlib
+import numpy as np
+import pytest
+import torch
+
+matplotlib.use("Agg")
+import matplotlib.pyplot as plt
+
+import kt_core as kt
+from kt_course.figures import plots
+
+TEXT = "Where was Ada born?⁇Rome⁇\n"
+LONDON = kt.Score(10, 200)
+
+
+@pytest.fixture(autouse=True)
+def _clean():
+    before = dict(plt.rcParams)
+    yield
+    plt.close("all")
+    assert dict(plt.rcParams) == before, "a picture changed matplotlib's settings for good"
+
+
+def causal(*shape):
+    torch.manual_seed(0)
+    return kt.masked_softmax(torch.randn(*shape), kt.causal_mask(shape[-1]))
+
+
+def png(figure) -> bytes:
+    held = io.BytesIO()
+    figure.savefig(held, format="png")
+    return held.getvalue()
+
+
+def pictures():
+    n = len(TEXT)
+    vocab = kt.CharVocab.from_documents([TEXT.replace("⁇", "")])
+    x, y = kt.NamePlace([("Where was Ada born?", "Rome")], vocab)[0]
+    history = [dict(step=i, characters=100 * i, loss=3.0 / i, dev=i / 20) for i in range(1, 10)]
+    reach = torch.ones(8, 8).tril().bool()
+    return {
+        "map": plots.attention_map(causal(n, n), TEXT),
+        "long map": plots.attention_map(causal(128, 128), (TEXT * 5)[:128]),
+        "words": plots.attention_map(torch.ones(2, 3) / 3, ["a", "b"], ["the", "animal", "it"]),
+        "heads": plots.attention_heads([causal(4, n, n)] * 2, TEXT),
+        "heads, one example": plots.attention_heads([causal(1, 4, n, n)], TEXT),
+        "perceiver": plots.attention_heads(
+            [torch.ones(2, 5, n) / n, causal(2, 5, 5)], TEXT, layers=["down", "middle"]
+        ),
+        "strips": plots.text_attention(causal(n, n)[[3, 9]], TEXT, ["a", "b"]),
+        "corruption": plots.corruption([("Ada. ", "Rome", " in 1815\n", 60), ("", "x", "", 0)]),
+        "loss": plots.loss_placement(x, y, vocab),
+        "learning": plots.learning_curves(
+            {"vanilla": history, "rope": history}, london=LONDON, titles={"loss": "Loss"}
+        ),
+        "no history": plots.learning_curves({}),
+        "bars": plots.accuracy_bars([("one", kt.Score(3, 200)), ("none", None)], LONDON, {"rope": 0.2}),
+        "no bars": plots.accuracy_bars([]),
+        "groups": plots.score_groups(
+            {"known": [0.1, 0.2], "ours": [kt.Score(3, 9), kt.Score(0, 0)]}, "ab", "title", "x"
+        ),
+        "reach": plots.reachability(reach, "all"),
+        "curves": plots.curves(
+            [1, 2, 3], {"a": torch.tensor([1.0, 2, 3]), "b": np.ones(3)}, "x", "y", log_x=True
+        ),
+        "rows": plots.rows(2, 2)[0],
+    }
+
+
+def test_every_picture_is_a_png_that_fits_a_notebook_and_its_text_has_no_missing_character(recwarn):
+    for name, figure in pictures().items():
+        assert figure.get_dpi() == 100, name
+        assert figure.get_size_inches()[0] <= plots.WIDTH, name
+        assert png(figure).startswith(b"\x89PNG"), name
+    assert not [
+        str(w.message) for w in recwarn if "Glyph" in str(w.message) or "constrained" in str(w.message)
+    ]
+
+
+def test_the_same_picture_twice():
+    draw = lambda: png(plots.attention_map(causal(9, 9), TEXT[:9]))  # noqa: E731
+    assert draw() == draw()
+
+
+def colours_of(figure):
+    return np.asarray(figure.axes[0].images[0].get_array())
+
+
+def test_forbidden_cells_are_grey_and_weights_are_not():
+    n = 6
+    grey = matplotlib.colors.to_rgba(plots.GREY)
+    drawn = colours_of(plots.attention_map(causal(n, n), TEXT[:n]))
+    is_grey = np.isclose(drawn, grey).all(-1)
+    assert (is_grey == ~np.tril(np.ones((n, n), bool))).all()
+    full = colours_of(plots.attention_map(torch.full((n, n), 1 / n), TEXT[:n]))
+    assert not np.isclose(full, grey).all(-1).any(), "a map without a mask has nothing forbidden"
+    given = colours_of(plots.attention_map(torch.eye(n), TEXT[:n], mask=torch.ones(n, n).bool()))
+    assert not np.isclose(given, grey).all(-1).any(), "a mask that is given says what is forbidden"
+    across = torch.tensor([[0.5, 0.5, 0.0], [0.2, 0.3, 0.5]])
+    assert np.isclose(colours_of(plots.attention_map(across, "ab", "abc")), grey).all(-1).tolist() == [
+        [False, False, True],
+        [False] * 3,
+    ]
+
+
+def test_one_scale_for_all_maps_and_small_weights_show():
+    one, half, small, zero = colours_of(
+        plots.attention_map(torch.tensor([[1.0, 0.5], [0.01, 0.0]]), "ab", mask=torch.ones(2, 2).bool())
+    ).reshape(4, -1)
+    assert abs(small - zero).max() > 0.05, "one per cent must be seen beside nothing"
+    again = colours_of(plots.attention_map(torch.tensor([[0.5, 0.5], [0.5, 0.5]]), "ab")).reshape(4, -1)
+    assert np.allclose(again[0], half)
+    assert not np.allclose(one, half)
+
+
+def test_ticks_are_characters_with_signs_for_white_space_and_thinned_beyond_64():
+    ax = plots.attention_map(causal(4, 4), "a b\n").axes[0]
+    assert [label.get_text() for label in ax.get_xticklabels()] == ["a", "␣", "b", "↵"]
+    ax = plots.attention_map(causal(128, 128), "x" * 128).axes[0]
+    labels = [label.get_text() for label in ax.get_yticklabels()]
+    assert 8 <= len(labels) <= 64
+    assert labels[1].startswith("x ")
+
+
+def test_a_map_that_does_not_fit_its_text_is_refused():
+    with pytest.raises(ValueError, match="lengths"):
+        plots.attention_map(causal(4, 4), "abc")
+    with pytest.raises(ValueError, match="labels"):
+        plots.text_attention(causal(4, 4)[:2], "abcd", ["one"])
+    with pytest.raises(ValueError, match="n_head"):
+        plots.attention_heads([causal(4, 4)], "abcd")
+
+
+def test_heads_tell_entropy_and_their_strongest_role():
+    n = 8
+    previous = torch.eye(n).roll(1, 0)
+    previous[0] = torch.eye(n)[0]
+    first = torch.zeros(n, n)
+    first[:, 0] = 1
+    spread = torch.tril(torch.ones(n, n))
+    figure = plots.attention_heads(
+        [
+            torch.stack([previous, first, torch.eye(n)]),
+            torch.stack([spread / spread.sum(1, keepdim=True)] * 3),
+        ],
+        "abcdefgh",
+    )
+    tiles = [text.get_text() for ax in figure.axes for text in ax.texts]
+    assert "0.0 bits" in tiles[0]
+    assert "previous 100%" in tiles[0]
+    assert "first 100%" in tiles[1]
+    assert "self 100%" in tiles[2]
+    assert float(tiles[3].split(": ")[1].split(" bits")[0]) == pytest.approx(
+        np.mean(np.log2(np.arange(1, n + 1))), abs=0.06
+    )
+
+
+def test_bars_stand_best_first_with_wilson_whiskers_and_london():
+    figure = plots.accuracy_bars([("low", kt.Score(5, 100)), ("high", kt.Score(90, 100))], LONDON)
+    ax = figure.axes[0]
+    assert [label.get_text() for label in ax.get_yticklabels()] == ["high", "low"]
+    assert [bar.get_width() for bar in ax.patches[:2]] == pytest.approx([90, 5])
+    whisker = ax.containers[1].lines[2][0].get_segments()[0][:, 0]
+    assert whisker == pytest.approx([100 * kt.Score(90, 100).low, 100 * kt.Score(90, 100).high])
+    assert any(line.get_xdata()[0] == pytest.approx(5.0) for line in ax.lines if len(line.get_xdata()) == 2)
+
+
+def test_groups_of_bars_stand_side_by_side_with_whiskers_on_scores_alone():
+    scores = [kt.Score(5, 100), kt.Score(90, 100), kt.Score(1, 2)]
+    known, ours = plots.score_groups({"known": [0.1, 0.2, 0.3], "ours": scores}, "abc").axes[0].containers[:2]
+    assert [bar.get_height() for bar in known] == pytest.approx([10, 20, 30])
+    assert [bar.get_height() for bar in ours] == pytest.approx([5, 90, 50])
+    assert known[0].get_facecolor() == matplotlib.colors.to_rgba(plots.GREY) != ours[0].get_facecolor()
+    ax = ours[0].axes
+    whiskers = [c for c in ax.containers if hasattr(c, "has_yerr")]
+    assert len(whiskers) == 1, "a bare fraction has no interval"
+    ends = [100 * scores[1].low, 100 * scores[1].high]
+    assert whiskers[0].lines[2][0].get_segments()[1][:, 1] == pytest.approx(ends)
+    edges = [
+        (bar.get_x(), bar.get_x() + bar.get_width()) for bars in zip(known, ours, strict=True) for bar in bars
+    ]
+    assert all(a[1] < b[0] for a, b in zip(edges, edges[1:], strict=False)), "bars overlap"
+    assert [label.get_text() for label in ax.get_xticklabels()] == ["a", "b", "c"]
+
+
+def test_a_leak_is_told_from_a_gap():
+    reach = torch.ones(4, 4).tril().bool()
+    reach[3, 0] = False
+    reach[0, 3] = True
+    names = [text.get_text() for text in plots.reachability(reach).axes[0].get_legend().get_texts()]
+    assert names == ["seen", "earlier, yet not seen", "future, not seen", "future, seen: a leak"]
+    assert len(plots.reachability(torch.ones(4, 4).tril().bool()).axes[0].get_legend().get_texts()) == 2

@@ -1,0 +1,468 @@
+"""Grading: answers out of a notebook, verdicts that an answer cannot forge, limits that hold, and a row whatever happens."""
+
+from __future__ import annotations
+
+import csv
+import itertools
+import os
+import re
+import sys
+import textwrap
+import time
+
+import nbformat
+import psutil
+import pytest
+from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
+
+from kt_course.exercises import exercise_ids
+from kt_course.exercises.core import library
+from kt_course.grading import Limits, Row, batch, grade, judging, running, sandbox
+from kt_course.grading.answers import answers
+from kt_course.grading.judging import BY_EFFECT, Lost, Unreadable, in_a_copy, judge_notebook, verdict
+from kt_course.grading.sandbox import Ended, confined
+from kt_course.tools.cli import main
+
+pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="grading needs fork: Linux or macOS")
+isolated = pytest.mark.skipif(bool(sandbox.missing()), reason=sandbox.missing() or "bubblewrap works")
+both = pytest.mark.parametrize("bubblewrap", [False, pytest.param(True, marks=isolated)])
+
+IMPORTS = "import torch\nimport kt_core as kt\nfrom kt_course.exercises import exercise"
+RIGHT = '@exercise("causal-mask")\ndef mask(T):\n    return torch.ones(T, T).bool().tril()'
+LIMITS = Limits(cell=60, notebook=120)
+
+
+def notebook(*cells, **metadata):
+    cells = [new_markdown_cell("text"), new_code_cell("  \n"), *map(new_code_cell, cells)]
+    return nbformat.writes(new_notebook(cells=cells, metadata=metadata)).encode()
+
+
+def judged(*cells, id="causal-mask"):
+    return judge_notebook(notebook(IMPORTS, *cells))["verdicts"][id]
+
+
+def mask(body, above=""):
+    """An answer to causal-mask with that body, a line each."""
+    return above + '@exercise("causal-mask")\ndef mask(T):\n    ' + body.replace("\n", "\n    ")
+
+
+# ---------------------------------------------------------------- answers out of a notebook
+
+
+def test_an_answer_takes_what_it_needs_of_the_cells_above_and_nothing_else():
+    found = answers(
+        [
+            "import torch, math",
+            "data = open('/nowhere/at/all')",
+            "size = 3\nsize += 1\nT = print('not this T')",
+            "def helper(T):\n    return torch.ones(T, T) * size",
+            "def helper2(): ...\nraise KeyError('not needed')",
+            '%matplotlib inline\n@kt_course.exercises.exercise("causal-mask")\ndef mine(T):\n    return helper(T)',
+        ]
+    )
+    answer = found["causal-mask"]
+    cells = [statement.code.co_filename for statement in answer.statements]
+    assert cells == ["<cell 1>", "<cell 3>", "<cell 3>", "<cell 4>", "<cell 6>"]
+    assert answer.define()(2).tolist() == [[4, 4], [4, 4]]
+
+
+def test_the_last_cell_of_an_exercise_counts_and_tags_do_not():
+    first, second = (f'@exercise("causal-mask")\ndef mine(T):\n    return {n}' for n in (1, 2))
+    assert answers([first, second])["causal-mask"].define()(3) == 2
+    assert list(answers([first, RIGHT.replace("causal-mask", "encode"), second])) == ["encode", "causal-mask"]
+
+
+def test_an_earlier_exercise_stands_for_kt_cores_own_unless_it_is_right():
+    user = '@exercise("masked-softmax")\ndef mine(scores, mask=None):\n    return earlier(len(scores))'
+    found = answers(['@exercise("causal-mask")\ndef earlier(T):\n    return T', user])["masked-softmax"]
+    assert found.define({"causal-mask"})([1, 2]) == 2
+    assert found.define()([1, 2]).tolist() == [[True, False], [True, True]]
+
+
+@pytest.mark.parametrize(
+    "body", ["return (", "return '\0'", "return " + "(" * 5000 + ")" * 5000], ids=["open", "null", "deep"]
+)
+def test_a_cell_that_cannot_be_read_is_wrong_and_says_why(body):
+    assert re.match(r"the cell cannot be read: .*line", answers([mask(body)])["causal-mask"])
+    assert judged(mask(body)).startswith("wrong: the cell cannot be read")
+
+
+# ---------------------------------------------------------------- verdicts
+
+
+@pytest.mark.parametrize(
+    ("cells", "wanted"),
+    [
+        ([RIGHT], "right$"),
+        (["def low(x):\n    return x.tril()", mask("return low(torch.ones(T, T).bool())")], "right$"),
+        (["%%time\n" + RIGHT], "right$"),
+        ([mask('"""Doc."""\n...')], "not attempted$"),
+        ([mask("return torch.ones(T, T).bool().triu()")], "wrong: leak from the future"),
+        ([mask("return kt.causal_mask(T)")], "wrong: this calls kt_core's own"),
+        ([mask("return torch.ones(T, T).bool().tril() & unknown")], "wrong: .*NameError.*at line 3"),
+        ([RIGHT.replace("(T)", "(T=unknown)")], "wrong: its cell raised NameError.*at line 2"),
+        ([RIGHT, '@exercise("causal-mask")\ndef mask(T):\n    return 1'], "wrong: the mask for T = 6"),
+        (["mask = 1"], "not attempted: its cell is missing"),
+    ],
+)
+def test_verdicts(cells, wanted):
+    other = '@exercise("scaled-score")\ndef score(query, key): ...'
+    assert re.match(wanted, judged(*cells, other))
+
+
+FORGED = """import io, os
+told = io.BytesIO()
+torch.save(("result", ("right", "fine")), told)
+for fd in range(3, 100):
+    try:
+        os.write(fd, told.getvalue())
+    except OSError:
+        pass
+never = os._exit(0)
+"""
+PATCHED = """from kt_course.exercises import attention_math, core
+attention_math.close = core.close = torch.equal = torch.allclose = lambda *given, **options: True
+patched = object.__setattr__(core.library()["causal-mask"], "check", lambda fn: "fine")
+"""
+WRONG = "return torch.ones(T, T).bool()"
+ONLY_THERE = "wrong: it passes only where it can reach the check: "
+
+
+@pytest.mark.parametrize(
+    ("answer", "wanted"),
+    [
+        (mask(PATCHED + WRONG), "wrong: (leak|True and False)"),
+        (mask(f"patched\n{WRONG}", PATCHED), ONLY_THERE + ".*leak"),
+        (mask(FORGED), ONLY_THERE + "the mask for T = 6 should be a tensor"),
+        (
+            mask("return never", f"if True:\n{textwrap.indent(FORGED, '  ')}"),
+            ONLY_THERE,
+        ),
+        (mask("import os\nos._exit(0)"), "wrong: it died"),
+        (mask("import ctypes\nctypes.string_at(0)"), "wrong: it died"),
+        (mask("raise Wrong()", "class Wrong(BaseException): pass\n"), "wrong: your code raised Wrong"),
+        (mask("print('causal-mask: right.')\nreturn 1"), "wrong: the mask for T = 6"),
+    ],
+    ids=["patches", "patches above", "forges", "forges above", "exits", "crashes", "raises", "prints"],
+)
+def test_an_answer_cannot_forge_its_verdict(answer, wanted):
+    told = judged(answer)
+    assert re.match(wanted, told), told
+
+
+def test_what_no_copy_can_hand_over_is_right_but_unconfirmed():
+    loads = "class Data(list): pass\n" + '@exercise("answer-loss")\ndef data(pairs, vocab, block_size=128):\n'
+    told = judged(loads + "    return Data(kt.NamePlace(pairs, vocab, block_size))", id="answer-loss")
+    assert "calls kt_core's own" in told
+    own = """    rows = []
+    for question, answer in pairs:
+        if answer is None or len(question) + len(answer) + 2 > block_size + 1: raise ValueError
+        ids = vocab.encode(f"{question}⁇{answer}⁇")
+        x, y = torch.zeros(2, block_size, dtype=torch.long)
+        x[:len(ids)] = torch.tensor(ids)[:block_size]
+        y[len(question) - 1:len(ids) - 1] = torch.tensor(ids[len(question):])
+        rows.append((x, y))
+"""
+    assert judged(loads + own + "    return Data(rows)", id="answer-loss") == (
+        "right, unconfirmed: it gives back something that is no plain data"
+    )
+    assert judged(loads + own + "    return rows", id="answer-loss") == "right"
+
+
+class Reference:
+    """kt_core's own answer, handed in."""
+
+    def __init__(self, id):
+        own = library()[id].reference
+        as_data = {"answer-loss": lambda *given: list(own(*given))}
+        self.define = lambda right: as_data.get(id, own)
+
+
+@pytest.mark.parametrize("id", exercise_ids())
+def test_a_right_answer_passes_by_its_results_alone(id):
+    """Also keeps the list of those that cannot: their checks fail where calls leave no trace."""
+    exercise, calls = library()[id], itertools.count()
+    elsewhere = judging._elsewhere(Reference(id), (), time.monotonic() + 60)
+
+    def answer(*given, **options):  # the first calls elsewhere: some checks make hundreds of the same kind
+        return (elsewhere if next(calls) < 12 else exercise.reference)(*given, **options)
+
+    if id in BY_EFFECT:
+        with pytest.raises(Exception, match="."):
+            exercise.check(answer)
+        assert (
+            verdict(exercise, Reference(id), ()) == "right, unconfirmed: its check looks at more than results"
+        )
+    else:
+        assert exercise.check(answer)
+
+
+@pytest.mark.parametrize(
+    ("work", "error", "told"),
+    [
+        (lambda: (_ for _ in ()).throw(UnicodeError("so")), ValueError, "so"),
+        (lambda: {}["key"], RuntimeError, "KeyError: 'key'"),
+        (lambda: sys.exit(3), RuntimeError, "SystemExit"),
+        (lambda: os.kill(os.getpid(), 9), Lost, "died"),
+        (lambda: object(), Unreadable, "no plain data"),
+        (lambda: [1] * 200_000_000, Unreadable, "too (much|long)"),
+        (lambda: time.sleep(60), Unreadable, "too long"),
+    ],
+)
+def test_what_comes_back_from_a_copy(work, error, told, monkeypatch):
+    monkeypatch.setattr(judging, "RESULT", 10**6)
+    with pytest.raises(error, match=told):
+        in_a_copy(work, 1.0 if error is Unreadable else 60.0)
+    assert not [child for child in psutil.Process().children() if child.status() == psutil.STATUS_ZOMBIE]
+
+
+@pytest.mark.parametrize(
+    ("data", "problem"),
+    [
+        (b"{]", "not a notebook: .*JSON"),
+        (b"\xff\xfe", "not a notebook"),
+        (b"[1, 2]", "not a notebook"),
+        (b'{"nbformat": 4, "nbformat_minor": 5, "cells": 3, "metadata": {}}', "not a notebook"),
+        (b"[" * 100_000, "not a notebook: .*Recursion"),
+        (
+            notebook("x <- 1", kernelspec={"name": "ir", "language": "R", "display_name": "R"}),
+            "language is R",
+        ),
+        (notebook("1 + 1"), "no exercise of this workbook"),
+        (notebook('@exercise("of another course")\ndef f(): ...'), "no exercise of this workbook"),
+    ],
+)
+def test_what_is_no_notebook_of_ours_is_said(data, problem):
+    assert re.search(problem, judge_notebook(data)["problem"])
+
+
+# ---------------------------------------------------------------- limits
+
+
+def python(code, given=b"", limits=LIMITS, seconds=60, bubblewrap=False):
+    """What Python code tells by `tell`."""
+    above = "import json, os, subprocess, sys, time\ndef tell(**fact): os.write(int(sys.argv[1]), json.dumps(fact).encode() + b'\\n')\n"
+    return confined(["-c", above + code, "FD"], given, limits, seconds, bubblewrap)
+
+
+def running_sleeps(seconds):
+    return [p for p in psutil.process_iter(["cmdline"]) if (p.info["cmdline"] or [])[-1:] == [seconds]]
+
+
+@both
+def test_a_process_sees_its_input_an_environment_of_its_own_and_an_empty_home(bubblewrap, monkeypatch):
+    monkeypatch.setenv("SECRET_TOKEN", "x")
+    code = "home = os.path.expanduser('~')\ntell(given=sys.stdin.read(), env=dict(os.environ), home=os.listdir(home), cwd=os.listdir())"
+    (told,) = python(code, b"text", bubblewrap=bubblewrap).told
+    assert told["given"] == "text" and told["home"] == [] and told["cwd"] == []
+    assert "SECRET_TOKEN" not in told["env"] and told["env"]["KT_PROGRESS_FILE"] == "off"
+    assert told["env"]["HOME"] != os.path.expanduser("~")
+
+
+@both
+@pytest.mark.parametrize(
+    ("code", "limits", "stopped"),
+    [
+        ("time.sleep(60)", {}, "timed out: more than 2 s"),
+        ("os.close(int(sys.argv[1]))\ntime.sleep(60)", {}, "^$"),
+        (
+            "for _ in range(30): subprocess.Popen(['sleep', '61.375'])\ntime.sleep(60)",
+            {"processes": 20},
+            "more than 20 processes",
+        ),
+        ("x = bytearray(400 * 2**20)\ntime.sleep(60)", {"memory": 0.3}, "out of memory: more than 0.3 GB"),
+        ("while True: os.write(int(sys.argv[1]), b'x' * 4096)", {}, "it tells too much"),
+    ],
+    ids=["time", "closed", "processes", "memory", "report"],
+)
+def test_a_process_that_takes_too_much_is_stopped_with_all_that_it_started(code, limits, stopped, bubblewrap):
+    ended = python(
+        code, limits=Limits(**limits), seconds=2 if "timed" in stopped else 30, bubblewrap=bubblewrap
+    )
+    assert re.search(stopped, ended.stopped)
+    assert not running_sleeps("61.375")
+
+
+@both
+@pytest.mark.skipif(sys.platform != "linux", reason="macOS does not keep to these limits")
+def test_the_system_refuses_memory_and_large_files(bubblewrap):
+    code = """
+def refused(work):
+    try: work()
+    except (MemoryError, OSError) as error: return type(error).__name__
+    return "allowed"
+tell(memory=refused(lambda: bytearray(40 * 2**30)), file=refused(lambda: open('x', 'wb').write(bytes(3 * 2**20))))"""
+    (told,) = python(code, limits=Limits(memory=1, disk=0.001), bubblewrap=bubblewrap).told
+    assert told == {"memory": "MemoryError", "file": "OSError"}
+
+
+@isolated
+def test_bubblewrap_hides_files_other_processes_and_the_network(tmp_path):
+    secret = tmp_path / "secret"
+    secret.write_text("x")
+    code = f"""
+import socket
+def fails(work):
+    try: work()
+    except OSError: return True
+tell(secret=os.path.exists({str(secret)!r}), network=not fails(lambda: socket.create_connection(("1.1.1.1", 53), timeout=3)),
+     package=not fails(lambda: open({sandbox.__file__!r}, "a")), root=not fails(lambda: open("/x", "w")),
+     shadow=os.path.exists("/etc/shadow"), outside={os.getpid()} in [int(p) for p in os.listdir("/proc") if p.isdigit()][5:])"""
+    (told,) = python(code, bubblewrap=True).told
+    assert not any(told.values()), told
+
+
+@pytest.mark.parametrize("limits", [{"cell": 0}, {"memory": -1.0}, {"processes": 0}])
+def test_limits_are_above_zero(limits):
+    with pytest.raises(ValueError, match=f"limit {next(iter(limits))}"):
+        Limits(**limits)
+
+
+# ---------------------------------------------------------------- the run
+
+
+@pytest.mark.parametrize(
+    ("cells", "wanted"),
+    [
+        (["x = 1", "print(x)", "import os; assert os.environ['KT_PROGRESS'] == 'off'"], "^finished$"),
+        (["x = 1", "1 / 0"], "^failed at cell 2: ZeroDivisionError: division by zero$"),
+        (["import os, signal\nos.kill(os.getpid(), signal.SIGKILL)"], "^failed at cell 1: the kernel died$"),
+        (["import os\nos.kill(os.getppid(), 9)"], "^failed at cell 1: it ended the process that runs it$"),
+        (["x = bytearray(40 * 2**30)"], "^out of memory at cell 1: MemoryError"),
+        (["print('x' * 60 * 2**20)"], "^failed at cell 1: more than 50 MB of output$"),
+        (
+            [
+                "import subprocess\nsubprocess.Popen(['sleep', '61.25'], start_new_session=True)",
+                "while True: pass",
+            ],
+            "^timed out at cell 2: more than 3 s$",
+        ),
+    ],
+    ids=["finishes", "fails", "kernel dies", "kills", "memory", "output", "endless"],
+)
+def test_how_a_run_ends(cells, wanted):
+    seconds = "3" if "timed out" in wanted else "60"
+    ran = confined(["-P", running.__file__, "FD", seconds], notebook(*cells), LIMITS, 90, False)
+    assert re.search(wanted, batch.status(ran)), ran
+    assert not running_sleeps("61.25")
+
+
+def test_a_status_is_told_whatever_is_known():
+    assert batch.status(Ended([], "timed out: more than 9 s in all")) == "timed out: more than 9 s in all"
+    assert (
+        batch.status(Ended([{"cell": 3}], "out of memory: more than 1 GB"))
+        == "out of memory at cell 3: more than 1 GB"
+    )
+    refused = {"end": "failed", "error": "RuntimeError: DefaultCPUAllocator: can't allocate memory"}
+    assert batch.status(Ended([{"cell": 3}, refused])).startswith("out of memory at cell 3")
+
+
+# ---------------------------------------------------------------- the batch
+
+
+def test_kt_grade_gives_a_row_for_everything(tmp_path, capsys, monkeypatch):
+    monkeypatch.setenv("KT_PROGRESS_FILE", str(tmp_path / "progress.json"))
+    folder = tmp_path / "handed in"
+    (folder / "deep").mkdir(parents=True)
+    parameters = new_code_cell('profile = "quick"', metadata={"tags": ["parameters"]})
+    good = [
+        parameters,
+        new_code_cell("import torch\nfrom kt_course.exercises import exercise"),
+        new_code_cell(RIGHT),
+    ]
+    good += [new_code_cell('mask(2), 1 / (profile == "smoke")')]
+    nbformat.write(new_notebook(cells=good), folder / "deep" / "good.ipynb")
+    (folder / "=broken.ipynb").write_bytes(b"{]")
+    (folder / "link.ipynb").symlink_to(folder / "deep" / "good.ipynb")
+    os.mkfifo(folder / "pipe.ipynb")
+    out = tmp_path / "grades.csv"
+    assert (
+        main(["grade", str(folder), str(tmp_path / "gone.ipynb"), "--out", str(out), "--profile", "smoke"])
+        == 0
+    )
+    with out.open(newline="", encoding="utf-8") as file:
+        rows = {os.path.basename(row["file"]): row for row in csv.DictReader(file)}
+    assert {name: row["status"].split(":")[0] for name, row in rows.items()} == {
+        "good.ipynb": "finished",
+        "=broken.ipynb": "not a notebook",
+        "link.ipynb": "not a notebook",
+        "pipe.ipynb": "not a notebook",
+        "gone.ipynb": "not a notebook",
+    }
+    row = rows["good.ipynb"]
+    assert row["notebook"] == "01_attention_math" and row["causal-mask"] == "right"
+    assert (row["right"], row["of"], row["unconfirmed"]) == (
+        "1",
+        str(len(exercise_ids("01_attention_math"))),
+        "0",
+    )
+    assert float(row["seconds"]) > 0 and row["multi-head"] == "not attempted: its cell is missing"
+    told = capsys.readouterr().out
+    assert "good.ipynb: finished, 1 of" in told and "5 submissions in" in told
+    assert not (tmp_path / "progress.json").exists()
+
+
+def test_a_submission_that_breaks_the_grader_gives_a_row(tmp_path, monkeypatch):
+    def broken(arguments, *given):
+        assert (
+            arguments[0] == "-P"
+        )  # else a module that an answer writes would be imported from the current folder
+        raise OSError("too many open files")
+
+    monkeypatch.setattr(batch, "confined", broken)
+    for name in "ab":
+        (tmp_path / f"{name}.ipynb").write_bytes(notebook(RIGHT))
+    lines: list[str] = []
+    rows = grade([tmp_path], tmp_path / "out.csv", bubblewrap=False, tell=lines.append)
+    assert [row.status for row in rows] == ["failed: OSError: too many open files"] * 2
+    assert "NOT ISOLATED" in lines[0] and "docs/instructor.md" in lines[0] and len(lines) == 3
+    monkeypatch.setattr(batch, "LARGEST", 10)
+    assert "larger than" in grade([tmp_path / "a.ipynb"], tmp_path / "out.csv", tell=lines.append)[0].status
+
+
+def test_an_interrupted_batch_keeps_its_rows(tmp_path, monkeypatch):
+    def one(path, *given):
+        if path.name == "b.ipynb":
+            raise KeyboardInterrupt
+        return Row(str(path), "finished", 1.0)
+
+    monkeypatch.setattr(batch, "grade_one", one)
+    for name in "ab":
+        (tmp_path / f"{name}.ipynb").touch()
+    assert main(["grade", str(tmp_path), "--out", str(tmp_path / "out.csv")]) == 130
+    assert "a.ipynb,,finished" in (tmp_path / "out.csv").read_text()
+
+
+def test_nothing_to_grade_and_a_system_without_fork_are_said(tmp_path, monkeypatch, capsys):
+    assert main(["grade", str(tmp_path), "--out", str(tmp_path / "out.csv")]) == 1
+    assert "no notebook in" in capsys.readouterr().err
+    assert main(["grade", str(tmp_path), "--out", "a.ipynb"]) == 1
+    assert "must end in .csv" in capsys.readouterr().err
+    monkeypatch.delattr(os, "fork")
+    with pytest.raises(ValueError, match="Linux or macOS"):
+        grade([tmp_path], tmp_path / "out.csv")
+
+
+def test_a_table_is_harmless_in_a_spreadsheet():
+    verdicts = {"scaled-score": "wrong: it\x1b[31m raised", "causal-mask": "right, unconfirmed: x"}
+    row = Row("=cmd\udcff|x", "finished", 1.5, "01_attention_math", verdicts)
+    assert (row.right, row.unconfirmed) == (1, 1)
+    assert batch.table([row]).splitlines() == [
+        "file,notebook,status,right,of,unconfirmed,seconds,scaled-score,causal-mask",
+        '\'=cmd�|x,01_attention_math,finished,1,2,1,1.5,wrong: it�[31m raised,"right, unconfirmed: x"',
+    ]
+
+
+# ---------------------------------------------------------------- kt progress
+
+
+def test_kt_progress_tells_what_is_done_wrong_and_open(tmp_path, monkeypatch, capsys):
+    kept = tmp_path / "progress.json"
+    monkeypatch.setenv("KT_PROGRESS_FILE", str(kept))
+    kept.write_text('{"causal-mask": "right", "scaled-score": "wrong"}')
+    assert main(["progress"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0].split() == ["notebook", "done", "wrong", "open", "next"]
+    name, done, wrong, left, following = lines[1].split()
+    assert (name, done, wrong) == ("01_attention_math", "1", "1")
+    assert following == exercise_ids("01_attention_math")[0] and int(left) > 0

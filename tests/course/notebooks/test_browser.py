@@ -1,0 +1,209 @@
+"""The workbook in a real browser: notebooks in JupyterLab as a learner uses them, and the pages of `kt workbook`.
+
+Needs Chromium and Playwright; without them all tests here are skipped, and with KT_BROWSER=required they fail.
+Screenshots are kept in runs/browser.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+
+import nbformat
+import pytest
+from answering import posed, right_cell
+from browsing import (
+    ROOT,
+    SCREENSHOTS,
+    Notebook,
+    chromium,
+    controls,
+    cut_off,
+    jupyterlab,
+    missing,
+    move,
+    picture,
+    redrawn,
+    tab,
+)
+from test_notebooks import NAMES, PATHS
+
+from kt_course.exercises.core import questions
+from kt_course.tools.html_export import write_index, write_page
+
+pytestmark = pytest.mark.slow
+
+if missing() and os.environ.get("KT_BROWSER") != "required":
+    pytest.skip(missing(), allow_module_level=True)
+
+DESKTOP, PHONE = (1280, 1000), (390, 844)
+
+# Mistakes as a learner types them: a body for the exercise's function, and what the verdict must match.
+# A notebook without one of these gets NONSENSE for its first exercise.
+MISTAKES = {
+    "causal-mask": ("return torch.ones(T, T, dtype=torch.bool).triu()", "leak from the future"),
+    "encode": ("return [ord(ch) for ch in text]", "Unicode's numbers"),
+    "london-baseline": (
+        "return kt.Score(sum('London' in q for q, _ in pairs), len(pairs))",
+        "0 of 4 instead of 2",
+    ),
+    "learning-rate": ("return min(1.0, (step + 1) / max(1, config.warmup_steps))", "it never falls"),
+    "latent-stride": ("return config.block_size // config.bottleneck", "rounds down"),
+    "rotary-frequencies": (
+        "return base ** (2 * torch.arange(head_dim // 2) / head_dim)",
+        "sign of the exponent",
+    ),
+}
+NONSENSE = ("return 'London'", "")
+
+
+@pytest.fixture(scope="module")
+def browser():
+    if missing():
+        pytest.fail(missing(), pytrace=False)
+    SCREENSHOTS.mkdir(parents=True, exist_ok=True)
+    with chromium() as running:
+        yield running
+
+
+# ---------------------------------------------------------------- notebooks in JupyterLab
+
+
+@pytest.fixture(scope="module")
+def lab(tmp_path_factory):
+    with jupyterlab(tmp_path_factory.mktemp("lab"), os.environ.get("KT_BROWSER_PROFILE", "quick")) as running:
+        yield running
+
+
+@pytest.fixture(scope="module", params=NAMES)
+def notebook(request, lab, browser):
+    """The notebook after Run All Cells."""
+    with tab(browser, *DESKTOP, lab.address) as page:
+        opened = Notebook(page, lab, request.param)
+        opened.run_all()
+        yield opened
+        page.screenshot(path=SCREENSHOTS / f"{request.param}.png")
+    lab.close(request.param)
+
+
+def test_every_cell_runs_without_error_and_nothing_is_asked_of_the_network(notebook):
+    assert not notebook.trouble()
+    assert not notebook.open_cells()
+    assert not notebook.page.strays and not notebook.page.problems
+
+
+def test_a_committed_notebook_shows_its_pictures_before_anything_runs(lab, browser):
+    """Also those of its explorers: JupyterLab runs no saved widget of a notebook that comes from elsewhere."""
+    name = next(path.stem for path in PATHS if b"widget-view+json" in path.read_bytes())
+    committed = lab.folder / "committed" / f"{name}.ipynb"
+    committed.parent.mkdir()
+    shutil.copy(ROOT / "notebooks" / committed.name, committed)
+    outputs = [o for c in nbformat.read(committed, as_version=4).cells for o in c.get("outputs", [])]
+    with tab(browser, *DESKTOP, lab.address) as page:
+        Notebook(page, lab, f"committed/{name}")
+        shown = page.locator(".jp-Notebook .jp-OutputArea-output img")
+        assert shown.count() == sum("image/png" in output.get("data", {}) for output in outputs)
+        assert shown.evaluate_all("all => all.every(each => each.complete && each.naturalWidth > 100)")
+    lab.close(f"committed/{name}")
+
+
+def test_every_control_of_every_explorer_changes_its_picture(notebook):
+    called = re.findall(r"^(?!from|import).*\bexplore_\w+\(", "\n".join(notebook.sources), re.MULTILINE)
+    explorers = notebook.explorers()
+    assert len(explorers) == len(called)
+    for number, explorer in enumerate(explorers, 1):
+        for label, control in controls(explorer):
+            before = picture(explorer)
+            move(control)
+            assert redrawn(explorer, before), f"explorer {number}: {label} changes nothing"
+        explorer.screenshot(path=SCREENSHOTS / f"{notebook.name}-explorer-{number}.png")
+
+
+def test_an_exercise_is_judged_where_it_is_typed(notebook):
+    stubs = posed(notebook.name)
+    id = next((id for id in stubs if id in MISTAKES), next(iter(stubs)))
+    body, diagnosis = MISTAKES.get(id, NONSENSE)
+    assert stubs[id].rstrip().endswith("...")
+    told = notebook.answer(id, stubs[id].rstrip().removesuffix("...") + body)
+    assert re.match(rf"{id}: wrong\. .*{diagnosis}", told)
+    notebook.cell(f'exercise("{id}")').screenshot(path=SCREENSHOTS / f"{notebook.name}-wrong.png")
+    assert notebook.answer(id, right_cell(id, stubs[id])).startswith(f"{id}: right. ")
+    notebook.cell(f'exercise("{id}")').screenshot(path=SCREENSHOTS / f"{notebook.name}-right.png")
+
+
+def test_a_question_is_answered_by_its_buttons(notebook):
+    asked = [quiz for quiz in questions().values() if quiz.notebook == notebook.name]
+    if not asked:
+        pytest.skip("this notebook asks no questions")
+    quiz = asked[0]
+    letter, choice = next(each for each in zip(quiz.letters, quiz.choices, strict=True) if each[1].right)
+    cell = notebook.cell(f'quiz("{quiz.id}")')
+    cell.get_by_role("button", name=letter, exact=True).click()
+    cell.get_by_text(f"{letter} is right. {choice.why}", exact=True).wait_for()
+
+
+# ---------------------------------------------------------------- pages
+
+
+@pytest.fixture(scope="module")
+def pages(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("pages")
+    for path in PATHS:
+        shutil.copy(path, folder)
+        write_page(folder / path.name, folder / f"{path.stem}.html")
+    return folder
+
+
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("screen", [DESKTOP, PHONE], ids=["desktop", "phone"])
+def test_a_page_shows_everything_without_a_network(browser, pages, name, screen):
+    phone = screen == PHONE
+    with tab(browser, *screen, pages.as_uri(), is_mobile=phone, has_touch=phone) as page:
+        page.goto((pages / f"{name}.html").as_uri())
+        page.screenshot(path=SCREENSHOTS / f"page-{name}-{screen[0]}.png")
+        assert cut_off(page) == []
+        folds = page.locator("details")
+        assert folds.count() and not page.locator("details[open]").count()
+        folds.first.locator("summary").first.click()
+        assert page.locator("details[open]").count() == 1
+        page.evaluate("document.querySelectorAll('details').forEach(each => each.open = true)")
+        assert cut_off(page) == []
+        flat = "all => all.filter(m => !getComputedStyle(m).display.includes('math') || m.clientHeight < 4).length"
+        cells = nbformat.read(pages / f"{name}.ipynb", as_version=4).cells
+        written = any("$" in cell.source for cell in cells if cell.cell_type == "markdown")
+        assert bool(page.locator("math").count()) == written
+        assert page.locator("math").evaluate_all(flat) == 0
+        pictures = page.locator(".jp-RenderedImage img")
+        assert pictures.count() >= 3
+        assert (
+            pictures.evaluate_all("all => all.filter(each => !each.complete || each.naturalWidth < 100)")
+            == []
+        )
+        if phone:
+            pictures.first.tap()
+            assert pictures.first.bounding_box()["width"] > screen[0]
+            assert cut_off(page) == []
+        assert not page.strays and not page.problems
+
+
+@pytest.mark.parametrize("screen", [DESKTOP, PHONE], ids=["desktop", "phone"])
+def test_the_index_fits_the_screen(browser, tmp_path, screen):
+    facts = {"seconds": 12.3, "peak_mib": 881.0, "page": True, "error": None}
+    failed = facts | {
+        "peak_mib": None,
+        "error": "06_perceiver_ar, cell [3]: ValueError: " + "what went wrong " * 9,
+    }
+    results = {
+        "parameters": {"profile": "quick", "corpus": "bios", "seed": 0},
+        "seconds": 80,
+        "notebooks": dict.fromkeys(NAMES, facts) | {NAMES[-1]: failed},
+    }
+    accuracies = [(name, "dev by kind mixed, always London", "90.8 % [86.6, 93.8]") for name in NAMES]
+    write_index(tmp_path, results, accuracies, "| run | dev |\n|---|---|\n| rope-quick-seed0 | 90.8 % |\n")
+    with tab(browser, *screen, tmp_path.as_uri(), is_mobile=screen == PHONE) as page:
+        page.goto((tmp_path / "index.html").as_uri())
+        page.screenshot(path=SCREENSHOTS / f"page-index-{screen[0]}.png")
+        assert page.evaluate("innerWidth") == screen[0]  # a phone is not shown the desktop's page, made small
+        assert cut_off(page) == []
+        assert not page.strays and not page.problems

@@ -1,0 +1,290 @@
+"""Guards over the committed notebooks: what nbval would let pass, and a proof that nbval turns red."""
+
+from __future__ import annotations
+
+import ast
+import inspect
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import nbformat
+import papermill
+import pytest
+from nbformat.v4 import new_code_cell, new_notebook, new_output
+
+import kt_core as kt
+from kt_course.lesson import PARAMETERS
+
+ROOT = Path(__file__).resolve().parents[3]
+NAMES = [
+    "01_attention_math",
+    "03_span_corruption",
+    "04_no_pretrain_baseline",
+    "05_pretrain_finetune",
+    "06_perceiver_ar",
+    "07_rope",
+    "08_making_knowledge_extractable",
+    "09_the_whole_transformer",
+    "10_masked_language_models",
+    "11_pretrained_models",
+    "12_finetuning_techniques",
+    "13_vision_transformer",
+    "14_what_does_it_know",
+]
+PATHS = [ROOT / "notebooks" / f"{name}.ipynb" for name in NAMES]
+IGNORED = "nbval-ignore-output"
+
+
+def code_cells(path):
+    return [cell for cell in nbformat.read(path, as_version=4).cells if cell.cell_type == "code"]
+
+
+def stored_text(cell) -> str:
+    """All text that a cell's stored outputs hold."""
+    kinds = ("text/plain", "text/html", "text/markdown")
+    return "\n".join(
+        o.get("text", "") + "\n".join(o.get("data", {}).get(kind, "") for kind in kinds) for o in cell.outputs
+    )
+
+
+def trailing_semicolon(source: str) -> bool:
+    """nbval fails on `plot();` at a cell's end, though the notebook itself runs."""
+    lines = [line for line in source.splitlines() if line.strip() and not line.lstrip().startswith("#")]
+    return bool(lines) and re.sub(r"\s*#[^'\"]*$", "", lines[-1]).rstrip().endswith(";")
+
+
+def unstable(text: str) -> list[str]:
+    """What must not stand in stored output: it differs between machines or runs."""
+    patterns = {
+        "path": r"(?<![\w.:/<])/(?:home|root|tmp|work|usr|var|opt|Users|private|mnt)/\S*|[A-Z]:\\\S+",
+        "address": r"\b0x[0-9a-f]{6,16}\b",
+        "time": r"(?<![\w.,])\d+(?:\.\d+)? ?(?:s|ms|µs|μs|seconds|minutes|min)\b(?!\w)"
+        r"|\b\d+:\d\d:\d\d\b|\b20\d\d-\d\d-\d\dT",
+        "progress bar": r"\d+%\|",
+    }
+    return [f"{kind}: {found}" for kind, pattern in patterns.items() for found in re.findall(pattern, text)]
+
+
+def test_there_are_exactly_these_notebooks():
+    assert sorted(path.stem for path in (ROOT / "notebooks").glob("*.ipynb")) == NAMES
+
+
+@pytest.mark.parametrize("path", PATHS, ids=NAMES)
+class TestNotebook:
+    def test_was_run_from_the_first_cell_to_the_last_without_errors(self, path):
+        counts = [cell.execution_count for cell in code_cells(path)]
+        assert counts == list(range(1, len(counts) + 1)), (
+            "nbval compares no cell without a count: run `make references`"
+        )
+        assert not [o for cell in code_cells(path) for o in cell.outputs if o.output_type == "error"]
+        warned = [o.text for cell in code_cells(path) for o in cell.outputs if o.get("name") == "stderr"]
+        assert not warned, "warnings belong mended, not stored"
+
+    def test_no_cell_ends_with_a_semicolon(self, path):
+        assert not [cell.source for cell in code_cells(path) if trailing_semicolon(cell.source)]
+
+    def test_few_cells_are_left_uncompared(self, path):
+        cells = code_cells(path)
+        tags = [set(cell.metadata.get("tags", [])) for cell in cells]
+        assert sum(IGNORED in t for t in tags) <= 0.15 * len(cells)
+        assert not [t for t in tags if t - {IGNORED, "parameters", "exercise"}], (
+            "no other tag may switch a comparison off"
+        )
+        assert not [
+            cell.source for cell in cells if re.search(r"(?i)#\s*nbval|#\s*pytest_validate", cell.source)
+        ]
+
+    def test_begins_with_annotated_parameters(self, path):
+        first, *rest = code_cells(path)
+        assert first.metadata.get("tags") == ["parameters"]
+        assert not [cell for cell in rest if "parameters" in cell.metadata.get("tags", [])]
+        lines = ast.parse(first.source).body
+        assert lines and all(isinstance(line, ast.AnnAssign) and line.value is not None for line in lines)
+        assert all("#" in line for line in first.source.splitlines() if line.strip()), (
+            "each parameter is explained"
+        )
+        found = papermill.inspect_notebook(str(path))
+        assert set(found) <= set(PARAMETERS)
+        assert {"profile", "seed", "device", "runs_dir"} <= set(found)
+        assert all(about["inferred_type_name"] == PARAMETERS[name].__name__ for name, about in found.items())
+        assert all(about["help"] for about in found.values())
+        assert found["profile"]["default"] in ('"quick"', "'quick'")
+
+    def test_compared_output_tells_no_path_address_or_time(self, path):
+        compared = [cell for cell in code_cells(path) if IGNORED not in cell.metadata.get("tags", [])]
+        assert not [found for cell in compared for found in unstable(stored_text(cell))]
+        ignored = [
+            found
+            for cell in code_cells(path)
+            for found in unstable(stored_text(cell))
+            if not found.startswith("time")
+        ]
+        assert not ignored, "a path or an address of the author's machine"
+
+    def test_is_small_and_tells_goals_minutes_and_memory(self, path):
+        assert path.stat().st_size < 2.5e6
+        header = nbformat.read(path, as_version=4).cells[0]
+        assert header.cell_type == "markdown" and header.source.startswith("# ")
+        for wanted in (r"(?i)goal|you will", r"(?i)minute", r"\b[MG]i?B\b"):
+            assert re.search(wanted, header.source), f"the header misses {wanted}"
+
+    def test_carries_no_volatile_metadata(self, path):
+        notebook = nbformat.read(path, as_version=4)
+        assert not {"widgets", "papermill"} & set(notebook.metadata)
+        assert notebook.metadata.kernelspec.name == "python3"
+        assert not [cell for cell in notebook.cells if {"papermill", "execution"} & set(cell.metadata)]
+        assert len({cell.id for cell in notebook.cells}) == len(notebook.cells)
+
+    def test_imports_kt_core_and_copies_nothing_of_it(self, path):
+        source = "\n".join(cell.source for cell in code_cells(path))
+        tree = ast.parse(source)
+        assert re.search(r"^(import kt_core as kt|from kt_core)", source, re.MULTILINE)
+        assert f'start_lesson("{path.stem}", globals())' in source and "lesson.result(" in source
+        package = package_bodies()
+        for node in ast.walk(tree):
+            if isinstance(node, ast.FunctionDef | ast.ClassDef):
+                assert node.name not in dir(kt), f"{node.name} is kt_core's: import it"
+                assert body(node) not in package, f"{node.name} copies {package.get(body(node))}"
+
+    def test_shows_pictures_as_png(self, path):
+        data = [o.get("data", {}) for cell in code_cells(path) for o in cell.outputs]
+        assert sum("image/png" in d for d in data) >= 3
+        assert not [
+            d for d in data if "application/vnd.jupyter.widget-view+json" in d and "image/png" not in d
+        ]
+        assert not [d for d in data if "application/javascript" in d or "<script" in d.get("text/html", "")]
+
+
+def body(node: ast.AST) -> str:
+    """A function's or class's statements without its docstring, whatever their layout."""
+    statements = node.body[1:] if ast.get_docstring(node) is not None else node.body
+    return "\n".join(ast.unparse(statement) for statement in statements)
+
+
+def package_bodies() -> dict[str, str]:
+    """Bodies of two statements or more of all functions and classes in kt_core, with their names."""
+    found = {}
+    for path in Path(inspect.getfile(kt)).parent.glob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.FunctionDef | ast.ClassDef) and len(body(node).splitlines()) > 1:
+                found[body(node)] = f"{path.stem}.{node.name}"
+    return found
+
+
+def nbval(path: Path, *more: str) -> subprocess.CompletedProcess:
+    """The comparison of make test on one notebook, in a process of its own."""
+    command = [
+        sys.executable,
+        "-m",
+        "pytest",
+        "--nbval",
+        str(path),
+        "--nbval-current-env",
+        "-p",
+        "no:cacheprovider",
+        "-q",
+        "-c",
+        str(path.parent / "pytest.ini"),
+        "--nbval-sanitize-with",
+        str(ROOT / "tests" / "nbval_sanitize.cfg"),
+        *more,
+    ]
+    (path.parent / "pytest.ini").write_text("[pytest]\n")
+    environment = {
+        **os.environ,
+        "OMP_NUM_THREADS": "1",
+        "KT_PROGRESS": "off",  # as in make test: a bar would be an output of its own
+        "PYTHONPATH": os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")])),
+    }
+    return subprocess.run(
+        command, capture_output=True, text=True, cwd=path.parent, env=environment, timeout=600
+    )
+
+
+def alter_one_number(notebook) -> str:
+    """Change the last digit that a compared cell printed; returns the text it now stands in."""
+    for cell in reversed(notebook.cells):
+        if cell.cell_type == "code" and IGNORED not in cell.metadata.get("tags", []):
+            for output in cell.outputs:
+                found = (
+                    re.search(r"\d(?=\D*$)", output.get("text", ""))
+                    if output.output_type == "stream"
+                    else None
+                )
+                if found:
+                    other = str((int(found[0]) + 1) % 10)
+                    output.text = output.text[: found.start()] + other + output.text[found.end() :]
+                    return output.text
+    raise AssertionError("the notebook prints no number that is compared")
+
+
+def red_after_a_change(path: Path) -> None:
+    """nbval passes as it is, and fails once one stored number is another."""
+    passed = nbval(path)
+    assert passed.returncode == 0, passed.stdout[-3000:]
+    notebook = nbformat.read(path, as_version=4)
+    alter_one_number(notebook)
+    nbformat.write(notebook, path)
+    failed = nbval(path)
+    assert failed.returncode == 1, failed.stdout[-3000:]
+    assert "1 failed" in failed.stdout
+
+
+def test_a_changed_number_turns_nbval_red(tmp_path):
+    cell = new_code_cell(
+        "print('accuracy', 6 * 7, '%, took 3 s')",
+        execution_count=1,
+        outputs=[new_output("stream", name="stdout", text="accuracy 42 %, took 5 s\n")],
+    )
+    two = new_code_cell(
+        "print(round(2 / 3, 3))",
+        execution_count=2,
+        outputs=[new_output("stream", name="stdout", text="0.667\n")],
+    )
+    notebook = new_notebook(
+        cells=[cell, two], metadata={"kernelspec": {"name": "python3", "display_name": "Python 3"}}
+    )
+    nbformat.write(notebook, tmp_path / "small.ipynb")
+    red_after_a_change(tmp_path / "small.ipynb")
+
+
+@pytest.mark.slow
+def test_a_changed_number_turns_a_real_notebook_red(tmp_path):
+    target = tmp_path / PATHS[0].name
+    target.write_bytes(PATHS[0].read_bytes())
+    red_after_a_change(target)
+
+
+@pytest.mark.parametrize(
+    ("source", "found"),
+    [
+        ("plot();", True),
+        ("plot(); # done", True),
+        ("a = 1; b = 2", False),
+        ("print(';')", False),
+        ("plot();\n# end", True),
+        ("", False),
+    ],
+)
+def test_the_semicolon_guard_sees_what_it_should(source, found):
+    assert trailing_semicolon(source) is found
+
+
+@pytest.mark.parametrize(
+    ("text", "found"),
+    [
+        ("see /home/me/x.py", True),
+        ("<object at 0x7f3a2b1c4d50>", True),
+        ("took 3.2 s", True),
+        ("0:01:22 left", True),
+        (" 10%|█ | 1/10", True),
+        ("accuracy 95.0 %", False),
+        ("and/or 3 steps", False),
+        ("born in 1871", False),
+    ],
+)
+def test_the_output_guard_sees_what_it_should(text, found):
+    assert bool(unstable(text)) is found

@@ -1,0 +1,529 @@
+"""One run, one folder: what it leaves, that it repeats itself, that it can be stopped anywhere and gone on with."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+
+import kt_core as kt
+from kt_core.runs.experiment import Result, run_experiment
+from kt_core.trainer import Trainer
+from kt_course.tools.cli import main
+
+TINY = dict(block_size=64, n_embd=16, dropout=0.1, pretrain_epochs=1, pretrain_batch_size=16, finetune_epochs=2,
+            finetune_batch_size=4)  # fmt: skip
+CORPUS = "bios:people=20"
+
+
+@pytest.fixture(autouse=True)
+def quiet(monkeypatch):
+    monkeypatch.setenv("KT_PROGRESS", "off")
+
+
+def run(out, variant="vanilla", pretrain=True, seed=0, corpus=CORPUS, overrides=None, **more):
+    return run_experiment(
+        corpus,
+        variant,
+        "smoke",
+        pretrain,
+        seed,
+        out,
+        overrides=TINY | (overrides or {}),
+        device="cpu",
+        **more,
+    )
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    """An uninterrupted run, which other tests only read."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("KT_PROGRESS", "off")
+        return run(tmp_path_factory.mktemp("whole") / "run")
+
+
+def files(folder) -> dict[str, bytes]:
+    return {
+        str(p.relative_to(folder)): p.read_bytes() for p in sorted(Path(folder).rglob("*")) if p.is_file()
+    }
+
+
+def weights(folder, phase="finetuned"):
+    return kt.load_checkpoint(Path(folder) / f"{phase}.safetensors")[0].state_dict()
+
+
+def metrics(folder) -> list[dict]:
+    rows = [json.loads(row) for row in (Path(folder) / "metrics.jsonl").read_text().splitlines()]
+    return [{k: v for k, v in row.items() if k != "seconds"} for row in rows]
+
+
+def equal(a, b) -> bool:
+    return a.keys() == b.keys() and all(torch.equal(a[name], b[name]) for name in a)
+
+
+# ---------------------------------------------------------------- what it leaves
+
+
+def test_the_folder_holds_what_the_module_says(whole):
+    assert set(files(whole.path)) == {
+        "config.json", "metrics.jsonl", "result.json", "predictions/dev.txt", "predictions/test.txt",
+        "pretrained.safetensors", "pretrained.safetensors.json", "finetuned.safetensors", "finetuned.safetensors.json",
+    }  # fmt: skip
+
+
+def test_config(whole):
+    config = json.loads((whole.path / "config.json").read_text())
+    assert (config["corpus"], config["variant"], config["kind"], config["seed"], config["init"]) == (
+        CORPUS,
+        "vanilla",
+        "mixed",
+        0,
+        None,
+    )
+    assert kt.Recipe(**config["recipe"]) == kt.recipe("smoke", **TINY)
+    assert set(config["versions"]) == {"kt_core", "torch", "python"}
+    assert "CPU" in config["hardware"]
+
+
+def test_result(whole):
+    told = json.loads((whole.path / "result.json").read_text())
+    assert told == whole.told
+    corpus = kt.load_corpus(CORPUS)
+    assert whole.dev.total == len(corpus.dev)
+    assert whole.test.total == len(corpus.test)
+    for split in ("dev", "test"):
+        score = getattr(whole, split)
+        answers = kt.read_predictions(whole.path / "predictions" / f"{split}.txt")
+        assert kt.exact_match(answers, [a for _, a in getattr(corpus, split)]) == score
+        assert told[split]["correct"] == score.correct
+        assert told[split]["low"] == pytest.approx(score.low, abs=1e-4)
+    assert (told["recipe"], told["kind"], told["fields"]["n_embd"]) == ("smoke", "mixed", 16)
+    assert told["parameters"] == kt.load_checkpoint(whole.path / "finetuned.safetensors")[0].n_parameters()
+    for phase, steps in (("pretraining", 6), ("finetuning", 6)):  # 90 examples in 16s; 2 x ceil(10 / 4)
+        assert told[phase]["steps"] == steps
+        assert told[phase]["characters"] > 0
+        assert re.fullmatch(r"\d{4}-\d\d-\d\d", told[phase]["date"])
+    assert Result.read(whole.path) == whole
+
+
+def test_cards(whole):
+    for phase, name in (("pretrain", "pretrained"), ("finetune", "finetuned")):
+        _, vocab, card = kt.load_checkpoint(whole.path / f"{name}.safetensors")
+        assert vocab == kt.load_corpus(CORPUS).vocab
+        assert (card["phase"], card["corpus"], card["variant"], card["seed"], card["kind"]) == (
+            phase,
+            CORPUS,
+            "vanilla",
+            0,
+            "mixed",
+        )
+        assert card["recipe"]["n_embd"] == card["config"]["n_embd"] == 16
+        assert card["dev"]["total"] == whole.dev.total
+        assert {"cost", "hardware", "versions", "sha256"} <= set(card)
+    assert card["dev"]["correct"] == whole.dev.correct
+
+
+def test_metrics_tell_both_phases_in_order(whole):
+    rows = metrics(whole.path)
+    assert [row["phase"] for row in rows] == sorted((row["phase"] for row in rows), reverse=True)
+    for phase in ("pretrain", "finetune"):
+        steps = [row["step"] for row in rows if row["phase"] == phase]
+        assert steps == sorted(set(steps))
+        assert steps[-1] == 6
+    assert all("dev" in row for row in rows)  # the mixed kind follows dev in pretraining too
+
+
+def test_pure_pretraining_is_not_scored_on_dev(tmp_path):
+    result = run(tmp_path / "a", overrides=dict(mixed_pairs=0))
+    assert result.told["kind"] == "pure"
+    assert all(("dev" in row) == (row["phase"] == "finetune") for row in metrics(result.path))
+
+
+def test_pure_pretraining_with_windows_put_as_questions_is(tmp_path):
+    result = run(tmp_path / "a", overrides=dict(mixed_pairs=0, crop="window", ask=0.5))
+    assert result.told["kind"] == "pure"
+    assert {row["phase"] for row in metrics(result.path) if "dev" in row} == {"pretrain", "finetune"}
+
+
+def test_without_pretraining(tmp_path):
+    result = run(tmp_path / "a", pretrain=False, overrides=dict(finetune_documents=2))
+    assert result.told["kind"] == "no-pretrain"
+    assert not (result.path / "pretrained.safetensors").exists()
+    assert {row["phase"] for row in metrics(result.path)} == {"finetune"}
+    assert result.told["finetuning"]["epochs"] == 2.0  # scratch_epochs of the recipe
+    assert result.told["finetuning"]["steps"] == 6  # the pairs alone: documents stay out
+    assert "pretraining" not in result.told
+
+
+@pytest.mark.parametrize("variant", ["rope", "perceiver", "perceiver_ar"])
+def test_every_variant_runs(tmp_path, variant):
+    result = run(tmp_path / "a", variant)
+    model, _, card = kt.load_checkpoint(result.path / "finetuned.safetensors")
+    assert model.config.variant == card["variant"] == result.told["variant"] == variant
+
+
+def test_overrides_reach_the_model_and_the_training(tmp_path):
+    result = run(tmp_path / "a", overrides=dict(n_layer="3", finetune_epochs="1", qk_norm="true"))
+    config = kt.load_checkpoint(result.path / "finetuned.safetensors")[0].config
+    assert (config.n_layer, config.qk_norm) == (3, True)
+    assert result.told["finetuning"]["epochs"] == 1.0
+
+
+def test_the_default_folder_tells_the_settings(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    result = run(None, "rope", pretrain=False, seed=3)
+    assert result.path == Path("runs/bios-people-20-rope-smoke-no-pretrain-seed3")
+
+
+# ---------------------------------------------------------------- corpora of other shapes
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """A corpus like wiki: test questions without answers."""
+    made = kt.load_corpus(CORPUS)
+    root = tmp_path / "corpus"
+    root.mkdir()
+    (root / "text.txt").write_text("\n".join(made.documents))
+    (root / "birth_train.tsv").write_text("".join(f"{q}\t{a}\n" for q, a in made.train))
+    (root / "birth_dev.tsv").write_text("".join(f"{q}\t{a}\n" for q, a in made.dev))
+    (root / "birth_test_inputs.tsv").write_text("".join(f"{q}\n" for q, _ in made.test))
+    return root
+
+
+def test_a_test_split_without_answers_is_answered_and_not_scored(tmp_path, folder):
+    result = run(tmp_path / "a", corpus=folder)
+    assert result.test is None
+    assert result.told["test"] is None
+    assert result.dev is not None
+    assert Result.read(result.path).test is None
+    lines = (result.path / "predictions" / "test.txt").read_text(encoding="utf-8").split("\n")
+    assert len(lines) - 1 == len(kt.load_corpus(folder).test)
+
+
+def test_a_corpus_with_train_pairs_alone(tmp_path, folder):
+    for path in (folder / "birth_dev.tsv", folder / "birth_test_inputs.tsv"):
+        path.unlink()
+    result = run(tmp_path / "a", corpus=folder)
+    assert (result.dev, result.test, result.told["london"]) == (None, None, None)
+    assert not (result.path / "predictions").exists()
+
+
+def test_a_corpus_object_gives_the_same_run(tmp_path, whole):
+    result = run(tmp_path / "a", corpus=kt.load_corpus(CORPUS))
+    assert equal(weights(result.path), weights(whole.path))
+
+
+# ---------------------------------------------------------------- starting from a checkpoint
+
+
+def test_init_takes_the_place_of_pretraining(tmp_path, whole):
+    start = whole.path / "pretrained.safetensors"
+    result = run(tmp_path / "a", init=start)
+    assert not (result.path / "pretrained.safetensors").exists()
+    assert result.told["init"] == str(start)
+    assert result.told["pretraining"] == whole.told["pretraining"]
+    assert {row["phase"] for row in metrics(result.path)} == {"finetune"}
+    assert equal(weights(result.path), weights(whole.path))
+
+
+def test_several_inits_are_averaged(tmp_path, whole):
+    first = whole.path / "pretrained.safetensors"
+    second = run(tmp_path / "other", start=first).path / "pretrained.safetensors"
+    result = run(
+        tmp_path / "a", init=[first, second], overrides=dict(finetune_lr=1e-12, finetune_muon_lr=1e-12)
+    )
+    assert result.told["init"] == f"{first} + {second}"
+    assert result.told["pretraining"]["before"] == {"variant": "vanilla", **whole.told["pretraining"]}
+    states = [
+        kt.load_checkpoint(path)[0].state_dict()
+        for path in (first, second, result.path / "finetuned.safetensors")
+    ]
+    for name, tensor in states[2].items():
+        torch.testing.assert_close(tensor, (states[0][name] + states[1][name]) / 2, atol=1e-6, rtol=0)
+
+
+def test_init_keeps_the_checkpoints_block(tmp_path, whole):
+    result = run(
+        tmp_path / "a",
+        init=whole.path / "pretrained.safetensors",
+        overrides=dict(block_size=96, finetune_documents=1),
+    )
+    assert kt.load_checkpoint(result.path / "finetuned.safetensors")[0].config.block_size == 64
+
+
+@pytest.mark.parametrize(
+    ("more", "words"),
+    [
+        (dict(variant="rope"), "holds a vanilla model, not rope"),
+        (dict(pretrain=False), "pretrain=False"),
+    ],
+)
+def test_an_init_that_cannot_serve_is_refused_before_anything_is_written(tmp_path, whole, more, words):
+    with pytest.raises(ValueError, match=words):
+        run(tmp_path / "a", init=whole.path / "pretrained.safetensors", **more)
+    assert not (tmp_path / "a").exists()
+
+
+def test_start_is_what_pretraining_goes_on_from(tmp_path, whole):
+    """The second sitting begins where the first one ended, says so, and keeps what the first one cost."""
+    start = whole.path / "pretrained.safetensors"
+    still = run(tmp_path / "still", start=start, overrides=dict(pretrain_lr=1e-9, muon_lr=1e-9))
+    for name, tensor in kt.load_checkpoint(start)[0].state_dict().items():
+        new = kt.load_checkpoint(still.path / "pretrained.safetensors")[0].state_dict()[name]
+        assert torch.allclose(new, tensor, atol=1e-6), name
+    result = run(tmp_path / "a", start=start)
+    assert result.told["start"] == "pretrained.safetensors"
+    assert result.told["pretraining"]["before"] == dict(variant="vanilla", **whole.told["pretraining"])
+    assert result.told["pretraining"]["loss"] < whole.told["pretraining"]["loss"]
+    again = run(tmp_path / "b", start=start)
+    assert equal(weights(again.path), weights(result.path))
+    with pytest.raises(ValueError, match="start was 'pretrained.safetensors', now None"):
+        run(tmp_path / "a", resume=True)
+
+
+@pytest.mark.parametrize("variant", ["rope", "perceiver_ar", "perceiver"])
+def test_a_start_of_another_variant_gives_the_weights_that_both_have(tmp_path, whole, variant):
+    start = whole.path / "pretrained.safetensors"
+    result = run(tmp_path / "a", variant=variant, start=start, overrides=dict(pretrain_lr=1e-9, muon_lr=1e-9))
+    assert result.told["pretraining"]["before"]["variant"] == "vanilla"
+    theirs = kt.load_checkpoint(start)[0].state_dict()
+    new = kt.load_checkpoint(result.path / "pretrained.safetensors")[0].state_dict()
+    shared = theirs.keys() & new.keys()
+    assert len(shared) >= len(theirs) - 1  # rope has no position table
+    for name in shared:
+        assert torch.allclose(new[name], theirs[name], atol=1e-6), name
+    for name in new.keys() - shared:
+        if "ln_source" in name:
+            assert torch.allclose(new[name], theirs[name.replace("ln_source", "ln1")], atol=1e-6), name
+
+
+@pytest.mark.parametrize(
+    ("more", "words"),
+    [
+        (dict(overrides=dict(n_embd=64)), "of another shape"),
+        (dict(corpus="bios:people=41"), "vocabulary"),
+        (dict(pretrain=False), "neither init nor pretrain=False"),
+    ],
+)
+def test_a_start_that_cannot_serve_is_refused_before_anything_is_written(tmp_path, whole, more, words):
+    with pytest.raises(ValueError, match=words):
+        run(tmp_path / "a", start=whole.path / "pretrained.safetensors", **more)
+    assert not (tmp_path / "a").exists()
+
+
+def test_bad_settings_leave_no_folder(tmp_path, folder):
+    for more in (
+        dict(variant="ropee"),
+        dict(init=tmp_path / "none"),
+        dict(corpus="nowhere"),
+        dict(overrides=dict(n_embd=15)),
+    ):
+        with pytest.raises(ValueError):
+            run(tmp_path / "a", **more)
+    (folder / "birth_train.tsv").unlink()
+    with pytest.raises(ValueError, match="no train pairs"):
+        run(tmp_path / "a", corpus=folder)
+    assert not (tmp_path / "a").exists()
+
+
+# ---------------------------------------------------------------- the same again
+
+
+def test_the_same_seed_gives_the_same_run_whatever_torchs_random_state(tmp_path, whole):
+    torch.manual_seed(12345)
+    torch.rand(7)
+    again = run(tmp_path / "again")
+    assert equal(weights(again.path), weights(whole.path))
+    assert metrics(again.path) == metrics(whole.path)
+    for split in ("dev", "test"):
+        assert files(again.path)[f"predictions/{split}.txt"] == files(whole.path)[f"predictions/{split}.txt"]
+
+
+def test_another_seed_gives_another_run(tmp_path, whole):
+    other = run(tmp_path / "other", seed=1)
+    assert not equal(weights(other.path), weights(whole.path))
+    assert metrics(other.path) != metrics(whole.path)
+
+
+# ---------------------------------------------------------------- stopping and going on
+
+
+def stopped_at(monkeypatch, folder, phase, step, error=KeyboardInterrupt, **more):
+    """A run in `folder` that is interrupted at that step of that phase."""
+    plain = Trainer.__init__
+
+    def stopping(self, *given, **named):
+        plain(self, *given, **named)
+        inner = self.log
+
+        def log(row):
+            inner(row)
+            if named["title"] == phase and row["step"] == step:
+                raise error
+
+        self.log = log
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Trainer, "__init__", stopping)
+        with pytest.raises(error):
+            run(folder, **more)
+
+
+@pytest.mark.parametrize("phase", ["pretrain", "finetune"])
+@pytest.mark.parametrize("step", [2, 6])
+def test_going_on_ends_as_if_never_stopped(monkeypatch, tmp_path, whole, phase, step):
+    stopped_at(monkeypatch, tmp_path / "a", phase, step)
+    assert not (tmp_path / "a" / "result.json").exists()
+    model, vocab, card = kt.load_checkpoint(
+        tmp_path / "a" / f"{phase}-stopped.safetensors"
+    )  # usable as it is
+    assert (
+        card["stopped"]
+        and card["phase"] == phase
+        and len(kt.answer(model, vocab, ["Where was Ada born?"])) == 1
+    )
+    torch.manual_seed(99)
+    result = run(tmp_path / "a", resume=True)
+    assert equal(weights(result.path), weights(whole.path))
+    assert metrics(result.path) == metrics(whole.path)
+    assert set(files(result.path)) == set(files(whole.path))  # no state is left behind
+    assert (result.dev, result.test) == (whole.dev, whole.test)
+
+
+def test_going_on_after_a_crash_repeats_only_what_was_not_saved(monkeypatch, tmp_path, whole):
+    stopped_at(monkeypatch, tmp_path / "a", "pretrain", 5, RuntimeError, save_every=2)
+    with (tmp_path / "a" / "metrics.jsonl").open("a") as file:
+        file.write('{"phase": "pret')  # the machine died while it wrote
+    result = run(tmp_path / "a", resume=True)
+    assert equal(weights(result.path), weights(whole.path))
+    assert metrics(result.path) == metrics(whole.path)
+
+
+@pytest.mark.parametrize("phase", ["pretrained", "finetuned"])
+def test_a_stop_between_the_last_step_and_the_checkpoint_loses_nothing(monkeypatch, tmp_path, whole, phase):
+    """The last evaluation may take a while: Ctrl-C in it must not cost the whole training."""
+    import kt_core.runs.experiment as runs
+
+    plain = runs.save_checkpoint
+
+    def stopping(path, *given, **named):
+        if Path(path).stem == phase:
+            raise KeyboardInterrupt
+        return plain(path, *given, **named)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(runs, "save_checkpoint", stopping)
+        with pytest.raises(KeyboardInterrupt):
+            run(tmp_path / "a")
+    assert (tmp_path / "a" / f"{dict(pretrained='pretrain', finetuned='finetune')[phase]}.state").exists()
+
+    trained = []
+    step = torch.optim.AdamW.step
+    with monkeypatch.context() as patch:
+        patch.setattr(torch.optim.AdamW, "step", lambda self, *a: (trained.append(1), step(self, *a))[1])
+        result = run(tmp_path / "a", resume=True)
+    assert len(trained) == (6 if phase == "pretrained" else 0)
+    assert equal(weights(result.path), weights(whole.path))
+    assert not list(result.path.glob("*.state"))
+
+
+def test_a_checkpoint_without_its_card_is_made_again(tmp_path, whole):
+    shutil.copytree(whole.path, tmp_path / "a")
+    for name in ("result.json", "finetuned.safetensors.json"):
+        (tmp_path / "a" / name).unlink()
+    assert equal(weights(run(tmp_path / "a", resume=True).path), weights(whole.path))
+
+
+def test_a_finished_phase_is_not_done_again(tmp_path, whole, monkeypatch):
+    shutil.copytree(whole.path, tmp_path / "a")
+    (tmp_path / "a" / "result.json").unlink()
+    monkeypatch.setattr(Trainer, "fit", lambda *_: pytest.fail("nothing is left to train"))
+    result = run(tmp_path / "a", resume=True)
+    assert (result.dev, result.told["pretraining"]) == (whole.dev, whole.told["pretraining"])
+
+
+def test_a_finished_run_gives_its_result(whole, monkeypatch):
+    before = files(whole.path)
+    monkeypatch.setattr(Trainer, "fit", lambda *_: pytest.fail("nothing is left to train"))
+    assert run(whole.path, resume=True) == whole
+    assert files(whole.path) == before
+
+
+def test_an_existing_run_is_refused_without_resume_and_left_alone(whole):
+    before = files(whole.path)
+    with pytest.raises(ValueError, match="holds a run already.*--resume"):
+        run(whole.path)
+    with pytest.raises(ValueError, match="holds a run already"):
+        run(whole.path, seed=1)
+    assert files(whole.path) == before
+
+
+@pytest.mark.parametrize(
+    ("more", "words"),
+    [
+        (dict(seed=1), "seed was 0, now 1"),
+        (dict(variant="rope"), "variant was 'vanilla', now 'rope'"),
+        (dict(corpus="bios:people=21"), "corpus was 'bios:people=20', now 'bios:people=21'"),
+        (dict(pretrain=False), "kind was 'mixed', now 'no-pretrain'"),
+        (dict(overrides=dict(n_embd=32)), "n_embd was 16, now 32"),
+        (dict(overrides=dict(finetune_lr=1.0)), "finetune_lr was 0.0002, now 1.0"),
+    ],
+)
+def test_other_settings_are_refused_by_name(whole, more, words):
+    before = files(whole.path)
+    with pytest.raises(ValueError, match=re.escape(words)):
+        run(whole.path, resume=True, **more)
+    assert files(whole.path) == before
+
+
+def test_a_run_of_before_a_recipe_had_a_field_is_gone_on_with(tmp_path, whole):
+    shutil.copytree(whole.path, tmp_path / "old")
+    config = json.loads((tmp_path / "old" / "config.json").read_text())
+    del config["recipe"]["drop"]
+    (tmp_path / "old" / "config.json").write_text(json.dumps(config))
+    assert run(tmp_path / "old", resume=True).told == whole.told
+    with pytest.raises(ValueError, match="drop was 0.0, now 0.5"):
+        run(tmp_path / "old", resume=True, overrides=dict(drop=0.5))
+
+
+def test_resume_in_an_empty_folder_starts(tmp_path, whole):
+    assert run(tmp_path / "new", resume=True).dev == whole.dev
+
+
+@pytest.mark.parametrize("text", ["{", "[]", "{}", '{"dev": {"correct": 1}, "test": null}'])
+def test_a_damaged_result_is_named(tmp_path, text):
+    (tmp_path / "result.json").write_text(text)
+    with pytest.raises(ValueError, match="result.json: not a run's result"):
+        Result.read(tmp_path)
+
+
+def test_no_result_says_how_to_finish(tmp_path):
+    with pytest.raises(ValueError, match="--resume"):
+        Result.read(tmp_path)
+
+
+# ---------------------------------------------------------------- the command
+
+
+def test_kt_run_tells_the_scores_and_refuses_to_overwrite(tmp_path, capsys, whole):
+    given = ["run", "--corpus", CORPUS, "--recipe", "smoke", "--device", "cpu", "--out", str(tmp_path / "a")]
+    for key, value in TINY.items():
+        given += ["--set", f"{key}={value}"]
+    assert main(given) == 0
+    out = capsys.readouterr().out
+    assert re.search(
+        r"^dev: Correct: \d+ out of 5: \d+\.\d% \(95 % interval \d+\.\d to \d+\.\d%\)$", out, re.M
+    )
+    assert re.search(r"^test: Correct: \d+ out of 5: ", out, re.M)
+    assert equal(weights(tmp_path / "a"), weights(whole.path))
+    assert main(given) == 1
+    assert "holds a run already" in capsys.readouterr().err
+    assert main([*given, "--resume"]) == 0
+    assert main([*given, "--resume", "--seed", "4"]) == 1
+    assert "seed was 0, now 4" in capsys.readouterr().err
