@@ -1,0 +1,34 @@
+"""Error messages for bad values: one wording, and a suggestion where a name is nearly right."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+from typing import Any
+
+
+def require(owner: object, field: str, is_valid: bool, wanted: str) -> None:
+    """Raise ValueError "Owner.field must be wanted, not value" unless `is_valid`."""
+    if not is_valid:
+        value = getattr(owner, field)
+        raise ValueError(f"{type(owner).__name__}.{field} must be {wanted}, not {value!r}")
+
+
+def is_whole(value: Any, at_least: int = 1) -> bool:
+    """Is `value` an int (True and False are none) of `at_least` or more?"""
+    return isinstance(value, int) and not isinstance(value, bool) and value >= at_least
+
+
+def did_you_mean(name: str, known: Iterable[str]) -> str:
+    """`, did you mean 'x'?` for the nearest known name; an empty string if none is near."""
+    near = difflib.get_close_matches(str(name), list(known), n=1)
+    return f", did you mean {near[0]!r}?" if near else ""
+
+
+def one_of(what: str, name: str, known: Iterable[str]) -> str:
+    """Return `name` if it is known; ValueError names the nearest and all known ones otherwise."""
+    known = list(known)
+    if name not in known:
+        suggestion = did_you_mean(name, known)
+        raise ValueError(f"no {what} {name!r}{suggestion or ';'} known: {', '.join(known)}")
+    return name
