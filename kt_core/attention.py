@@ -56,7 +56,9 @@ def additive_score(
     v: Float[Tensor, " d_hidden"],
 ) -> Float[Tensor, "... T_query T_key"]:
     """v . tanh(W_q q + W_k k), a small network that compares (Bahdanau et al. 2015, appendix A.1.2)."""
-    hidden = (query @ w_query).unsqueeze(-2) + (key @ w_key).unsqueeze(-3)  # (..., T_query, T_key, d_hidden)
+    hidden = (query @ w_query).unsqueeze(-2) + (key @ w_key).unsqueeze(
+        -3
+    )  # (..., T_query, T_key, d_hidden)
     return torch.tanh(hidden) @ v
 
 
@@ -124,7 +126,9 @@ class Dropout(nn.Module):
             return x
         if x.device.type != "cpu":
             return F.dropout(x, self.p)
-        drawn = torch.empty(-(-x.numel() // 4), dtype=torch.int64).random_(-(2**63), None)  # 4 x 16 bits each
+        drawn = torch.empty(-(-x.numel() // 4), dtype=torch.int64).random_(
+            -(2**63), None
+        )  # 4 x 16 bits each
         keep = drawn.view(torch.int16)[: x.numel()].view(x.shape) >= round(self.p * 2**16) - 2**15
         return x * keep.to(x.dtype).div_(1 - self.p)
 
@@ -144,7 +148,9 @@ def rotary_frequencies(head_dim: int, base: float = 10000.0) -> Float[Tensor, " 
     Su et al. 2021, section 3.2.2 (there i starts at 1). Falls from 1 to base^(-(d-2)/d).
     """
     if head_dim < 2 or head_dim % 2:
-        raise ValueError(f"rotary embedding turns pairs of channels: head_dim must be even, not {head_dim}")
+        raise ValueError(
+            f"rotary embedding turns pairs of channels: head_dim must be even, not {head_dim}"
+        )
     return base ** (-torch.arange(0, head_dim, 2).float() / head_dim)
 
 
@@ -157,7 +163,10 @@ def rotary_table(
 
 
 def rotate(
-    x: Float[Tensor, "... hs"], cos: Float[Tensor, "..."], sin: Float[Tensor, "..."], layout: str = "half"
+    x: Float[Tensor, "... hs"],
+    cos: Float[Tensor, "..."],
+    sin: Float[Tensor, "..."],
+    layout: str = "half",
 ) -> Float[Tensor, "... hs"]:
     """Turn each pair of channels by its angle: (a + ib) e^(i t theta), written without complex numbers.
 
@@ -191,7 +200,9 @@ class KeyValueCache:
         self.key = like.new_zeros(batch, n_head, slots, head_dim)
         self.value = torch.zeros_like(self.key)
 
-    def write(self, key: Tensor, value: Tensor, slots: Int[Tensor, "B T_new"]) -> tuple[Tensor, Tensor]:
+    def write(
+        self, key: Tensor, value: Tensor, slots: Int[Tensor, "B T_new"]
+    ) -> tuple[Tensor, Tensor]:
         """Store (B, nh, T_new, hs) keys and values at `slots`; returns all slots, (B, nh, slots, hs) each."""
         index = slots[:, None, :, None].expand_as(key)
         self.key.scatter_(2, index, key.to(self.key.dtype))  # autocast computes them in bfloat16
@@ -247,7 +258,11 @@ class MultiHeadAttention(nn.Module):
         its slots, or over `source` alone if that is 0.
         """
         source = x if source is None else source
-        q, k, v = self._heads(self.query(x)), self._heads(self.key(source)), self._heads(self.value(source))
+        q, k, v = (
+            self._heads(self.query(x)),
+            self._heads(self.key(source)),
+            self._heads(self.value(source)),
+        )
         if self.qk_norm:  # unit root mean square: the scores' size no longer grows with the weights
             q, k = F.rms_norm(q, q.shape[-1:]), F.rms_norm(k, k.shape[-1:])
         if query_rotation is not None:

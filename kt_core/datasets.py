@@ -118,18 +118,34 @@ class SpanCorruption(_TokenDataset):
         head_last: float = 0.0,
         ask: float = 0.0,
     ):
-        for name, value, known in (("crop", crop, CROPS), ("spans", spans, SPANS), ("loss", loss, LOSSES)):
+        for name, value, known in (
+            ("crop", crop, CROPS),
+            ("spans", spans, SPANS),
+            ("loss", loss, LOSSES),
+        ):
             if value not in known:
-                raise ValueError(f"SpanCorruption: {name} must be one of {', '.join(known)}, not {value!r}")
+                raise ValueError(
+                    f"SpanCorruption: {name} must be one of {', '.join(known)}, not {value!r}"
+                )
         shares = dict(
-            random_share=random_share, whole=whole, plain=plain, drop=drop, head_last=head_last, ask=ask
+            random_share=random_share,
+            whole=whole,
+            plain=plain,
+            drop=drop,
+            head_last=head_last,
+            ask=ask,
         )
         for name, value in shares.items():
             if not 0 <= value <= 1:
                 raise ValueError(f"SpanCorruption: {name} must lie in 0 ... 1, not {value!r}")
         if block_size < 8:
             raise ValueError(f"SpanCorruption: block_size must be at least 8, not {block_size}")
-        self.documents, self.vocab, self.block_size, self.seed = list(documents), vocab, block_size, seed
+        self.documents, self.vocab, self.block_size, self.seed = (
+            list(documents),
+            vocab,
+            block_size,
+            seed,
+        )
         self.crop, self.spans, self.end_sentinel, self.loss = crop, spans, end_sentinel, loss
         self.random_share, self.whole, self.plain, self.drop = random_share, whole, plain, drop
         self.head_last, self.ask = head_last, ask
@@ -179,13 +195,17 @@ class SpanCorruption(_TokenDataset):
         """Characters of a document that fit: x holds one less than the text, since it predicts the last."""
         return self.block_size + 1 - 2 - self.end_sentinel
 
-    def _window(self, document: str, start: int, stop: int, rng: random.Random) -> tuple[str, str, str]:
+    def _window(
+        self, document: str, start: int, stop: int, rng: random.Random
+    ) -> tuple[str, str, str]:
         """Head and a few words, the span, a few words."""
         head = document[: behind_head(document)]
         masked = document[start:stop][: self._room - len(head)]
         before, after = document[len(head) : start], document[stop:]
         if self.plain and rng.random() < self.plain:
-            before = plain_words(document, len(head), start).removeprefix(" ")  # the head ends with one
+            before = plain_words(document, len(head), start).removeprefix(
+                " "
+            )  # the head ends with one
             after = plain_words(document, stop, len(document))
         before = before.split(" ")[-1 - rng.randint(0, 4) :]
         after = after.split(" ")[: 1 + rng.randint(0, 2)]
@@ -224,14 +244,18 @@ class NamePlace(_TokenDataset):
     Raises ValueError, naming the pair, for a missing answer, an unknown character or a pair longer than the block.
     """
 
-    def __init__(self, pairs: Sequence[tuple[str, str | None]], vocab: CharVocab, block_size: int = 128):
+    def __init__(
+        self, pairs: Sequence[tuple[str, str | None]], vocab: CharVocab, block_size: int = 128
+    ):
         self.pairs, self.vocab, self.block_size = list(pairs), vocab, block_size
         self._examples = []
         for i, (question, answer) in enumerate(self.pairs):
             if not question:
                 raise ValueError(f"NamePlace: pair {i} (answer {answer!r}) has no question")
             if not answer:
-                raise ValueError(f"NamePlace: pair {i} ({question!r}) has no answer; training needs one")
+                raise ValueError(
+                    f"NamePlace: pair {i} ({question!r}) has no answer; training needs one"
+                )
             try:
                 asked, told = vocab.encode(question), vocab.encode(answer)
             except ValueError as error:
@@ -276,7 +300,13 @@ class Mixture(_TokenDataset):
 
 
 def batches(
-    data: _TokenDataset, batch_size: int, seed: int, epoch: int, *, bucket: bool = True, shuffle: bool = True
+    data: _TokenDataset,
+    batch_size: int,
+    seed: int,
+    epoch: int,
+    *,
+    bucket: bool = True,
+    shuffle: bool = True,
 ) -> Iterator[tuple[Int[Tensor, "B T"], Int[Tensor, "B T"]]]:
     """All of `data` once, as (x, y) batches whose order depends on (seed, epoch) alone.
 

@@ -12,7 +12,10 @@ from kt_core.vocab import CharVocab
 
 
 def pick(
-    logits: Float[Tensor, "B V"], temperature: float, top_k: int | None, generator: torch.Generator | None
+    logits: Float[Tensor, "B V"],
+    temperature: float,
+    top_k: int | None,
+    generator: torch.Generator | None,
 ) -> Int[Tensor, " B"]:
     """Next character a row: the likeliest at temperature 0, else drawn from softmax(logits / temperature).
 
@@ -71,7 +74,9 @@ def generate(
             idx[row, : len(prompt)] = torch.tensor(prompt)
         end = torch.tensor(lengths, device=device)  # (B,) where each row's next character goes
         rows = torch.arange(len(prompts), device=device)
-        kept = rows  # rows that the model still computes: those that go on, and some that ended lately
+        kept = (
+            rows  # rows that the model still computes: those that go on, and some that ended lately
+        )
         if use_cache:
             logits, cache = model.start_cache(idx)
             logits = logits[rows, end - 1]  # (B, V)

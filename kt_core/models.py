@@ -63,26 +63,34 @@ class GPTConfig:
         for field in ("vocab_size", "block_size", "n_layer", "n_head", "n_embd", "bottleneck"):
             value = getattr(self, field)
             if not isinstance(value, int) or isinstance(value, bool) or value < 1:
-                raise ValueError(f"GPTConfig.{field} must be a whole number of at least 1, not {value!r}")
+                raise ValueError(
+                    f"GPTConfig.{field} must be a whole number of at least 1, not {value!r}"
+                )
         for field in ("dropout", "rope_base"):
             value = getattr(self, field)
             if not isinstance(value, int | float) or isinstance(value, bool):
                 raise ValueError(f"GPTConfig.{field} must be a number, not {value!r}")
         for field in ("qk_norm", "zero_init", "causal"):
             if not isinstance(getattr(self, field), bool):
-                raise ValueError(f"GPTConfig.{field} must be True or False, not {getattr(self, field)!r}")
+                raise ValueError(
+                    f"GPTConfig.{field} must be True or False, not {getattr(self, field)!r}"
+                )
         if type(self.random_offset) is not int or not 0 <= self.random_offset < self.block_size:
             raise ValueError(
                 f"GPTConfig.random_offset must be a whole number in 0 ... block_size - 1, not {self.random_offset!r}"
             )
         if self.variant not in VARIANTS:
-            raise ValueError(f"GPTConfig.variant must be one of {', '.join(VARIANTS)}, not {self.variant!r}")
+            raise ValueError(
+                f"GPTConfig.variant must be one of {', '.join(VARIANTS)}, not {self.variant!r}"
+            )
         if self.activation not in ACTIVATIONS:
             raise ValueError(
                 f"GPTConfig.activation must be one of {', '.join(ACTIVATIONS)}, not {self.activation!r}"
             )
         if self.n_embd % self.n_head:
-            raise ValueError(f"GPTConfig.n_embd ({self.n_embd}) must be a multiple of n_head ({self.n_head})")
+            raise ValueError(
+                f"GPTConfig.n_embd ({self.n_embd}) must be a multiple of n_head ({self.n_head})"
+            )
         if self.rotary and (self.n_embd // self.n_head) % 2:
             raise ValueError(
                 f"{self.variant} rotates pairs: n_embd / n_head must be even, not {self.n_embd // self.n_head}"
@@ -145,7 +153,10 @@ class Block(nn.Module):
         self.mlp = MLP(config)
 
     def forward(
-        self, x: Float[Tensor, "B T C"], source: Float[Tensor, "B T_source C"] | None = None, **where
+        self,
+        x: Float[Tensor, "B T C"],
+        source: Float[Tensor, "B T_source C"] | None = None,
+        **where,
     ) -> Float[Tensor, "B T C"]:
         """`where`: mask, rotations and cache, handed to `MultiHeadAttention`."""
         normed = None if source is None else self.ln_source(source)
@@ -189,7 +200,11 @@ class Cache:
         c, like = model.config, model.head.weight
         self.empty = True
         spare = model.n_latents + 1  # one slot more: the null latent's, or one that nobody reads
-        slots = [c.block_size] * c.n_layer if not c.latent else [c.block_size] + [spare] * (c.n_layer - 1)
+        slots = (
+            [c.block_size] * c.n_layer
+            if not c.latent
+            else [c.block_size] + [spare] * (c.n_layer - 1)
+        )
         self.layers = [KeyValueCache(batch, c.n_head, n, c.n_embd // c.n_head, like) for n in slots]
         self.inputs = like.new_zeros(batch, c.block_size, c.n_embd)
 
@@ -208,7 +223,9 @@ class GPT(nn.Module):
         self.config = config
         self.tok_emb = nn.Embedding(config.vocab_size, config.n_embd)
         self.pos_emb = (
-            None if config.rotary else nn.Parameter(torch.zeros(1, config.block_size, config.n_embd))
+            None
+            if config.rotary
+            else nn.Parameter(torch.zeros(1, config.block_size, config.n_embd))
         )
         self.drop = Dropout(config.dropout)
         middle = config.n_layer - 2
@@ -270,7 +287,9 @@ class GPT(nn.Module):
     def start_cache(self, idx: Int[Tensor, "B T"]) -> tuple[Float[Tensor, "B T V"], Cache]:
         """Read a batch of prompts, padded on the right, and keep what later steps need: (logits, cache)."""
         if not self.config.causal:
-            raise ValueError("an encoder (causal=False) keeps no cache: every character changes all outputs")
+            raise ValueError(
+                "an encoder (causal=False) keeps no cache: every character changes all outputs"
+            )
         cache = Cache(self, idx.size(0))
         positions = torch.arange(idx.size(1), device=idx.device).expand_as(idx)
         logits = self._run(idx, positions, cache)
@@ -320,26 +339,38 @@ class GPT(nn.Module):
                 x = block(x, **where, cache=cache and cache.layers[i])
         return self.head(self.ln_f(x))
 
-    def _where(self, query_reach, source_reach, slots, cache: Cache | None, slot_reach=None) -> dict:
+    def _where(
+        self, query_reach, source_reach, slots, cache: Cache | None, slot_reach=None
+    ) -> dict:
         """Mask, rotations and slots for one layer: queries that may know `query_reach`, keys that know `source_reach`.
 
         Once a cache is filled the keys are its slots, up to the last one in use; slot j knows inputs up to
         `slot_reach[j]` (j if None).
         """
-        where = dict(query_rotation=self._rotation(query_reach), key_rotation=self._rotation(source_reach))
+        where = dict(
+            query_rotation=self._rotation(query_reach), key_rotation=self._rotation(source_reach)
+        )
         if cache is not None:
             where |= dict(slots=slots)
             if not cache.empty:
                 used = int(slots.max()) + 1
-                known = torch.arange(used, device=slots.device) if slot_reach is None else slot_reach[:used]
-                return where | dict(mask=reach_mask(query_reach, known[None]).unsqueeze(1), n_slots=used)
+                known = (
+                    torch.arange(used, device=slots.device)
+                    if slot_reach is None
+                    else slot_reach[:used]
+                )
+                return where | dict(
+                    mask=reach_mask(query_reach, known[None]).unsqueeze(1), n_slots=used
+                )
         if query_reach is source_reach:  # self-attention in order of position
             return where | dict(is_causal=True)
         return where | dict(
             mask=reach_mask(query_reach, source_reach).unsqueeze(1)
         )  # (B or 1, 1, T_query, T_key)
 
-    def _through_latents(self, x: Float[Tensor, "B T C"], positions: Tensor, cache: Cache | None) -> Tensor:
+    def _through_latents(
+        self, x: Float[Tensor, "B T C"], positions: Tensor, cache: Cache | None
+    ) -> Tensor:
         """Down to the latents, through the middle blocks, up to the outputs (both perceivers)."""
         c, (down, *middle, up) = self.config, self.blocks
         B, T, _ = x.shape
@@ -360,7 +391,9 @@ class GPT(nn.Module):
         if c.variant == "perceiver":
             start = down.latents[0, index.clamp(max=m - 1)].expand(B, -1, -1)  # (B, n, C)
         else:
-            start = x if stepping else x[:, reach[0].clamp(max=T - 1)]  # the newest input of each latent
+            start = (
+                x if stepping else x[:, reach[0].clamp(max=T - 1)]
+            )  # the newest input of each latent
         z = down(start, x, **self._where(reach, positions, positions, cache), cache=layers[0])
         where = self._where(reach, reach, index, cache, slot_reach)
         for block, layer in zip(middle, layers[1:-1], strict=True):
@@ -376,7 +409,11 @@ class GPT(nn.Module):
         return up(x, z, **self._where(positions, reach, index, cache, slot_reach), cache=layers[-1])
 
     def _newest(
-        self, local: Float[Tensor, "n C"], x: Float[Tensor, "B T C"], positions: Tensor, cache: Cache | None
+        self,
+        local: Float[Tensor, "n C"],
+        x: Float[Tensor, "B T C"],
+        positions: Tensor,
+        cache: Cache | None,
     ):
         """Sum over k = 1 ... s - 2 of local[k - 1] * x[t - k]: the inputs that no legal latent holds yet."""
         if cache is not None:

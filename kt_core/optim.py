@@ -47,7 +47,9 @@ class Muon(torch.optim.Optimizer):
                 for p in params:
                     momentum = self.state[p].setdefault("momentum", torch.zeros_like(p))
                     momentum.lerp_(p.grad, 1 - group["momentum"])
-                    updates.append(p.grad.lerp(momentum, group["momentum"]))  # Nesterov's look-ahead
+                    updates.append(
+                        p.grad.lerp(momentum, group["momentum"])
+                    )  # Nesterov's look-ahead
                 scale = group["lr"] * max(1.0, shape[0] / shape[1]) ** 0.5
                 for p, update in zip(params, orthogonalise(torch.stack(updates)), strict=True):
                     p.mul_(1 - group["lr"] * group["weight_decay"]).add_(update, alpha=-scale)

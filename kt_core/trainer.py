@@ -80,7 +80,9 @@ class TrainConfig:
     def __post_init__(self):
         def need(field: str, right: bool, what: str) -> None:
             if not right:
-                raise ValueError(f"TrainConfig.{field} must be {what}, not {getattr(self, field)!r}")
+                raise ValueError(
+                    f"TrainConfig.{field} must be {what}, not {getattr(self, field)!r}"
+                )
 
         need("epochs", self.epochs > 0, "above 0")
         need("steps", self.steps is None or self.steps >= 1, "at least 1, or None to count epochs")
@@ -96,7 +98,11 @@ class TrainConfig:
         need("precision", self.precision in PRECISIONS, f"one of {', '.join(PRECISIONS)}")
         need("final_fraction", 0 <= self.final_fraction <= 1, "in 0 ... 1")
         need("cooldown_from", 0 <= self.cooldown_from <= 1, "in 0 ... 1")
-        need("horizon", self.horizon is None or self.horizon >= 1, "at least 1, or None for all steps")
+        need(
+            "horizon",
+            self.horizon is None or self.horizon >= 1,
+            "at least 1, or None for all steps",
+        )
 
     def rate(self, step: int, total: int) -> float:
         """Share of the peak learning rate for step 0 ... total - 1."""
@@ -106,7 +112,9 @@ class TrainConfig:
             return 1.0
         horizon = self.horizon or total
         progress = min(1.0, step / max(1, horizon))
-        if self.schedule == "cosine":  # the assignment: a half cosine, cut off below at final_fraction
+        if (
+            self.schedule == "cosine"
+        ):  # the assignment: a half cosine, cut off below at final_fraction
             return max(self.final_fraction, 0.5 * (1 + math.cos(math.pi * progress)))
         cooled = max(0.0, progress - self.cooldown_from) / max(1e-9, 1 - self.cooldown_from)
         return 1 - (1 - self.final_fraction) * cooled
@@ -114,8 +122,14 @@ class TrainConfig:
     def optimizers(self, model: nn.Module) -> list[torch.optim.Optimizer]:
         """`make_optimizers` for the model, by this config's fields."""
         return make_optimizers(
-            model, self.optimizer, self.learning_rate, self.muon_learning_rate, self.betas, self.weight_decay, self.decay_on
-        )  # fmt: skip
+            model,
+            self.optimizer,
+            self.learning_rate,
+            self.muon_learning_rate,
+            self.betas,
+            self.weight_decay,
+            self.decay_on,
+        )
 
 
 def split(
@@ -213,16 +227,23 @@ class Trainer:
 
         def save() -> None:
             told = dict(
-                key=key, step=step, history=history, seconds=time.perf_counter() - began,
-                characters=characters, losses=[float(value) for value in losses],
-            )  # fmt: skip
+                key=key,
+                step=step,
+                history=history,
+                seconds=time.perf_counter() - began,
+                characters=characters,
+                losses=[float(value) for value in losses],
+            )
             save_state(self.state, model, optimizers, told, self.device)
 
         def learn(x: Tensor, y: Tensor, share: float) -> Tensor:
             """Gradients of a batch, part by part; its loss. A team averages gradients once, with the last part."""
             parts, loss = split(x, y, c.parts), torch.zeros((), device=self.device)
             for number, (px, py, weight) in enumerate(parts, 1):
-                px, py = px.to(self.device, non_blocking=True), py.to(self.device, non_blocking=True)
+                px, py = (
+                    px.to(self.device, non_blocking=True),
+                    py.to(self.device, non_blocking=True),
+                )
                 with forward.no_sync() if team and number < len(parts) else nullcontext():
                     with mixed:
                         _, mean = forward(px, py)
@@ -247,9 +268,13 @@ class Trainer:
                     )
             if logging:
                 row = dict(
-                    step=step, epoch=round(step / self.steps_an_epoch, 3), loss=loss, rate=c.rate(step - 1, self.total),
-                    characters=characters, seconds=round(time.perf_counter() - began, 3),
-                )  # fmt: skip
+                    step=step,
+                    epoch=round(step / self.steps_an_epoch, 3),
+                    loss=loss,
+                    rate=c.rate(step - 1, self.total),
+                    characters=characters,
+                    seconds=round(time.perf_counter() - began, 3),
+                )
                 with self._random_kept():
                     if evaluating and leads:
                         model.eval()
@@ -273,7 +298,9 @@ class Trainer:
                 after_step()
             while step < self.total:
                 epoch, skip = divmod(step, self.steps_an_epoch)
-                found = batches(self.data, c.batch_size, c.seed, epoch, bucket=c.bucket, shuffle=c.shuffle)
+                found = batches(
+                    self.data, c.batch_size, c.seed, epoch, bucket=c.bucket, shuffle=c.shuffle
+                )
                 for x, y in islice(found, skip, skip + self.total - step):
                     with interrupts_held():  # a state saved amid a step could not be gone on with
                         rate = c.rate(step, self.total)
@@ -316,8 +343,12 @@ class Trainer:
         free = ("device", "precision", "compile", "eval_every", "log_every", "save_every")
         settings = {k: v for k, v in asdict(self.config).items() if k not in free}
         self.data.set_epoch(0)
-        sample = [self.data.tokens(i) for i in range(0, len(self.data), max(1, len(self.data) // 8))]
-        told = json.dumps([asdict(self.model.config), settings, len(self.data), sample], sort_keys=True)
+        sample = [
+            self.data.tokens(i) for i in range(0, len(self.data), max(1, len(self.data) // 8))
+        ]
+        told = json.dumps(
+            [asdict(self.model.config), settings, len(self.data), sample], sort_keys=True
+        )
         return sha256(told.encode())
 
     def _random_kept(self):

@@ -23,7 +23,9 @@ class CharVocab:
             if not isinstance(ch, str) or len(ch) != 1:
                 raise ValueError(f"chars[{i}] is {ch!r}: each entry must be one character")
             if ch in (PAD, MASK):
-                raise ValueError(f"chars[{i}] is {ch!r}: ids 0 and 1 are given to {PAD} and {MASK} already")
+                raise ValueError(
+                    f"chars[{i}] is {ch!r}: ids 0 and 1 are given to {PAD} and {MASK} already"
+                )
         if len(set(chars)) != len(chars):
             twice = sorted({c for c in chars if chars.count(c) > 1})
             raise ValueError(f"characters given twice: {twice}")
@@ -79,7 +81,9 @@ class CharVocab:
         for at, i in enumerate(ids):
             i = int(i)
             if not 0 <= i < len(self._chars):
-                raise ValueError(f"id {i} at position {at}: ids of this vocabulary are 0 to {len(self) - 1}")
+                raise ValueError(
+                    f"id {i} at position {at}: ids of this vocabulary are 0 to {len(self) - 1}"
+                )
             out.append(self._chars[i])
         return "".join(out)
 

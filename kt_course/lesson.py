@@ -48,7 +48,9 @@ class Lesson:
         given = {key: namespace[key] for key in PARAMETERS if key in namespace}
         for key, value in given.items():
             if not isinstance(value, PARAMETERS[key]) or isinstance(value, bool):
-                raise ValueError(f"parameter {key} must be a {PARAMETERS[key].__name__}, not {value!r}")
+                raise ValueError(
+                    f"parameter {key} must be a {PARAMETERS[key].__name__}, not {value!r}"
+                )
         self.parameters = given
         self.profile = _one_of("profile", given.get("profile", "quick"), PROFILES)
         self.variant = _one_of("variant", given.get("variant", "vanilla"), VARIANTS)
@@ -109,10 +111,15 @@ class Lesson:
         _one_of("variant", variant, VARIANTS)
         if self.profile == "quick":
             if phase == "pretrained" and not shipping.ships(self.corpus_name, variant, phase):
-                print(f"on {self.corpus_name} the finetuned models alone ship: this is that of {variant}")
+                print(
+                    f"on {self.corpus_name} the finetuned models alone ship: this is that of {variant}"
+                )
                 phase = "finetuned"
             model, vocab, card = shipping.shipped(self.corpus_name, variant, phase, self.device)
-            wanted, has = asdict(self.recipe.model_config(len(vocab), variant)), asdict(model.config)
+            wanted, has = (
+                asdict(self.recipe.model_config(len(vocab), variant)),
+                asdict(model.config),
+            )
             if other := [f"{key} {value}" for key, value in wanted.items() if has[key] != value]:
                 raise ValueError(
                     f"the shipped {variant} model cannot have {', '.join(other)}: profile full trains one that has"
@@ -130,12 +137,17 @@ class Lesson:
             device=str(self.device),
             resume=True,
         )
-        return load_checkpoint(out / f"{'finetuned' if scratch else phase}.safetensors", self.device)
+        return load_checkpoint(
+            out / f"{'finetuned' if scratch else phase}.safetensors", self.device
+        )
 
     def result(self, **facts: Any) -> None:
         """Keep what the notebook found in runs_dir/NAME.json, scores with their intervals, and say that it is kept."""
         path = self.runs_dir / f"{self.name}.json"
-        facts = {key: describe(value) if isinstance(value, Score) else value for key, value in facts.items()}
+        facts = {
+            key: describe(value) if isinstance(value, Score) else value
+            for key, value in facts.items()
+        }
         write_json(path, {"notebook": self.name, "parameters": self.parameters, "facts": facts})
         print(f"{self.name} ({self.profile}): {len(facts)} results kept in {path.name}")
 
@@ -161,7 +173,12 @@ def _refuse_unknown(namespace: dict[str, Any]) -> None:
     plain = (str, int, float, bool, dict, list, type(None))
     hidden = {"In", "Out"}
     for key, value in namespace.items():
-        if not key.startswith("_") and key not in hidden and key not in PARAMETERS and type(value) in plain:
+        if (
+            not key.startswith("_")
+            and key not in hidden
+            and key not in PARAMETERS
+            and type(value) in plain
+        ):
             near = difflib.get_close_matches(key, PARAMETERS, n=1)
             raise ValueError(
                 f"no parameter {key!r}{f', did you mean {near[0]!r}' if near else ''}; there are {', '.join(PARAMETERS)}"

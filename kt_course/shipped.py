@@ -50,15 +50,37 @@ SITTINGS: dict[tuple[str, str], tuple[tuple[str, str, dict], ...]] = {
     ("wiki", "perceiver_ar"): (
         _ROPE[0],
         ("perceiver_ar", "kt-more", dict(_ALL_WORDS, pretrain_epochs=8.375, final_fraction=0.665)),
-        ("perceiver_ar", "kt-more", dict(_GAPS, pretrain_epochs=10.233, final_fraction=0.591, finetune_epochs=11.0,
-                                         finetune_lr=6e-4, finetune_muon_lr=3e-3)),
-        ("perceiver_ar", "kt-more", dict(_NAMES, **_HIGH, pretrain_epochs=10.233, final_fraction=0.795)),
+        (
+            "perceiver_ar",
+            "kt-more",
+            dict(
+                _GAPS,
+                pretrain_epochs=10.233,
+                final_fraction=0.591,
+                finetune_epochs=11.0,
+                finetune_lr=6e-4,
+                finetune_muon_lr=3e-3,
+            ),
+        ),
+        (
+            "perceiver_ar",
+            "kt-more",
+            dict(_NAMES, **_HIGH, pretrain_epochs=10.233, final_fraction=0.795),
+        ),
         ("perceiver_ar", "kt-more", dict(pretrain_epochs=14.0)),
-        ("perceiver_ar", "kt-more", dict(_GENTLE, pretrain_epochs=46.0, pretrain_lr=1.2e-3, muon_lr=6e-3)),
-        ("perceiver_ar", "kt-more", dict(_GENTLE, pretrain_epochs=13.0, pretrain_lr=4e-4, muon_lr=2e-3)),
+        (
+            "perceiver_ar",
+            "kt-more",
+            dict(_GENTLE, pretrain_epochs=46.0, pretrain_lr=1.2e-3, muon_lr=6e-3),
+        ),
+        (
+            "perceiver_ar",
+            "kt-more",
+            dict(_GENTLE, pretrain_epochs=13.0, pretrain_lr=4e-4, muon_lr=2e-3),
+        ),
     ),
     ("wiki", "perceiver"): (*_VANILLA, ("perceiver", "kt-more", dict(_HIGH, pretrain_epochs=26.0))),
-}  # fmt: skip
+}
 # so many of the last pretrained models are averaged, and their mean finetuned with these fields set otherwise
 AVERAGED: dict[tuple[str, str], tuple[int, dict]] = {
     ("wiki", variant): (2, _GENTLE) for variant in ("rope", "perceiver_ar")
@@ -95,7 +117,9 @@ def shipped(
     return load_checkpoint(path, device)
 
 
-def retrain(corpus: str, variants: Sequence[str], seed: int, runs: Path, out: Path | None = None) -> None:
+def retrain(
+    corpus: str, variants: Sequence[str], seed: int, runs: Path, out: Path | None = None
+) -> None:
     """Train the checkpoints of `corpus` from nothing, put them in place and their results under data/results.
 
     One run a variant and sitting, resumable: called again it goes on where it was stopped. The vanilla model is also finetuned
@@ -114,11 +138,17 @@ def retrain(corpus: str, variants: Sequence[str], seed: int, runs: Path, out: Pa
                 name = phase if pretrain else "scratch"
                 source = folder / f"{phase}.safetensors"
                 if source.exists() and ships(corpus, variant, name):
-                    ship(source, shipped_path(corpus, variant, name) if out is None
-                         else out / f"{corpus}-{variant}-{name}.safetensors")  # fmt: skip
+                    ship(
+                        source,
+                        shipped_path(corpus, variant, name)
+                        if out is None
+                        else out / f"{corpus}-{variant}-{name}.safetensors",
+                    )
             if out is None and checkout_dir():
                 for each in (*earlier, result):
-                    keep_result(each.path, checkout_dir() / "data" / "results" / f"{each.path.name}.json")
+                    keep_result(
+                        each.path, checkout_dir() / "data" / "results" / f"{each.path.name}.json"
+                    )
     if corpus == "bios" and "rope" in variants:
         for phase in MASKED:
             ship_masked(phase, seed, runs, out)
@@ -160,7 +190,11 @@ def _sittings(corpus: str, variant: str, pretrain: bool, seed: int, folder: Path
 
 def ship_masked(phase: str, seed: int, runs: Path, out: Path | None = None) -> None:
     """Train one of the small models of `kt_course.chapters.masked_language_models.masked` and put it in place; called again it goes on."""
-    target = shipped_path("bios", "rope", phase) if out is None else out / f"bios-rope-{phase}.safetensors"
+    target = (
+        shipped_path("bios", "rope", phase)
+        if out is None
+        else out / f"bios-rope-{phase}.safetensors"
+    )
     state = runs / f"bios-rope-{phase}-seed{seed}.state"
     model, vocab, card = pretrain_masked(phase, seed=seed, state=state)
     print(f"bios {phase}: dev {card['dev']['correct']} of {card['dev']['total']}", flush=True)
@@ -187,7 +221,10 @@ def kept_curve(corpus: str, variant: str, seed: int = 0) -> list[dict]:
     own as far as they are of this variant.
     """
     results, rows = data_dir() / "results", []
-    kept = [*sorted(results.glob(f"{corpus}-{variant}-sitting*-seed{seed}.json")), results / f"{corpus}-{variant}-seed{seed}.json"]  # fmt: skip
+    kept = [
+        *sorted(results.glob(f"{corpus}-{variant}-sitting*-seed{seed}.json")),
+        results / f"{corpus}-{variant}-seed{seed}.json",
+    ]
     for path in kept:
         if not path.is_file():
             continue

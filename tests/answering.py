@@ -44,7 +44,9 @@ def posed(notebook: str | Path) -> dict[str, str]:
     path = NOTEBOOKS / f"{notebook}.ipynb" if isinstance(notebook, str) else notebook
     found = {}
     for cell in nbformat.read(path, as_version=4).cells:
-        if cell.cell_type == "code" and (told := re.search(r'^@exercise\("(.+)"\)', cell.source, re.M)):
+        if cell.cell_type == "code" and (
+            told := re.search(r'^@exercise\("(.+)"\)', cell.source, re.M)
+        ):
             found[told[1]] = cell.source
     return found
 
@@ -60,7 +62,10 @@ def right_cell(id: str, stub: str) -> str:
     body = "".join(source.splitlines(keepends=True)[node.lineno - 1 :])
     body = _HEADER.sub(lambda old: old[0].replace(old[1], _HEADER.search(stub)[1]), body, count=1)
     known = vars(sys.modules[reference.__module__])
-    used = {part.id for part in ast.walk(node) if isinstance(part, ast.Name)} - {*dir(builtins), node.name}
+    used = {part.id for part in ast.walk(node) if isinstance(part, ast.Name)} - {
+        *dir(builtins),
+        node.name,
+    }
     names = sorted(used & known.keys())
     imports = f"from {reference.__module__} import {', '.join(names)}\n\n\n" if names else ""
     return f'{imports}@exercise("{id}")\n{body}'.rstrip()
@@ -74,7 +79,9 @@ def wrong_cell(id: str, stub: str) -> tuple[str, str]:
     module, answers = _mistakes(id)
     name, (_, diagnosis) = next(iter(answers.wrong.items()))
     mistake = f'ANSWERS["{id}"].wrong[{name!r}][0]'
-    cell = f'from {module} import ANSWERS\n\n{_HEADER.search(stub)[1]} = exercise("{id}")({mistake})'
+    cell = (
+        f'from {module} import ANSWERS\n\n{_HEADER.search(stub)[1]} = exercise("{id}")({mistake})'
+    )
     return cell, diagnosis
 
 

@@ -29,9 +29,13 @@ ROOT = Path(__file__).resolve().parent.parent
 SCREENSHOTS = ROOT / "runs" / "browser"  # kept after a run; git ignores it
 NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "chrome")
 FLAGS = [
-    "--disable-gpu", "--no-first-run", "--disable-background-networking", "--disable-component-update", "--disable-sync",
+    "--disable-gpu",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
     "--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE 127.0.0.1",  # this machine is the whole network
-]  # fmt: skip
+]
 SOON, LONG = (
     180_000,
     900_000,
@@ -70,7 +74,9 @@ def chromium() -> Iterator:
     """A running headless browser."""
     from playwright.sync_api import sync_playwright
 
-    root = hasattr(os, "geteuid") and os.geteuid() == 0  # Chromium's own sandbox refuses to run as root
+    root = (
+        hasattr(os, "geteuid") and os.geteuid() == 0
+    )  # Chromium's own sandbox refuses to run as root
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(
             executable_path=browser_path(), headless=True, args=[*FLAGS, *["--no-sandbox"] * root]
@@ -92,7 +98,9 @@ def tab(browser, width: int, height: int, home: str, **more) -> Iterator:
     page = context.new_page()
     page.strays, page.problems = [], []
     known = (home, "data:", "blob:")
-    context.on("request", lambda asked: asked.url.startswith(known) or page.strays.append(asked.url))
+    context.on(
+        "request", lambda asked: asked.url.startswith(known) or page.strays.append(asked.url)
+    )
     page.on("pageerror", lambda error: page.problems.append(str(error)[:300]))
     try:
         yield page
@@ -135,7 +143,9 @@ class Lab:
         self.folder, self.token = folder / "notebooks", secrets.token_hex(16)
         for path in release(self.folder):
             text = path.read_text(encoding="utf-8")
-            text = re.sub(r"""(?<=profile: str = )(\\?["'])quick\1""", rf"\g<1>{profile}\1", text, count=1)
+            text = re.sub(
+                r"""(?<=profile: str = )(\\?["'])quick\1""", rf"\g<1>{profile}\1", text, count=1
+            )
             path.write_text(text, encoding="utf-8")
         for name, settings in SETTINGS.items():
             path = folder / "settings" / "@jupyterlab" / f"{name}.jupyterlab-settings"
@@ -155,7 +165,10 @@ class Lab:
             "KT_PROGRESS_FILE": str(folder / "progress.json"),
             "PYTHONPATH": os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")])),
         }
-        for name in ("JUPYTER_PATH", "KT_PROGRESS"):  # a learner has bars, and buttons below questions
+        for name in (
+            "JUPYTER_PATH",
+            "KT_PROGRESS",
+        ):  # a learner has bars, and buttons below questions
             environment.pop(name, None)
         options = {
             "--ip": "127.0.0.1",
@@ -167,9 +180,20 @@ class Lab:
         self.log = folder / "lab.log"
         with self.log.open("w") as log:
             self.server = subprocess.Popen(
-                [sys.executable, "-m", "jupyterlab", "--no-browser", "--allow-root", *map("=".join, options.items())],
-                stdout=log, stderr=subprocess.STDOUT, env=environment, cwd=folder, start_new_session=True,
-            )  # fmt: skip
+                [
+                    sys.executable,
+                    "-m",
+                    "jupyterlab",
+                    "--no-browser",
+                    "--allow-root",
+                    *map("=".join, options.items()),
+                ],
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                env=environment,
+                cwd=folder,
+                start_new_session=True,
+            )
 
     def ask(self, path: str, method: str = "GET"):
         """What the server's own interface tells."""
@@ -248,7 +272,8 @@ _RAN = """() => {
   return prompts.every(told => /\\d/.test(told)) || failed && !prompts.some(told => told.includes('*'));
 }"""
 _TROUBLE = ", ".join(
-    f'.jp-Notebook [data-mime-type="application/vnd.jupyter.{kind}"]' for kind in ("error", "stderr")
+    f'.jp-Notebook [data-mime-type="application/vnd.jupyter.{kind}"]'
+    for kind in ("error", "stderr")
 )
 
 
@@ -257,19 +282,25 @@ class Notebook:
 
     def __init__(self, page, lab: Lab, name: str):
         self.page, self.name = page, Path(name).name
-        self.sources = [c.source for c in nbformat.read(lab.folder / f"{name}.ipynb", as_version=4).cells]
+        self.sources = [
+            c.source for c in nbformat.read(lab.folder / f"{name}.ipynb", as_version=4).cells
+        ]
         page.goto(lab.url(name))
         page.locator(".jp-Notebook .jp-Cell").nth(len(self.sources) - 1).wait_for(state="attached")
         page.wait_for_function(_READY, arg=f"{name}.ipynb")
 
     def run_all(self) -> None:
         """Run > Run All Cells, and wait for the last one, or for an error."""
-        first = self.page.locator(".jp-Notebook .jp-CodeCell .jp-InputPrompt").first.element_handle()
+        first = self.page.locator(
+            ".jp-Notebook .jp-CodeCell .jp-InputPrompt"
+        ).first.element_handle()
         for _ in range(10):
             self.page.click('.lm-MenuBar-item:has-text("Run")')
             self.page.click('.lm-Menu-item[data-command="runmenu:run-all"]')
             try:  # right after a kernel's start JupyterLab may do nothing, silently (its issue 8490)
-                self.page.wait_for_function("e => /[*\\d]/.test(e.textContent)", arg=first, timeout=5000)
+                self.page.wait_for_function(
+                    "e => /[*\\d]/.test(e.textContent)", arg=first, timeout=5000
+                )
                 break
             except Exception as error:
                 if "Timeout" not in str(error):
@@ -344,11 +375,11 @@ def move(control) -> None:
 
 def redrawn(explorer, before: str, wait: float = SOON) -> bool:
     """Whether the picture becomes another one than `before`."""
-    shown = (
-        "([e, before]) => { const now = e.querySelector('img'); return now?.complete && now.src !== before }"
-    )
+    shown = "([e, before]) => { const now = e.querySelector('img'); return now?.complete && now.src !== before }"
     try:
-        explorer.page.wait_for_function(shown, arg=[explorer.element_handle(), before], timeout=wait)
+        explorer.page.wait_for_function(
+            shown, arg=[explorer.element_handle(), before], timeout=wait
+        )
     except Exception as error:
         if "Timeout" not in str(error):
             raise

@@ -47,7 +47,12 @@ class Answers:
 
 def _states() -> tuple:
     numpy_state = np.random.get_state()
-    return torch.get_rng_state().tolist(), numpy_state[1].tolist(), numpy_state[2:], random.getstate()
+    return (
+        torch.get_rng_state().tolist(),
+        numpy_state[1].tolist(),
+        numpy_state[2:],
+        random.getstate(),
+    )
 
 
 def judged(exercise: Exercise | str, fn: Callable) -> Verdict:
@@ -85,7 +90,9 @@ def is_wrong(exercise: Exercise | str, fn: Callable, diagnosis: str) -> None:
     """Wrong with that diagnosis, and with the very same line a second time."""
     first, second = judged(exercise, fn), judged(exercise, fn)
     assert first.status == "wrong", first
-    assert re.search(diagnosis, first.diagnosis, re.IGNORECASE), f"{first} does not match {diagnosis!r}"
+    assert re.search(diagnosis, first.diagnosis, re.IGNORECASE), (
+        f"{first} does not match {diagnosis!r}"
+    )
     assert str(first) == str(second), "the printed line differs from run to run"
 
 
@@ -192,10 +199,16 @@ def notebook_suite(notebook: str) -> type:
         def test_it_asks_every_exercise_and_question_once_in_order(self):
             code = [c for c in nbformat.read(path, as_version=4).cells if c.cell_type == "code"]
             tagged = [c for c in code if "exercise" in c.metadata.get("tags", [])]
-            found = [re.findall(r'^@(?:kt\.checks\.)?exercise\("(.+)"\)', c.source, re.M) for c in tagged]
+            found = [
+                re.findall(r'^@(?:kt\.checks\.)?exercise\("(.+)"\)', c.source, re.M) for c in tagged
+            ]
             assert found == [[exercise.id] for exercise in posed]
-            asked = re.findall(r'^(?:kt\.checks\.)?quiz\("(.+)"\)', "\n".join(c.source for c in code), re.M)
-            assert sorted(asked) == sorted(q.id for q in questions().values() if q.notebook == notebook)
+            asked = re.findall(
+                r'^(?:kt\.checks\.)?quiz\("(.+)"\)', "\n".join(c.source for c in code), re.M
+            )
+            assert sorted(asked) == sorted(
+                q.id for q in questions().values() if q.notebook == notebook
+            )
 
         @pytest.mark.parametrize("number", range(1, len(posed) + 1), ids=[e.id for e in posed])
         def test_an_exercise_is_posed_with_hints_and_left_blank(self, number):
@@ -206,7 +219,11 @@ def notebook_suite(notebook: str) -> type:
             assert f"### Exercise {number} · {exercise.title}\n" in text
             assert f"difficulty {dots} · about {exercise.minutes} minutes\n" in text
             folded = re.findall(r"<details><summary>(.+?)</summary>\n\n", text)
-            assert [told.split(":")[0] for told in folded] == ["Hint 1", "Hint 2", "It does not work?"]
+            assert [told.split(":")[0] for told in folded] == [
+                "Hint 1",
+                "Hint 2",
+                "It does not work?",
+            ]
             assert text.count("</details>") == len(folded)
             printed = cells[at].outputs[0].text
             assert printed.startswith(f"{exercise.id}: not attempted yet. ")

@@ -44,14 +44,18 @@ def picture(notebook: Path, id: str) -> bytes:
             for output in cell.get("outputs", []):
                 if "image/png" in output.get("data", {}):
                     return base64.b64decode(output["data"]["image/png"])
-    raise ValueError(f"{notebook.name}: no picture under cell {id}; execute it first: make references")
+    raise ValueError(
+        f"{notebook.name}: no picture under cell {id}; execute it first: make references"
+    )
 
 
 def small(png: bytes) -> bytes:
     """The same picture, at most WIDTH pixels wide and in 64 colours."""
     image = Image.open(io.BytesIO(png)).convert("RGB")
     if image.width > WIDTH:
-        image = image.resize((WIDTH, round(image.height * WIDTH / image.width)), Image.Resampling.LANCZOS)
+        image = image.resize(
+            (WIDTH, round(image.height * WIDTH / image.width)), Image.Resampling.LANCZOS
+        )
     out = io.BytesIO()
     image.quantize(64).save(out, format="png", optimize=True)
     return out.getvalue()

@@ -35,7 +35,9 @@ def save(figure, name: str) -> None:
 
 def assignment() -> None:
     """Write docs/wiki.png: loss and dev accuracy while pretraining on the assignment's data, against London."""
-    told = json.loads((ROOT / "data" / "results" / "wiki-rope-seed0.json").read_text(encoding="utf-8"))
+    told = json.loads(
+        (ROOT / "data" / "results" / "wiki-rope-seed0.json").read_text(encoding="utf-8")
+    )
     rows = [row for row in kept_curve("wiki", "rope") if row["phase"] == "pretrain"]
     london = kt.Score(told["london"]["correct"], told["london"]["total"])
     save(plots.learning_curves({"rope, pretraining": rows}, london=london), "wiki.png")
@@ -46,16 +48,24 @@ def main() -> None:
     assignment()
     corpus = kt.load_corpus("bios")
     london = kt.london_baseline(corpus.dev)
-    figure, (left, right) = plots.rows(1, 2, figsize=(11, 4.2), gridspec_kw={"width_ratios": [5, 6]})
+    figure, (left, right) = plots.rows(
+        1, 2, figsize=(11, 4.2), gridspec_kw={"width_ratios": [5, 6]}
+    )
     for variant in VARIANTS:
         told = json.loads(
             (ROOT / "data" / "results" / f"bios-{variant}-seed0.json").read_text(encoding="utf-8")
         )
         rows = [r for r in told["curve"] if r["phase"] == "pretrain" and "dev" in r]
-        left.plot([r["characters"] / 1e6 for r in rows], [100 * r["dev"] for r in rows], label=variant)
+        left.plot(
+            [r["characters"] / 1e6 for r in rows], [100 * r["dev"] for r in rows], label=variant
+        )
     left.axhline(100 * london.accuracy, color="black", ls="--", lw=1, label="always London")
-    left.set(xlabel="million characters read", ylabel="dev questions answered (%)", ylim=(0, 100),
-             title="Nothing, nothing, then the facts")  # fmt: skip
+    left.set(
+        xlabel="million characters read",
+        ylabel="dev questions answered (%)",
+        ylim=(0, 100),
+        title="Nothing, nothing, then the facts",
+    )
     left.legend(frameon=False)
 
     model, vocab, _ = shipped("bios", "rope", "finetuned")

@@ -27,11 +27,19 @@ def strip(notebook: nbformat.NotebookNode) -> nbformat.NotebookNode:
     notebook.metadata = nbformat.from_dict(
         {
             "kernelspec": {"display_name": "Python 3", "language": "python", "name": "python3"},
-            "language_info": {"name": "python", "file_extension": ".py", "pygments_lexer": "ipython3"},
+            "language_info": {
+                "name": "python",
+                "file_extension": ".py",
+                "pygments_lexer": "ipython3",
+            },
         }
     )
     for cell in notebook.cells:
-        kept = {key: value for key, value in cell.metadata.items() if key in ("tags", "jupyter") and value}
+        kept = {
+            key: value
+            for key, value in cell.metadata.items()
+            if key in ("tags", "jupyter") and value
+        }
         cell.metadata = nbformat.from_dict(kept)
     return notebook
 

@@ -51,14 +51,18 @@ def page_picture(lab, browser, folder: Path) -> bytes:
         notebook.run_all()
         stub = posed("01_attention_math")["causal-mask"]
         notebook.answer("causal-mask", stub.rstrip().removesuffix("...") + MISTAKE)
-        with page.expect_response(lambda told: told.request.method == "PUT" and "/api/contents/" in told.url):
+        with page.expect_response(
+            lambda told: told.request.method == "PUT" and "/api/contents/" in told.url
+        ):
             page.keyboard.press("ControlOrMeta+S")
     write_page(lab.folder / "01_attention_math.ipynb", folder / "page.html")
     with tab(browser, 1000, 900, folder.as_uri(), **SHARP) as page:
         page.goto((folder / "page.html").as_uri())
         cells = page.locator(".jp-Cell")
         number = next(
-            i for i, text in enumerate(cells.all_inner_texts()) if "Exercise 3" in text and "Hint 1" in text
+            i
+            for i, text in enumerate(cells.all_inner_texts())
+            if "Exercise 3" in text and "Hint 1" in text
         )
         first, last = (cells.nth(i).bounding_box() for i in (number, number + 2))
         height = last["y"] + last["height"] - first["y"]
@@ -81,7 +85,9 @@ def small(png: bytes) -> bytes:
 def main() -> int:
     """Take both pictures; 1 if there is no browser."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--profile", default="quick", help="of the notebooks that are run: quick or smoke")
+    parser.add_argument(
+        "--profile", default="quick", help="of the notebooks that are run: quick or smoke"
+    )
     profile = parser.parse_args().profile
     if missing():
         print(missing(), file=sys.stderr)

@@ -43,7 +43,9 @@ def main() -> None:
             groups["times"][group(often[gold], TIMES)].append((answer, gold))
         name = path.stem.removeprefix("wiki-").removesuffix("-dev")
         right[name] = {
-            i for i, (_, gold) in enumerate(corpus.dev) if kt.exact_match([answers[i]], [gold]).correct
+            i
+            for i, (_, gold) in enumerate(corpus.dev)
+            if kt.exact_match([answers[i]], [gold]).correct
         }
         told[name] = {
             kind: {
@@ -51,11 +53,15 @@ def main() -> None:
                 for label in labels
                 if label in found
             }
-            for (kind, found), labels in zip(groups.items(), ([*ENDS, "not in the line"], TIMES), strict=True)
+            for (kind, found), labels in zip(
+                groups.items(), ([*ENDS, "not in the line"], TIMES), strict=True
+            )
         }
     one, other = (right[name] for name in PAIR)
     paired = dict(models=PAIR, alone=[len(one - other), len(other - one)], both=len(one & other))
-    write_json(RESULTS / "wiki-where.json", dict(people=len(corpus.dev), variants=told, paired=paired))
+    write_json(
+        RESULTS / "wiki-where.json", dict(people=len(corpus.dev), variants=told, paired=paired)
+    )
     for variant, kinds in told.items():
         for kind, found in kinds.items():
             print(

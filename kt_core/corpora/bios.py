@@ -17,16 +17,31 @@ from kt_core.corpora.paths import data_dir
 
 ATTRIBUTES = ("birth", "study", "work", "death", "job", "family")
 MAX_LINE = 125  # a line and its three specials fit a block of 128
-LONDON_SHARE = 0.05  # of every split, so that "always London" scores the same as on the assignment's data
+LONDON_SHARE = (
+    0.05  # of every split, so that "always London" scores the same as on the assignment's data
+)
 MIN_PEOPLE = 20
 
 # A sentence may be used when every attribute that its fields need has been asked for.
 _NEEDS = {
-    "birth": "birth", "country": "birth", "date": "birth", "year": "birth", "nth": "birth",
-    "study": "study", "subject": "study", "work": "work", "death": "death", "died": "death",
-    "job": "job", "a_job": "job", "Job": "job", "family": "family",
-}  # fmt: skip
-_MONTHS = ("January February March April May June July August September October November December").split()
+    "birth": "birth",
+    "country": "birth",
+    "date": "birth",
+    "year": "birth",
+    "nth": "birth",
+    "study": "study",
+    "subject": "study",
+    "work": "work",
+    "death": "death",
+    "died": "death",
+    "job": "job",
+    "a_job": "job",
+    "Job": "job",
+    "family": "family",
+}
+_MONTHS = (
+    "January February March April May June July August September October November December"
+).split()
 _NTH = ("first", "second", "third", "fourth", "fifth", "sixth", "seventh")
 _MAX_NAME = 28
 _EXTRA = (0, 1, 1, 1, 1, 1, 2, 2)  # how many sentences accompany the one about the birth
@@ -80,7 +95,9 @@ def generate(
         birthplaces.update(zip(members, _birthplaces(len(members), words.cities, rng), strict=True))
 
     names = _names(people, words, rng)
-    everyone = [_person(i, *names[i], birthplaces[i], words, attributes, seed) for i in range(people)]
+    everyone = [
+        _person(i, *names[i], birthplaces[i], words, attributes, seed) for i in range(people)
+    ]
     told = [_lines(i, person, lines, words, attributes, seed) for i, person in enumerate(everyone)]
     return Bios(everyone, told, *splits)
 
@@ -108,20 +125,29 @@ class _Words:
 def _words(folder: Path) -> _Words:
     def entries(name: str) -> list[str]:
         text = (folder / name).read_text(encoding="utf-8")
-        return [line.strip() for line in text.splitlines() if line.strip() and not line.startswith("#")]
+        return [
+            line.strip() for line in text.splitlines() if line.strip() and not line.startswith("#")
+        ]
 
     cities = []
     for line in entries("cities.txt"):
         parts = line.split("\t")
         if len(parts) != 3:
-            raise ValueError(f"{folder / 'cities.txt'}: {line!r} is not city, weight, country with tabs")
+            raise ValueError(
+                f"{folder / 'cities.txt'}: {line!r} is not city, weight, country with tabs"
+            )
         cities.append((parts[0], float(parts[1]), parts[2]))
     given = [(n, who) for who in ("she", "he") for n in entries(f"first_names_{who}.txt")]
     sentences = {a: [_sentence(s) for s in entries(f"sentences_{a}.txt")] for a in ATTRIBUTES}
     return _Words(
-        given, entries("surnames.txt"), cities, entries("jobs.txt"), entries("subjects.txt"),
-        entries("families.txt"), sentences,
-    )  # fmt: skip
+        given,
+        entries("surnames.txt"),
+        cities,
+        entries("jobs.txt"),
+        entries("subjects.txt"),
+        entries("families.txt"),
+        sentences,
+    )
 
 
 def _sentence(text: str) -> Sentence:
@@ -134,24 +160,32 @@ def _usable(sentences: list[Sentence], attributes: Sequence[str]) -> list[Senten
     return [s for s in sentences if s.needs <= set(attributes)]
 
 
-def _checked(people: int, lines: int, attributes: Sequence[str], seed: int, words: _Words) -> tuple[str, ...]:
+def _checked(
+    people: int, lines: int, attributes: Sequence[str], seed: int, words: _Words
+) -> tuple[str, ...]:
     for name, value in (("people", people), ("lines", lines), ("seed", seed)):
         if isinstance(value, bool) or not isinstance(value, int):
             raise ValueError(f"bios: {name}={value!r} must be a whole number")
     if not MIN_PEOPLE <= people <= words.room:
-        raise ValueError(f"bios: people={people} must be {MIN_PEOPLE} to {words.room}, all the names allow")
+        raise ValueError(
+            f"bios: people={people} must be {MIN_PEOPLE} to {words.room}, all the names allow"
+        )
     if isinstance(attributes, str):
         attributes = attributes.split("+")
     unknown = [a for a in attributes if a not in ATTRIBUTES]
     if unknown:
         raise ValueError(f"bios: unknown attributes {unknown}; known are {', '.join(ATTRIBUTES)}")
     if "birth" not in attributes:
-        raise ValueError(f"bios: attributes={tuple(attributes)!r} must hold 'birth', which is asked for")
+        raise ValueError(
+            f"bios: attributes={tuple(attributes)!r} must hold 'birth', which is asked for"
+        )
     attributes = tuple(a for a in ATTRIBUTES if a in attributes)  # their order has no meaning
     # Everyone must have enough birth sentences: the living have none about a death.
     most = len(_usable(words.sentences["birth"], [a for a in attributes if a != "death"]))
     if not 1 <= lines <= most:
-        raise ValueError(f"bios: lines={lines} must be 1 to {most} with attributes={'+'.join(attributes)}")
+        raise ValueError(
+            f"bios: lines={lines} must be 1 to {most} with attributes={'+'.join(attributes)}"
+        )
     return attributes
 
 
@@ -179,7 +213,10 @@ def _names(n: int, words: _Words, rng: Random) -> list[tuple[str, str]]:
     taken, names = set(), []
     while len(names) < n:
         (first, who), last = rng.choice(words.given), rng.choice(words.surnames)
-        draw, middle = rng.random(), rng.choice([g for g in words.given if g[1] == who and g[0] != first])[0]
+        draw, middle = (
+            rng.random(),
+            rng.choice([g for g in words.given if g[1] == who and g[0] != first])[0],
+        )
         if (first, last) in taken:
             continue
         taken.add((first, last))
@@ -226,22 +263,28 @@ def _person(
     if year + age > 2020:  # still alive
         facts = {k: v for k, v in facts.items() if _NEEDS[k] != "death"}
     she = who == "she"
-    facts |= {"He": "She", "he": "she", "His": "Her", "his": "her", "him": "her"} if she else {
-        "He": "He", "he": "he", "His": "His", "his": "his", "him": "him"
-    }  # fmt: skip
+    facts |= (
+        {"He": "She", "he": "she", "His": "Her", "his": "her", "him": "her"}
+        if she
+        else {"He": "He", "he": "he", "His": "His", "his": "his", "him": "him"}
+    )
     return Person(name, birth, facts)
 
 
 # --- lines ------------------------------------------------------------------------------------------
 
 
-def _lines(i: int, person: Person, n: int, words: _Words, attributes: Sequence[str], seed: int) -> list[str]:
+def _lines(
+    i: int, person: Person, n: int, words: _Words, attributes: Sequence[str], seed: int
+) -> list[str]:
     """n lines "Name. …", each with another sentence about the birth, alone or with one or two others."""
     known = [a for a in attributes if a != "death" or "death" in person.facts]
     births = _usable(words.sentences["birth"], known)
     Random(f"bios/births/{seed}/{i}/{person.name}").shuffle(births)
-    return [_line(person, births[j], Random(f"bios/line/{seed}/{i}/{j}/{person.name}"), known, words)
-            for j in range(n)]  # fmt: skip
+    return [
+        _line(person, births[j], Random(f"bios/line/{seed}/{i}/{j}/{person.name}"), known, words)
+        for j in range(n)
+    ]
 
 
 def _line(person: Person, birth: Sentence, rng: Random, known: Sequence[str], words: _Words) -> str:

@@ -21,9 +21,17 @@ from kt_core.corpora.wiki import WIKI_HASHES, fetch_wiki, wiki_dir
 from kt_core.vocab import CharVocab
 
 __all__ = [
-    "Corpus", "CorpusError", "check_pairs", "fetch_wiki", "load_corpus", "question", "question_name",
-    "read_documents", "read_pairs", "shared_names",
-]  # fmt: skip
+    "Corpus",
+    "CorpusError",
+    "check_pairs",
+    "fetch_wiki",
+    "load_corpus",
+    "question",
+    "question_name",
+    "read_documents",
+    "read_pairs",
+    "shared_names",
+]
 
 SPLITS = ("train", "dev", "test")
 _BIOS_KNOBS = ("people", "lines", "attributes", "seed")
@@ -66,11 +74,15 @@ def question_name(text: str) -> str:
 
 def shared_names(corpus: Corpus) -> list[str]:
     """Names (whole questions, where they have another form) that occur in more than one split, sorted."""
-    train, dev, test = ({_asked(q) for q, _ in split} for split in (corpus.train, corpus.dev, corpus.test))
+    train, dev, test = (
+        {_asked(q) for q, _ in split} for split in (corpus.train, corpus.dev, corpus.test)
+    )
     return sorted(train & dev | train & test | dev & test)
 
 
-def load_corpus(name_or_folder: str | Path = "bios", *, block_size: int = 128, **knobs: Any) -> Corpus:
+def load_corpus(
+    name_or_folder: str | Path = "bios", *, block_size: int = 128, **knobs: Any
+) -> Corpus:
     """Loads "bios", "wiki", or a folder.
 
     bios: people=1000, lines=4 (a person), attributes=("birth", "study", "work", "death", "job", "family"),
@@ -93,7 +105,9 @@ def load_corpus(name_or_folder: str | Path = "bios", *, block_size: int = 128, *
         return _wiki(block_size)
     folder = Path(name_or_folder).expanduser()
     if not folder.is_dir():
-        raise CorpusError(f"{name_or_folder}: no such corpus; wanted: bios, wiki, or an existing folder")
+        raise CorpusError(
+            f"{name_or_folder}: no such corpus; wanted: bios, wiki, or an existing folder"
+        )
     corpus = _from_files(folder.name or str(folder), *_find_files(folder), block_size)
     if shared := shared_names(corpus):
         some = ", ".join(shared[:5]) + (f" and {len(shared) - 5} more" if len(shared) > 5 else "")
@@ -124,7 +138,9 @@ def _parse_knobs(spec: str) -> dict[str, Any]:
     for part in spec.split(","):
         key, equals, value = (cell.strip() for cell in part.partition("="))
         if not equals or not key or not value:
-            raise CorpusError(f"bios:{spec}: {part!r} is not option=value (bios:people=300,lines=8)")
+            raise CorpusError(
+                f"bios:{spec}: {part!r} is not option=value (bios:people=300,lines=8)"
+            )
         if key in knobs:
             raise CorpusError(f"bios:{spec}: {key} is given twice")
         knobs[key] = int(value) if re.fullmatch(r"-?\d+", value) else value
@@ -135,14 +151,18 @@ def _wiki(block_size: int) -> Corpus:
     folder = wiki_dir()
     missing = [name for name in WIKI_HASHES if not (folder / name).is_file()]
     if missing:
-        raise CorpusError(f"wiki: {', '.join(missing)} not in {folder}; get the corpus by: kt fetch wiki")
+        raise CorpusError(
+            f"wiki: {', '.join(missing)} not in {folder}; get the corpus by: kt fetch wiki"
+        )
     # Three names occur in two splits of it; `shared_names` tells which.
     texts = [folder / name for name in WIKI_HASHES if name.endswith(".txt")]
     return _from_files("wiki", texts, _find_splits([folder / n for n in WIKI_HASHES]), block_size)
 
 
 def _find_files(folder: Path) -> tuple[list[Path], dict[str, Path]]:
-    files = sorted(path for path in folder.iterdir() if path.is_file() and not path.name.startswith("."))
+    files = sorted(
+        path for path in folder.iterdir() if path.is_file() and not path.name.startswith(".")
+    )
     texts = [path for path in files if path.suffix.lower() == ".txt"]
     if not texts:
         raise CorpusError(f"{folder}: no .txt file; wanted: one with a document a line")
@@ -159,7 +179,9 @@ def _find_splits(files: list[Path]) -> dict[str, Path]:
         words = re.split(r"[^a-z]+", stem)
         fits = [s for s in SPLITS if s in words] or [s for s in SPLITS if s in stem]
         if len(fits) != 1:
-            raise CorpusError(f"{path}: its name must hold one of train, dev, test, not {fits or 'none'}")
+            raise CorpusError(
+                f"{path}: its name must hold one of train, dev, test, not {fits or 'none'}"
+            )
         if fits[0] in found:
             raise CorpusError(f"{path}: a second file for {fits[0]}, beside {found[fits[0]].name}")
         found[fits[0]] = path
@@ -174,7 +196,9 @@ def _from_files(name: str, texts: list[Path], tables: dict[str, Path], block_siz
         numbered = numbered_pairs(path)
         numbers, pairs = [n for n, _ in numbered], [pair for _, pair in numbered]
         if split != "test" and pairs[0][1] is None:
-            raise CorpusError(f"{path}, line {numbers[0]}: 1 column; {split} needs question TAB answer")
+            raise CorpusError(
+                f"{path}, line {numbers[0]}: 1 column; {split} needs question TAB answer"
+            )
         check_pairs(pairs, vocab, block_size, path, numbers)
         splits[split] = pairs
     return Corpus(name, documents, splits["train"], splits["dev"], splits["test"], vocab)

@@ -46,7 +46,9 @@ def read_documents(path: Path | str) -> list[str]:
     for n, line in lines:
         for special in (PAD, MASK):
             if special in line:
-                raise CorpusError(f"{path}, line {n}: holds {special!r}, which is reserved; remove it")
+                raise CorpusError(
+                    f"{path}, line {n}: holds {special!r}, which is reserved; remove it"
+                )
     return [line for _, line in lines]
 
 
@@ -65,14 +67,18 @@ def numbered_pairs(path: Path | str) -> list[tuple[int, Pair]]:
     for n, line in read_lines(path):
         cells = [cell.strip() for cell in line.split("\t")]
         if len(cells) > 2:
-            raise CorpusError(f"{path}, line {n}: {len(cells)} columns; wanted: question TAB answer")
+            raise CorpusError(
+                f"{path}, line {n}: {len(cells)} columns; wanted: question TAB answer"
+            )
         if not cells[0]:
             raise CorpusError(f"{path}, line {n}: empty question; wanted: question TAB answer")
         if len(cells) == 2 and not cells[1]:
             raise CorpusError(f"{path}, line {n}: empty answer; wanted: question TAB answer")
         columns = columns or len(cells)
         if len(cells) != columns:
-            raise CorpusError(f"{path}, line {n}: {len(cells)} column(s) where earlier lines have {columns}")
+            raise CorpusError(
+                f"{path}, line {n}: {len(cells)} column(s) where earlier lines have {columns}"
+            )
         pairs.append((n, (cells[0], cells[1] if len(cells) == 2 else None)))
     return pairs
 

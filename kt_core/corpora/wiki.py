@@ -74,7 +74,9 @@ def _copy(source: Path, folder: Path, hashes: Mapping[str, Sequence[str]]) -> Pa
         bodies[name] = path.read_bytes()
         found = sha256(bodies[name])
         if found not in accepted:
-            raise CorpusError(f"{path}: wrong SHA-256: expected {' or '.join(accepted)}, found {found}")
+            raise CorpusError(
+                f"{path}: wrong SHA-256: expected {' or '.join(accepted)}, found {found}"
+            )
     for name, body in bodies.items():
         write_atomically(folder / name, body)
     return folder
@@ -94,12 +96,16 @@ def _download(
     try:
         for address in addresses:
             url = address.rstrip("/") + "/" + name
-            for digest in accepted:  # pooch knows one hash a file; the second copy costs a second download
+            for (
+                digest
+            ) in accepted:  # pooch knows one hash a file; the second copy costs a second download
                 try:
                     # pooch downloads to a temporary file and moves it into place once the hash agrees
                     pooch.retrieve(url, f"sha256:{digest}", name, folder, downloader=downloader)
                     return
-                except ValueError as error:  # the wrong hash: it names the file, the expected and the found
+                except (
+                    ValueError
+                ) as error:  # the wrong hash: it names the file, the expected and the found
                     reasons.append(f"{url}: {_first_line(error)}")
                 except Exception as error:  # no network, no such host, 404, a broken connection …
                     reasons.append(f"{url}: {_first_line(error)}")
@@ -113,7 +119,10 @@ def _download(
 
 
 def _first_line(error: Exception) -> str:
-    if isinstance(error, ConnectionError) or type(error).__name__ in ("ConnectionError", "ConnectTimeout"):
+    if isinstance(error, ConnectionError) or type(error).__name__ in (
+        "ConnectionError",
+        "ConnectTimeout",
+    ):
         return "no connection"  # what requests says of it is long and repeats the address
     text = str(error).strip() or type(error).__name__
     return text.splitlines()[0]

@@ -68,7 +68,7 @@ def describe(score: Score | None) -> dict | None:
     if score is None:
         return None
     return dict(correct=score.correct, total=score.total, accuracy=round(score.accuracy, 4),
-                low=round(score.low, 4), high=round(score.high, 4))  # fmt: skip
+                low=round(score.low, 4), high=round(score.high, 4))
 
 
 def evaluate(
@@ -115,7 +115,7 @@ def run_experiment(
     plain = "".join(ch if ch.isalnum() else "-" for ch in Path(name).name)
     path = Path(out) if out else Path("runs") / f"{plain}-{variant}-{chosen.name}-{kind}-seed{seed}"
     config = dict(corpus=name, variant=variant, recipe=dataclasses.asdict(chosen), kind=kind, seed=seed,
-                  init=" + ".join(map(str, init)) or None, start=Path(start).name if start else None)  # fmt: skip
+                  init=" + ".join(map(str, init)) or None, start=Path(start).name if start else None)
     if (path / "config.json").exists():
         if not resume:
             raise ValueError(
@@ -140,7 +140,7 @@ def run_experiment(
             write_predictions(path / "predictions" / f"{split}.txt", answers)
     told = {**config, "recipe": chosen.name, "fields": config["recipe"], **{k: describe(s) for k, s in scores.items()},
             "london": describe(london_baseline(data.dev)) if data.dev else None, "parameters": model.n_parameters(),
-            **cost, "hardware": _hardware(where), "versions": _versions()}  # fmt: skip
+            **cost, "hardware": _hardware(where), "versions": _versions()}
     write_json(path / "result.json", told)
     return Result(scores["dev"], scores["test"], path, told)
 
@@ -252,7 +252,7 @@ class _Run:
             file.write(rows)
         return dict(steps=last["step"], epochs=last["epoch"], characters=last["characters"], seconds=round(last["seconds"], 1),
                     characters_a_second=round(last["characters"] / max(last["seconds"], 1e-9)), loss=round(last["loss"], 4),
-                    date=began)  # fmt: skip
+                    date=began)
 
     @staticmethod
     def _drop_rows(metrics: Path, phase: str | None) -> None:
@@ -278,7 +278,7 @@ class _Run:
         """What a checkpoint of this run says of itself."""
         licence = "trained on text from Wikipedia, CC BY-SA"
         return {**self.config, "phase": phase, **more, "hardware": _hardware(self.device), "versions": _versions(),
-                **({"licence": licence} if self.corpus.name == "wiki" else {})}  # fmt: skip
+                **({"licence": licence} if self.corpus.name == "wiki" else {})}
 
 
 def take_over(model: GPT, found: GPT) -> None:

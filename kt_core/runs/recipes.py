@@ -117,7 +117,7 @@ class Recipe:
         return GPTConfig(
             vocab_size, self.block_size, self.n_layer, self.n_head, self.n_embd, variant, self.bottleneck, self.dropout,
             qk_norm=self.qk_norm, activation=self.activation, zero_init=self.zero_init, random_offset=self.random_offset,
-        )  # fmt: skip
+        )
 
     def documents(self, documents: Sequence[str], vocab, seed: int = 0) -> SpanCorruption:
         """Documents, corrupted as this recipe says."""
@@ -125,7 +125,7 @@ class Recipe:
             documents, vocab, self.block_size, seed, crop=self.crop, spans=self.spans, loss=self.loss,
             end_sentinel=self.end_sentinel, random_share=self.random_share, whole=self.whole, plain=self.plain, drop=self.drop,
             head_last=self.head_last, ask=self.ask,
-        )  # fmt: skip
+        )
 
     def pretrain_data(self, corpus, vocab, seed: int = 0) -> Mixture:
         """What pretraining sees in one epoch: the documents, and the train pairs if this is the mixed kind."""
@@ -148,7 +148,7 @@ class Recipe:
             optimizer=self.optimizer, muon_learning_rate=self.muon_lr, weight_decay=self.weight_decay, decay_on=self.decay_on,
             schedule=self.schedule, warmup_steps=self.warmup_steps, cooldown_from=self.cooldown_from,
             final_fraction=self.final_fraction, bucket=self.bucket, shuffle=self.shuffle, parts=self.parts, precision=self.precision,
-        ) | more)  # fmt: skip
+        ) | more)
 
     def finetune_config(self, pretrained: bool = True, **more) -> TrainConfig:
         """Training settings of finetuning, after pretraining or from nothing."""
@@ -159,7 +159,7 @@ class Recipe:
             weight_decay=self.weight_decay, decay_on=self.decay_on, schedule=self.finetune_schedule, horizon=self.finetune_horizon or None,
             cooldown_from=0.0, final_fraction=self.final_fraction, bucket=self.bucket, shuffle=self.shuffle,
             parts=self.parts, precision=self.precision,
-        ) | more)  # fmt: skip
+        ) | more)
 
 
 # Ours: short windows around spans that say something, the name always in view, loss on the span, an end sentinel as
@@ -170,11 +170,11 @@ _OURS = dict(
     weight_decay=0.0, schedule="linear", final_fraction=0.0, finetune_schedule="linear", finetune_epochs=3.0,
     finetune_batch_size=32, finetune_lr=2e-4, finetune_muon_lr=0.001, finetune_documents=1, scratch_epochs=20.0,
     scratch_lr=2e-3,
-)  # fmt: skip
+)
 
 # ... for the assignment's data and model
 _KT = _OURS | dict(head_last=0.5, spans="names", views=2, pretrain_epochs=145.0, cooldown_from=0.37, pretrain_batch_size=64,
-                   precision="native")  # fmt: skip
+                   precision="native")
 
 RECIPES: dict[str, Recipe] = {
     # seconds, to see that everything runs; claims nothing
@@ -193,7 +193,7 @@ RECIPES: dict[str, Recipe] = {
     # the finetuning's cosine stretched over 200 epochs of the documents (75,187,200 positions), order never shuffled, weight
     # decay on norms and embeddings too (its list of what to spare has other names than its modules)
     "a5": Recipe(name="a5", finetune_horizon=2295, bucket=False, shuffle=False, decay_on="all"),
-}  # fmt: skip
+}
 
 
 def recipe(name: str | Recipe, /, **overrides: Any) -> Recipe:

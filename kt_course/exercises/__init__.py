@@ -5,7 +5,15 @@ kt_course.exercise_ids("01_attention_math")
 kt_course.check("causal-mask", my_function)   # a verdict that says what is wrong, and why
 """
 
-from kt_course.exercises.core import Exercise, Verdict, Wrong, check, exercise, exercise_ids, solution
+from kt_course.exercises.core import (
+    Exercise,
+    Verdict,
+    Wrong,
+    check,
+    exercise,
+    exercise_ids,
+    solution,
+)
 from kt_course.exercises.progress_store import progress
 from kt_course.exercises.quizzes import Choice, Quiz, quiz
 

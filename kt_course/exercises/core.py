@@ -101,7 +101,9 @@ class Verdict:
 
 @functools.cache
 def _modules() -> tuple[Any, ...]:
-    return tuple(importlib.import_module(f"kt_course.chapters.{name}.exercises") for name in MODULES)
+    return tuple(
+        importlib.import_module(f"kt_course.chapters.{name}.exercises") for name in MODULES
+    )
 
 
 @functools.cache
@@ -139,7 +141,9 @@ def exercise_ids(notebook: str | None = None) -> list[str]:
     """Ids of all exercises, or of one notebook's, in the order in which they come."""
     notebooks = list(dict.fromkeys(exercise.notebook for exercise in library().values()))
     if notebook is not None and notebook not in notebooks:
-        raise ValueError(f"no notebook {notebook!r} with exercises; there are {', '.join(notebooks)}")
+        raise ValueError(
+            f"no notebook {notebook!r} with exercises; there are {', '.join(notebooks)}"
+        )
     return [e.id for e in library().values() if notebook in (None, e.notebook)]
 
 
@@ -266,7 +270,9 @@ def close(a: Tensor, b: Tensor, tolerance: float = 1e-5) -> bool:
 
     Compares in float64 whatever the float types are; the tolerance suits answers in float32.
     """
-    return a.shape == b.shape and torch.allclose(a.double(), b.double(), rtol=tolerance, atol=tolerance)
+    return a.shape == b.shape and torch.allclose(
+        a.double(), b.double(), rtol=tolerance, atol=tolerance
+    )
 
 
 def describe(value: Any) -> str:

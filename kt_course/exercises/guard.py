@@ -40,7 +40,12 @@ class MemoryLimit(BaseException):
 
 def out_of_memory(error: BaseException) -> bool:
     """Whether an exception is a refused allocation: Python's or PyTorch's."""
-    refused = ("can't allocate memory", "not enough memory", "out of memory", "Cannot allocate memory")
+    refused = (
+        "can't allocate memory",
+        "not enough memory",
+        "out of memory",
+        "Cannot allocate memory",
+    )
     return isinstance(error, MemoryError) or any(text in str(error) for text in refused)
 
 

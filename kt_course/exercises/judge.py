@@ -16,7 +16,13 @@ from typing import Any, no_type_check
 from torch import Tensor
 
 from kt_course.exercises.core import Exercise, Verdict, Wrong, describe
-from kt_course.exercises.guard import MemoryLimit, TimeLimit, limits, out_of_memory, random_states_kept
+from kt_course.exercises.guard import (
+    MemoryLimit,
+    TimeLimit,
+    limits,
+    out_of_memory,
+    random_states_kept,
+)
 
 HERE = str(Path(__file__).parent)
 
@@ -36,17 +42,27 @@ def judge(exercise: Exercise, fn: Any, seconds: float = 10.0, gigabytes: float =
     answer = Answer(fn)
     watched = () if fn is exercise.reference else (exercise.reference, *exercise.forbidden)
     borrowed = [
-        name_of(w) for w in watched if inspect.isclass(fn) and inspect.isclass(w) and issubclass(fn, w)
+        name_of(w)
+        for w in watched
+        if inspect.isclass(fn) and inspect.isclass(w) and issubclass(fn, w)
     ]
     try:
-        with random_states_kept(), limits(seconds, gigabytes), calls_seen(answer, watched, borrowed):
+        with (
+            random_states_kept(),
+            limits(seconds, gigabytes),
+            calls_seen(answer, watched, borrowed),
+        ):
             verified = exercise.check(answer.guarded)
     except _NotAttempted as blank:
         return verdict("not attempted", " ".join(filter(None, [str(blank), stand_in])))
     except KeyboardInterrupt:
         raise
     except BaseException as error:
-        if answer.blank_method() or isinstance(error, NotImplementedError) and raised_by_hand(error):
+        if (
+            answer.blank_method()
+            or isinstance(error, NotImplementedError)
+            and raised_by_hand(error)
+        ):
             return verdict("not attempted", stand_in)
         diagnosis = diagnose(error, answer, seconds, gigabytes)
     else:
@@ -56,7 +72,9 @@ def judge(exercise: Exercise, fn: Any, seconds: float = 10.0, gigabytes: float =
     if diagnosis:
         return verdict("wrong", one_line(diagnosis))
     if fn is exercise.reference:
-        return verdict("right", one_line(f"{verified} (kt_core's own {exercise.name}: now write yours)"))
+        return verdict(
+            "right", one_line(f"{verified} (kt_core's own {exercise.name}: now write yours)")
+        )
     return verdict("right", one_line(verified))
 
 
@@ -95,7 +113,9 @@ class Answer:
     def _wrapped(self) -> Callable:
         @functools.wraps(self.fn)
         def guarded(*args: Any, **kwargs: Any) -> Any:
-            given = [(name, x, x._version) for name, x in _named(self.fn, args, kwargs) if _counts(x)]
+            given = [
+                (name, x, x._version) for name, x in _named(self.fn, args, kwargs) if _counts(x)
+            ]
             try:
                 self.latest = result = self.fn(*args, **kwargs)
             except NotImplementedError as error:
@@ -110,8 +130,12 @@ class Answer:
                 raise
             self.calls += 1
             if self.calls == 1 and (result is None or result is ...):
-                forgotten = result is None and not is_blank(self.codes) and not returns_a_value(self.codes)
-                raise _NotAttempted("It gives back None: is the `return` missing?" if forgotten else "")
+                forgotten = (
+                    result is None and not is_blank(self.codes) and not returns_a_value(self.codes)
+                )
+                raise _NotAttempted(
+                    "It gives back None: is the `return` missing?" if forgotten else ""
+                )
             for name, x, version in given:
                 if x._version != version:
                     raise Wrong(
@@ -168,7 +192,11 @@ def _steps(error: BaseException) -> Iterator[TracebackType]:
 
 
 def _body(code: CodeType) -> list[tuple[str, Any]]:
-    return [(i.opname, i.argval) for i in dis.get_instructions(code) if i.opname not in ("RESUME", "NOP")]
+    return [
+        (i.opname, i.argval)
+        for i in dis.get_instructions(code)
+        if i.opname not in ("RESUME", "NOP")
+    ]
 
 
 def is_blank(codes: Iterable[CodeType]) -> bool:

@@ -36,7 +36,11 @@ def randomised(module: nn.Module, seed: int | None = None) -> nn.Module:
 
 
 def recognise(
-    got: Tensor, expected: Tensor, slipped: Callable[[str], Tensor], slips: Mapping[str, str], what: str
+    got: Tensor,
+    expected: Tensor,
+    slipped: Callable[[str], Tensor],
+    slips: Mapping[str, str],
+    what: str,
 ) -> None:
     """Nothing if `got` is as expected. Else Wrong: slips[s] if it is what slipped(s) gives, or how far off it is."""
     if close(got, expected):

@@ -64,7 +64,9 @@ def progress() -> None:
         rows.setdefault(thing.notebook, []).append(thing.id)
     print(f"{'notebook':24s}{'done':>6s}{'wrong':>7s}{'open':>6s}   next")
     for notebook, ids in sorted(rows.items()):
-        done, wrong = ([id for id in ids if kept.get(id) == status] for status in ("right", "wrong"))
+        done, wrong = (
+            [id for id in ids if kept.get(id) == status] for status in ("right", "wrong")
+        )
         left = [id for id in ids if id not in done]
         told = f"{len(done):6d}{len(wrong):7d}{len(ids) - len(done) - len(wrong):6d}"
         print(f"{notebook:24s}{told}   {left[0] if left else 'all done'}")

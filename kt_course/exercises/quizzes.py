@@ -71,7 +71,9 @@ def settle(asked: Quiz, answer: str) -> str:
     """What a given answer is worth, noted for `progress()`."""
     letter = str(answer).strip().lower()
     if letter not in asked.letters or len(letter) != 1:
-        raise ValueError(f"quiz {asked.id}: an answer is one of {', '.join(asked.letters)}, not {answer!r}")
+        raise ValueError(
+            f"quiz {asked.id}: an answer is one of {', '.join(asked.letters)}, not {answer!r}"
+        )
     right = asked.choices[asked.letters.index(letter)].right
     remember(asked.id, "right" if right else "wrong")
     return asked.told(letter)
@@ -80,9 +82,12 @@ def settle(asked: Quiz, answer: str) -> str:
 def as_text(asked: Quiz) -> str:
     """Question and choices; the answers are had by quiz(id, letter)."""
     choices = [
-        f"  {letter}) {choice.text}" for letter, choice in zip(asked.letters, asked.choices, strict=True)
+        f"  {letter}) {choice.text}"
+        for letter, choice in zip(asked.letters, asked.choices, strict=True)
     ]
-    return "\n".join([asked.question, *choices, f'An answer: quiz("{asked.id}", "{asked.letters[0]}")'])
+    return "\n".join(
+        [asked.question, *choices, f'An answer: quiz("{asked.id}", "{asked.letters[0]}")']
+    )
 
 
 def as_html(asked: Quiz) -> str:

@@ -52,7 +52,12 @@ def _widget(control: Control) -> Any:
             width=f"{220 + 7 * len(control.label)}px"
         )  # the label shares it with the track
         return ipywidgets.IntSlider(
-            control.value, control.low, control.high, description=control.label, style=style, layout=layout
+            control.value,
+            control.low,
+            control.high,
+            description=control.label,
+            style=style,
+            layout=layout,
         )
     if isinstance(control, Words):
         kind = ipywidgets.Combobox if control.options else ipywidgets.Text
@@ -90,7 +95,9 @@ class Live(ipywidgets.VBox):
         self.clicked = ipywidgets.Text(layout=ipywidgets.Layout(display="none"))
         self.clicked.add_class("kt-click")
         self._held = False  # while the widget sets its own controls
-        row = ipywidgets.HBox(list(self.controls.values()), layout=ipywidgets.Layout(flex_flow="row wrap"))
+        row = ipywidgets.HBox(
+            list(self.controls.values()), layout=ipywidgets.Layout(flex_flow="row wrap")
+        )
         super().__init__([row, self.message, self.picture, self.clicked])
         self.add_class("kt-explorer")
         self._show(view, picture)
@@ -116,9 +123,13 @@ class Live(ipywidgets.VBox):
             return
         try:
             view, picture = render(self.draw, self.state, changed)
-        except ValueError as error:  # what the user typed cannot be drawn; the last picture stays, faint
+        except (
+            ValueError
+        ) as error:  # what the user typed cannot be drawn; the last picture stays, faint
             self.note = str(error)
-            self.message.value = f'<div role="alert" style="{_WARNING}">{html.escape(self.note)}</div>'
+            self.message.value = (
+                f'<div role="alert" style="{_WARNING}">{html.escape(self.note)}</div>'
+            )
             self._image(faint=True)
             return
         self._show(view, picture)
@@ -136,13 +147,17 @@ class Live(ipywidgets.VBox):
             if isinstance(widget, ipywidgets.IntSlider):
                 widget.layout.display = None if widget.max > widget.min else "none"
         self.view, self.png, self.note = view, picture, view.note
-        notice = f'<div role="alert" style="{_WARNING}">{html.escape(view.notice)}</div>' * bool(view.notice)
+        notice = f'<div role="alert" style="{_WARNING}">{html.escape(view.notice)}</div>' * bool(
+            view.notice
+        )
         self.message.value = f"{notice}<div>{html.escape(view.note)}</div>"
         self._image()
 
     def _image(self, faint: bool = False) -> None:
         grids = html.escape(
-            json.dumps([grid.data(self.view.figure) for grid in self.view.grids], ensure_ascii=False)
+            json.dumps(
+                [grid.data(self.view.figure) for grid in self.view.grids], ensure_ascii=False
+            )
         )
         script = (
             f' data-grids="{grids}" onmousemove="{_one_line(_OVER)}" onclick="{_one_line(_CLICK)}"'

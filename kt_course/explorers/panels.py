@@ -23,7 +23,9 @@ from kt_course.figures.text_plots import glyphs, ink
 LINE, CELL, HIGH = 64, 0.132, 0.24  # a line of text: characters, their width and height in inches
 
 
-def frame(ax: Axes, x: float, y: float, width: float, height: float, colour: str = VERMILION) -> None:
+def frame(
+    ax: Axes, x: float, y: float, width: float, height: float, colour: str = VERMILION
+) -> None:
     """A frame around what is chosen."""
     ax.add_patch(Rectangle((x, y), width, height, fill=False, ec=colour, lw=1.8, zorder=5))
 
@@ -45,7 +47,9 @@ def _signs_along(ax: Axes, side: Side, x: float, y: float, size: float, upright:
         for i in range(0, n, 2 ** math.ceil(math.log2(12 / 72 / cell))):
             at = (x, y + middles[i]) if upright else (x + middles[i], y)
             turned = (
-                {"ha": "right", "va": "center"} if upright else {"ha": "center", "va": "top", "rotation": 90}
+                {"ha": "right", "va": "center"}
+                if upright
+                else {"ha": "center", "va": "top", "rotation": 90}
             )
             ax.text(*at, f"{side.signs[i]} {i}", fontsize=8, **turned)
         return 0.5
@@ -55,7 +59,9 @@ def _signs_along(ax: Axes, side: Side, x: float, y: float, size: float, upright:
     return 0.2
 
 
-def head_map(ax: Axes, layer: Layer, head: int, query: int, x: float, y: float, size: float) -> Grid:
+def head_map(
+    ax: Axes, layer: Layer, head: int, query: int, x: float, y: float, size: float
+) -> Grid:
     """One head's weights in a square of `size` inches, characters on both sides, the chosen query framed."""
     weights = layer.weights[head]
     picture(ax, weight_colours(weights, layer.allowed), x, y, size, size)
@@ -66,7 +72,9 @@ def head_map(ax: Axes, layer: Layer, head: int, query: int, x: float, y: float, 
     cell = size / len(weights)
     frame(ax, x, y + query * cell, size, cell)
     values = np.where(layer.allowed, weights, np.nan)
-    return Grid((x, y, size, size), layer.queries.names, layer.keys.names, values, click=("query", None))
+    return Grid(
+        (x, y, size, size), layer.queries.names, layer.keys.names, values, click=("query", None)
+    )
 
 
 def role(layer: Layer, head: int) -> str:
@@ -80,7 +88,9 @@ def tiles(reading: Reading, wide: int, high: int) -> np.ndarray:
     mosaic = np.full((len(reading.layers) * high, n_head * wide, 3), 255, dtype=np.uint8)
     for row, layer in enumerate(reading.layers):
         for column, weights in enumerate(layer.weights):
-            colours = (255 * weight_colours(weights, layer.allowed)[..., :3]).round().astype(np.uint8)
+            colours = (
+                (255 * weight_colours(weights, layer.allowed)[..., :3]).round().astype(np.uint8)
+            )
             kind = Image.Resampling.BOX if weights.shape[1] >= wide else Image.Resampling.NEAREST
             tile = Image.fromarray(colours).resize((wide - 2, high - 2), kind)
             y, x = row * high + 1, column * wide + 1
@@ -89,7 +99,14 @@ def tiles(reading: Reading, wide: int, high: int) -> np.ndarray:
 
 
 def gallery(
-    ax: Axes, reading: Reading, layer: int, head: int, x: float, y: float, width: float, height: float
+    ax: Axes,
+    reading: Reading,
+    layer: int,
+    head: int,
+    x: float,
+    y: float,
+    width: float,
+    height: float,
 ) -> Grid:
     """All heads of all layers; the chosen one framed. A click chooses another."""
     rows, columns = len(reading.layers), max(len(each.weights) for each in reading.layers)
@@ -103,7 +120,8 @@ def gallery(
         ax.text(x - 0.06, y + (i + 0.5) * h, f"layer {i}", ha="right", va="center", fontsize=8)
     frame(ax, x + head * w, y + layer * h, w, h)
     roles = [
-        [role(each, i) if i < len(each.weights) else "" for i in range(columns)] for each in reading.layers
+        [role(each, i) if i < len(each.weights) else "" for i in range(columns)]
+        for each in reading.layers
     ]
     names = [f"layer {i}" for i in range(rows)], [f"head {i}" for i in range(columns)]
     return Grid((x, y, columns * w, rows * h), *names, roles, click=("layer", "head"))
@@ -139,7 +157,9 @@ def characters(ax: Axes, signs: Sequence[str], colours: Sequence[Any], x: float,
 def scale(ax: Axes, x: float, y: float, width: float) -> None:
     """The colours of weights, `width` inches wide."""
     steps = np.linspace(0, 1, 200)  # along the bar: weights to the power of GAMMA, as colours go
-    picture(ax, weight_colours(steps[None] ** (1 / GAMMA), np.ones((1, 200), bool)), x, y, width, 0.12)
+    picture(
+        ax, weight_colours(steps[None] ** (1 / GAMMA), np.ones((1, 200), bool)), x, y, width, 0.12
+    )
     for weight in (0, 0.01, 0.05, 0.2, 0.5, 1):
         at = x + width * weight**GAMMA
         ax.text(at, y + 0.15, f"{100 * weight:.0f} %", ha="center", va="top", fontsize=8)
@@ -156,7 +176,12 @@ def legend(ax: Axes, x: float, y: float, kinds: Mapping[str, Any]) -> None:
 
 
 def answer_bars(
-    ax: Axes, answers: Sequence[tuple[str, float]], right: str | None, x: float, y: float, width: float
+    ax: Axes,
+    answers: Sequence[tuple[str, float]],
+    right: str | None,
+    x: float,
+    y: float,
+    width: float,
 ) -> None:
     """Answers and their probabilities; the right one dark and ticked."""
     longest = width - 1.75
@@ -169,7 +194,9 @@ def answer_bars(
         ax.text(x + 1.22, at + 0.1, "✓ " * is_right + shown, ha="right", weight=weight, **place)
         for share, colour in ((1.0, "#F0F0F0"), (max(p, 0.01), BLUE if is_right else SKY)):
             ax.add_patch(Rectangle((x + 1.28, at), longest * share, 0.19, fc=colour, ec="none"))
-        ax.text(x + 1.32 + longest, at + 0.1, f"{100 * p:.0f} %" if p >= 0.005 else "< 1 %", **place)
+        ax.text(
+            x + 1.32 + longest, at + 0.1, f"{100 * p:.0f} %" if p >= 0.005 else "< 1 %", **place
+        )
 
 
 @dataclass(frozen=True, eq=False)
@@ -187,7 +214,11 @@ class Chart:
         picture(ax, self.pixels, x, y, wide / DPI, high / DPI)
         for spot in spots:
             right, up = self.axes.transData.transform(spot) / DPI
-            ax.plot(x + right, y + high / DPI - up, **{"marker": "o", "color": VERMILION, "ms": 8} | style)
+            ax.plot(
+                x + right,
+                y + high / DPI - up,
+                **{"marker": "o", "color": VERMILION, "ms": 8} | style,
+            )
 
 
 def chart(width: float, height: float, plot: Callable[[Axes], None], title: str) -> Chart:

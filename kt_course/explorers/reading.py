@@ -79,7 +79,8 @@ def _latents(text: str, reach: np.ndarray, null: bool = False) -> Side:
     newest = reach.clip(max=len(text) - 1)
     signs = visible([text[i] for i in newest])
     names = [
-        f"latent {i} (up to “{sign}” at {at})" for i, (sign, at) in enumerate(zip(signs, newest, strict=True))
+        f"latent {i} (up to “{sign}” at {at})"
+        for i, (sign, at) in enumerate(zip(signs, newest, strict=True))
     ]
     if null:
         signs, names = ["∅", *signs], ["the null latent", *names]
@@ -109,7 +110,9 @@ def read(model: GPT, vocab: CharVocab, text: str) -> Reading:
     block = model.config.block_size
     notice = ""
     if len(ids) > block:
-        notice = f"The text has {len(ids)} characters, the model reads {block}: the rest is cut off."
+        notice = (
+            f"The text has {len(ids)} characters, the model reads {block}: the rest is cut off."
+        )
     ids = ids[:block]
     text, was_training = vocab.decode(ids), model.training
     model.eval()
@@ -121,7 +124,9 @@ def read(model: GPT, vocab: CharVocab, text: str) -> Reading:
     return explain(model.config, text, [m[0].float().cpu().numpy() for m in maps], notice)
 
 
-def explain(config: GPTConfig, text: str, weights: Sequence[np.ndarray], notice: str = "") -> Reading:
+def explain(
+    config: GPTConfig, text: str, weights: Sequence[np.ndarray], notice: str = ""
+) -> Reading:
     """The maps of a model's layers, (n_head, T_query, T_key) each, with what their rows and columns stand for."""
     characters = _characters(text)
     if not config.causal:  # reads both ways: every query looks at the whole text
@@ -133,7 +138,11 @@ def explain(config: GPTConfig, text: str, weights: Sequence[np.ndarray], notice:
         reach = config.stride * (np.arange(weights[0].shape[1]) + 1) - 1
         latents = _latents(text, reach)
         read_by_up = _latents(text, reach, null=weights[-1].shape[2] > len(reach))
-        sides = [(latents, characters), *[(latents, latents)] * (len(weights) - 2), (characters, read_by_up)]
+        sides = [
+            (latents, characters),
+            *[(latents, latents)] * (len(weights) - 2),
+            (characters, read_by_up),
+        ]
     layers = []
     for each, (queries, keys) in zip(weights, sides, strict=True):
         allowed = reach_mask(torch.tensor(queries.reach), torch.tensor(keys.reach)).numpy()

@@ -24,9 +24,7 @@ from PIL import Image
 
 from kt_course.figures.style import DPI, STYLE
 
-INSTALL = (
-    "The picture alone, without its controls: for those, pip install ipywidgets and start the kernel again."
-)
+INSTALL = "The picture alone, without its controls: for those, pip install ipywidgets and start the kernel again."
 
 
 @dataclass(frozen=True)
@@ -80,11 +78,15 @@ class Grid:
     def data(self, figure: Figure) -> dict[str, Any]:
         """What the browser needs: the box as shares of the picture; weights as square roots in 254 steps, 255 for none."""
         shares = np.array(self.box).reshape(2, 2) / figure.get_size_inches()
-        told = dict(box=shares.ravel().round(5).tolist(), rows=list(self.rows), columns=list(self.columns))
+        told = dict(
+            box=shares.ravel().round(5).tolist(), rows=list(self.rows), columns=list(self.columns)
+        )
         values = np.asarray(self.values)
         if values.dtype.kind in "US":
             return told | dict(texts=values.ravel().tolist())
-        steps = np.where(np.isnan(values), 255, np.round(254 * np.sqrt(np.clip(np.nan_to_num(values), 0, 1))))
+        steps = np.where(
+            np.isnan(values), 255, np.round(254 * np.sqrt(np.clip(np.nan_to_num(values), 0, 1)))
+        )
         return told | dict(weights=base64.b64encode(steps.astype(np.uint8).tobytes()).decode())
 
 
@@ -167,7 +169,9 @@ class Still:
         from IPython.display import display
 
         print(INSTALL)
-        display({"image/png": base64.b64encode(self.twin).decode(), "text/plain": repr(self)}, raw=True)
+        display(
+            {"image/png": base64.b64encode(self.twin).decode(), "text/plain": repr(self)}, raw=True
+        )
 
 
 def explorer(name: str, draw: Draw, controls: Mapping[str, Control]) -> Any:

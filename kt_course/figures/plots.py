@@ -154,7 +154,9 @@ def attention_heads(
     found = [array(m) for m in maps]
     found = [m[0] if m.ndim == 4 and len(m) == 1 else m for m in found]
     if any(m.ndim != 3 for m in found):
-        raise ValueError(f"a layer's map must be (n_head, T_query, T_key), not {[m.shape for m in found]}")
+        raise ValueError(
+            f"a layer's map must be (n_head, T_query, T_key), not {[m.shape for m in found]}"
+        )
     names = list(range(len(found))) if layers is None else list(layers)
     if len(names) != len(found):
         found = [found[i] for i in names]
@@ -178,16 +180,23 @@ def attention_heads(
                 fontsize=8,
             )
         ax.set(
-            xlim=(-0.5, (n_head - 1) * wide + n_key - 0.5), ylim=(n_query - 0.5, -0.5), xticks=[], yticks=[]
+            xlim=(-0.5, (n_head - 1) * wide + n_key - 0.5),
+            ylim=(n_query - 0.5, -0.5),
+            xticks=[],
+            yticks=[],
         )
         ax.set_box_aspect(1 / (n_head * 1.08 - 0.08))
         ax.set_ylabel(f"layer {name}" if isinstance(name, int) else str(name))
         ax.spines[:].set_visible(False)
-        for axis, text, size in ((ax.yaxis, query_text, n_query), (ax.xaxis, key_text or query_text, n_key)):
+        for axis, text, size in (
+            (ax.yaxis, query_text, n_query),
+            (ax.xaxis, key_text or query_text, n_key),
+        ):
             if size == len(text) <= 20 and (axis is ax.yaxis or ax is axes[-1, 0]):
                 copies = n if axis is ax.xaxis else 1
                 axis.set_ticks(
-                    [h * wide + i for h in range(copies) for i in range(size)], visible(text) * copies
+                    [h * wide + i for h in range(copies) for i in range(size)],
+                    visible(text) * copies,
                 )
                 axis.set_tick_params(
                     length=0,
@@ -236,7 +245,9 @@ def learning_curves(
             histories.items(), ["-", "--", "-.", ":"] * len(histories), strict=False
         ):
             points = [
-                (row[axis], row[key] * (100 if share else 1)) for row in history if row.get(key) is not None
+                (row[axis], row[key] * (100 if share else 1))
+                for row in history
+                if row.get(key) is not None
             ]
             if points:
                 ax.plot(
@@ -258,7 +269,9 @@ def learning_curves(
         )
         ax.ticklabel_format(axis="x", style="sci", scilimits=(-3, 5), useMathText=True)
     named = {
-        label: line for ax in axes[0] for line, label in zip(*ax.get_legend_handles_labels(), strict=True)
+        label: line
+        for ax in axes[0]
+        for line, label in zip(*ax.get_legend_handles_labels(), strict=True)
     }
     if named:
         figure.legend(named.values(), named.keys(), loc="outside lower center", ncols=4)
@@ -281,7 +294,9 @@ def accuracy_bars(
     ax: Axes | None = None,
 ) -> Figure:
     """Bars with 95 % Wilson whiskers, best first; London's too; `pass_marks` (name -> fraction) dotted."""
-    scored = sorted(((label, s) for label, s in rows if s is not None), key=lambda row: -row[1].accuracy)
+    scored = sorted(
+        ((label, s) for label, s in rows if s is not None), key=lambda row: -row[1].accuracy
+    )
     if ax is None:
         _, ax = plt.subplots(figsize=(WIDTH, 0.42 * len(scored) + 1.4))
     for i, (_, s) in enumerate(scored):
@@ -294,7 +309,9 @@ def accuracy_bars(
     for (name, mark), colour in zip(
         (pass_marks or {}).items(), [GREEN, PURPLE, ORANGE, BLUE] * 9, strict=False
     ):
-        ax.axvline(100 * mark, color=colour, ls=":", lw=1.6, label=f"pass mark {name}, {100 * mark:.0f} %")
+        ax.axvline(
+            100 * mark, color=colour, ls=":", lw=1.6, label=f"pass mark {name}, {100 * mark:.0f} %"
+        )
     ax.set_yticks(range(len(scored)), [label for label, _ in scored])
     top = max(
         [100 * s.high for _, s in scored]
@@ -331,10 +348,20 @@ def score_groups(
         heights = [100 * (v.accuracy if isinstance(v, Score) else v) for v in values]
         ax.bar(at, heights, 0.94 * width, color=next(colours) if scores else GREY, label=name)
         if scores:
-            ax.errorbar(at, heights, yerr=_whiskers(scores), fmt="none", color=BLACK, capsize=3, lw=1.2)
+            ax.errorbar(
+                at, heights, yerr=_whiskers(scores), fmt="none", color=BLACK, capsize=3, lw=1.2
+            )
     ax.set_xticks(range(len(labels)), labels, fontsize=9)
-    ax.set(title=title, xlabel=xlabel, ylabel="accuracy (%)", ylim=(0, 122), yticks=range(0, 101, 20))
-    ax.legend(ncols=len(series), loc="upper center", columnspacing=1.0, handlelength=1.2, handletextpad=0.5)
+    ax.set(
+        title=title, xlabel=xlabel, ylabel="accuracy (%)", ylim=(0, 122), yticks=range(0, 101, 20)
+    )
+    ax.legend(
+        ncols=len(series),
+        loc="upper center",
+        columnspacing=1.0,
+        handlelength=1.2,
+        handletextpad=0.5,
+    )
     return ax.figure
 
 

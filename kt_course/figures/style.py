@@ -20,8 +20,15 @@ from matplotlib.figure import Figure
 from kt_core._typing import Tensor
 
 BLUE, ORANGE, GREEN, VERMILION, PURPLE, SKY, YELLOW, BLACK = COLOURS = (
-    "#0072B2", "#E69F00", "#009E73", "#D55E00", "#CC79A7", "#56B4E9", "#F0E442", "#000000",
-)  # fmt: skip
+    "#0072B2",
+    "#E69F00",
+    "#009E73",
+    "#D55E00",
+    "#CC79A7",
+    "#56B4E9",
+    "#F0E442",
+    "#000000",
+)
 GREY = "#DADADA"  # what is forbidden, padding, or asks for nothing
 DPI = 100  # dots an inch
 WIDTH = 9.0  # inches: a notebook's column at that density
@@ -73,7 +80,10 @@ def array(values: Any) -> np.ndarray:
 
 def visible(text: Text) -> list[str]:
     """The characters (or words) of `text` with signs for white space."""
-    return ["".join(_SIGNS.get(ch, ch) for ch in token) if token.strip() == "" else token for token in text]
+    return [
+        "".join(_SIGNS.get(ch, ch) for ch in token) if token.strip() == "" else token
+        for token in text
+    ]
 
 
 def allowed_cells(weights: np.ndarray, mask: Any = None) -> np.ndarray:

@@ -43,12 +43,7 @@ def _glyph(ch: str) -> TextPath:
 
 
 def glyphs(
-    ax: Axes,
-    x: Sequence[float],
-    y: Sequence[float],
-    text: Sequence[str],
-    colours: Any,
-    size: float,
+    ax: Axes, x: Sequence[float], y: Sequence[float], text: Sequence[str], colours: Any, size: float
 ) -> None:
     """Draw one character at each (x, y), `size` points high: all as one collection, much faster than as many texts."""
     drawn = PathCollection(
@@ -72,7 +67,12 @@ def ink(ground: np.ndarray) -> np.ndarray:
 
 
 def _strip(
-    ax: Axes, y: float, text: Sequence[str], colours: Sequence[Any], start: int = 0, size: float = 9.0
+    ax: Axes,
+    y: float,
+    text: Sequence[str],
+    colours: Sequence[Any],
+    start: int = 0,
+    size: float = 9.0,
 ) -> None:
     """One line of coloured characters at height `y` (1 high), from column `start`."""
     rgba = np.array([to_rgba(c) for c in colours])
@@ -85,11 +85,20 @@ def _strip(
     glyphs(ax, start + np.arange(len(text)), np.full(len(text), y), text, ink(rgba), size)
 
 
-def _page(lines: float, columns: int, title: str, labels: float = 0.0) -> tuple[Figure, Axes, float]:
+def _page(
+    lines: float, columns: int, title: str, labels: float = 0.0
+) -> tuple[Figure, Axes, float]:
     """An empty page for strips: (figure, axes, font size). `labels`: inches kept free on the left."""
     cell = min(0.17, (WIDTH - 0.4 - labels) / columns)
-    figure, ax = plt.subplots(figsize=(WIDTH, lines * max(cell * 1.7, 0.2) + (0.5 if title else 0.2) + 0.25))
-    ax.set(xlim=(-0.6, (WIDTH - 0.4 - labels) / cell - 0.5), ylim=(lines - 0.4, -0.6), xticks=[], yticks=[])
+    figure, ax = plt.subplots(
+        figsize=(WIDTH, lines * max(cell * 1.7, 0.2) + (0.5 if title else 0.2) + 0.25)
+    )
+    ax.set(
+        xlim=(-0.6, (WIDTH - 0.4 - labels) / cell - 0.5),
+        ylim=(lines - 0.4, -0.6),
+        xticks=[],
+        yticks=[],
+    )
     ax.spines[:].set_visible(False)
     ax.set_title(title, loc="left")
     return figure, ax, min(10.0, cell * 72 / 0.66)
@@ -122,7 +131,11 @@ def text_attention(
         for line, piece in enumerate(pieces):
             part = slice(piece.start, piece.stop)
             _strip(
-                ax, r * height + line, signs[part], weight_colours(weights[r, part], seen[r, part]), size=size
+                ax,
+                r * height + line,
+                signs[part],
+                weight_colours(weights[r, part], seen[r, part]),
+                size=size,
             )
     ax.set_yticks([r * height + (len(pieces) - 1) / 2 for r in range(len(labels))], labels)
     ax.tick_params(length=0)
@@ -136,7 +149,13 @@ def corruption(examples: Sequence[tuple[str, str, str, int]], title: str = "") -
 
     prefix ⁇ suffix ⁇ masked □ □ ..., 64 characters a line; more than 16 pads are drawn as 16 and their count.
     """
-    kinds = {"prefix": SKY, "suffix": "#8FD3B6", "masked span": ORANGE, "⁇": VERMILION, "□ padding": GREY}
+    kinds = {
+        "prefix": SKY,
+        "suffix": "#8FD3B6",
+        "masked span": ORANGE,
+        "⁇": VERMILION,
+        "□ padding": GREY,
+    }
     texts = []
     for prefix, masked, suffix, n_pads in examples:
         few = min(n_pads, 16)
@@ -161,14 +180,19 @@ def corruption(examples: Sequence[tuple[str, str, str, int]], title: str = "") -
             ax.text(len(piece) - 0.3, y - 1, more, va="center", fontsize=8, color="#666666")
         y += 0.6
     figure.legend(
-        handles=[Patch(color=c, label=k) for k, c in kinds.items()], loc="outside lower center", ncols=5
+        handles=[Patch(color=c, label=k) for k, c in kinds.items()],
+        loc="outside lower center",
+        ncols=5,
     )
     return figure
 
 
 @in_style
 def loss_placement(
-    x: Int[Tensor, " T"] | np.ndarray, y: Int[Tensor, " T"] | np.ndarray, vocab: Any, title: str = ""
+    x: Int[Tensor, " T"] | np.ndarray,
+    y: Int[Tensor, " T"] | np.ndarray,
+    vocab: Any,
+    title: str = "",
 ) -> Figure:
     """Where the loss falls: what is read (x) over what is asked for next (y), coloured where it is asked.
 
@@ -184,10 +208,18 @@ def loss_placement(
         _strip(ax, 2.6 * line, read, [GREY if xs[i] == 0 else SKY for i in piece], size=size)
         asked = [ch if ys[i] else "·" for ch, i in zip(asked, piece, strict=True)]
         _strip(ax, 2.6 * line + 1, asked, [ORANGE if ys[i] else GREY for i in piece], size=size)
-    ax.set_yticks([2.6 * i + j for i in range(len(pieces)) for j in (0, 1)], ["read", "asked"] * len(pieces))
+    ax.set_yticks(
+        [2.6 * i + j for i in range(len(pieces)) for j in (0, 1)], ["read", "asked"] * len(pieces)
+    )
     ax.tick_params(length=0)
-    kinds = {"read (x)": SKY, "asked for, counts in the loss (y)": ORANGE, "padding, or no loss": GREY}
+    kinds = {
+        "read (x)": SKY,
+        "asked for, counts in the loss (y)": ORANGE,
+        "padding, or no loss": GREY,
+    }
     figure.legend(
-        handles=[Patch(color=c, label=k) for k, c in kinds.items()], loc="outside lower center", ncols=3
+        handles=[Patch(color=c, label=k) for k, c in kinds.items()],
+        loc="outside lower center",
+        ncols=3,
     )
     return figure

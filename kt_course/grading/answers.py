@@ -32,7 +32,9 @@ def parse(source: str) -> ast.Module:
     """
     if source.lstrip().startswith("%%"):
         source = re.sub(r"%%.*", "#", source, count=1)
-    above = re.match(r"(?:[ \t]*\n)*", source).group().count("\n")  # blank lines, which IPython takes away
+    above = (
+        re.match(r"(?:[ \t]*\n)*", source).group().count("\n")
+    )  # blank lines, which IPython takes away
     try:
         return ast.parse("\n" * above + TransformerManager().transform_cell(source))
     except (ValueError, RecursionError, MemoryError) as error:  # a null byte, or nested too deep
@@ -66,14 +68,20 @@ class Statement:
     def binds(self) -> set[str]:
         """Names that it gives a value."""
         return {
-            i.argval for code in _codes(self.code) for i in dis.get_instructions(code) if i.opname in BINDS
+            i.argval
+            for code in _codes(self.code)
+            for i in dis.get_instructions(code)
+            if i.opname in BINDS
         }
 
     @cached_property
     def reads(self) -> set[str]:
         """Names that it, or a function in it, takes from the notebook."""
         return {
-            i.argval for code in _codes(self.code) for i in dis.get_instructions(code) if i.opname in READS
+            i.argval
+            for code in _codes(self.code)
+            for i in dis.get_instructions(code)
+            if i.opname in READS
         }
 
 
@@ -128,7 +136,9 @@ def answers(sources: Sequence[str]) -> dict[str, Answer | str]:
         for node, statement in zip(tree.body, statements, strict=True):
             if statement.exercise:
                 needed = (*_needed(statement, above), statement)
-                found.pop(statement.exercise, None)  # later ones go to the end: they may use earlier ones
+                found.pop(
+                    statement.exercise, None
+                )  # later ones go to the end: they may use earlier ones
                 found[statement.exercise] = Answer(statement.exercise, node.name, needed)
             above.append(statement)
     return found
@@ -160,5 +170,6 @@ def _needed(last: Statement, above: Iterable[Statement]) -> list[Statement]:
 def _imports_all(code: CodeType) -> bool:
     """Whether it is `from x import *`, as Python 3.11 and later ones compile it."""
     return any(
-        i.opname == "IMPORT_STAR" or i.argrepr == "INTRINSIC_IMPORT_STAR" for i in dis.get_instructions(code)
+        i.opname == "IMPORT_STAR" or i.argrepr == "INTRINSIC_IMPORT_STAR"
+        for i in dis.get_instructions(code)
     )

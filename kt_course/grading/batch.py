@@ -59,7 +59,9 @@ def grade(
     where it works). ValueError where there is nothing to grade.
     """
     if not hasattr(os, "fork"):
-        raise ValueError("grading needs Linux or macOS; on Windows use the Windows Subsystem for Linux")
+        raise ValueError(
+            "grading needs Linux or macOS; on Windows use the Windows Subsystem for Linux"
+        )
     if Path(out).suffix != ".csv":
         raise ValueError(f"{out}: the table is written there, so its name must end in .csv")
     paths, limits = find(submissions), limits or Limits()
@@ -122,14 +124,18 @@ def grade_one(path: Path, limits: Limits, profile: str | None, bubblewrap: bool)
             return row(problem)
         run = ["-P", running.__file__, "FD", str(limits.cell), *([profile] if profile else [])]
         ran = confined(run, data, limits, limits.notebook, bubblewrap)
-        return row(status(ran), notebook=judged.told[0]["notebook"], verdicts=judged.told[0]["verdicts"])
+        return row(
+            status(ran), notebook=judged.told[0]["notebook"], verdicts=judged.told[0]["verdicts"]
+        )
     except Exception as error:  # one submission must not stop the others
         return row(f"failed: {type(error).__name__}: {error}")
 
 
 def read(path: Path) -> bytes:
     """The bytes of a plain file; OSError for a symbolic link, ValueError for other things and large files."""
-    handle = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)  # a pipe must not make us wait
+    handle = os.open(
+        path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK
+    )  # a pipe must not make us wait
     with open(handle, "rb") as file:
         if not stat.S_ISREG(os.fstat(handle).st_mode):
             raise ValueError("no plain file")
@@ -148,7 +154,11 @@ def status(ran: Ended) -> str:
         kind, _, why = ran.stopped.partition(": ")
     elif ends:
         kind, why = str(ends[-1]["end"]), str(ends[-1].get("error", ""))
-        kind = "out of memory" if out_of_memory(RuntimeError(why)) or why.startswith("MemoryError") else kind
+        kind = (
+            "out of memory"
+            if out_of_memory(RuntimeError(why)) or why.startswith("MemoryError")
+            else kind
+        )
     else:
         kind, why = "failed", "it ended the process that runs it"
     return kind if kind == "finished" else f"{kind}{where}: {why}"
@@ -164,7 +174,9 @@ def table(rows: Sequence[Row]) -> str:
     for row in rows:
         count = (row.right, len(row.verdicts), row.unconfirmed)
         facts = (row.file, row.notebook, row.status, *count, row.seconds)
-        write.writerow([*map(harmless, facts), *(harmless(row.verdicts.get(id, "")) for id in columns)])
+        write.writerow(
+            [*map(harmless, facts), *(harmless(row.verdicts.get(id, "")) for id in columns)]
+        )
     return text.getvalue()
 
 

@@ -33,7 +33,14 @@ from kt_course.grading.answers import Answer, answers
 from kt_course.grading.running import end, seal
 
 # Their checks look at what a call does to its arguments, or at gradients through it: a copy cannot hand that back.
-BY_EFFECT = ("finetuning-loop", "through-latents", "one-hot-kl", "line-pairs", "train-top", "layer-rates")
+BY_EFFECT = (
+    "finetuning-loop",
+    "through-latents",
+    "one-hot-kl",
+    "line-pairs",
+    "train-top",
+    "layer-rates",
+)
 UNCONFIRMED = "right, unconfirmed"
 RESULT = 256 * 2**20  # bytes of a result
 
@@ -77,7 +84,10 @@ def read_sources(data: bytes) -> list[str]:
     try:
         with warnings.catch_warnings(action="ignore"):
             notebook = nbformat.reads(data.decode(), as_version=4)
-        kernel, language = notebook.metadata.get("kernelspec", {}), notebook.metadata.get("language_info", {})
+        kernel, language = (
+            notebook.metadata.get("kernelspec", {}),
+            notebook.metadata.get("language_info", {}),
+        )
         language = str(kernel.get("language") or language.get("name") or "python")
         sources = [str(cell.source) for cell in notebook.cells if cell.cell_type == "code"]
     except Exception as error:  # JSON of any other shape
@@ -87,7 +97,9 @@ def read_sources(data: bytes) -> list[str]:
     return [source for source in sources if source.strip()]
 
 
-def verdict(exercise: Exercise, answer: Answer | str, right: Collection[str], seconds: float = 60.0) -> str:
+def verdict(
+    exercise: Exercise, answer: Answer | str, right: Collection[str], seconds: float = 60.0
+) -> str:
     """One line: "right", "right, unconfirmed: why", "wrong: why" or "not attempted"."""
     if isinstance(answer, str):
         return f"wrong: {one_line(answer)}"
@@ -157,7 +169,9 @@ def in_a_copy(work: Callable[[], Any], seconds: float) -> Any:
     """
     reading, writing = os.pipe()
     with warnings.catch_warnings(action="ignore", category=DeprecationWarning):
-        pid = os.fork()  # Python 3.12 warns of other threads; the copy calls PyTorch with one thread alone
+        pid = (
+            os.fork()
+        )  # Python 3.12 warns of other threads; the copy calls PyTorch with one thread alone
     if pid == 0:
         _copy(work, writing)
     os.close(writing)

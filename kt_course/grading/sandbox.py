@@ -35,7 +35,17 @@ except ImportError:  # Windows
     resource = None
 
 SYSTEM = (
-    *("/usr", "/bin", "/sbin", "/lib", "/lib32", "/lib64", "/libx32", "/nix/store", "/etc/alternatives"),
+    *(
+        "/usr",
+        "/bin",
+        "/sbin",
+        "/lib",
+        "/lib32",
+        "/lib64",
+        "/libx32",
+        "/nix/store",
+        "/etc/alternatives",
+    ),
     *("/etc/ld.so.cache", "/etc/ld.so.conf", "/etc/ld.so.conf.d", "/etc/fonts", "/etc/localtime"),
 )
 REPORT = 2**20  # bytes that a process may tell
@@ -71,7 +81,11 @@ def missing() -> str:
     if not shutil.which("bwrap"):
         return "bubblewrap is not installed"
     tried = subprocess.run([*_bubblewrap(Limits()), "true"], capture_output=True, text=True)
-    return "" if tried.returncode == 0 else f"bubblewrap does not work here ({tried.stderr.strip()[:200]})"
+    return (
+        ""
+        if tried.returncode == 0
+        else f"bubblewrap does not work here ({tried.stderr.strip()[:200]})"
+    )
 
 
 def confined(
@@ -98,10 +112,15 @@ def confined(
         try:
             process = subprocess.Popen(
                 [*_bubblewrap(limits), *command] if bubblewrap else command,
-                stdin=copy, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, pass_fds=(writing,),
-                cwd=None if bubblewrap else home / "work", env=_environment(home), start_new_session=True,
+                stdin=copy,
+                stdout=subprocess.DEVNULL,
+                stderr=subprocess.DEVNULL,
+                pass_fds=(writing,),
+                cwd=None if bubblewrap else home / "work",
+                env=_environment(home),
+                start_new_session=True,
                 preexec_fn=_limiter(limits, seconds),
-            )  # fmt: skip
+            )
         finally:
             os.close(writing)
         try:
@@ -116,7 +135,9 @@ def _read(told: bytes) -> list[dict[str, Any]]:
     return [json.loads(line) for line in told.split(b"\n")[:-1]]
 
 
-def _watch(process: subprocess.Popen, reading: int, limits: Limits, seconds: float) -> tuple[bytes, str]:
+def _watch(
+    process: subprocess.Popen, reading: int, limits: Limits, seconds: float
+) -> tuple[bytes, str]:
     """What comes from `reading` until the process ends or has to be stopped; and why it has to."""
     told, over = b"", time.monotonic() + seconds
     while True:
@@ -231,7 +252,10 @@ def _bubblewrap(limits: Limits) -> list[str]:
     # the interpreter may be a link to a link, and lie in a home folder
     python = [Path(sys.prefix), Path(sys.base_prefix), Path(sys.executable).resolve().parents[1]]
     user = [Path(site.getusersitepackages())] if site.ENABLE_USER_SITE else []
-    seen = [*SYSTEM, *map(str, dict.fromkeys([*python, *user, here / "kt_core", here / "kt_course", *data]))]
+    seen = [
+        *SYSTEM,
+        *map(str, dict.fromkeys([*python, *user, here / "kt_core", here / "kt_course", *data])),
+    ]
     return [
         *("bwrap", "--unshare-all", "--die-with-parent", "--new-session", "--cap-drop", "ALL"),
         *("--proc", "/proc", "--dev", "/dev", *size, "/dev/shm", *size, "/tmp"),

@@ -53,14 +53,20 @@ INGREDIENTS: dict[str, Ingredient] = {
     "cut": Ingredient("the assignment's crop, spans and loss", _CUT, headline=True),
     "no-sentinel": Ingredient("no end sentinel", dict(end_sentinel=False)),
     "pure": Ingredient("pairs not mixed in (pure)", dict(mixed_pairs=0), headline=True),
-    "pure-ask": Ingredient("not mixed in, half put as questions", dict(mixed_pairs=0, ask=0.5), headline=True),
+    "pure-ask": Ingredient(
+        "not mixed in, half put as questions", dict(mixed_pairs=0, ask=0.5), headline=True
+    ),
     "pairs-twice": Ingredient("pairs mixed in twice", dict(mixed_pairs=2)),
     # the model
     "no-qk-norm": Ingredient("no QK-norm", dict(qk_norm=False)),
     "no-zero-init": Ingredient("no zero-initialised projections", dict(zero_init=False)),
     "relu2": Ingredient("squared ReLU instead of GELU", dict(activation="relu2")),
-    "learned-positions": Ingredient("learned positions, random offset", variant="vanilla", headline=True),
-    "fixed-positions": Ingredient("learned positions, no offset", dict(random_offset=0), "vanilla", headline=True),
+    "learned-positions": Ingredient(
+        "learned positions, random offset", variant="vanilla", headline=True
+    ),
+    "fixed-positions": Ingredient(
+        "learned positions, no offset", dict(random_offset=0), "vanilla", headline=True
+    ),
     # how it is trained
     "adamw": Ingredient("AdamW alone", dict(optimizer="adamw"), headline=True),
     "dropout": Ingredient("dropout 0.1", dict(dropout=0.1)),
@@ -73,12 +79,28 @@ INGREDIENTS: dict[str, Ingredient] = {
     ),
     "assignment": Ingredient(
         "all as the assignment has it",
-        {**_CUT, "mixed_pairs": 0, "optimizer": "adamw", "qk_norm": False, "zero_init": False, "dropout": 0.1, "weight_decay": 0.1, "decay_on": "all",
-         "pretrain_lr": 6e-3, "pretrain_batch_size": 128, "schedule": "cosine", "final_fraction": 0.1, "end_sentinel": False,
-         "finetune_epochs": 10.0, "finetune_lr": 6e-4, "finetune_batch_size": 256, "finetune_documents": 0},
+        {
+            **_CUT,
+            "mixed_pairs": 0,
+            "optimizer": "adamw",
+            "qk_norm": False,
+            "zero_init": False,
+            "dropout": 0.1,
+            "weight_decay": 0.1,
+            "decay_on": "all",
+            "pretrain_lr": 6e-3,
+            "pretrain_batch_size": 128,
+            "schedule": "cosine",
+            "final_fraction": 0.1,
+            "end_sentinel": False,
+            "finetune_epochs": 10.0,
+            "finetune_lr": 6e-4,
+            "finetune_batch_size": 256,
+            "finetune_documents": 0,
+        },
         headline=True,
     ),
-}  # fmt: skip
+}
 
 
 def characters_an_epoch(chosen: Recipe, corpus) -> int:
@@ -110,7 +132,9 @@ def ablate(
         if name not in INGREDIENTS:
             raise ValueError(f"no ingredient {name!r}; there are {', '.join(INGREDIENTS)}")
     if not characters > 0 or not seeds:
-        raise ValueError(f"characters must be above 0 and a seed given, not {characters} and {list(seeds)}")
+        raise ValueError(
+            f"characters must be above 0 and a seed given, not {characters} and {list(seeds)}"
+        )
     data = load_corpus(corpus)
     recipes = {}
     for name in names:
@@ -123,9 +147,15 @@ def ablate(
             if seed != seeds[0] and not INGREDIENTS[name].headline:
                 continue
             result = run_experiment(
-                corpus, INGREDIENTS[name].variant or variant, recipes[name], True, seed,
-                Path(runs) / f"{name}-seed{seed}", device=device, resume=True,
-            )  # fmt: skip
+                corpus,
+                INGREDIENTS[name].variant or variant,
+                recipes[name],
+                True,
+                seed,
+                Path(runs) / f"{name}-seed{seed}",
+                device=device,
+                resume=True,
+            )
             found[name].append(result.told)
             shown = _pooled([result.told])
             print(
@@ -134,10 +164,16 @@ def ablate(
             )
     base = find_recipe(recipe, **(overrides or {}))
     return dict(
-        corpus=corpus, variant=variant, recipe=base.name, kind=base.kind, characters=characters, seeds=list(seeds),
-        overrides=overrides or {}, hardware=hardware(choose_device(device)),
+        corpus=corpus,
+        variant=variant,
+        recipe=base.name,
+        kind=base.kind,
+        characters=characters,
+        seeds=list(seeds),
+        overrides=overrides or {},
+        hardware=hardware(choose_device(device)),
         rows=[_row(name, told) for name, told in found.items()],
-    )  # fmt: skip
+    )
 
 
 def _pooled(told: Sequence[dict]) -> Score:
@@ -150,11 +186,19 @@ def _row(name: str, told: Sequence[dict]) -> dict:
     """One ingredient's row: pooled score, the seeds and the accuracy of each, what the runs cost."""
     each = INGREDIENTS[name]
     return dict(
-        name=name, label=each.label, overrides=each.overrides, variant=told[0]["variant"], kind=told[0]["kind"],
-        score=describe(_pooled(told)), trained_with=[run["seed"] for run in told], seeds=[round(_pooled([run]).accuracy, 4) for run in told],
-        epochs=told[0]["pretraining"]["epochs"], characters=told[0]["pretraining"]["characters"],
-        seconds=[run["pretraining"]["seconds"] for run in told], steps=told[0]["pretraining"]["steps"],
-    )  # fmt: skip
+        name=name,
+        label=each.label,
+        overrides=each.overrides,
+        variant=told[0]["variant"],
+        kind=told[0]["kind"],
+        score=describe(_pooled(told)),
+        trained_with=[run["seed"] for run in told],
+        seeds=[round(_pooled([run]).accuracy, 4) for run in told],
+        epochs=told[0]["pretraining"]["epochs"],
+        characters=told[0]["pretraining"]["characters"],
+        seconds=[run["pretraining"]["seconds"] for run in told],
+        steps=told[0]["pretraining"]["steps"],
+    )
 
 
 def join(before: dict, now: dict) -> dict:
@@ -175,7 +219,9 @@ def join(before: dict, now: dict) -> dict:
     }
     if both := set().union(*shared.values()):
         twice = ", ".join(name for name, seeds in shared.items() if min(both) in seeds)
-        raise ValueError(f"seed {min(both)} of {twice} is in both tables: its runs would count twice")
+        raise ValueError(
+            f"seed {min(both)} of {twice} is in both tables: its runs would count twice"
+        )
     for row in now["rows"]:
         old = rows.get(row["name"])
         if old is None:
@@ -193,7 +239,9 @@ def table(told: dict) -> str:
     lines = [f"{'':46}{'held-out answers right':>26}   seeds"]
     for row in sorted(told["rows"], key=lambda row: -row["score"]["accuracy"]):
         score = row["score"]
-        shown = f"{100 * score['accuracy']:.1f} % [{100 * score['low']:.1f}, {100 * score['high']:.1f}]"
+        shown = (
+            f"{100 * score['accuracy']:.1f} % [{100 * score['low']:.1f}, {100 * score['high']:.1f}]"
+        )
         seeds = " ".join(f"{100 * accuracy:.0f}" for accuracy in row["seeds"])
         lines.append(f"{row['label']:46}{shown:>26}   {seeds}")
     return "\n".join(lines)
@@ -215,7 +263,10 @@ def write_ablation(told: dict, path: str | Path) -> None:
     from kt_course.figures.plots import accuracy_bars
 
     write_json(path, told)
-    rows = [(row["label"], Score(row["score"]["correct"], row["score"]["total"])) for row in told["rows"]]
+    rows = [
+        (row["label"], Score(row["score"]["correct"], row["score"]["total"]))
+        for row in told["rows"]
+    ]
     asked = rows[0][1].total // len(told["seeds"])
     title = f"One ingredient changed: {told['characters'] / 1e6:g} M characters, {asked} questions, seeds {told['seeds']}"
     accuracy_bars(rows, title=title).savefig(Path(path).with_suffix(".png"), dpi=110)

@@ -11,7 +11,9 @@ VARIANTS = ("vanilla", "rope", "perceiver", "perceiver_ar")
 def add_corpus(command: argparse.ArgumentParser) -> None:
     """--corpus"""
     command.add_argument(
-        "--corpus", default="bios", help="bios, bios:people=300,lines=8, wiki, or a folder (default bios)"
+        "--corpus",
+        default="bios",
+        help="bios, bios:people=300,lines=8, wiki, or a folder (default bios)",
     )
 
 

@@ -20,17 +20,23 @@ def add_options(command: argparse.ArgumentParser) -> None:
     command.add_argument("--reading_params_path", type=Path, help="checkpoint to start from")
     command.add_argument("--writing_params_path", type=Path, help="checkpoint to write")
     command.add_argument("--finetune_corpus_path", type=Path, help="TSV of question and answer")
-    command.add_argument("--eval_corpus_path", type=Path, help="TSV of questions, with or without answers")
+    command.add_argument(
+        "--eval_corpus_path", type=Path, help="TSV of questions, with or without answers"
+    )
     command.add_argument("--outputs_path", type=Path, help="where the answers go, one a line")
     command.add_argument("--bottleneck_dim", type=int, help="latents of a perceiver")
     command.add_argument("--pretrain_lr", type=float, help="peak learning rate of pretraining")
     command.add_argument("--finetune_lr", type=float, help="peak learning rate of finetuning")
     command.add_argument("--tb_expt_name", type=Path, help="folder for TensorBoard's event files")
     command.add_argument("--max_steps", type=int, help="stop after so many steps, rate and all")
-    command.add_argument("--recipe", default="a5", help="whose settings (default a5, the assignment's)")
+    command.add_argument(
+        "--recipe", default="a5", help="whose settings (default a5, the assignment's)"
+    )
     command.add_argument("--seed", type=int, default=0)
     command.add_argument("--device", default="auto")
-    command.add_argument("--resume", action="store_true", help="go on with a training that was stopped")
+    command.add_argument(
+        "--resume", action="store_true", help="go on with a training that was stopped"
+    )
     add_set(command)
 
 
@@ -47,7 +53,8 @@ def _recipe(arguments):
     if arguments.finetune_lr is not None:
         more |= {"finetune_lr": arguments.finetune_lr, "scratch_lr": arguments.finetune_lr}
     return recipe(
-        arguments.recipe, **{k: v for k, v in more.items() if v is not None} | settings(arguments.set)
+        arguments.recipe,
+        **{k: v for k, v in more.items() if v is not None} | settings(arguments.set),
     )
 
 
@@ -94,11 +101,19 @@ def _train(arguments, model, vocab, data, config, phase: str) -> None:
     config = dataclasses.replace(
         config, steps=arguments.max_steps, seed=arguments.seed, device=str(device), save_every=200
     )
-    history = Trainer(model, data, config, state=state, title=phase, tensorboard=arguments.tb_expt_name).fit(
-        arguments.resume
+    history = Trainer(
+        model, data, config, state=state, title=phase, tensorboard=arguments.tb_expt_name
+    ).fit(arguments.resume)
+    card = dict(
+        variant=arguments.variant,
+        recipe=arguments.recipe,
+        phase=phase,
+        seed=arguments.seed,
+        steps=history[-1]["step"],
+        cost=history[-1],
+        settings=dataclasses.asdict(config),
+        hardware=hardware(device),
     )
-    card = dict(variant=arguments.variant, recipe=arguments.recipe, phase=phase, seed=arguments.seed, steps=history[-1]["step"],
-                cost=history[-1], settings=dataclasses.asdict(config), hardware=hardware(device))  # fmt: skip
     save_checkpoint(out, model, vocab, card)
     state.unlink(missing_ok=True)
     print(f"{phase}: {history[-1]['step']} steps, loss {history[-1]['loss']:.3f}, written to {out}")
@@ -173,5 +188,7 @@ def evaluate_file(arguments) -> None:
         else f"{len(answers)} questions answered"
     )
     print(
-        score if score is not None else f"No answers to compare with in {arguments.eval_corpus_path}: {told}"
+        score
+        if score is not None
+        else f"No answers to compare with in {arguments.eval_corpus_path}: {told}"
     )

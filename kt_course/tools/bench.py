@@ -64,7 +64,9 @@ def bench(
     of both recipes (a smaller model for tests). A turn has at least one step, or question, however short the time.
     """
     if not seconds > 0 or rounds < 1:
-        raise ValueError(f"seconds must be above 0 and rounds at least 1, not {seconds} and {rounds}")
+        raise ValueError(
+            f"seconds must be above 0 and rounds at least 1, not {seconds} and {rounds}"
+        )
     where, data, started = choose_device(device), load_corpus(corpus), time.strftime("%Y-%m-%d")
     if not data.dev:
         raise ValueError(f"corpus {corpus} has no dev split: no questions to answer")
@@ -92,18 +94,34 @@ def bench(
     answering = _alternate(ask, rounds, share / 3)
     quarter = to_a_quarter(theirs, data, training) if corpus == "wiki" else None
     return dict(
-        corpus=corpus, seed=seed, rounds=rounds, seconds=seconds, questions=len(questions), new_characters=dict(assignment=NEW, ours=longest), date=started,
-        training=training, answering=answering, to_a_quarter=quarter, units=dict(training="useful characters a second", answering="questions a second"),
-        settings={name: _told(each) for name, each in (("assignment", theirs), ("ours", ours))}, parameters=model.n_parameters(),
-        hardware=hardware(where), processor=_processor(), threads=torch.get_num_threads(),
-        versions=dict(kt_core=kt_core.__version__, torch=torch.__version__, python=platform.python_version()),
-    )  # fmt: skip
+        corpus=corpus,
+        seed=seed,
+        rounds=rounds,
+        seconds=seconds,
+        questions=len(questions),
+        new_characters=dict(assignment=NEW, ours=longest),
+        date=started,
+        training=training,
+        answering=answering,
+        to_a_quarter=quarter,
+        units=dict(training="useful characters a second", answering="questions a second"),
+        settings={name: _told(each) for name, each in (("assignment", theirs), ("ours", ours))},
+        parameters=model.n_parameters(),
+        hardware=hardware(where),
+        processor=_processor(),
+        threads=torch.get_num_threads(),
+        versions=dict(
+            kt_core=kt_core.__version__, torch=torch.__version__, python=platform.python_version()
+        ),
+    )
 
 
 def to_a_quarter(theirs: Recipe, corpus: Corpus, training: dict) -> dict | None:
     """Hours at the measured rates: the assignment's whole pretraining, ours until 25 % of dev; None without a curve."""
     reached = (
-        row for row in kept_curve("wiki", "rope") if row["phase"] == "pretrain" and row.get("dev", 0) >= 0.25
+        row
+        for row in kept_curve("wiki", "rope")
+        if row["phase"] == "pretrain" and row.get("dev", 0) >= 0.25
     )
     first = next(reached, None)
     if first is None:
@@ -113,9 +131,13 @@ def to_a_quarter(theirs: Recipe, corpus: Corpus, training: dict) -> dict | None:
     ours = first["characters"] / training["ours"]["median"] / 3600
     steps = round(theirs.pretrain_epochs) * -(-len(corpus.documents) // theirs.pretrain_batch_size)
     return dict(
-        steps=steps, hours=round(hours, 2), characters=first["characters"], our_hours=round(ours, 4), ratio=round(hours / ours, 1),
+        steps=steps,
+        hours=round(hours, 2),
+        characters=first["characters"],
+        our_hours=round(ours, 4),
+        ratio=round(hours / ours, 1),
         reached=dict(dev=first["dev"], seconds=first["seconds"]),
-    )  # fmt: skip
+    )
 
 
 def table(told: dict) -> str:
@@ -132,7 +154,9 @@ def table(told: dict) -> str:
             f"the assignment's {quarter['steps']:,} steps: {quarter['hours']:.1f} hours; ours to 25 % of dev "
             f"({quarter['characters']:,} characters): {60 * quarter['our_hours']:.0f} minutes; ratio {quarter['ratio']:.1f}"
         )
-    return "\n".join([*lines, f"medians (lowest-highest) of {told['rounds']} turns; {told['hardware']}"])
+    return "\n".join(
+        [*lines, f"medians (lowest-highest) of {told['rounds']} turns; {told['hardware']}"]
+    )
 
 
 def write_bench(told: dict, path: str | Path) -> Path:
@@ -157,10 +181,14 @@ def _alternate(ways: dict[str, Callable[[], int]], rounds: int, share: float) ->
                 spent = time.perf_counter() - began
             rates[name].append(done / spent)
     told = {
-        name: dict(median=round(statistics.median(found), 2), low=round(min(found), 2), high=round(max(found), 2),
-                   rates=[round(rate, 2) for rate in found])
+        name: dict(
+            median=round(statistics.median(found), 2),
+            low=round(min(found), 2),
+            high=round(max(found), 2),
+            rates=[round(rate, 2) for rate in found],
+        )
         for name, found in rates.items()
-    }  # fmt: skip
+    }
     by_turn = [fast / slow for slow, fast in zip(rates["assignment"], rates["ours"], strict=True)]
     ratio = statistics.median(rates["ours"]) / statistics.median(rates["assignment"])
     return told | dict(
@@ -240,7 +268,9 @@ def _one_by_one(model: GPT, vocab: CharVocab, questions: list[str]) -> Callable[
     return ask
 
 
-def _all_at_once(model: GPT, vocab: CharVocab, questions: list[str], longest: int) -> Callable[[], int]:
+def _all_at_once(
+    model: GPT, vocab: CharVocab, questions: list[str], longest: int
+) -> Callable[[], int]:
     """Ours: all questions a call, with the cache; every answer has `longest` characters."""
 
     def ask() -> int:
@@ -250,8 +280,23 @@ def _all_at_once(model: GPT, vocab: CharVocab, questions: list[str], longest: in
 
 
 def _told(chosen: Recipe) -> dict:
-    names = ("name", "n_layer", "n_head", "n_embd", "block_size", "dropout", "crop", "spans", "loss", "bucket", "shuffle",
-             "optimizer", "pretrain_batch_size", "mixed_pairs", "precision")  # fmt: skip
+    names = (
+        "name",
+        "n_layer",
+        "n_head",
+        "n_embd",
+        "block_size",
+        "dropout",
+        "crop",
+        "spans",
+        "loss",
+        "bucket",
+        "shuffle",
+        "optimizer",
+        "pretrain_batch_size",
+        "mixed_pairs",
+        "precision",
+    )
     return {name: getattr(chosen, name) for name in names}
 
 

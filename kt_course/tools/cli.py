@@ -54,24 +54,37 @@ def _parser() -> argparse.ArgumentParser:
     ):
         assignment.add_options(add(name, do, text))
 
-    run = add("run", _run, "pretrain, finetune and evaluate in one go; everything is kept in one folder")
+    run = add(
+        "run", _run, "pretrain, finetune and evaluate in one go; everything is kept in one folder"
+    )
     add_corpus(run)
     run.add_argument("--variant", default="vanilla", choices=VARIANTS)
-    run.add_argument("--recipe", default="quick", help="smoke, quick, kt, kt-more or a5 (default quick)")
+    run.add_argument(
+        "--recipe", default="quick", help="smoke, quick, kt, kt-more or a5 (default quick)"
+    )
     run.add_argument("--seed", type=int, default=0)
     run.add_argument("--no-pretrain", action="store_true", help="finetune from random weights")
     run.add_argument(
-        "--init", type=Path, nargs="+", metavar="CHECKPOINT",
+        "--init",
+        type=Path,
+        nargs="+",
+        metavar="CHECKPOINT",
         help="a pretrained checkpoint to start from instead of pretraining; of several the mean of their weights",
-    )  # fmt: skip
-    run.add_argument("--start", type=Path, help="a pretrained checkpoint that pretraining goes on from")
+    )
     run.add_argument(
-        "--out", type=Path, help="the run's folder (default: runs/ and a name that tells the settings)"
+        "--start", type=Path, help="a pretrained checkpoint that pretraining goes on from"
+    )
+    run.add_argument(
+        "--out",
+        type=Path,
+        help="the run's folder (default: runs/ and a name that tells the settings)",
     )
     run.add_argument("--resume", action="store_true", help="go on with the unfinished run in --out")
     run.add_argument("--device", default="auto", help="auto, cpu, cuda or mps")
     run.add_argument(
-        "--tensorboard", action="store_true", help="write TensorBoard's event files into the run's folder"
+        "--tensorboard",
+        action="store_true",
+        help="write TensorBoard's event files into the run's folder",
     )
     add_set(run)
 
@@ -81,23 +94,34 @@ def _parser() -> argparse.ArgumentParser:
     fetch = add("fetch", _fetch, "fetch a corpus that is not part of the project, and check it")
     fetch.add_argument("what", choices=["wiki"])
     fetch.add_argument(
-        "--from", dest="source", type=Path, metavar="DIR", help="copy it from a folder instead of the network"
+        "--from",
+        dest="source",
+        type=Path,
+        metavar="DIR",
+        help="copy it from a folder instead of the network",
     )
 
     add("doctor", _doctor, "is this machine ready?")
 
     bench = add(
-        "bench", _bench, "how fast training and answering are beside the assignment's way, on this machine"
+        "bench",
+        _bench,
+        "how fast training and answering are beside the assignment's way, on this machine",
     )
     add_corpus(bench)
     bench.add_argument("--out", type=Path, help="file for the figures, as JSON")
-    bench.add_argument("--seconds", type=float, default=300.0, help="time for all of it (default 300)")
+    bench.add_argument(
+        "--seconds", type=float, default=300.0, help="time for all of it (default 300)"
+    )
     bench.add_argument("--seed", type=int, default=0)
     bench.add_argument("--device", default="auto")
     bench.add_argument(
-        "--costs", type=float, default=60.0, metavar="SECONDS",
+        "--costs",
+        type=float,
+        default=60.0,
+        metavar="SECONDS",
         help="time for where a step goes and how it grows (default 60, 0 leaves it out)",
-    )  # fmt: skip
+    )
 
     ablate = add(
         "ablate",
@@ -105,7 +129,9 @@ def _parser() -> argparse.ArgumentParser:
         "what each ingredient of the recipe is worth: change one at a time, same characters",
     )
     add_corpus(ablate)
-    ablate.add_argument("ingredients", nargs="*", metavar="INGREDIENT", help="which ones (default: all)")
+    ablate.add_argument(
+        "ingredients", nargs="*", metavar="INGREDIENT", help="which ones (default: all)"
+    )
     ablate.add_argument("--variant", default="rope", choices=VARIANTS)
     ablate.add_argument("--recipe", default="quick")
     ablate.add_argument(
@@ -115,9 +141,13 @@ def _parser() -> argparse.ArgumentParser:
     ablate.add_argument(
         "--runs", type=Path, default=Path("runs/ablation"), help="folder for the runs themselves"
     )
-    ablate.add_argument("--out", type=Path, help="file for the table, as JSON; its figure lies beside it")
     ablate.add_argument(
-        "--join", action="store_true", help="add to the table that --out holds: same settings, other seeds"
+        "--out", type=Path, help="file for the table, as JSON; its figure lies beside it"
+    )
+    ablate.add_argument(
+        "--join",
+        action="store_true",
+        help="add to the table that --out holds: same settings, other seeds",
     )
     ablate.add_argument("--device", default="auto")
     ablate.set_defaults(corpus="bios:people=200")
@@ -133,9 +163,15 @@ def _parser() -> argparse.ArgumentParser:
         )
     )
 
-    report = add("report", _report, "gather runs into one table: Markdown, CSV and a bar chart, best first")
+    report = add(
+        "report", _report, "gather runs into one table: Markdown, CSV and a bar chart, best first"
+    )
     report.add_argument(
-        "runs", nargs="+", type=Path, metavar="RUN", help="folders of runs, or folders that hold such folders"
+        "runs",
+        nargs="+",
+        type=Path,
+        metavar="RUN",
+        help="folders of runs, or folders that hold such folders",
     )
     report.add_argument(
         "--out",
@@ -149,7 +185,9 @@ def _parser() -> argparse.ArgumentParser:
         _workbook,
         "run the notebooks in order and gather pages, results and a report in one folder",
     )
-    workbook.add_argument("notebooks", nargs="*", help="which ones, by number or name (default: all)")
+    workbook.add_argument(
+        "notebooks", nargs="*", help="which ones, by number or name (default: all)"
+    )
     workbook.add_argument("--profile", default="quick", choices=["smoke", "quick", "full"])
     workbook.add_argument("--corpus", default="bios")
     workbook.add_argument(
@@ -157,12 +195,20 @@ def _parser() -> argparse.ArgumentParser:
     )
     workbook.add_argument("--seed", type=int, default=0)
     workbook.add_argument("--device", default="auto")
-    workbook.add_argument("--out", type=Path, help="the run's folder (default: runs/workbook-PROFILE-TIME)")
+    workbook.add_argument(
+        "--out", type=Path, help="the run's folder (default: runs/workbook-PROFILE-TIME)"
+    )
     add_set(workbook)
 
-    add("progress", _progress, "which exercises and questions are done, wrong at the last try, or open")
+    add(
+        "progress",
+        _progress,
+        "which exercises and questions are done, wrong at the last try, or open",
+    )
 
-    release = add("release", _release, "write clean notebooks for learners: no outputs, exercises as stubs")
+    release = add(
+        "release", _release, "write clean notebooks for learners: no outputs, exercises as stubs"
+    )
     release.add_argument("folder", type=Path, metavar="DIR", help="where to write them")
     release.add_argument(
         "--from",
@@ -171,27 +217,45 @@ def _parser() -> argparse.ArgumentParser:
         metavar="DIR",
         help="the notebooks to clean (default: the project's)",
     )
-    release.add_argument("--force", action="store_true", help="replace notebooks in a folder that has files")
+    release.add_argument(
+        "--force", action="store_true", help="replace notebooks in a folder that has files"
+    )
 
-    grade = add("grade", _grade, "run and judge learners' notebooks, which are not trusted, into a CSV file")
+    grade = add(
+        "grade", _grade, "run and judge learners' notebooks, which are not trusted, into a CSV file"
+    )
     grade.add_argument(
-        "notebooks", nargs="+", type=Path, metavar="NOTEBOOK", help="submissions, or folders of them"
+        "notebooks",
+        nargs="+",
+        type=Path,
+        metavar="NOTEBOOK",
+        help="submissions, or folders of them",
     )
     grade.add_argument("--out", type=Path, required=True, metavar="CSV", help="a row a submission")
     grade.add_argument(
-        "--profile", choices=["smoke", "quick", "full"], help="run them all in this profile, not in their own"
+        "--profile",
+        choices=["smoke", "quick", "full"],
+        help="run them all in this profile, not in their own",
     )
     grade.add_argument("--cell-seconds", type=int, default=300, help="for one cell (default 300)")
     grade.add_argument("--seconds", type=int, default=1200, help="for one notebook (default 1200)")
-    grade.add_argument("--memory", type=float, default=4.0, help="GB for one submission (default 4)")
+    grade.add_argument(
+        "--memory", type=float, default=4.0, help="GB for one submission (default 4)"
+    )
 
     export = add(
-        "export", _export, "a checkpoint as a folder that the transformers library loads (hub extra)"
+        "export",
+        _export,
+        "a checkpoint as a folder that the transformers library loads (hub extra)",
     )
-    export.add_argument("checkpoint", help="its file, or the name of one that ships (bios-rope-finetuned)")
+    export.add_argument(
+        "checkpoint", help="its file, or the name of one that ships (bios-rope-finetuned)"
+    )
     export.add_argument("folder", type=Path, metavar="DIR", help="where to write it")
 
-    checkpoints = add("checkpoints", _checkpoints, "retrain the checkpoints that ship, from nothing")
+    checkpoints = add(
+        "checkpoints", _checkpoints, "retrain the checkpoints that ship, from nothing"
+    )
     checkpoints.add_argument("--corpus", default="bios", choices=["bios", "wiki"])
     checkpoints.add_argument(
         "--variant", action="append", choices=VARIANTS, help="only this one (may be given again)"
@@ -211,16 +275,27 @@ def _run(arguments) -> None:
     from kt_core.runs.experiment import run_experiment
 
     result = run_experiment(
-        arguments.corpus, arguments.variant, arguments.recipe, not arguments.no_pretrain, arguments.seed, arguments.out,
-        overrides=settings(arguments.set), device=arguments.device, resume=arguments.resume, init=arguments.init,
-        start=arguments.start, tensorboard=arguments.tensorboard,
-    )  # fmt: skip
+        arguments.corpus,
+        arguments.variant,
+        arguments.recipe,
+        not arguments.no_pretrain,
+        arguments.seed,
+        arguments.out,
+        overrides=settings(arguments.set),
+        device=arguments.device,
+        resume=arguments.resume,
+        init=arguments.init,
+        start=arguments.start,
+        tensorboard=arguments.tensorboard,
+    )
     if not first():
         return
     for split in ("dev", "test"):
         score = getattr(result, split)
         if score is not None:
-            print(f"{split}: {score} (95 % interval {100 * score.low:.1f} to {100 * score.high:.1f}%)")
+            print(
+                f"{split}: {score} (95 % interval {100 * score.low:.1f} to {100 * score.high:.1f}%)"
+            )
     print(f"kept in {result.path}")
 
 
@@ -247,7 +322,9 @@ def _bench(arguments) -> None:
     from kt_course.tools import step_profile as costs
     from kt_course.tools.bench import bench, table, write_bench
 
-    told = bench(arguments.corpus, seconds=arguments.seconds, seed=arguments.seed, device=arguments.device)
+    told = bench(
+        arguments.corpus, seconds=arguments.seconds, seed=arguments.seed, device=arguments.device
+    )
     print(table(told), flush=True)
     if arguments.costs > 0:
         told["costs"] = costs.costs(seconds=arguments.costs, device=arguments.device)
@@ -263,9 +340,16 @@ def _ablate(arguments) -> None:
         raise ValueError("--join adds to the table that --out names: it needs --out")
     before = read_ablation(arguments.out) if arguments.join else None
     told = ablate(
-        arguments.corpus, arguments.variant, arguments.recipe, characters=arguments.characters, seeds=arguments.seeds,
-        names=arguments.ingredients, runs=arguments.runs, overrides=settings(arguments.set), device=arguments.device,
-    )  # fmt: skip
+        arguments.corpus,
+        arguments.variant,
+        arguments.recipe,
+        characters=arguments.characters,
+        seeds=arguments.seeds,
+        names=arguments.ingredients,
+        runs=arguments.runs,
+        overrides=settings(arguments.set),
+        device=arguments.device,
+    )
     told = join(before, told) if before else told
     if arguments.out:
         write_ablation(told, arguments.out)
@@ -288,9 +372,15 @@ def _workbook(arguments) -> None:
     from kt_course.tools.workbook import run_workbook
 
     run_workbook(
-        arguments.notebooks, profile=arguments.profile, corpus=arguments.corpus, variant=arguments.variant, seed=arguments.seed,
-        device=arguments.device, overrides=settings(arguments.set), out=arguments.out,
-    )  # fmt: skip
+        arguments.notebooks,
+        profile=arguments.profile,
+        corpus=arguments.corpus,
+        variant=arguments.variant,
+        seed=arguments.seed,
+        device=arguments.device,
+        overrides=settings(arguments.set),
+        out=arguments.out,
+    )
 
 
 def _progress(arguments) -> None:
@@ -309,7 +399,9 @@ def _release(arguments) -> None:
 def _grade(arguments) -> None:
     from kt_course.grading import Limits, grade
 
-    limits = Limits(cell=arguments.cell_seconds, notebook=arguments.seconds, memory=arguments.memory)
+    limits = Limits(
+        cell=arguments.cell_seconds, notebook=arguments.seconds, memory=arguments.memory
+    )
     rows = grade(arguments.notebooks, arguments.out, limits, arguments.profile)
     print(f"{len(rows)} submissions in {arguments.out}")
 
@@ -326,7 +418,11 @@ def _checkpoints(arguments) -> None:
     from kt_course.shipped import retrain
 
     retrain(
-        arguments.corpus, arguments.variant or list(VARIANTS), arguments.seed, arguments.runs, arguments.out
+        arguments.corpus,
+        arguments.variant or list(VARIANTS),
+        arguments.seed,
+        arguments.runs,
+        arguments.out,
     )
 
 

@@ -43,7 +43,9 @@ class Check:
 
     def __str__(self) -> str:
         mark = {True: "[OK]  ", False: "[FAIL]", None: "[--]  "}[self.ok]
-        return f"{mark} {self.name}: {self.detail}" + ("" if self.ok or not self.cure else f" -> {self.cure}")
+        return f"{mark} {self.name}: {self.detail}" + (
+            "" if self.ok or not self.cure else f" -> {self.cure}"
+        )
 
 
 def diagnose() -> list[Check]:
@@ -83,7 +85,10 @@ def _python() -> Check:
     if tuple(sys.version_info[:2]) >= PYTHON:
         return Check("python", True, found)
     return Check(
-        "python", False, f"{found}, needed: >= {wanted}", "make setup PYTHON=python3.12, or use conda"
+        "python",
+        False,
+        f"{found}, needed: >= {wanted}",
+        "make setup PYTHON=python3.12, or use conda",
     )
 
 
@@ -209,7 +214,15 @@ def available_memory() -> tuple[float, str] | None:
 def _windows_memory() -> tuple[float, str] | None:
     import ctypes
 
-    fields = ["total", "available", "page_total", "page_free", "virtual_total", "virtual_free", "extended"]
+    fields = [
+        "total",
+        "available",
+        "page_total",
+        "page_free",
+        "virtual_total",
+        "virtual_free",
+        "extended",
+    ]
 
     class Status(ctypes.Structure):
         _fields_ = [(f, ctypes.c_ulong) for f in ("length", "load")] + [
@@ -228,7 +241,9 @@ def _memory() -> Check:
         return Check("memory", True, f"unknown, needed: {MEMORY:g} GiB")
     size, what = found
     if size < MEMORY:
-        return Check("memory", False, f"{size:.1f} GiB {what}, needed: {MEMORY:g} GiB", "close programs")
+        return Check(
+            "memory", False, f"{size:.1f} GiB {what}, needed: {MEMORY:g} GiB", "close programs"
+        )
     return Check("memory", True, f"{size:.1f} GiB {what}")
 
 
@@ -238,7 +253,9 @@ def _disk() -> Check:
     except OSError:
         return Check("disk", True, f"unknown, needed: {DISK:g} GiB")
     if free < DISK:
-        return Check("disk", False, f"{free:.1f} GiB free here, needed: {DISK:g} GiB", "free some space")
+        return Check(
+            "disk", False, f"{free:.1f} GiB free here, needed: {DISK:g} GiB", "free some space"
+        )
     return Check("disk", True, f"{free:.1f} GiB free here")
 
 
@@ -283,7 +300,9 @@ def _checkpoints() -> Check:
         try:
             wanted = json.loads(Path(f"{path}.json").read_text(encoding="utf-8"))["sha256"]
         except (OSError, ValueError, KeyError, TypeError):
-            return Check(name, False, f"{path.name}: its card {path.name}.json is missing or damaged", cure)
+            return Check(
+                name, False, f"{path.name}: its card {path.name}.json is missing or damaged", cure
+            )
         if _sha256(path) != wanted:
             return Check(name, False, f"{path.name}: its SHA-256 is not the one in its card", cure)
     return Check(name, True, ", ".join(path.stem for path in files))

@@ -53,7 +53,9 @@ def parse_grid(pairs: Sequence[str]) -> dict[str, list[str]]:
         if not sign or not key or not all(found):
             raise ValueError(f"--grid {pair}: write KEY=VALUE,VALUE, as in --grid seed=0,1,2")
         if key in grid:
-            raise ValueError(f"--grid {key} is given twice: all its values go into one, as in {key}=0,1,2")
+            raise ValueError(
+                f"--grid {key} is given twice: all its values go into one, as in {key}=0,1,2"
+            )
         grid[key] = found
     return grid
 
@@ -90,8 +92,14 @@ def run_cells(
         chosen.documents([], loaded.vocab)  # its shares lie in 0 ... 1
         chosen.model_config(len(loaded.vocab), options["variant"])
         if not loaded.train:
-            raise ValueError(f"corpus {options['corpus']} has no train pairs: nothing to finetune on")
-        told = options | dataclasses.asdict(chosen) | {k: _number(v) for k, v in given.items() if k in KNOBS}
+            raise ValueError(
+                f"corpus {options['corpus']} has no train pairs: nothing to finetune on"
+            )
+        told = (
+            options
+            | dataclasses.asdict(chosen)
+            | {k: _number(v) for k, v in given.items() if k in KNOBS}
+        )
         if "corpus" in given:
             told["corpus"] = given["corpus"]
         spec = options | dict(kind="run", recipe=dataclasses.asdict(chosen), device=device)
@@ -121,12 +129,16 @@ def notebook_cells(
     own = {name: _literal(default) for name, default in known_parameters(path).items()}
     plain = [name for name in own if name not in ("overrides", "runs_dir")]
     keys = [*plain, *(KNOBS if "corpus" in own else ()), *(FIELDS if "overrides" in own else ())]
-    base = {name: value for name, value in parameters.items() if name in plain and value is not None}
+    base = {
+        name: value for name, value in parameters.items() if name in plain and value is not None
+    }
     source = [cell.get("source") for cell in json.loads(path.read_text(encoding="utf-8"))["cells"]]
     corpora: dict[tuple, Corpus] = {}
 
     def cell(given: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
-        values = base | {key: _like(key, value, own[key]) for key, value in given.items() if key in plain}
+        values = base | {
+            key: _like(key, value, own[key]) for key, value in given.items() if key in plain
+        }
         for key, known in (("variant", VARIANTS), ("profile", PROFILES)):
             _known(key, values.get(key, known[0]), known)
         fields = {key: value for key, value in given.items() if key in FIELDS}

@@ -75,12 +75,16 @@ def mathml(formula: str, block: bool = False) -> str:
 
 def _bold_italic(letter: str) -> int:
     """The code point of a letter in Unicode's bold italics: browsers ignore MathML's attribute for it."""
-    return 0x1D468 + ord(letter) - ord("A") if letter.isupper() else 0x1D482 + ord(letter) - ord("a")
+    return (
+        0x1D468 + ord(letter) - ord("A") if letter.isupper() else 0x1D482 + ord(letter) - ord("a")
+    )
 
 
 def _formulas(text: str) -> str:
     """Formulas between dollar signs inside raw HTML, where the markdown parser does not look."""
-    return _FORMULA.sub(lambda found: mathml(found[1] or found[2], block=found[1] is not None), text)
+    return _FORMULA.sub(
+        lambda found: mathml(found[1] or found[2], block=found[1] is not None), text
+    )
 
 
 class _Renderer(IPythonRenderer):
@@ -129,7 +133,9 @@ def _shown(output: nbformat.NotebookNode) -> list[nbformat.NotebookNode]:
     best = next((kind for kind in PRIORITY if kind in data), None)
     if best is None:
         return [output]
-    output["data"] = {"text/html": _formulas(data[best])} if best == "text/latex" else {best: data[best]}
+    output["data"] = (
+        {"text/html": _formulas(data[best])} if best == "text/latex" else {best: data[best]}
+    )
     if best != "image/png" or _WIDGET not in data:
         return [output]
     return [output, nbformat.v4.new_output("display_data", {"text/html": _STILL})]
@@ -175,7 +181,10 @@ img { max-width: 100% }
 def _table(head: Sequence[str], lines: Sequence[Sequence[str]], numbers: Sequence[int] = ()) -> str:
     """An HTML table; cells are HTML already."""
     rows = (
-        "".join(f'<td class="n">{c}</td>' if i in numbers else f"<td>{c}</td>" for i, c in enumerate(line))
+        "".join(
+            f'<td class="n">{c}</td>' if i in numbers else f"<td>{c}</td>"
+            for i, c in enumerate(line)
+        )
         for line in lines
     )
     top = "".join(f"<th>{name}</th>" for name in head)
@@ -187,7 +196,10 @@ def _table(head: Sequence[str], lines: Sequence[Sequence[str]], numbers: Sequenc
 
 
 def write_index(
-    folder: str | Path, results: dict, accuracies: Sequence[tuple[str, str, str]], report: str | None
+    folder: str | Path,
+    results: dict,
+    accuracies: Sequence[tuple[str, str, str]],
+    report: str | None,
 ) -> None:
     """index.html of a workbook: pages, what each cost, accuracies (notebook, what, figure), the report."""
     safe = html.escape
@@ -196,17 +208,22 @@ def write_index(
             f'<a href="{safe(name)}.html">{safe(name)}</a>' if facts["page"] else safe(name),
             f"{facts['seconds']:.0f}",
             "" if facts["peak_mib"] is None else f"{facts['peak_mib']:.0f}",
-            f'<span class="bad">{safe(facts["error"])}</span>' if facts["error"] else "ran to the end",
+            f'<span class="bad">{safe(facts["error"])}</span>'
+            if facts["error"]
+            else "ran to the end",
             f'<a href="{safe(name)}.ipynb">notebook</a>',
         )
         for name, facts in results["notebooks"].items()
     ]
-    parameters = ", ".join(f"{safe(str(k))} {safe(str(v))}" for k, v in results["parameters"].items())
+    parameters = ", ".join(
+        f"{safe(str(k))} {safe(str(v))}" for k, v in results["parameters"].items()
+    )
     parts = [
-        "<h1>Workbook</h1>", f"<p>{parameters}</p>",
+        "<h1>Workbook</h1>",
+        f"<p>{parameters}</p>",
         _table(("page", "seconds", "peak memory (MiB)", "state", ""), notebooks, (1, 2)),
-        f"<p>{results['seconds']:.0f} seconds in all. Figures: <a href=\"results.json\">results.json</a></p>",
-    ]  # fmt: skip
+        f'<p>{results["seconds"]:.0f} seconds in all. Figures: <a href="results.json">results.json</a></p>',
+    ]
     if accuracies:
         lines = [tuple(map(safe, line)) for line in accuracies]
         parts += [

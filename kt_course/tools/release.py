@@ -18,7 +18,13 @@ from kt_course.tools.workbook import find_notebooks, notebooks_dir
 KERNEL = {"display_name": "Python 3", "language": "python", "name": "python3"}
 LANGUAGE = ("file_extension", "name", "pygments_lexer")  # the rest tells the version that ran last
 Function = ast.FunctionDef | ast.AsyncFunctionDef
-CELL = ("deletable", "editable", "jupyter", "slideshow", "tags")  # the rest is made by runs and editors
+CELL = (
+    "deletable",
+    "editable",
+    "jupyter",
+    "slideshow",
+    "tags",
+)  # the rest is made by runs and editors
 
 
 def release(out: str | Path, source: str | Path | None = None, force: bool = False) -> list[Path]:
@@ -34,7 +40,9 @@ def release(out: str | Path, source: str | Path | None = None, force: bool = Fal
         raise ValueError(f"{out}: a file, not a folder")
     there = any(out.iterdir()) if out.exists() else False
     if there and not force:
-        raise ValueError(f"{out}: not empty; name another folder, or replace its notebooks with --force")
+        raise ValueError(
+            f"{out}: not empty; name another folder, or replace its notebooks with --force"
+        )
     texts = {path.name: cleaned(path) for path in find_notebooks(folder=source)}
     out.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=out.parent, prefix=f".{out.name}.") as made:
@@ -64,7 +72,9 @@ def cleaned(path: Path) -> str:
         kernelspec=KERNEL, language_info={key: language[key] for key in LANGUAGE if key in language}
     )
     for number, cell in enumerate(notebook.cells, 1):
-        cell.metadata = NotebookNode({key: cell.metadata[key] for key in CELL if key in cell.metadata})
+        cell.metadata = NotebookNode(
+            {key: cell.metadata[key] for key in CELL if key in cell.metadata}
+        )
         if cell.cell_type != "code":
             continue
         cell.outputs, cell.execution_count = [], None
@@ -109,7 +119,9 @@ def _blank(function: Function) -> bool:
     """Whether the body says nothing yet: `...`, `pass`, `raise NotImplementedError`, or `x = ...` and `return x`."""
     body = [ast.unparse(statement) for statement in _body(function)]
     nothing = [
-        line for line in body if re.fullmatch(r"(\w+ = )?\.\.\.|pass|raise NotImplementedError.*", line)
+        line
+        for line in body
+        if re.fullmatch(r"(\w+ = )?\.\.\.|pass|raise NotImplementedError.*", line)
     ]
     returned = [line for line in body if re.fullmatch(r"return( \w+)?", line)]
     return not body or bool(nothing) and len(nothing) + len(returned) == len(body)

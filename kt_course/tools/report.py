@@ -82,7 +82,9 @@ def gather(paths: Iterable[str | Path]) -> list[Row]:
             row = _row(result)
             fields = json.dumps(told["fields"], sort_keys=True)
             key = (row.corpus, row.variant, fields, row.kind, str(told.get("init")))
-            baseline = told.get("london") and Score(told["london"]["correct"], told["london"]["total"])
+            baseline = told.get("london") and Score(
+                told["london"]["correct"], told["london"]["total"]
+            )
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             why = str(error) if isinstance(error, ValueError) else f"not a run's result ({error!r})"
             problems.append(
@@ -121,7 +123,9 @@ def _folders(paths: Iterable[str | Path]) -> list[Path]:
             raise ValueError(
                 f"{path}: no such folder; give folders of runs, or folders that hold such folders"
             )
-        inside = {file.parent for name in ("config.json", "result.json") for file in path.rglob(name)}
+        inside = {
+            file.parent for name in ("config.json", "result.json") for file in path.rglob(name)
+        }
         if not inside:
             raise ValueError(
                 f"{path}: no run in it (a run's folder holds config.json and, when done, result.json)"
@@ -140,18 +144,26 @@ def _row(result: Result) -> Row:
     phases = [told[phase] for phase in ("pretraining", "finetuning") if told.get(phase)]
     plain = asdict(RECIPES[told["recipe"]]) if told["recipe"] in RECIPES else {}
     changed = [
-        f"{key}={value}" for key, value in told["fields"].items() if plain and plain.get(key, value) != value
+        f"{key}={value}"
+        for key, value in told["fields"].items()
+        if plain and plain.get(key, value) != value
     ]
     own_mark = told["corpus"] == "wiki" and told["kind"] != "no-pretrain"
     return Row(
-        str(told["corpus"]), told["variant"],
+        str(told["corpus"]),
+        told["variant"],
         told["recipe"] + (f" ({', '.join(changed)})" if changed else ""),
-        told["kind"], str(told["seed"]), *_three(result.dev), *_three(result.test),
+        told["kind"],
+        str(told["seed"]),
+        *_three(result.dev),
+        *_three(result.test),
         characters=sum(phase["characters"] for phase in phases) if phases else None,
         minutes=sum(phase["seconds"] for phase in phases) / 60 if phases else None,
-        hardware=told.get("hardware", ""), pass_mark=PASS_MARKS.get(told["variant"]) if own_mark else None,
-        path=str(result.path), score=result.dev,
-    )  # fmt: skip
+        hardware=told.get("hardware", ""),
+        pass_mark=PASS_MARKS.get(told["variant"]) if own_mark else None,
+        path=str(result.path),
+        score=result.dev,
+    )
 
 
 def _mean(group: Sequence[Row]) -> Row:
@@ -159,7 +171,9 @@ def _mean(group: Sequence[Row]) -> Row:
 
     def over(name: str) -> tuple:
         values = [getattr(row, name) for row in group if getattr(row, name) is not None]
-        return (sum(values) / len(values), min(values), max(values)) if values else (None, None, None)
+        return (
+            (sum(values) / len(values), min(values), max(values)) if values else (None, None, None)
+        )
 
     first = group[0]
     hardware = first.hardware if len({row.hardware for row in group}) == 1 else "several"
@@ -181,7 +195,9 @@ def _mean(group: Sequence[Row]) -> Row:
 
 def markdown(rows: Sequence[Row]) -> str:
     """The table as Markdown, with what its columns mean and the folders that gave no row."""
-    percent = lambda a, low, high: "" if a is None else f"{100 * a:.1f} [{100 * low:.1f}, {100 * high:.1f}]"  # noqa: E731
+    percent = lambda a, low, high: (
+        "" if a is None else f"{100 * a:.1f} [{100 * low:.1f}, {100 * high:.1f}]"
+    )  # noqa: E731
     lines = [
         "| corpus | variant | recipe | kind | seed | dev % [95 % interval] | test % [95 % interval] "
         "| characters | minutes | hardware |",
@@ -215,7 +231,11 @@ def markdown(rows: Sequence[Row]) -> str:
         marks = ", ".join(f"{variant} {100 * mark:.0f} %" for variant, mark in PASS_MARKS.items())
         notes.append(f"The course's pass marks on wiki's dev: {marks}.")
     problems = [f"- {row.path}: {row.problem}" for row in rows if row.problem]
-    parts = ["\n".join(lines)] + notes + (["Not in the table:\n\n" + "\n".join(problems)] if problems else [])
+    parts = (
+        ["\n".join(lines)]
+        + notes
+        + (["Not in the table:\n\n" + "\n".join(problems)] if problems else [])
+    )
     return "\n\n".join(parts)
 
 
@@ -228,7 +248,9 @@ def write_report(paths: Iterable[str | Path], out: str | Path) -> str:
     writer.writerow(COLUMNS)
     for row in (row for row in rows if not row.problem):
         values = (getattr(row, name) for name in COLUMNS)
-        writer.writerow(["" if v is None else f"{v:.4f}" if isinstance(v, float) else v for v in values])
+        writer.writerow(
+            ["" if v is None else f"{v:.4f}" if isinstance(v, float) else v for v in values]
+        )
     write_atomically(out / "report.md", f"# Runs\n\n{text}\n".encode())
     write_atomically(out / "report.csv", table.getvalue().encode())
     write_atomically(out / "report.png", chart(rows))

@@ -26,22 +26,42 @@ KINDS = {
     "matrix products": ("aten::mm", "aten::addmm", "aten::linear", "mkldnn_linear"),
     "products of attention": ("aten::bmm", "aten::baddbmm", "scaled_dot_product", "flash"),
     "softmax, masks": ("softmax", "aten::masked_fill", "aten::where"),
-    "norms, GELU, sums": ("layer_norm", "gelu", "aten::add", "aten::mul", "aten::sum", "aten::div", "norm", "aten::rsqrt"),
-    "casts and copies": ("aten::copy_", "aten::cat", "aten::clone", "aten::fill_", "aten::zero_", "aten::empty"),
-}  # fmt: skip
+    "norms, GELU, sums": (
+        "layer_norm",
+        "gelu",
+        "aten::add",
+        "aten::mul",
+        "aten::sum",
+        "aten::div",
+        "norm",
+        "aten::rsqrt",
+    ),
+    "casts and copies": (
+        "aten::copy_",
+        "aten::cat",
+        "aten::clone",
+        "aten::fill_",
+        "aten::zero_",
+        "aten::empty",
+    ),
+}
 
 
 class Step:
     """One training step a call, on a batch of random characters: forward, backward, clip, optimisers."""
 
-    def __init__(self, chosen: Recipe, variant: str, device: torch.device, batch: int = 0, seed: int = 0):
+    def __init__(
+        self, chosen: Recipe, variant: str, device: torch.device, batch: int = 0, seed: int = 0
+    ):
         torch.manual_seed(seed)
         block = chosen.block_size
         self.model = GPT(chosen.model_config(VOCABULARY, variant)).to(device).train()
         c = chosen.pretrain_config()
         self.optimizers = c.optimizers(self.model)
         self.mixed = mixed_precision(c.precision, device)
-        ids = torch.randint(2, VOCABULARY, (batch or max(1, TOKENS // block), block + 1), device=device)
+        ids = torch.randint(
+            2, VOCABULARY, (batch or max(1, TOKENS // block), block + 1), device=device
+        )
         self.x, self.y = ids[:, :-1], ids[:, 1:]
         self.characters = self.x.numel()
 
@@ -77,7 +97,9 @@ def costs(
 ) -> dict:
     """Measure all of it in about `seconds`; returns what `kt bench` writes under "costs". ValueError for no time."""
     if not seconds > 0 or rounds < 1:
-        raise ValueError(f"seconds must be above 0 and rounds at least 1, not {seconds} and {rounds}")
+        raise ValueError(
+            f"seconds must be above 0 and rounds at least 1, not {seconds} and {rounds}"
+        )
     where, base = choose_device(device), recipe("kt", **(overrides or {}))
     share = seconds / (4 * rounds)
 
@@ -94,13 +116,24 @@ def costs(
     slow = by_variant["rope"]["rates"]
     for found in by_variant.values():
         turns = [fast / each for fast, each in zip(found["rates"], slow, strict=True)]
-        found |= dict(ratio=round(statistics.median(turns), 2), ratio_low=round(min(turns), 2), ratio_high=round(max(turns), 2))  # fmt: skip
+        found |= dict(
+            ratio=round(statistics.median(turns), 2),
+            ratio_low=round(min(turns), 2),
+            ratio_high=round(max(turns), 2),
+        )
     return dict(
-        seconds=seconds, rounds=rounds, tokens=TOKENS, step=_profiled(variants["rope"], where, share),
+        seconds=seconds,
+        rounds=rounds,
+        tokens=TOKENS,
+        step=_profiled(variants["rope"], where, share),
         variants=by_variant,
-        block=grown(BLOCKS, lambda size: dict(block_size=size, bottleneck=min(base.bottleneck, size))),
-        width=grown(tuple(w for w in WIDTHS if w % (2 * heads) == 0), lambda width: dict(n_embd=width)),
-    )  # fmt: skip
+        block=grown(
+            BLOCKS, lambda size: dict(block_size=size, bottleneck=min(base.bottleneck, size))
+        ),
+        width=grown(
+            tuple(w for w in WIDTHS if w % (2 * heads) == 0), lambda width: dict(n_embd=width)
+        ),
+    )
 
 
 def _rates(steps: dict, rounds: int, share: float) -> dict:
@@ -131,7 +164,9 @@ def _profiled(step: Step, device: torch.device, share: float) -> dict:
     field = "self_device_time_total" if device.type == "cuda" else "self_cpu_time_total"
     spent = {kind: 0.0 for kind in KINDS} | {"other": 0.0}
     for event in seen.key_averages():
-        kind = next((k for k, names in KINDS.items() if any(name in event.key for name in names)), "other")
+        kind = next(
+            (k for k, names in KINDS.items() if any(name in event.key for name in names)), "other"
+        )
         spent[kind] += getattr(event, field)
     total = sum(spent.values()) or 1.0
     shares = {kind: round(learned * value / total, 3) for kind, value in spent.items()}
@@ -139,9 +174,13 @@ def _profiled(step: Step, device: torch.device, share: float) -> dict:
     limit = _product(step, device, share)
     rate = step.operations() / whole
     return dict(
-        seconds=round(whole, 4), characters=step.characters, shares=shares, gflops=round(rate / 1e9, 1),
-        limit_gflops=round(limit / 1e9, 1), of_limit=round(rate / limit, 3),
-    )  # fmt: skip
+        seconds=round(whole, 4),
+        characters=step.characters,
+        shares=shares,
+        gflops=round(rate / 1e9, 1),
+        limit_gflops=round(limit / 1e9, 1),
+        of_limit=round(rate / limit, 3),
+    )
 
 
 def _whole_and_learned(step: Step, share: float) -> tuple[float, float]:
@@ -184,8 +223,10 @@ def _seconds(work: Callable, share: float) -> float:
 def table(told: dict) -> str:
     """What `costs` measured, as text."""
     step = told["step"]
-    lines = [f"one step of {step['characters']} characters: {1000 * step['seconds']:.0f} ms, {step['gflops']:.0f} GFLOP/s, "
-             f"{100 * step['of_limit']:.0f} % of what a matrix product reaches alone ({step['limit_gflops']:.0f})"]  # fmt: skip
+    lines = [
+        f"one step of {step['characters']} characters: {1000 * step['seconds']:.0f} ms, {step['gflops']:.0f} GFLOP/s, "
+        f"{100 * step['of_limit']:.0f} % of what a matrix product reaches alone ({step['limit_gflops']:.0f})"
+    ]
     for kind, share in sorted(step["shares"].items(), key=lambda item: -item[1]):
         lines.append(f"  {kind:24}{100 * share:5.1f} %")
     lines.append("characters a second, median (lowest-highest)")

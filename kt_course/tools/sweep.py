@@ -67,7 +67,8 @@ def sweep(
     threads = threads or (1 if dask else max(1, cores() // jobs))
     where = f"on {dask}" if dask else f"{min(jobs, max(len(todo), 1))} at a time"
     print(
-        f"{len(cells)} cells, {len(cells) - len(todo)} of them done before, {where}, into {out}", flush=True
+        f"{len(cells)} cells, {len(cells) - len(todo)} of them done before, {where}, into {out}",
+        flush=True,
     )
     workers = _on_dask(dask) if dask else _on_this_machine(jobs)
     began, told_of = time.perf_counter(), set()
@@ -78,7 +79,9 @@ def sweep(
                 outcomes[cell.folder] = outcome
                 told_of.add(cell.folder)
                 write_json(out / "cells" / cell.folder / "outcome.json", outcome)
-                left = (time.perf_counter() - began) / len(told_of) * (len(todo) - len(told_of)) / 60
+                left = (
+                    (time.perf_counter() - began) / len(told_of) * (len(todo) - len(told_of)) / 60
+                )
                 print(
                     f"[{len(told_of)}/{len(todo)}] {_told(cell, outcome)}; about {left:.0f} min left",
                     flush=True,
@@ -102,7 +105,9 @@ def _told(cell: Cell, outcome: dict) -> str:
         return f"{what}: {outcome['error']}"
     score = next(((k, v) for k, v in outcome["values"].items() if isinstance(v, dict)), None)
     found = (
-        f"{score[0]} {per_cent(score[1]['accuracy'], score[1]['low'], score[1]['high'])} %, " if score else ""
+        f"{score[0]} {per_cent(score[1]['accuracy'], score[1]['low'], score[1]['high'])} %, "
+        if score
+        else ""
     )
     return f"{what}: {found}{outcome['seconds']:.0f} s"
 
@@ -118,7 +123,9 @@ def _on_this_machine(jobs: int) -> Iterator[Callable]:
 
     def each(out: Path, cells: Sequence[Cell], threads: int) -> Iterator[tuple[Cell, dict]]:
         running = {
-            pool.submit(run_cell, str(out / "cells" / cell.folder), cell.spec, threads, stopped.is_set): cell
+            pool.submit(
+                run_cell, str(out / "cells" / cell.folder), cell.spec, threads, stopped.is_set
+            ): cell
             for cell in cells
         }
         while running:
@@ -150,7 +157,9 @@ def _on_dask(address: str) -> Iterator[Callable]:
     try:
         from dask.distributed import Client, Event, as_completed
     except ImportError:
-        raise ValueError("dask is not installed: pip install 'kt-core[dask]', or leave --dask out") from None
+        raise ValueError(
+            "dask is not installed: pip install 'kt-core[dask]', or leave --dask out"
+        ) from None
     try:
         client = Client(address, timeout=10, set_as_default=False)
     except (OSError, ValueError) as error:
@@ -161,11 +170,15 @@ def _on_dask(address: str) -> Iterator[Callable]:
     def each(out: Path, cells: Sequence[Cell], threads: int) -> Iterator[tuple[Cell, dict]]:
         for cell in cells:
             given = (str(out / "cells" / cell.folder), cell.spec, threads, name)
-            running[client.submit(_worker_cell, *given, key=f"{name}-{cell.folder}", pure=False)] = cell
+            running[
+                client.submit(_worker_cell, *given, key=f"{name}-{cell.folder}", pure=False)
+            ] = cell
         for future in as_completed(list(running), loop=client.loop):
             error = future.exception()
             told = future.result() if error is None else None
-            failed = dict(status="failed", values={}, error=f"{type(error).__name__}: {error}", seconds=0.0)
+            failed = dict(
+                status="failed", values={}, error=f"{type(error).__name__}: {error}", seconds=0.0
+            )
             yield running.pop(future), told or failed
 
     try:

@@ -51,9 +51,13 @@ def run_cell(
     with (place / "log.txt").open("ab") as log:
         # in a session of its own: Ctrl-C on the terminal reaches it through us alone, once
         process = subprocess.Popen(
-            [sys.executable, "-m", "kt_course.tools.sweep_cell", str(place)], stdin=subprocess.DEVNULL, stdout=log,
-            stderr=subprocess.STDOUT, env=environment, start_new_session=True,
-        )  # fmt: skip
+            [sys.executable, "-m", "kt_course.tools.sweep_cell", str(place)],
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=subprocess.STDOUT,
+            env=environment,
+            start_new_session=True,
+        )
         status = None
         while status is None:
             try:
@@ -70,9 +74,7 @@ def run_cell(
             else f"its process ended with status {status}; see {place / 'log.txt'}"
         )
         if status is not None and status < 0:
-            error = (
-                f"its process was killed by signal {-status} (9: perhaps for memory); see {place / 'log.txt'}"
-            )
+            error = f"its process was killed by signal {-status} (9: perhaps for memory); see {place / 'log.txt'}"
         told = dict(status="stopped" if status is None else "failed", values={}, error=error)
     return {**told, "seconds": round(time.perf_counter() - began, 1)}
 
@@ -114,20 +116,30 @@ def _run(spec: dict[str, Any], place: Path) -> dict[str, Any]:
     from kt_core.runs.recipes import Recipe
 
     told = run_experiment(
-        spec["corpus"], spec["variant"], Recipe(**spec["recipe"]), spec["pretrain"], spec["seed"], place,
-        device=spec["device"], resume=True,
-    ).told  # fmt: skip
+        spec["corpus"],
+        spec["variant"],
+        Recipe(**spec["recipe"]),
+        spec["pretrain"],
+        spec["seed"],
+        place,
+        device=spec["device"],
+        resume=True,
+    ).told
     values = {split: told[split] for split in ("dev", "test") if told[split]}
     if len(values) == 2:
-        both = Score(*(sum(score[part] for score in values.values()) for part in ("correct", "total")))
+        both = Score(
+            *(sum(score[part] for score in values.values()) for part in ("correct", "total"))
+        )
         values["held_out"] = describe(both)  # all questions that were not trained on
     phases = [told[phase] for phase in ("pretraining", "finetuning") if told.get(phase)]
     values |= {"london": told["london"]} if told["london"] else {}
     return values | dict(
-        kind=told["kind"], loss=phases[0]["loss"], parameters=told["parameters"],
+        kind=told["kind"],
+        loss=phases[0]["loss"],
+        parameters=told["parameters"],
         characters=sum(phase["characters"] for phase in phases),
         minutes=round(sum(phase["seconds"] for phase in phases) / 60, 3),
-    )  # fmt: skip
+    )
 
 
 def _notebook(spec: dict[str, Any], place: Path) -> dict[str, Any]:
@@ -137,7 +149,9 @@ def _notebook(spec: dict[str, Any], place: Path) -> dict[str, Any]:
     from kt_course.tools.workbook import execute, find_notebooks, scores
 
     path = Path(spec["notebook"])
-    path = path if path.is_file() else find_notebooks([path.stem])[0]  # a worker elsewhere has its own
+    path = (
+        path if path.is_file() else find_notebooks([path.stem])[0]
+    )  # a worker elsewhere has its own
     (place / "runs").mkdir(exist_ok=True)
     ran = execute(path, place / path.name, spec["parameters"], place, "lines")
     if ran.error is not None:

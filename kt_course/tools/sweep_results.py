@@ -17,9 +17,13 @@ from kt_course.tools.grid import Cell
 
 _OF_RUNS = ("dev", "test", "held_out", "london", "loss", "characters", "minutes", "parameters")
 _NAMES = {
-    "held_out": "held-out", "loss": "loss (nats a character)", "characters": "characters trained on",
-    "people": "people in the corpus", "lines": "lines a person", "pretrain_epochs": "epochs of pretraining",
-}  # fmt: skip
+    "held_out": "held-out",
+    "loss": "loss (nats a character)",
+    "characters": "characters trained on",
+    "people": "people in the corpus",
+    "lines": "lines a person",
+    "pretrain_epochs": "epochs of pretraining",
+}
 _LONDON = "always London"
 
 
@@ -75,7 +79,9 @@ def measures(told: dict) -> dict[str, bool]:
     found: dict[str, bool] = {}
     for cell in told["cells"]:
         for name, value in cell["values"].items():
-            if isinstance(value, dict) or (isinstance(value, int | float) and not isinstance(value, bool)):
+            if isinstance(value, dict) or (
+                isinstance(value, int | float) and not isinstance(value, bool)
+            ):
                 found.setdefault(name, isinstance(value, dict))
     return found
 
@@ -127,7 +133,9 @@ def markdown(told: dict) -> str:
             number = over_seeds(done, name)
             row.append("" if number is None else f"{number[0]:.4g}")
         row.append("; ".join(_problem(cell) for cell in cells if cell["status"] != "done"))
-        lines.append("| " + " | ".join(cell.replace("|", "\\|").replace("\n", " ") for cell in row) + " |")
+        lines.append(
+            "| " + " | ".join(cell.replace("|", "\\|").replace("\n", " ") for cell in row) + " |"
+        )
     notes = [
         "In brackets: the 95 % interval of one seed; of several, whose mean is told, the lowest and the highest."
     ]
@@ -147,7 +155,8 @@ def as_csv(told: dict) -> str:
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     ends = {
-        name: (name, f"{name}_low", f"{name}_high") if score else (name,) for name, score in found.items()
+        name: (name, f"{name}_low", f"{name}_high") if score else (name,)
+        for name, score in found.items()
     }
     columns = [column for names in ends.values() for column in names]
     writer.writerow([*told["keys"], *columns, "status", "seconds", "error", "folder"])
@@ -156,7 +165,9 @@ def as_csv(told: dict) -> str:
         for name, score in found.items():
             value = cell["values"].get(name)
             if score:
-                row += [value[part] for part in ("accuracy", "low", "high")] if value else ["", "", ""]
+                row += (
+                    [value[part] for part in ("accuracy", "low", "high")] if value else ["", "", ""]
+                )
             else:
                 row.append("" if value is None else value)
         writer.writerow([*row, cell["status"], cell["seconds"], cell["error"], cell["folder"]])
@@ -200,9 +211,10 @@ def chart(told: dict, x: str | None = None, y: str | None = None) -> bytes | Non
         ax.set_xticks(list(place.values()), [str(value) for value in values])
         ax.minorticks_off()
         ax.set(
-            xlabel=names[0], ylabel=f"{names[1]} accuracy (%)" if found[y] else names[1],
+            xlabel=names[0],
+            ylabel=f"{names[1]} accuracy (%)" if found[y] else names[1],
             title=told["about"] + (f"\nwhiskers: {whiskers}" if whiskers else ""),
-        )  # fmt: skip
+        )
         named = [pair for pair in zip(*ax.get_legend_handles_labels(), strict=True) if pair[1]]
         if named:
             named.sort(key=lambda pair: pair[1] == _LONDON)
@@ -227,7 +239,15 @@ def _draw(ax, lines: dict, y: str, place: dict, numeric: bool, scale: float) -> 
             xs, ys, below, above = zip(*sorted(drawn), strict=True)
             style = ["-", "--", "-.", ":"][i // 7 % 4] if numeric else "none"
             ax.errorbar(
-                xs, ys, (below, above), ls=style, marker="os^Dv"[i % 5], ms=5, capsize=3, lw=1.6, label=label
+                xs,
+                ys,
+                (below, above),
+                ls=style,
+                marker="os^Dv"[i % 5],
+                ms=5,
+                capsize=3,
+                lw=1.6,
+                label=label,
             )
 
 
@@ -235,7 +255,10 @@ def _draw_london(ax, lines: dict, place: dict) -> None:
     """What always answering "London" scores there."""
     from kt_course.figures.style import VERMILION
 
-    cells = {value: [cell for points in lines.values() for cell in points.get(value, [])] for value in place}
+    cells = {
+        value: [cell for points in lines.values() for cell in points.get(value, [])]
+        for value in place
+    }
     scores = [(place[value], over_seeds(here, "london")) for value, here in cells.items()]
     if known := sorted((at, 100 * score[0]) for at, score in scores if score is not None):
         ax.plot(*zip(*known, strict=True), color=VERMILION, ls=(0, (2, 2)), lw=1.2, label=_LONDON)
@@ -248,11 +271,16 @@ def _is_number(value: Any) -> bool:
 def _axis(told: dict) -> str:
     """The key to plot against where none was asked for; the seed only where nothing else is swept."""
     several = {
-        key: list(dict.fromkeys(cell["settings"][key] for cell in told["cells"])) for key in told["keys"]
+        key: list(dict.fromkeys(cell["settings"][key] for cell in told["cells"]))
+        for key in told["keys"]
     }
     order = sorted(
         several,
-        key=lambda key: (key == "seed", len(several[key]) < 2, not all(map(_is_number, several[key]))),
+        key=lambda key: (
+            key == "seed",
+            len(several[key]) < 2,
+            not all(map(_is_number, several[key])),
+        ),
     )
     return order[0]
 
@@ -260,9 +288,11 @@ def _axis(told: dict) -> str:
 def _lines(told: dict, x: str) -> dict[str, dict[Any, list[dict]]]:
     """{label: {value of x: cells that are done}}; labels tell the other keys that have several values."""
     others = [
-        key for key in told["keys"]
-        if key not in (x, "seed") and len({str(cell["settings"][key]) for cell in told["cells"]}) > 1
-    ]  # fmt: skip
+        key
+        for key in told["keys"]
+        if key not in (x, "seed")
+        and len({str(cell["settings"][key]) for cell in told["cells"]}) > 1
+    ]
     lines: dict[str, dict[Any, list[dict]]] = {}
     for cell in told["cells"]:
         settings = cell["settings"]

@@ -88,7 +88,9 @@ class _Kernel(AsyncKernelManager):
     start_kernel = _async_start_kernel
 
     async def _async_shutdown_kernel(self, *args: Any, **kw: Any) -> None:
-        type(self).peak_mib = _peak_mib(getattr(self.provisioner, "pid", None)) or type(self).peak_mib
+        type(self).peak_mib = (
+            _peak_mib(getattr(self.provisioner, "pid", None)) or type(self).peak_mib
+        )
         await super()._async_shutdown_kernel(*args, **kw)
 
     shutdown_kernel = _async_shutdown_kernel
@@ -117,7 +119,9 @@ def known_parameters(notebook: str | Path) -> dict[str, Any]:
     return {name: about["default"] for name, about in found.items()}
 
 
-def parameters_for(notebooks: Sequence[Path], given: Mapping[str, Any]) -> dict[Path, dict[str, Any]]:
+def parameters_for(
+    notebooks: Sequence[Path], given: Mapping[str, Any]
+) -> dict[Path, dict[str, Any]]:
     """Which of the `given` parameters each notebook takes; ValueError if one is known to none."""
     known = {path: known_parameters(path) for path in notebooks}
     every = sorted({name for names in known.values() for name in names})
@@ -128,7 +132,8 @@ def parameters_for(notebooks: Sequence[Path], given: Mapping[str, Any]) -> dict[
                 f"there are {', '.join(every)}"
             )
     return {
-        path: {name: value for name, value in given.items() if name in names} for path, names in known.items()
+        path: {name: value for name, value in given.items() if name in names}
+        for path, names in known.items()
     }
 
 
@@ -171,7 +176,9 @@ def execute(
             stdout_file=sys.stdout if progress == "lines" else None,
         )
     except papermill.PapermillExecutionError as error:
-        stopped = WorkbookError(f"{notebook.stem}, cell [{error.exec_count}]: {error.ename}: {error.evalue}")
+        stopped = WorkbookError(
+            f"{notebook.stem}, cell [{error.exec_count}]: {error.ename}: {error.evalue}"
+        )
     except KeyboardInterrupt as error:
         stopped = error
     except Exception as error:  # the kernel died or did not start, or a cell took too long
@@ -211,14 +218,20 @@ def run_workbook(
         device=device,
         overrides=dict(overrides or {}),
     )
-    given = {name: value for name, value in asked.items() if value is not None} | {"runs_dir": "runs"}
+    given = {name: value for name, value in asked.items() if value is not None} | {
+        "runs_dir": "runs"
+    }
     chosen = parameters_for(paths, given)
-    out = Path(out or Path("runs") / f"workbook-{profile}-{time.strftime('%Y%m%d-%H%M%S')}").resolve()
+    out = Path(
+        out or Path("runs") / f"workbook-{profile}-{time.strftime('%Y%m%d-%H%M%S')}"
+    ).resolve()
     results = _begin(out, asked)
     print(f"{len(paths)} notebooks, {profile}, {corpus}, seed {seed}, into {out}", flush=True)
     try:
         for i, path in enumerate(paths, 1):
-            ran = execute(path, out / path.name, chosen[path], out, "lines" if profile == "full" else "off")
+            ran = execute(
+                path, out / path.name, chosen[path], out, "lines" if profile == "full" else "off"
+            )
             facts = results["notebooks"][path.stem] = _facts(out, path.stem, ran)
             memory = "" if ran.peak_mib is None else f", peak {facts['peak_mib']} MiB"
             print(f"[{i}/{len(paths)}] {path.stem}: {ran.seconds:.0f} s{memory}", flush=True)
@@ -251,10 +264,12 @@ def _facts(out: Path, name: str, ran: Ran) -> dict:
     if notebook.exists():
         write_page(notebook, out / f"{name}.html")
     return dict(
-        seconds=round(ran.seconds, 1), peak_mib=ran.peak_mib and round(ran.peak_mib), page=notebook.exists(),
+        seconds=round(ran.seconds, 1),
+        peak_mib=ran.peak_mib and round(ran.peak_mib),
+        page=notebook.exists(),
         error=None if ran.error is None else str(ran.error) or type(ran.error).__name__,
         facts=json.loads(told.read_text(encoding="utf-8")).get("facts") if told.exists() else None,
-    )  # fmt: skip
+    )
 
 
 def _finish(out: Path, results: dict) -> None:
@@ -266,7 +281,11 @@ def _finish(out: Path, results: dict) -> None:
     write_json(out / "results.json", results)
     trained = any((out / "runs").rglob("config.json"))
     report = write_report([out / "runs"], out / "report") if trained else None
-    found = [(name, *pair) for name, facts in results["notebooks"].items() for pair in scores(facts["facts"])]
+    found = [
+        (name, *pair)
+        for name, facts in results["notebooks"].items()
+        for pair in scores(facts["facts"])
+    ]
     found.sort(key=lambda line: -line[2].accuracy)
     if found:
         write_atomically(out / "accuracies.png", _bars(found))
@@ -281,7 +300,11 @@ def _bars(found: Sequence[tuple[str, str, Score]]) -> bytes:
     from kt_course.figures import plots
 
     london = next((score for _, what, score in found if what.split()[-1:] == ["london"]), None)
-    rows = [(f"{name[:2]} {what}", score) for name, what, score in found if what.split()[-1:] != ["london"]]
+    rows = [
+        (f"{name[:2]} {what}", score)
+        for name, what, score in found
+        if what.split()[-1:] != ["london"]
+    ]
     figure = plots.accuracy_bars(rows, london, title="what the notebooks found")
     picture = io.BytesIO()
     figure.savefig(picture, format="png", metadata={"Software": None})

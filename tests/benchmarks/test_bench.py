@@ -81,10 +81,15 @@ def test_the_assignments_way_never_takes_the_fused_kernel_and_ours_always(monkey
     with monkeypatch.context() as patch:
         patch.setattr("kt_core.attention.causal_softmax", faster)
         patch.setattr("kt_core.attention.Dropout.forward", faster)
-        theirs = bench_module._training(recipe("a5", **SMALL), corpus, 0, device, bench_module._as_written)
+        theirs = bench_module._training(
+            recipe("a5", **SMALL), corpus, 0, device, bench_module._as_written
+        )
         assert theirs() > 0
     assert calls == []
-    assert bench_module._training(recipe("kt", **SMALL | {"precision": "fp32"}), corpus, 0, device)() > 0
+    assert (
+        bench_module._training(recipe("kt", **SMALL | {"precision": "fp32"}), corpus, 0, device)()
+        > 0
+    )
     assert len(calls) == SMALL["n_layer"]
 
 
@@ -103,7 +108,9 @@ def test_both_ways_of_answering_say_the_same(monkeypatch):
         ask = bench_module._one_by_one(model, vocab, questions)
         assert (ask(), ask()) == (1, 1)
     with monkeypatch.context() as patch:
-        patch.setattr(bench_module, "answer", lambda *a, **k: fast.extend(plain_answer(*a, **k)) or fast)
+        patch.setattr(
+            bench_module, "answer", lambda *a, **k: fast.extend(plain_answer(*a, **k)) or fast
+        )
         assert bench_module._all_at_once(model, vocab, questions, 9)() == 2
     assert [len(text) for text in fast] == [9, 9]
     for question, told, new in zip(questions, slow, fast, strict=True):
@@ -125,13 +132,16 @@ def test_the_table_and_the_command(told, tmp_path, monkeypatch, capsys):
 
 def test_time_to_a_quarter_is_characters_by_rate(monkeypatch, told):
     rows = [
-        dict(phase="pretrain", characters=c, seconds=c / 5, dev=dev) for c, dev in ((400, 0.1), (900, 0.26))
+        dict(phase="pretrain", characters=c, seconds=c / 5, dev=dev)
+        for c, dev in ((400, 0.1), (900, 0.26))
     ]
     monkeypatch.setattr(bench_module, "kept_curve", lambda corpus, variant: rows)
     corpus, theirs = load_corpus("bios:people=20"), recipe("a5", pretrain_epochs=7.0)
     training = dict(assignment=dict(median=20.0), ours=dict(median=50.0))
     found = bench_module.to_a_quarter(theirs, corpus, training)
-    assert found["hours"] == pytest.approx(7 * characters_an_epoch(theirs, corpus) / 20 / 3600, abs=0.01)
+    assert found["hours"] == pytest.approx(
+        7 * characters_an_epoch(theirs, corpus) / 20 / 3600, abs=0.01
+    )
     assert found["our_hours"] == pytest.approx(900 / 50 / 3600, abs=1e-4)
     assert found["ratio"] == pytest.approx(found["hours"] / found["our_hours"], rel=0.05)
     assert found["steps"] == 7  # 80 lines fit into one batch

@@ -20,7 +20,10 @@ def told():
 
 def test_the_parts_of_a_step_are_the_whole(told):
     step = told["step"]
-    assert sum(step["shares"].values()) == pytest.approx(1, abs=0.01) and min(step["shares"].values()) >= 0
+    assert (
+        sum(step["shares"].values()) == pytest.approx(1, abs=0.01)
+        and min(step["shares"].values()) >= 0
+    )
     assert step["shares"]["matrix products"] > 0.05 and step["shares"]["optimisers"] > 0
     assert 0 < step["gflops"] and step["of_limit"] == pytest.approx(
         step["gflops"] / step["limit_gflops"], rel=0.05

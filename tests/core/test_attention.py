@@ -62,7 +62,8 @@ def test_causal_mask_is_the_lower_triangle(T):
 
 @FEW
 @given(
-    st.lists(st.integers(-1, 9), min_size=1, max_size=6), st.lists(st.integers(-1, 9), min_size=1, max_size=6)
+    st.lists(st.integers(-1, 9), min_size=1, max_size=6),
+    st.lists(st.integers(-1, 9), min_size=1, max_size=6),
 )
 def test_reach_mask_is_its_rule_spelled_out(query_reach, key_reach):
     mask = reach_mask(torch.tensor(query_reach), torch.tensor(key_reach))
@@ -87,7 +88,9 @@ def test_scores_equal_their_formulas_entry_by_entry():
     additive, general = additive_score(q, k, w_q, w_k, v), multiplicative_score(q, k, w)
     assert additive.shape == general.shape == (2, 3, 5)
     for b, i, j in [(0, 0, 0), (1, 2, 4), (0, 1, 3)]:
-        torch.testing.assert_close(additive[b, i, j], v @ torch.tanh(w_q.T @ q[b, i] + w_k.T @ k[b, j]))
+        torch.testing.assert_close(
+            additive[b, i, j], v @ torch.tanh(w_q.T @ q[b, i] + w_k.T @ k[b, j])
+        )
         torch.testing.assert_close(general[b, i, j], q[b, i] @ w @ k[b, j])
     same = draw(2, 5, 4, seed=7)
     torch.testing.assert_close(multiplicative_score(q, same)[1, 2, 3], q[1, 2] @ same[1, 3])
@@ -229,7 +232,12 @@ def test_unknown_layout_is_named():
 
 
 @FEW
-@given(st.integers(0, 200), st.integers(0, 200), st.sampled_from(["half", "interleaved"]), st.integers(0, 9))
+@given(
+    st.integers(0, 200),
+    st.integers(0, 200),
+    st.sampled_from(["half", "interleaved"]),
+    st.integers(0, 9),
+)
 def test_rotations_keep_the_norm_and_add_up(a, b, layout, seed):
     x = draw(1, 8, seed=seed, dtype=torch.float64)
     once = turn(x, torch.tensor([a]), layout)
@@ -240,7 +248,10 @@ def test_rotations_keep_the_norm_and_add_up(a, b, layout, seed):
 
 @FEW
 @given(
-    st.integers(0, 100), st.integers(0, 100), st.integers(0, 100), st.sampled_from(["half", "interleaved"])
+    st.integers(0, 100),
+    st.integers(0, 100),
+    st.integers(0, 100),
+    st.sampled_from(["half", "interleaved"]),
 )
 def test_scores_depend_on_the_distance_alone(t1, t2, shift, layout):
     q, k = draw(1, 8, seed=1, dtype=torch.float64), draw(1, 8, seed=2, dtype=torch.float64)
@@ -259,12 +270,16 @@ def test_the_distance_matters():
 
 def test_rotation_is_complex_multiplication():
     x, t = draw(2, 3, 5, 8, dtype=torch.float64), torch.arange(5)
-    factor = torch.polar(torch.ones(5, 4, dtype=torch.float64), t[:, None] * rotary_frequencies(8).double())
+    factor = torch.polar(
+        torch.ones(5, 4, dtype=torch.float64), t[:, None] * rotary_frequencies(8).double()
+    )
     pairs = torch.view_as_complex(x.view(2, 3, 5, 4, 2))  # interleaved
     expected = torch.view_as_real(pairs * factor).flatten(-2)
     torch.testing.assert_close(turn(x, t, "interleaved"), expected, atol=1e-6, rtol=1e-6)
     halves = torch.complex(x[..., :4], x[..., 4:]) * factor
-    torch.testing.assert_close(turn(x, t), torch.cat([halves.real, halves.imag], -1), atol=1e-6, rtol=1e-6)
+    torch.testing.assert_close(
+        turn(x, t), torch.cat([halves.real, halves.imag], -1), atol=1e-6, rtol=1e-6
+    )
 
 
 def test_both_layouts_are_one_map_under_a_fixed_permutation():
@@ -273,9 +288,9 @@ def test_both_layouts_are_one_map_under_a_fixed_permutation():
         torch.arange(8).view(2, 4).T.flatten()
     )  # channel of "half" that stands at each place of "interleaved"
     torch.testing.assert_close(turn(q, t)[..., order], turn(q[..., order], t, "interleaved"))
-    same_scores = turn(q[..., order], t, "interleaved") @ turn(k[..., order], t, "interleaved").transpose(
-        1, 2
-    )
+    same_scores = turn(q[..., order], t, "interleaved") @ turn(
+        k[..., order], t, "interleaved"
+    ).transpose(1, 2)
     torch.testing.assert_close(turn(q, t) @ turn(k, t).transpose(1, 2), same_scores)
     mixed = turn(q, t) @ turn(k, t, "interleaved").transpose(1, 2)  # query and key disagree
     assert (mixed - same_scores).abs().max() > 0.1
@@ -333,7 +348,9 @@ def test_fused_kernel_and_formula_agree_even_where_a_row_may_look_at_nothing(qk_
         explicit = attention(x, source, mask=mask, **rotations)
     torch.testing.assert_close(fused, explicit, atol=1e-5, rtol=1e-5)
     assert (maps[0][:, :, 1] == 0).all()
-    torch.testing.assert_close(fused[:, 1], attention.proj.bias.expand(2, -1))  # nothing was gathered
+    torch.testing.assert_close(
+        fused[:, 1], attention.proj.bias.expand(2, -1)
+    )  # nothing was gathered
 
 
 def test_qk_norm_bounds_the_scores():
@@ -369,7 +386,9 @@ def test_cache_writes_each_row_into_its_own_slots():
     assert torch.equal(v[1, 0, [3, 2]], value[1, 0])
     assert (k[0, 0, 2:] == 0).all()
     assert (v[1, 0, :2] == 0).all()
-    again, _ = cache.write(key[:, :, :1] + 1, value[:, :, :1], torch.tensor([[1], [1]]))  # overwrites
+    again, _ = cache.write(
+        key[:, :, :1] + 1, value[:, :, :1], torch.tensor([[1], [1]])
+    )  # overwrites
     assert torch.equal(again[0, 0, 1], key[0, 0, 0] + 1)
     assert torch.equal(again[0, 0, 0], key[0, 0, 0])
 

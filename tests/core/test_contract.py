@@ -47,8 +47,16 @@ def leading(function) -> list[tuple]:
 
 # ---------------------------------------------------------------- signatures
 
-CONFIG = [("vocab_size", None), ("block_size", 128), ("n_layer", 4), ("n_head", 8), ("n_embd", 256), ("variant", "vanilla"),
-          ("bottleneck", 64), ("dropout", 0.1)]  # fmt: skip
+CONFIG = [
+    ("vocab_size", None),
+    ("block_size", 128),
+    ("n_layer", 4),
+    ("n_head", 8),
+    ("n_embd", 256),
+    ("variant", "vanilla"),
+    ("bottleneck", 64),
+    ("dropout", 0.1),
+]
 RUN = [
     ("corpus", "bios"),
     ("variant", "vanilla"),
@@ -66,7 +74,10 @@ RUN = [
         (kt.GPT.forward, [("self", None), ("idx", None), ("targets", None)]),
         (kt.record_attention, [("model", None)]),
         (kt.CharVocab.from_documents, [("documents", None)]),
-        (kt.SpanCorruption, [("documents", None), ("vocab", None), ("block_size", 128), ("seed", 0)]),
+        (
+            kt.SpanCorruption,
+            [("documents", None), ("vocab", None), ("block_size", 128), ("seed", 0)],
+        ),
         (kt.NamePlace, [("pairs", None), ("vocab", None), ("block_size", 128)]),
         (kt.Trainer, [("model", None), ("data", None), ("config", None)]),
         (kt.answer, [("model", None), ("vocab", None), ("questions", None)]),
@@ -84,9 +95,15 @@ def test_signatures_begin_as_promised(function, wanted):
 
 def test_every_public_name_is_there():
     assert all(hasattr(kt, name) for name in kt.__all__)
-    assert {"GPT", "GPTConfig", "run_experiment", "lesson", "fetch_wiki", "Mixture", "recipe"} <= set(
-        kt.__all__
-    )
+    assert {
+        "GPT",
+        "GPTConfig",
+        "run_experiment",
+        "lesson",
+        "fetch_wiki",
+        "Mixture",
+        "recipe",
+    } <= set(kt.__all__)
     assert not {"annotations", "torch", "np"} & set(kt.__all__)
 
 
@@ -95,7 +112,16 @@ def test_every_public_name_is_there():
 
 def test_the_default_model_is_the_assignments():
     config = kt.GPTConfig(256)
-    assert tuple(getattr(config, name) for name, _ in CONFIG) == (256, 128, 4, 8, 256, "vanilla", 64, 0.1)
+    assert tuple(getattr(config, name) for name, _ in CONFIG) == (
+        256,
+        128,
+        4,
+        8,
+        256,
+        "vanilla",
+        64,
+        0.1,
+    )
     assert kt.GPT(config).n_parameters() == 3_323_392
     assert kt.GPT(kt.GPTConfig(256, variant="rope")).n_parameters() == 3_290_624
     with pytest.raises(AttributeError):
@@ -113,7 +139,9 @@ def test_a_model_gives_logits_loss_and_maps(variant):
     assert loss is None
     targets = idx.roll(-1, 1)
     targets[:, 8:] = 0
-    wanted = torch.nn.functional.cross_entropy(logits[:, :8].flatten(0, 1), targets[:, :8].flatten())
+    wanted = torch.nn.functional.cross_entropy(
+        logits[:, :8].flatten(0, 1), targets[:, :8].flatten()
+    )
     assert torch.allclose(model(idx, targets)[1], wanted)
     with kt.record_attention(model) as maps:
         same, _ = model(idx)
@@ -133,7 +161,9 @@ def test_a_model_gives_logits_loss_and_maps(variant):
 def test_corpus_and_vocabulary(corpus):
     assert all(isinstance(document, str) for document in corpus.documents)
     for split in (corpus.train, corpus.dev, corpus.test):
-        assert all(q == f"Where was {kt.question_name(q)} born?" and isinstance(a, str) for q, a in split)
+        assert all(
+            q == f"Where was {kt.question_name(q)} born?" and isinstance(a, str) for q, a in split
+        )
     vocab = kt.CharVocab.from_documents(corpus.documents)
     assert vocab == corpus.vocab
     assert vocab.decode([0, 1, *vocab.encode("Where was\n")]) == "□⁇Where was\n"
@@ -175,9 +205,14 @@ def test_training_answering_and_scoring(corpus, small):
 
 def test_a_run(tmp_path):
     result = kt.run_experiment(
-        corpus=CORPUS, variant="rope", recipe="smoke", pretrain=False, seed=0, out=tmp_path / "run",
+        corpus=CORPUS,
+        variant="rope",
+        recipe="smoke",
+        pretrain=False,
+        seed=0,
+        out=tmp_path / "run",
         overrides=dict(n_embd=16, block_size=64),
-    )  # fmt: skip
+    )
     assert isinstance(result.dev, kt.Score)
     assert isinstance(result.test, kt.Score)
     assert result.path == tmp_path / "run"
@@ -186,7 +221,10 @@ def test_a_run(tmp_path):
 def test_checkpoints(tmp_path, corpus, small):
     path = tmp_path / "model.safetensors"
     kt.save_checkpoint(path, small, corpus.vocab, {"note": "mine"})
-    assert sorted(p.name for p in tmp_path.iterdir()) == ["model.safetensors", "model.safetensors.json"]
+    assert sorted(p.name for p in tmp_path.iterdir()) == [
+        "model.safetensors",
+        "model.safetensors.json",
+    ]
     model, vocab, card = kt.load_checkpoint(path)
     assert (vocab, card["note"], model.config) == (corpus.vocab, "mine", small.config)
 
@@ -212,12 +250,21 @@ def test_nothing_of_torch_that_we_call_is_deprecated(tmp_path):
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         for variant in ("rope", "perceiver"):
-            kt.run_experiment(CORPUS, variant, "smoke", True, 0, tmp_path / variant, device="cpu",
-                              overrides=dict(n_embd=16, block_size=64, pretrain_epochs=0.3, dropout=0.1))  # fmt: skip
+            kt.run_experiment(
+                CORPUS,
+                variant,
+                "smoke",
+                True,
+                0,
+                tmp_path / variant,
+                device="cpu",
+                overrides=dict(n_embd=16, block_size=64, pretrain_epochs=0.3, dropout=0.1),
+            )
     told = [
         str(w.message)
         for w in caught
-        if issubclass(w.category, DeprecationWarning | FutureWarning) or "deprecat" in str(w.message)
+        if issubclass(w.category, DeprecationWarning | FutureWarning)
+        or "deprecat" in str(w.message)
     ]
     assert told == []
 

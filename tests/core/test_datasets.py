@@ -44,7 +44,9 @@ def check_pair(x, y, block):
     assert x.shape == y.shape == (block,) and x.dtype == y.dtype == torch.int64
     asked = y[:-1] != 0
     assert torch.equal(y[:-1][asked], x[1:][asked])
-    assert not y[len(x.nonzero()) :].any()  # none behind the text (the last target of a full block excepted)
+    assert not y[
+        len(x.nonzero()) :
+    ].any()  # none behind the text (the last target of a full block excepted)
 
 
 # ---------------------------------------------------------------- span corruption
@@ -65,7 +67,9 @@ def test_pairs_are_well_formed_for_every_option(crop, cut, end_sentinel, loss):
         assert masked and len(whole) <= 49
         shown = x[x != 0].tolist()
         assert VOCAB.decode(shown) == whole[: len(shown)] and len(shown) == min(len(whole), 48)
-        assert y[len(whole) - 2] == (1 if end_sentinel else ids[-1])  # the last character is asked for
+        assert y[len(whole) - 2] == (
+            1 if end_sentinel else ids[-1]
+        )  # the last character is asked for
         if loss == "all":
             assert (y != 0).sum() == len(whole) - 1
 
@@ -166,7 +170,9 @@ def test_draws_and_the_global_random_states_leave_each_other_alone():
     for seed in (1, 2):
         random.seed(seed)
         data = spans(crop="window", spans="salient")
-        found.append(([data.tokens(i) for i in range(4)], [x.tolist() for x, _ in batches(data, 2, 0, 0)]))
+        found.append(
+            ([data.tokens(i) for i in range(4)], [x.tolist() for x, _ in batches(data, 2, 0, 0)])
+        )
     assert found[0] == found[1] and torch.equal(torch.get_rng_state(), torch_before)
 
 
@@ -181,9 +187,12 @@ def test_draws_do_not_depend_on_pythonhashseed():
     exec(code, here)
     other = "2" if os.environ.get("PYTHONHASHSEED") == "1" else "1"
     there = subprocess.run(
-        [sys.executable, "-c", code + "\nprint(ascii(told))"], env={**os.environ, "PYTHONHASHSEED": other},
-        capture_output=True, text=True, check=True,
-    ).stdout  # fmt: skip
+        [sys.executable, "-c", code + "\nprint(ascii(told))"],
+        env={**os.environ, "PYTHONHASHSEED": other},
+        capture_output=True,
+        text=True,
+        check=True,
+    ).stdout
     assert there.strip() == ascii(here["told"]) and "Moor" in there
 
 
@@ -247,7 +256,8 @@ def test_the_head_ends_with_the_first_full_stop():
 
 def test_head_last_puts_the_head_behind_the_words_some_of_the_time():
     assert {
-        prefix for _, (prefix, _, _) in drawn(spans(LINES[1:2], 128, crop="window", spans="names"), 60)
+        prefix
+        for _, (prefix, _, _) in drawn(spans(LINES[1:2], 128, crop="window", spans="names"), 60)
     } == {"Bo Ek. " + words for words in ("", "in ", "1902 in ", "May 1902 in ", "4 May 1902 in ")}
     data = spans(LINES[1:2], 128, crop="window", spans="names", head_last=0.5)
     found = Counter((prefix, suffix) for _, (prefix, _, suffix) in drawn(data, 600))
@@ -256,7 +266,9 @@ def test_head_last_puts_the_head_behind_the_words_some_of_the_time():
     assert ("1902 in ", " and Bo Ek.") in last and ("", " Bo Ek.") in last
     for loss, asked in (("span", {"Rio de Janeiro"}), ("body", None)):
         data = spans(LINES[1:2], 128, crop="window", spans="names", head_last=1.0, loss=loss)
-        shown = {VOCAB.decode(row[row != 0].tolist()) for row in (data[0][1] for data.epoch in range(20))}
+        shown = {
+            VOCAB.decode(row[row != 0].tolist()) for row in (data[0][1] for data.epoch in range(20))
+        }
         assert shown == asked or all(text.endswith("Bo Ek.⁇Rio de Janeiro") for text in shown)
     assert spans(LINES[:1], 32, crop="window", head_last=1.0)[0][0].shape == (32,)
 
@@ -278,13 +290,17 @@ def test_dropped_words_are_missing_the_head_and_the_order_stay():
         # 0-4 words before and 0-2 behind (the space beside the span counts for none): 3 on average
         assert sum(seen) / len(seen) == pytest.approx(3 * (1 - share), abs=0.25)
     again = spans([document], 128, crop="window", spans="names", drop=0.5)
-    assert [again.pieces(0) for again.epoch in range(9)] == [again.pieces(0) for again.epoch in range(9)]
+    assert [again.pieces(0) for again.epoch in range(9)] == [
+        again.pieces(0) for again.epoch in range(9)
+    ]
 
 
 def test_windows_put_as_questions_show_no_cut_and_ask_for_the_span_alone():
     document = "Ada Moor. one two three Rome four five six."
     for share in (0.0, 0.5, 1.0):
-        data = spans([document], 128, crop="window", spans="names", end_sentinel=True, loss="span", ask=share)
+        data = spans(
+            [document], 128, crop="window", spans="names", end_sentinel=True, loss="span", ask=share
+        )
         asked = Counter()
         for data.epoch in range(400):
             prefix, masked, suffix = data.pieces(0)
@@ -294,7 +310,9 @@ def test_windows_put_as_questions_show_no_cut_and_ask_for_the_span_alone():
                 assert VOCAB.decode(ids[:first]) == f"{prefix}⁇{suffix}⁇"
                 continue
             assert VOCAB.decode(ids[:first]) == f"{prefix}⁇" and suffix == ""
-            before, after = prefix.removesuffix("?").split("Ada Moor")  # without the head's full stop
+            before, after = prefix.removesuffix("?").split(
+                "Ada Moor"
+            )  # without the head's full stop
             assert "one two three four five".find(f"{before.strip()} {after.strip()}".strip()) >= 0
             asked[bool(before), bool(after)] += 1
         assert sum(asked.values()) == pytest.approx(400 * share, abs=60)
@@ -303,14 +321,18 @@ def test_windows_put_as_questions_show_no_cut_and_ask_for_the_span_alone():
 
 def test_a_question_made_of_a_long_window_fits_the_block():
     document = "Ada Moor. " + "word " * 3 + "Rio de Janeiro" + " word" * 9
-    data = spans([document], 32, crop="window", spans="names", end_sentinel=True, loss="span", ask=1.0)
+    data = spans(
+        [document], 32, crop="window", spans="names", end_sentinel=True, loss="span", ask=1.0
+    )
     for data.epoch in range(40):
         ids, _ = data.tokens(0)
         assert len(ids) <= 33 and VOCAB.decode(ids).endswith("?⁇Rio de Janeiro⁇")
 
 
 def test_plain_windows_leave_out_what_else_tells_who_is_meant():
-    document = "Ada Moor. Moor, who was born 3 May 1902 in Oslo, Norway, met Bo Ek in 1930, in Rome."
+    document = (
+        "Ada Moor. Moor, who was born 3 May 1902 in Oslo, Norway, met Bo Ek in 1930, in Rome."
+    )
     data = spans([document], 128, crop="window", spans="names", plain=1.0)
     for _, (prefix, masked, suffix) in drawn(data, 200):
         # "Moor" opens the sentence
@@ -336,7 +358,11 @@ def test_plain_words_keep_all_that_is_not_salient(text, start, stop):
 
 def test_the_head_in_front_or_behind():
     assert arranged("Bo Ek. ", "born in ", "Oslo", ", he") == ("Bo Ek. born in ", "Oslo", ", he")
-    assert arranged("Bo Ek. ", "born in ", "Oslo", ", he", last=True) == ("born in ", "Oslo", ", he Bo Ek.")
+    assert arranged("Bo Ek. ", "born in ", "Oslo", ", he", last=True) == (
+        "born in ",
+        "Oslo",
+        ", he Bo Ek.",
+    )
 
 
 def test_what_can_be_asked_for_stands_behind_the_head_and_not_in_it():
@@ -345,11 +371,19 @@ def test_what_can_be_asked_for_stands_behind_the_head_and_not_in_it():
     assert found == ["3 May 1902", "Oslo", "Bo Ek", "Oslo"]
     assert [text[a:b] for a, b in askable(text, names_only=True)] == ["Oslo", "Bo Ek", "Oslo"]
     assert [text[a:b] for a, b in askable(text, True, leading=True)] == ["Oslo", "Bo Ek", "Oslo"]
-    places = (
-        "Ada Moor. She was born in Oslo, Norway, in 1902, Norway, and lived in Rome, Paris, Lima and Bern."
-    )
-    assert [places[a:b] for a, b in askable(places, True, leading=True)] == ["Oslo", "Norway", "Rome", "Bern"]
-    assert [places[a:b] for a, b in askable(places, leading=True)] == ["Oslo", "1902", "Rome", "Bern"]
+    places = "Ada Moor. She was born in Oslo, Norway, in 1902, Norway, and lived in Rome, Paris, Lima and Bern."
+    assert [places[a:b] for a, b in askable(places, True, leading=True)] == [
+        "Oslo",
+        "Norway",
+        "Rome",
+        "Bern",
+    ]
+    assert [places[a:b] for a, b in askable(places, leading=True)] == [
+        "Oslo",
+        "1902",
+        "Rome",
+        "Bern",
+    ]
     data = spans([places], 128, crop="window", spans="leading")
     assert {masked for _, (_, masked, _) in drawn(data, 99)} == {"Oslo", "Norway", "Rome", "Bern"}
     assert askable("no head 1902") == [(8, 12)] and askable("Ada Moor. Moor came.") == []
@@ -387,7 +421,11 @@ def test_small_letters_beyond_latin_1_open_no_salient_span():
 def test_salient_spans_lie_behind_the_head_and_are_all_drawn():
     data = spans([LINES[1]], 128, crop="line", spans="salient")
     masked = Counter(masked for _, (_, masked, _) in drawn(data, 300))
-    assert set(masked) == {"4 May 1902", "Rio de Janeiro", "1950"}  # "Bo Ek" can be copied from the head
+    assert set(masked) == {
+        "4 May 1902",
+        "Rio de Janeiro",
+        "1950",
+    }  # "Bo Ek" can be copied from the head
     assert min(masked.values()) > 60  # uniform: 100 each
     for _, (prefix, _, _) in drawn(data, 50):
         assert prefix.startswith("Bo Ek. ")
@@ -605,6 +643,8 @@ def test_data_never_holds_the_trainer_up():
         "    characters = sum(int((x != 0).sum()) for x, _ in batches(data, 128, 0, epoch))\n"
         "    print(characters / (time.process_time() - began))"
     )
-    told = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+    told = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True
+    ).stdout
     best = max(map(float, told.split()))
     assert best > 200_000, f"{best:.0f} characters a second"

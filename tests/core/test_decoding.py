@@ -36,7 +36,9 @@ def trained_like(case, seed=0, vocab_size=V, **knobs):
         noise = torch.randn(parameter.shape, generator=generator)
         size = 1.6 if "_emb" in parameter_name else 0.05 if parameter_name.endswith("bias") else 0.4
         parameter.data = (
-            1 + 0.2 * noise if "ln" in parameter_name and "weight" in parameter_name else size * noise
+            1 + 0.2 * noise
+            if "ln" in parameter_name and "weight" in parameter_name
+            else size * noise
         )
     return model.eval()
 
@@ -120,7 +122,9 @@ def test_steps_from_a_single_character(case):
 def test_any_batch_of_prompts_decodes_as_each_prompt_alone(case, lengths, max_new, seed):
     model = trained_like(case, seed=seed % 3)
     prompts = prompts_of(lengths, seed)
-    assert generate(model, prompts, max_new=max_new) == [by_hand(model, p, max_new) for p in prompts]
+    assert generate(model, prompts, max_new=max_new) == [
+        by_hand(model, p, max_new) for p in prompts
+    ]
 
 
 @pytest.mark.parametrize("case", [CASES[0], CASES[1], CASES[2], CASES[6]], ids=lambda case: case[0])
@@ -156,7 +160,9 @@ def test_max_new_cuts_and_changes_nothing_else(max_new, use_cache):
 
 def test_a_full_block_names_one_character():
     model, (prompt,) = trained_like(CASES[0]), prompts_of([13])
-    assert generate(model, [prompt], stop=()) == [[int(model(torch.tensor([prompt]))[0][0, -1].argmax())]]
+    assert generate(model, [prompt], stop=()) == [
+        [int(model(torch.tensor([prompt]))[0][0, -1].argmax())]
+    ]
 
 
 @pytest.mark.parametrize("use_cache", [True, False])
@@ -273,7 +279,8 @@ QUESTIONS = ["Where was Pob?", "Where?", "W?"]
 
 @pytest.mark.parametrize("use_cache", [True, False])
 @pytest.mark.parametrize(
-    ("script", "said"), [("London⁇Paris", "London"), ("Paris□□", "Paris"), ("⁇", ""), ("□Paris", "")]
+    ("script", "said"),
+    [("London⁇Paris", "London"), ("Paris□□", "Paris"), ("⁇", ""), ("□Paris", "")],
 )
 def test_an_answer_ends_at_mask_or_pad(script, said, use_cache):
     assert answer(scripted(VOCAB, script), VOCAB, QUESTIONS, use_cache=use_cache) == [said] * 3
@@ -282,7 +289,9 @@ def test_an_answer_ends_at_mask_or_pad(script, said, use_cache):
 @pytest.mark.parametrize("use_cache", [True, False])
 def test_an_answer_ends_at_the_blocks_end_or_at_max_new(use_cache):
     model = scripted(VOCAB, "o")
-    lengths = [24 - len(q) for q in QUESTIONS]  # the ⁇ takes one place, the last character needs none
+    lengths = [
+        24 - len(q) for q in QUESTIONS
+    ]  # the ⁇ takes one place, the last character needs none
     assert [len(a) for a in answer(model, VOCAB, QUESTIONS, use_cache=use_cache)] == lengths
     assert answer(model, VOCAB, QUESTIONS, max_new=2, use_cache=use_cache) == ["oo"] * 3
 
@@ -313,7 +322,9 @@ def test_a_question_too_long_for_the_block_is_named():
     model = trained_like(("vanilla", 13, 13), vocab_size=len(VOCAB))
     fits = "Where was P?"  # 12 characters and ⁇
     assert len(answer(model, VOCAB, [fits])) == 1
-    with pytest.raises(ValueError, match=r"'Where was Po\?' takes 14 characters; the model reads 13"):
+    with pytest.raises(
+        ValueError, match=r"'Where was Po\?' takes 14 characters; the model reads 13"
+    ):
         answer(model, VOCAB, [fits, "Where was Po?"])
 
 

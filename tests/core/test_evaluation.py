@@ -77,10 +77,12 @@ def test_impossible_scores_are_refused(correct, total):
 
 def test_exact_match_counts_equal_answers_in_order():
     assert exact_match(["London", "Paris", "Rome"], ["London", "Rome", "Paris"]) == Score(1, 3)
-    assert exact_match([" London", "Paris \n"], ["London ", "Paris"]) == Score(2, 2)  # white space around
-    assert exact_match(["london", "New  York", "Rome", ""], ["London", "New York", "Rom", "Oslo"]) == Score(
-        0, 4
-    )
+    assert exact_match([" London", "Paris \n"], ["London ", "Paris"]) == Score(
+        2, 2
+    )  # white space around
+    assert exact_match(
+        ["london", "New  York", "Rome", ""], ["London", "New York", "Rom", "Oslo"]
+    ) == Score(0, 4)
     assert exact_match([], []) == Score(0, 0)
 
 
@@ -116,7 +118,9 @@ def test_predictions_are_one_answer_a_line_in_order(tmp_path):
     assert [p.name for p in path.parent.iterdir()] == [path.name]  # no temporary file stays
 
 
-@pytest.mark.parametrize("answer", ["New\nYork", "New\r\nYork", "New\rYork", "New\u2028York", "New\x85York"])
+@pytest.mark.parametrize(
+    "answer", ["New\nYork", "New\r\nYork", "New\rYork", "New\u2028York", "New\x85York"]
+)
 def test_a_line_end_inside_an_answer_moves_no_other_answer(tmp_path, answer):
     write_predictions(tmp_path / "p", ["Rome", answer, "Oslo"])
     assert read_predictions(tmp_path / "p") == ["Rome", "New York", "Oslo"]

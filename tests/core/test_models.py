@@ -47,7 +47,9 @@ def trained_like(case, seed=0, dtype=torch.float32, **knobs):
     for parameter_name, parameter in model.named_parameters():
         noise = torch.randn(parameter.shape, generator=generator, dtype=dtype)
         parameter.data = (
-            1 + 0.2 * noise if "ln" in parameter_name and "weight" in parameter_name else 0.4 * noise
+            1 + 0.2 * noise
+            if "ln" in parameter_name and "weight" in parameter_name
+            else 0.4 * noise
         )
     return model.eval()
 
@@ -62,7 +64,9 @@ def lengths(case):
 
 def gradients_are_finite(model):
     """And there is one for every weight (the window of perceiver_ar is empty up to s = 2)."""
-    return all(p.grad is not None and p.grad.isfinite().all() for p in model.parameters() if p.numel())
+    return all(
+        p.grad is not None and p.grad.isfinite().all() for p in model.parameters() if p.numel()
+    )
 
 
 def influence(model, T, seed=0):
@@ -88,7 +92,9 @@ def test_parameter_counts_of_the_assignments_model():
     counts = {v: GPT(GPTConfig(256, variant=v)).n_parameters() for v in VARIANTS}
     assert counts["vanilla"] == 3_323_392
     assert counts["rope"] == 3_290_624 == counts["vanilla"] - 128 * 256
-    assert counts["perceiver"] == counts["vanilla"] + 64 * 256 + 2 * 2 * 256  # latents; two norms of sources
+    assert (
+        counts["perceiver"] == counts["vanilla"] + 64 * 256 + 2 * 2 * 256
+    )  # latents; two norms of sources
     assert (
         counts["perceiver_ar"] == counts["rope"] + 256 + 2 * 2 * 256
     )  # the null latent; two norms of sources
@@ -96,7 +102,8 @@ def test_parameter_counts_of_the_assignments_model():
 
 def test_each_variant_has_its_own_names_and_shapes():
     shapes = {
-        case[0]: {n: tuple(p.shape) for n, p in GPT(config(case)).named_parameters()} for case in ONE_EACH
+        case[0]: {n: tuple(p.shape) for n, p in GPT(config(case)).named_parameters()}
+        for case in ONE_EACH
     }
     vanilla = shapes["vanilla"]
     assert vanilla["pos_emb"] == (1, 13, 16)
@@ -168,7 +175,10 @@ def test_config_is_frozen_and_its_defaults_are_the_assignments():
         ({"variant": "perceiver", "n_layer": 1}, "n_layer >= 2"),
         ({"variant": "perceiver_ar", "n_layer": 1}, "n_layer >= 2"),
         ({"variant": "perceiver", "bottleneck": 129}, r"bottleneck \(129\).*block_size \(128\)"),
-        *[({"dropout": value}, "dropout") for value in (-0.1, 1.0, float("nan"), "0.1", None, True)],
+        *[
+            ({"dropout": value}, "dropout")
+            for value in (-0.1, 1.0, float("nan"), "0.1", None, True)
+        ],
         *[({"rope_base": value}, "rope_base") for value in (1.0, 0.0, -3.0, float("nan"), "10000")],
         ({"qk_norm": "false"}, "qk_norm"),
         ({"zero_init": 1}, "zero_init"),
@@ -238,7 +248,9 @@ def test_fused_and_recorded_passes_agree(case, qk_norm):
             recorded = model(idx)[0]
         torch.testing.assert_close(plain, recorded, atol=1e-5, rtol=1e-5)
         assert len(maps) == 4
-        assert max(m[..., -1, :].max() - m[..., -1, :].min() for m in maps) > 0.1 or T == 1  # not flat
+        assert (
+            max(m[..., -1, :].max() - m[..., -1, :].min() for m in maps) > 0.1 or T == 1
+        )  # not flat
 
 
 @every_case
@@ -257,8 +269,15 @@ def test_maps_have_their_shapes_rows_that_sum_to_one_and_zeros_where_nothing_may
             reach = [(list(range(T)), list(range(T)))] * 3
         else:
             m = min(bottleneck, T) if variant == "perceiver" else -(-T // s)
-            latents, extra = [s * (i + 1) - 1 for i in range(m)], [-1] if variant == "perceiver_ar" else []
-            n = [(m, T), (m, m), (T, m + len(extra))]  # Down, middle, Up: T_query != T_key at both ends
+            latents, extra = (
+                [s * (i + 1) - 1 for i in range(m)],
+                [-1] if variant == "perceiver_ar" else [],
+            )
+            n = [
+                (m, T),
+                (m, m),
+                (T, m + len(extra)),
+            ]  # Down, middle, Up: T_query != T_key at both ends
             inputs = list(range(T))
             reach = [(latents, inputs), (latents, latents), (inputs, extra + latents)]
         assert [tuple(m.shape[2:]) for m in maps] == n
@@ -367,7 +386,9 @@ def test_no_output_depends_on_a_later_input_by_perturbation(case, recording):
     for T in lengths(case):
         idx = text(1, T)
         changed = idx.repeat(T, 1)
-        changed[range(T), range(T)] = changed.diagonal() % (V - 1) + 1  # row j: input j is another one
+        changed[range(T), range(T)] = (
+            changed.diagonal() % (V - 1) + 1
+        )  # row j: input j is another one
         before, after = run(idx)[0], run(changed)
         for j in range(T):
             torch.testing.assert_close(after[j, :j], before[:j], atol=1e-12, rtol=0)
@@ -410,7 +431,10 @@ def test_the_assignments_perceiver_sees_its_first_inputs_and_its_own_exactly(cas
 @pytest.mark.parametrize(("m", "counts"), [(32, [11, 32, 33, 33, 33]), (64, [11, 32, 64, 65, 65])])
 def test_the_perceivers_reach_at_full_size(m, counts):
     """The published table: inputs that outputs 10, 31, 63, 80 and 127 of a block of 128 can see."""
-    model, at = trained_like(("perceiver", 128, m), dtype=torch.float64, n_layer=2), [10, 31, 63, 80, 127]
+    model, at = (
+        trained_like(("perceiver", 128, m), dtype=torch.float64, n_layer=2),
+        [10, 31, 63, 80, 127],
+    )
     kept = []
     model.tok_emb.register_forward_hook(
         lambda module, args, out: kept.append(out.detach().requires_grad_()) or kept[0]
@@ -448,7 +472,9 @@ def test_variants_compute_different_things_with_the_same_weights():
     weights = trained_like(VANILLA).state_dict()
     for case in ONE_EACH:
         model = trained_like(case)
-        model.load_state_dict({k: v for k, v in weights.items() if k in model.state_dict()}, strict=False)
+        model.load_state_dict(
+            {k: v for k, v in weights.items() if k in model.state_dict()}, strict=False
+        )
         outputs[case[0]] = model(idx)[0]
     for a in VARIANTS:
         for b in VARIANTS:
@@ -495,7 +521,9 @@ def test_zero_init_starts_every_block_as_the_identity(case):
     model, idx = GPT(config(case, zero_init=True)), text(1, 9)
     x = model.tok_emb(idx) + (0 if model.pos_emb is None else model.pos_emb[:, :9])
     if case[0] == "perceiver_ar":
-        x = x + F.pad(model.blocks[-1].local[0] * x, (0, 0, 1, 0))[:, :9]  # s = 3: its one-input window
+        x = (
+            x + F.pad(model.blocks[-1].local[0] * x, (0, 0, 1, 0))[:, :9]
+        )  # s = 3: its one-input window
     torch.testing.assert_close(model(idx)[0], model.head(model.ln_f(x)))
     assert (GPT(config(case))(idx)[0] - model(idx)[0]).abs().max() > 1e-3
 
@@ -530,7 +558,9 @@ def test_the_models_table_comes_from_the_head_dimension(case):
     torch.testing.assert_close(model.cos[:13], rotary_table(torch.arange(13), 16)[0])
     assert torch.equal(model.cos[0], torch.ones(8))
     based = trained_like(case, n_embd=32, rope_base=50.0)
-    torch.testing.assert_close(torch.atan2(based.sin[1], based.cos[1]), rotary_frequencies(16, 50.0))
+    torch.testing.assert_close(
+        torch.atan2(based.sin[1], based.cos[1]), rotary_frequencies(16, 50.0)
+    )
 
 
 def test_scores_through_the_models_own_layout_depend_on_the_distance_alone():
@@ -546,7 +576,9 @@ def test_scores_through_the_models_own_layout_depend_on_the_distance_alone():
     torch.testing.assert_close(turned_q.norm(dim=-1), q.norm(dim=-1))
     scores = turned_q @ turned_k.transpose(-2, -1)
     torch.testing.assert_close(scores[..., 1:, 1:], scores[..., :-1, :-1], atol=1e-4, rtol=1e-4)
-    assert (scores[..., 1:, 0] - scores[..., :-1, 0]).abs().amin() > 1e-5  # and the distance does count
+    assert (
+        scores[..., 1:, 0] - scores[..., :-1, 0]
+    ).abs().amin() > 1e-5  # and the distance does count
     theta = rotary_frequencies(8)
     pair = torch.complex(q[..., :4], q[..., 4:]) * torch.complex(k[..., :4], k[..., 4:]).conj()
     for distance in (1, 5, 12):
@@ -569,7 +601,9 @@ def test_the_recorded_rope_map_is_the_formula_with_turned_queries_and_keys():
         for t in range(7):
             phase = torch.polar(torch.ones(t + 1, 4), (t - torch.arange(t + 1))[:, None] * theta)
             scores = (a[t] * b[: t + 1].conj() * phase).real.sum(-1) / 8**0.5
-            torch.testing.assert_close(maps[0][0, h, t, : t + 1], scores.softmax(-1), atol=1e-5, rtol=1e-4)
+            torch.testing.assert_close(
+                maps[0][0, h, t, : t + 1], scores.softmax(-1), atol=1e-5, rtol=1e-4
+            )
 
 
 @pytest.mark.parametrize("k", [1, 3, 6])
@@ -617,7 +651,9 @@ def test_random_offset_moves_rows_in_training_alone(variant):
     seen = {tuple(row.tolist()) for row in moved.train()._placed(torch.arange(10)[None], idx)}
     assert seen == {tuple(range(k, k + 10)) for k in range(5)}  # 0 ... 4, each row its own
     full = torch.zeros(3, 16, dtype=torch.long)
-    assert (moved._placed(torch.arange(16)[None], full) == torch.arange(16)).all()  # no room to move
+    assert (
+        moved._placed(torch.arange(16)[None], full) == torch.arange(16)
+    ).all()  # no room to move
 
 
 @pytest.mark.parametrize("wrong", [-1, 128, True, 1.5])

@@ -40,7 +40,10 @@ def test_every_parameter_is_in_one_group_and_only_linear_matrices_decay(variant,
     names = {id(p): n for n, p in model.named_parameters()}
     linear = {f"{n}.weight" for n, m in model.named_modules() if isinstance(m, nn.Linear)}
     found = [
-        (o, g, names[id(p)]) for o in optimizers(model, name) for g in o.param_groups for p in g["params"]
+        (o, g, names[id(p)])
+        for o in optimizers(model, name)
+        for g in o.param_groups
+        for p in g["params"]
     ]
     assert sorted(n for _, _, n in found) == sorted(names.values())
     assert {n for _, g, n in found if g["weight_decay"]} == linear
@@ -59,15 +62,23 @@ def test_all_but_biases_decay_where_the_assignment_is_followed(variant, name):
     model = tiny(variant)
     names = {id(p): n for n, p in model.named_parameters()}
     found = make_optimizers(model, name, 1e-3, 0.02, (0.9, 0.95), 0.1, "all")
-    decays = {names[id(p)]: g["weight_decay"] for o in found for g in o.param_groups for p in g["params"]}
+    decays = {
+        names[id(p)]: g["weight_decay"] for o in found for g in o.param_groups for p in g["params"]
+    }
     assert set(decays) == set(names.values())
-    assert {n for n, decay in decays.items() if not decay} == {n for n in decays if n.endswith("bias")}
+    assert {n for n, decay in decays.items() if not decay} == {
+        n for n in decays if n.endswith("bias")
+    }
     assert set(decays.values()) == {0.0, 0.1}
 
 
 def test_base_rates():
     adamw, muon = optimizers(tiny(), "muon")
-    assert {g["base_lr"] for g in adamw.param_groups} == {1e-3} == {g["lr"] for g in adamw.param_groups}
+    assert (
+        {g["base_lr"] for g in adamw.param_groups}
+        == {1e-3}
+        == {g["lr"] for g in adamw.param_groups}
+    )
     assert muon.param_groups[0]["base_lr"] == 0.02
     assert adamw.param_groups[0]["betas"] == (0.9, 0.95)
 
@@ -88,11 +99,15 @@ def test_orthogonalise_brings_singular_values_near_1(rows, cols, scale):
     out = orthogonalise(g)
     assert out.shape == g.shape and out.dtype == g.dtype
     values = torch.linalg.svdvals(out)
-    if rows != cols:  # a square random matrix has a singular value near 0, which five steps cannot lift
+    if (
+        rows != cols
+    ):  # a square random matrix has a singular value near 0, which five steps cannot lift
         assert values.min() > 0.6
     assert values.max() < 1.3 and (values > 0.6).float().mean() > 0.85
     u, _, vt = torch.linalg.svd(g, full_matrices=False)
-    inside = torch.diagonal(u.mT @ out @ vt.mT, dim1=-2, dim2=-1)  # the same singular vectors, none reversed
+    inside = torch.diagonal(
+        u.mT @ out @ vt.mT, dim1=-2, dim2=-1
+    )  # the same singular vectors, none reversed
     assert (inside > 0.5).float().mean() > 0.85
 
 
@@ -172,7 +187,9 @@ def test_constant_and_warm_up():
     found = rates(20, schedule="constant", warmup_steps=4)
     assert found[:5] == pytest.approx([0.2, 0.4, 0.6, 0.8, 1.0]) and set(found[4:]) == {1.0}
     for schedule in ("cosine", "linear"):
-        assert rates(20, schedule=schedule, warmup_steps=4)[:4] == pytest.approx([0.2, 0.4, 0.6, 0.8])
+        assert rates(20, schedule=schedule, warmup_steps=4)[:4] == pytest.approx(
+            [0.2, 0.4, 0.6, 0.8]
+        )
 
 
 @pytest.mark.parametrize(

@@ -64,7 +64,9 @@ def without_seconds(history):
 @pytest.mark.parametrize("variant", VARIANTS)
 @pytest.mark.parametrize("optimizer", ["adamw", "muon"])
 def test_the_loss_falls(variant, optimizer):
-    settings = config(epochs=30.0, batch_size=5, optimizer=optimizer, muon_learning_rate=0.03, log_every=10)
+    settings = config(
+        epochs=30.0, batch_size=5, optimizer=optimizer, muon_learning_rate=0.03, log_every=10
+    )
     history = Trainer(tiny(variant), pairs(), settings).fit()
     assert history[0]["loss"] > 1.5 and history[-1]["loss"] < 0.7  # ln 18 = 2.9 at first
 
@@ -72,9 +74,16 @@ def test_the_loss_falls(variant, optimizer):
 def test_the_history():
     told = []
     settings = config(
-        epochs=2.0, log_every=2, eval_every=4, schedule="linear", cooldown_from=0.0, final_fraction=0.0
+        epochs=2.0,
+        log_every=2,
+        eval_every=4,
+        schedule="linear",
+        cooldown_from=0.0,
+        final_fraction=0.0,
     )
-    history = Trainer(tiny(), pairs(), settings, evaluate=lambda model: dict(dev=0.5), log=told.append).fit()
+    history = Trainer(
+        tiny(), pairs(), settings, evaluate=lambda model: dict(dev=0.5), log=told.append
+    ).fit()
     assert told == history
     assert [row["step"] for row in history] == [2, 4, 6]
     assert [row["epoch"] for row in history] == [0.667, 1.333, 2.0]
@@ -83,7 +92,9 @@ def test_the_history():
     assert [row["rate"] for row in history] == pytest.approx([1 - 1 / 6, 1 - 3 / 6, 1 - 5 / 6])
     assert [row["seconds"] for row in history] == sorted(row["seconds"] for row in history)
     a_pass = sum(len(ids) - 1 for ids, _ in map(pairs().tokens, range(10)))
-    assert abs(history[-1]["characters"] - 2 * a_pass) <= 20  # a row's last character may stand in y alone
+    assert (
+        abs(history[-1]["characters"] - 2 * a_pass) <= 20
+    )  # a row's last character may stand in y alone
     assert 0 < history[-1]["loss"] < history[0]["loss"]
 
 
@@ -91,7 +102,9 @@ def test_a_row_tells_the_mean_loss_since_the_row_before():
     single = Trainer(tiny(), pairs(), config(epochs=2.0)).fit()
     triple = Trainer(tiny(), pairs(), config(epochs=2.0, log_every=3)).fit()
     for i, row in enumerate(triple):
-        assert row["loss"] == pytest.approx(sum(r["loss"] for r in single[3 * i : 3 * i + 3]) / 3, rel=1e-5)
+        assert row["loss"] == pytest.approx(
+            sum(r["loss"] for r in single[3 * i : 3 * i + 3]) / 3, rel=1e-5
+        )
 
 
 @pytest.mark.parametrize(
@@ -123,7 +136,9 @@ def test_the_learning_rates_follow_the_schedule():
     start = tiny()
     settings = config(steps=1, warmup_steps=10**6)
     Trainer(still, pairs(), settings).fit()
-    moved = [(a - b).abs().max() for a, b in zip(still.parameters(), start.parameters(), strict=True)]
+    moved = [
+        (a - b).abs().max() for a, b in zip(still.parameters(), start.parameters(), strict=True)
+    ]
     assert 0 < torch.stack(moved).max() < 1e-7 < settings.learning_rate
 
 
@@ -242,9 +257,13 @@ def test_stopping_in_an_evaluation_makes_it_up(tmp_path, at):
         return evaluate(model)
 
     with pytest.raises(KeyboardInterrupt):
-        Trainer(tiny(dropout=0.2), lines(), settings, evaluate=stops, state=tmp_path / "state").fit()
+        Trainer(
+            tiny(dropout=0.2), lines(), settings, evaluate=stops, state=tmp_path / "state"
+        ).fit()
     model = tiny(dropout=0.2, seed=5)
-    resumed = Trainer(model, lines(), settings, evaluate=evaluate, state=tmp_path / "state").fit(resume=True)
+    resumed = Trainer(model, lines(), settings, evaluate=evaluate, state=tmp_path / "state").fit(
+        resume=True
+    )
     assert same(model, whole) and without_seconds(resumed) == without_seconds(history)
 
 
@@ -252,7 +271,9 @@ def test_a_row_across_the_stop_tells_the_mean_of_all_its_steps(tmp_path):
     settings = config(log_every=5, eval_every=2)
 
     def run(evaluate, resume=False):
-        return Trainer(tiny(), lines(), settings, state=tmp_path / "state", evaluate=evaluate).fit(resume)
+        return Trainer(tiny(), lines(), settings, state=tmp_path / "state", evaluate=evaluate).fit(
+            resume
+        )
 
     def stops(model):
         raise KeyboardInterrupt
@@ -272,10 +293,16 @@ def test_going_on_from_a_periodic_state_after_a_crash(tmp_path):
             raise RuntimeError("power cut")
 
     with pytest.raises(RuntimeError, match="power cut"):
-        Trainer(tiny(dropout=0.2), lines(), config(save_every=5), state=tmp_path / "state", log=crash).fit()
+        Trainer(
+            tiny(dropout=0.2), lines(), config(save_every=5), state=tmp_path / "state", log=crash
+        ).fit()
     steps, model = [], tiny(dropout=0.2, seed=5)
     Trainer(
-        model, lines(), config(), state=tmp_path / "state", log=lambda row: steps.append(row["step"])
+        model,
+        lines(),
+        config(),
+        state=tmp_path / "state",
+        log=lambda row: steps.append(row["step"]),
     ).fit(resume=True)
     assert steps == [6, 7, 8, 9] and same(model, whole)
 
@@ -285,7 +312,9 @@ def test_stopping_twice(tmp_path):
     Trainer(whole, lines(), config()).fit()
     for at, resume in ((2, False), (5, True)):
         with pytest.raises(KeyboardInterrupt):
-            Trainer(tiny(dropout=0.2), lines(), config(), state=tmp_path / "s", log=stop_at(at)).fit(resume)
+            Trainer(
+                tiny(dropout=0.2), lines(), config(), state=tmp_path / "s", log=stop_at(at)
+            ).fit(resume)
     model = tiny(dropout=0.2)
     Trainer(model, lines(), config(), state=tmp_path / "s").fit(resume=True)
     assert same(model, whole)
@@ -294,7 +323,9 @@ def test_stopping_twice(tmp_path):
 def test_stopping_tells_where_and_leaves_the_model_in_eval_mode(tmp_path, capsys):
     model = tiny()
     with pytest.raises(KeyboardInterrupt):
-        Trainer(model, pairs(), config(), state=tmp_path / "s", log=stop_at(4), title="finetune").fit()
+        Trainer(
+            model, pairs(), config(), state=tmp_path / "s", log=stop_at(4), title="finetune"
+        ).fit()
     assert "finetune stopped at step 4 of 9; its state is kept" in capsys.readouterr().out
     assert not model.training
 
@@ -314,7 +345,9 @@ def test_ctrl_c_amid_a_step_waits_for_its_end(tmp_path, monkeypatch):
     def interrupted(*arguments):
         calls.append(1)
         if len(calls) == 4:
-            signal.raise_signal(signal.SIGINT)  # the random state has moved on, the weights have not
+            signal.raise_signal(
+                signal.SIGINT
+            )  # the random state has moved on, the weights have not
         return clip(*arguments)
 
     monkeypatch.setattr(torch.nn.utils, "clip_grad_norm_", interrupted)
@@ -349,9 +382,12 @@ def test_a_real_ctrl_c_leaves_a_state_that_goes_on_to_the_same_weights(tmp_path)
         tests=here, root=os.path.dirname(os.path.dirname(here)), state=str(tmp_path / "state")
     )
     process = subprocess.Popen(
-        [sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        [sys.executable, "-c", code],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
         env={**os.environ, "KT_PROGRESS": "off"},
-    )  # fmt: skip
+    )
     for line in process.stdout:
         if int(line) >= 3:
             break
@@ -399,7 +435,9 @@ def stopped(tmp_path):
 )
 def test_other_settings_or_data_are_refused(stopped, model, data, settings):
     before = stopped.read_bytes()
-    with pytest.raises(ValueError, match="some.state was saved by a training with other settings or data"):
+    with pytest.raises(
+        ValueError, match="some.state was saved by a training with other settings or data"
+    ):
         Trainer(tiny(**model), lines(**data), config(**settings), state=stopped).fit(resume=True)
     assert stopped.read_bytes() == before
 
@@ -425,7 +463,10 @@ def test_a_finished_training_is_not_done_again(tmp_path):
     def never(row):
         raise AssertionError("no step is left")
 
-    assert Trainer(again, lines(), config(), state=tmp_path / "s", log=never).fit(resume=True) == history
+    assert (
+        Trainer(again, lines(), config(), state=tmp_path / "s", log=never).fit(resume=True)
+        == history
+    )
     assert same(model, again)
 
 
@@ -473,7 +514,9 @@ def test_an_interrupted_save_leaves_the_old_state(stopped, monkeypatch):
     monkeypatch.setattr(os, "replace", full)
     with pytest.raises(OSError, match="disk full"):
         Trainer(tiny(), lines(), config(), state=stopped).fit(resume=True)
-    assert stopped.read_bytes() == before and [p.name for p in stopped.parent.iterdir()] == ["some.state"]
+    assert stopped.read_bytes() == before and [p.name for p in stopped.parent.iterdir()] == [
+        "some.state"
+    ]
 
 
 # ---------------------------------------------------------------- errors
@@ -558,7 +601,11 @@ def test_tensorboard_gets_the_rows(monkeypatch, tmp_path):
 def test_lines_at_evaluations_and_at_the_end(monkeypatch, capsys):
     monkeypatch.setenv("KT_PROGRESS", "lines")
     Trainer(
-        tiny(), pairs(), config(eval_every=4), evaluate=lambda model: dict(dev=0.25), title="finetune"
+        tiny(),
+        pairs(),
+        config(eval_every=4),
+        evaluate=lambda model: dict(dev=0.25),
+        title="finetune",
     ).fit()
     told = capsys.readouterr().out.splitlines()
     assert [line.split(",")[0] for line in told] == [f"finetune: step {n}/9" for n in (4, 8, 9)]
@@ -585,9 +632,16 @@ def test_time_before_a_stop_counts(stopped):
     assert before <= seconds <= before + time.perf_counter() - began + 0.01
 
 
-@pytest.mark.parametrize("precision, native, bf16", [
-    ("fp32", True, False), ("bf16", False, True), ("auto", True, False), ("native", True, True), ("native", False, False),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "precision, native, bf16",
+    [
+        ("fp32", True, False),
+        ("bf16", False, True),
+        ("auto", True, False),
+        ("native", True, True),
+        ("native", False, False),
+    ],
+)
 def test_precision_on_a_cpu(monkeypatch, precision, native, bf16):
     monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: native, raising=False)
     monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: False, raising=False)

@@ -43,7 +43,9 @@ def test_unknown_character_is_named_with_its_position():
 
 @pytest.mark.parametrize("bad", [-1, 4])
 def test_decode_refuses_ids_outside(bad):
-    with pytest.raises(ValueError, match=f"id {bad} at position 1: ids of this vocabulary are 0 to 3"):
+    with pytest.raises(
+        ValueError, match=f"id {bad} at position 1: ids of this vocabulary are 0 to 3"
+    ):
         CharVocab("ab").decode([2, bad])
 
 

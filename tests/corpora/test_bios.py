@@ -88,8 +88,11 @@ def test_lengths_fit_the_block(made):
 
 
 def test_distance_from_name_to_birthplace_varies(made):
-    far = sorted(line.index(p.birthplace, len(p.name)) - len(p.name)
-                 for p, own in zip(made.people, made.lines, strict=True) for line in own)  # fmt: skip
+    far = sorted(
+        line.index(p.birthplace, len(p.name)) - len(p.name)
+        for p, own in zip(made.people, made.lines, strict=True)
+        for line in own
+    )
     assert far[len(far) // 10] <= 16 and far[len(far) // 2] >= 30 and far[len(far) * 9 // 10] >= 55
     assert len(set(far)) > 60
 
@@ -129,7 +132,9 @@ def test_sentences_are_many_and_used(made):
     # Lines with everything about the person taken out: how many wordings there are.
     shapes = set()
     for person, own in zip(made.people, made.lines, strict=True):
-        facts = sorted((v for k, v in person.facts.items() if k in bios._NEEDS), key=len, reverse=True)
+        facts = sorted(
+            (v for k, v in person.facts.items() if k in bios._NEEDS), key=len, reverse=True
+        )
         for line in own:
             for fact in [person.name, *facts]:
                 line = line.replace(fact, "_")
@@ -177,7 +182,10 @@ def test_seeds_differ(made):
         ({"lines": 1000}, "lines=1000 must be 1 to"),
         ({"lines": 30, "attributes": ("birth",)}, "lines=30 must be 1 to .* with attributes=birth"),
         ({"seed": "a"}, "seed='a' must be a whole number"),
-        ({"attributes": ("birth", "shoes")}, r"unknown attributes \['shoes'\]; known are birth, study"),
+        (
+            {"attributes": ("birth", "shoes")},
+            r"unknown attributes \['shoes'\]; known are birth, study",
+        ),
         ({"attributes": ("work",)}, "must hold 'birth'"),
     ],
 )
@@ -206,9 +214,19 @@ def test_the_same_under_every_hash_seed():
     parts = (corpus.documents, corpus.train, corpus.dev, corpus.test, corpus.vocab.chars)
     here = hashlib.sha256(repr(parts).encode()).hexdigest()
     for seed in ("0", "4321"):
-        env = {**os.environ, "PYTHONHASHSEED": seed, "PYTHONPATH": str(ROOT), "PYTHONIOENCODING": "utf-8"}
+        env = {
+            **os.environ,
+            "PYTHONHASHSEED": seed,
+            "PYTHONPATH": str(ROOT),
+            "PYTHONIOENCODING": "utf-8",
+        }
         done = subprocess.run(
-            [sys.executable, "-c", code], env=env, cwd=ROOT, capture_output=True, text=True, check=True
+            [sys.executable, "-c", code],
+            env=env,
+            cwd=ROOT,
+            capture_output=True,
+            text=True,
+            check=True,
         )
         assert done.stdout.strip() == here
 

@@ -53,7 +53,10 @@ def test_bios_is_the_default_corpus():
     assert corpus == load_corpus("bios") and corpus.name == "bios"
     assert len(corpus.documents) == 4000
     assert (len(corpus.train), len(corpus.dev), len(corpus.test)) == (500, 250, 250)
-    assert repr(corpus).startswith("Corpus('bios': 4000 documents, 500 train") and len(repr(corpus)) < 100
+    assert (
+        repr(corpus).startswith("Corpus('bios': 4000 documents, 500 train")
+        and len(repr(corpus)) < 100
+    )
     assert corpus.vocab == CharVocab.from_documents(corpus.documents)
     assert shared_names(corpus) == []
     with pytest.raises(FrozenInstanceError):
@@ -124,12 +127,16 @@ def test_folder(tmp_path):
 
 def test_windows_files_are_the_same(tmp_path):
     plain = load_corpus(fill(tmp_path / "a" / "own", GOOD))
-    windows = {name: b"\xef\xbb\xbf" + text.replace("\n", "\r\n").encode() for name, text in GOOD.items()}
+    windows = {
+        name: b"\xef\xbb\xbf" + text.replace("\n", "\r\n").encode() for name, text in GOOD.items()
+    }
     assert load_corpus(fill(tmp_path / "b" / "own", windows)) == plain
 
 
 def test_several_texts_and_no_pairs(tmp_path):
-    corpus = load_corpus(fill(tmp_path, {"b.txt": "two\n", "a.txt": "one", "note.md": "x", ".hid.txt": ""}))
+    corpus = load_corpus(
+        fill(tmp_path, {"b.txt": "two\n", "a.txt": "one", "note.md": "x", ".hid.txt": ""})
+    )
     assert corpus.documents == ["one", "two"] and corpus.train == corpus.dev == corpus.test == []
 
 
@@ -146,13 +153,29 @@ def test_other_questions_are_allowed(tmp_path):
 @pytest.mark.parametrize(
     ("name", "body", "message"),
     [
-        ("my_train.tsv", "Where was Ann Lee born?\tLeeds\na\tb\tc\n", "my_train.tsv, line 2: 3 columns"),
+        (
+            "my_train.tsv",
+            "Where was Ann Lee born?\tLeeds\na\tb\tc\n",
+            "my_train.tsv, line 2: 3 columns",
+        ),
         ("my_train.tsv", "\nWhere was Ann Lee born?\t \n", "my_train.tsv, line 2: empty answer"),
         ("my_train.tsv", "\tLeeds\n", "my_train.tsv, line 1: empty question"),
         ("my_train.tsv", "Ann\tLeeds\nAnn\n", r"line 2: 1 column\(s\) where earlier lines have 2"),
-        ("my_dev.tsv", "Where was Bo Ek born?\n", "my_dev.tsv, line 1: 1 column; dev needs question TAB"),
-        ("my_dev.tsv", "Ann\tLeeds\n\nBo\t\xd8slo", r"line 3: character 'Ø' \(U\+00D8\) at position 0 of"),
-        ("my_test.tsv", "Where was Xu born?\n", r"my_test.tsv, line 1: character 'X' .* of the question"),
+        (
+            "my_dev.tsv",
+            "Where was Bo Ek born?\n",
+            "my_dev.tsv, line 1: 1 column; dev needs question TAB",
+        ),
+        (
+            "my_dev.tsv",
+            "Ann\tLeeds\n\nBo\t\xd8slo",
+            r"line 3: character 'Ø' \(U\+00D8\) at position 0 of",
+        ),
+        (
+            "my_test.tsv",
+            "Where was Xu born?\n",
+            r"my_test.tsv, line 1: character 'X' .* of the question",
+        ),
         ("my_dev.tsv", "Ann⁇\tLeeds\n", "my_dev.tsv, line 1: character '⁇'"),
         ("my_dev.tsv", "Ann\tLeeds\n" + "Ann " * 40 + "\tOslo", "my_dev.tsv, line 2: .* takes 165"),
         ("my_dev.tsv", "", "my_dev.tsv: empty"),
@@ -161,8 +184,16 @@ def test_other_questions_are_allowed(tmp_path):
         ("texts.txt", b"Ann\nBo \xe9k\n", "texts.txt, line 2: not UTF-8 .byte 0xe9"),
         ("texts.txt", b"\xff\xfeA\x00", "texts.txt, line 1: not UTF-8"),
         ("texts.txt", "Ann\n\nA ⁇ here", "texts.txt, line 3: holds '⁇', which is reserved"),
-        ("more_train.tsv", "Ann\tLeeds", "my_train.tsv: a second file for train, beside more_train.tsv"),
-        ("other.tsv", "Ann\tLeeds", "other.tsv: its name must hold one of train, dev, test, not none"),
+        (
+            "more_train.tsv",
+            "Ann\tLeeds",
+            "my_train.tsv: a second file for train, beside more_train.tsv",
+        ),
+        (
+            "other.tsv",
+            "Ann\tLeeds",
+            "other.tsv: its name must hold one of train, dev, test, not none",
+        ),
         ("train_dev.tsv", "Ann\tLeeds", r"one of train, dev, test, not \['train', 'dev'\]"),
     ],
 )
@@ -194,7 +225,9 @@ def test_shared_names_warn(tmp_path):
 
 def test_pairs_must_fit_the_block(tmp_path):
     vocab = CharVocab.from_documents(["abc"])
-    check_pairs([("abca", "bc")], vocab, block_size=7)  # 4 + ⁇ + 2 are read, the last ⁇ is only predicted
+    check_pairs(
+        [("abca", "bc")], vocab, block_size=7
+    )  # 4 + ⁇ + 2 are read, the last ⁇ is only predicted
     with pytest.raises(CorpusError, match="pair 2: .* takes 8 characters; a block of 6 holds 7"):
         check_pairs([("a", "b"), ("abca", "bc")], vocab, block_size=6)
     check_pairs([("abcab", None)], vocab, block_size=7)
@@ -230,7 +263,9 @@ def server(files):
             pass
 
     httpd = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    thread = threading.Thread(target=httpd.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True)
+    thread = threading.Thread(
+        target=httpd.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True
+    )
     thread.start()
     try:
         yield f"http://127.0.0.1:{httpd.server_port}/data/", asked
@@ -291,7 +326,10 @@ def test_corrupted_body_falls_back_and_is_never_kept(tmp_path, no_proxy):
 
 def test_fetch_accepts_either_copy(tmp_path, no_proxy):
     other = {**STAND_INS, "wiki.txt": STAND_INS["wiki.txt"] + b"\n"}
-    hashes = {**HASHES, "wiki.txt": (hashlib.sha256(other["wiki.txt"]).hexdigest(), *HASHES["wiki.txt"])}
+    hashes = {
+        **HASHES,
+        "wiki.txt": (hashlib.sha256(other["wiki.txt"]).hexdigest(), *HASHES["wiki.txt"]),
+    }
     for files in (STAND_INS, other):
         with server(files) as (address, _):
             folder = tmp_path / str(len(files["wiki.txt"]))
@@ -322,13 +360,17 @@ def test_fetch_from_a_folder_refuses_what_is_wrong(tmp_path):
     with pytest.raises(CorpusError, match=f"birth_dev.tsv: .* expected {expected}, found {found}"):
         fetch_wiki(source, tmp_path / "wiki", hashes=HASHES)
     (source / "birth_dev.tsv").unlink()
-    with pytest.raises(CorpusError, match="birth_dev.tsv: missing; wanted in this folder: wiki.txt"):
+    with pytest.raises(
+        CorpusError, match="birth_dev.tsv: missing; wanted in this folder: wiki.txt"
+    ):
         fetch_wiki(source, tmp_path / "wiki", hashes=HASHES)
     assert not (tmp_path / "wiki").exists()  # all or nothing
 
 
 def test_pins_are_well_formed():
-    assert len(fetch.WIKI_ADDRESSES) == 2 and all(a.startswith("https://") for a in fetch.WIKI_ADDRESSES)
+    assert len(fetch.WIKI_ADDRESSES) == 2 and all(
+        a.startswith("https://") for a in fetch.WIKI_ADDRESSES
+    )
     digests = [digest for accepted in fetch.WIKI_HASHES.values() for digest in accepted]
     assert len(fetch.WIKI_HASHES) == 4 and len(set(digests)) == 5
     assert all(len(digest) == 64 and int(digest, 16) for digest in digests)

@@ -41,7 +41,7 @@ RUN = [
     "run", "--corpus", "bios:people=20", "--recipe", "smoke", "--variant", "rope", "--device", "cpu",
     *"--set block_size=64 --set n_embd=16 --set pretrain_epochs=1 --set pretrain_batch_size=16".split(),
     *"--set finetune_epochs=2 --set optimizer=adamw".split(),
-]  # fmt: skip
+]
 
 
 @pytest.fixture(autouse=True)
@@ -106,7 +106,7 @@ def script(folder):
     told["result"] = kt.run_experiment(
         "bios:people=20", "rope", "smoke", out=folder / "run", resume=True, device="cpu",
         overrides=dict(pair.split("=") for pair in RUN if "=" in pair and ":" not in pair),
-    ).told["parameters"]  # fmt: skip
+    ).told["parameters"]
     (folder / f"told-{os.environ['RANK']}.json").write_text(json.dumps(told))
 
 
@@ -119,7 +119,7 @@ def torchrun(*command, **more):
     return subprocess.Popen(
         [*start, *command], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment,
         start_new_session=True, **more,
-    )  # fmt: skip
+    )
 
 
 @pytest.fixture(scope="module")

@@ -262,7 +262,7 @@ def test_every_field_reaches_the_parts(corpus):
     other = {
         str: {"name": "x", "activation": "relu2", "crop": "line", "spans": "random", "loss": "all", "optimizer": "adamw",
               "schedule": "constant", "finetune_schedule": "constant", "precision": "bf16", "decay_on": "all"},
-    }  # fmt: skip
+    }
     base = replace(recipe("quick"), bottleneck=32)
 
     def shown(r):

@@ -16,7 +16,7 @@ from kt_core.trainer import Trainer
 from kt_course.tools.cli import main
 
 TINY = dict(block_size=64, n_embd=16, dropout=0.1, pretrain_epochs=1, pretrain_batch_size=16, finetune_epochs=2,
-            finetune_batch_size=4)  # fmt: skip
+            finetune_batch_size=4)
 CORPUS = "bios:people=20"
 
 
@@ -73,7 +73,7 @@ def test_the_folder_holds_what_the_module_says(whole):
     assert set(files(whole.path)) == {
         "config.json", "metrics.jsonl", "result.json", "predictions/dev.txt", "predictions/test.txt",
         "pretrained.safetensors", "pretrained.safetensors.json", "finetuned.safetensors", "finetuned.safetensors.json",
-    }  # fmt: skip
+    }
 
 
 def test_config(whole):

@@ -23,7 +23,16 @@ from kt_core.attention import (
     scaled_dot_product_score,
     sinusoidal_positions,
 )
-from kt_course.exercises.core import Exercise, Wrong, close, describe, draw, fresh, tensor, unforeseen
+from kt_course.exercises.core import (
+    Exercise,
+    Wrong,
+    close,
+    describe,
+    draw,
+    fresh,
+    tensor,
+    unforeseen,
+)
 from kt_course.exercises.mistakes import MULTI_HEAD, attention_with, numbers, randomised, recognise
 from kt_course.exercises.quizzes import Choice, Quiz
 
@@ -69,8 +78,12 @@ def check_scaled_score(fn: Callable) -> str:
         },
     )
     if not close(result, plain / 4):
-        raise Wrong(f"query 0 and key 0 score {result[0, 0]:.3f}; q . k / sqrt(d) is {plain[0, 0] / 4:.3f}")
-    with unforeseen("right for q of shape (3, 16), wrong for (B, nh, T, hs): swap the last two axes alone"):
+        raise Wrong(
+            f"query 0 and key 0 score {result[0, 0]:.3f}; q . k / sqrt(d) is {plain[0, 0] / 4:.3f}"
+        )
+    with unforeseen(
+        "right for q of shape (3, 16), wrong for (B, nh, T, hs): swap the last two axes alone"
+    ):
         for B, n_head, T, d in zip(*(draw(1, 6, 3) for _ in range(4)), strict=True):
             q, k = numbers(B, n_head, T, d), numbers(B, n_head, T + 2, d)
             expect_close(fn(q, k), scaled_dot_product_score(q, k))
@@ -78,30 +91,46 @@ def check_scaled_score(fn: Callable) -> str:
 
 
 def check_additive_score(fn: Callable) -> str:
-    q, k, w_query, w_key, v = fixed(3, 4), fixed(5, 6), fixed(4, 7), fixed(6, 7, seed=1), fixed(7, seed=2)
+    q, k, w_query, w_key, v = (
+        fixed(3, 4),
+        fixed(5, 6),
+        fixed(4, 7),
+        fixed(6, 7, seed=1),
+        fixed(7, seed=2),
+    )
     result = fn(q, k, w_query, w_key, v)
     if isinstance(result, Tensor) and result.shape == (5, 3):
         raise Wrong("the scores have the shape (T_key, T_query) = (5, 3): a row belongs to a query")
     if isinstance(result, Tensor) and result.shape == (3, 5, 7):
-        raise Wrong("the scores have the shape (3, 5, 7): v still has to make one number of 7 hidden ones")
+        raise Wrong(
+            "the scores have the shape (3, 5, 7): v still has to make one number of 7 hidden ones"
+        )
     result = tensor(result, (3, 5), "the scores of 3 queries and 5 keys")
     asked, shown = (q @ w_query)[:, None], (k @ w_key)[None]  # (3, 1, 7), (1, 5, 7)
     linear, hidden = asked + shown, torch.tanh(asked + shown)
     blame(
         result,
         {
-            "no tanh: the query's part is then the same for every key, and softmax drops it": linear @ v,
+            "no tanh: the query's part is then the same for every key, and softmax drops it": linear
+            @ v,
             "tanh stands outside: it belongs before v, around the sum": torch.tanh(linear @ v),
             "v is missing: the hidden numbers are added up without weights": hidden.sum(-1),
-            "tanh of each part alone: add first, or query and key never meet": (asked.tanh() + shown.tanh())
+            "tanh of each part alone: add first, or query and key never meet": (
+                asked.tanh() + shown.tanh()
+            )
             @ v,
-            "the two parts are multiplied: they are added inside the tanh": torch.tanh(asked * shown) @ v,
+            "the two parts are multiplied: they are added inside the tanh": torch.tanh(
+                asked * shown
+            )
+            @ v,
             "the softmax is done already: give back the scores alone": (hidden @ v).softmax(-1),
         },
     )
     if not close(result, hidden @ v):
         right = (hidden @ v)[0, 0]
-        raise Wrong(f"query 0 and key 0 score {result[0, 0]:.3f}; v . tanh(W_q q + W_k k) is {right:.3f}")
+        raise Wrong(
+            f"query 0 and key 0 score {result[0, 0]:.3f}; v . tanh(W_q q + W_k k) is {right:.3f}"
+        )
     with unforeseen("right for one sequence (T, d), wrong for a batch (B, T, d)"):
         for B, T in zip(draw(2, 4, 3), draw(1, 6, 3), strict=True):
             given = [numbers(*shape) for shape in ((B, T, 3), (B, T + 1, 2), (3, 5), (2, 5), (5,))]
@@ -124,13 +153,19 @@ def check_causal_mask(fn: Callable) -> str:
             "True and False are swapped: query 3 may look at key 5 and not at key 0": ~right,
             "leak from the future at (q=0, k=5): upside down, triu for tril or rows for columns": right.T,
             "leak from the future at (q=0, k=1): one diagonal too many": ones.tril(1),
-            "the diagonal is missing: position t sees itself too; here query 0 sees nothing": ones.tril(-1),
+            "the diagonal is missing: position t sees itself too; here query 0 sees nothing": ones.tril(
+                -1
+            ),
         },
     )
     if leaks := (mask & ~right).nonzero().tolist():
-        raise Wrong(f"leak from the future at (q={leaks[0][0]}, k={leaks[0][1]}): {len(leaks)} cells in all")
+        raise Wrong(
+            f"leak from the future at (q={leaks[0][0]}, k={leaks[0][1]}): {len(leaks)} cells in all"
+        )
     if hidden := (right & ~mask).nonzero().tolist():
-        raise Wrong(f"query {hidden[0][0]} may not look at key {hidden[0][1]}, which is not in its future")
+        raise Wrong(
+            f"query {hidden[0][0]} may not look at key {hidden[0][1]}, which is not in its future"
+        )
     with unforeseen("right for T = 6, wrong for another T"):
         for T in (1, *draw(2, 40, 4)):
             expect_close(fn(T), causal_mask(T))
@@ -141,22 +176,36 @@ def check_masked_softmax(fn: Callable) -> str:
     scores = fixed(3, 5)
     weights = tensor(fn(scores), (3, 5), "the weights without a mask")
     if close(weights, scores.softmax(0)):
-        raise Wrong(f"softmax over the wrong axis: columns sum to 1, row 0 to {weights[0].sum():.2f}; dim=-1")
+        raise Wrong(
+            f"softmax over the wrong axis: columns sum to 1, row 0 to {weights[0].sum():.2f}; dim=-1"
+        )
     if close(weights, scores.flatten().softmax(0).view(3, 5)):
-        raise Wrong("one softmax over the whole matrix: each row is a distribution of its own; use dim=-1")
+        raise Wrong(
+            "one softmax over the whole matrix: each row is a distribution of its own; use dim=-1"
+        )
     if not close(weights, scores.softmax(-1)):
-        raise Wrong(f"without a mask, row 0 sums to {weights[0].sum():.2f} and is no softmax of its scores")
+        raise Wrong(
+            f"without a mask, row 0 sums to {weights[0].sum():.2f} and is no softmax of its scores"
+        )
 
     scores, mask = fixed(5, 5), causal_mask(5)
     weights = tensor(fn(scores, mask), (5, 5), "the weights under a causal mask")
     _blame_masking(weights, scores, mask)
     low = tensor(fn(scores - 1e5, mask), (5, 5), "the weights of low scores")
     if low.isnan().any():
-        raise Wrong("scores near -100,000 give NaN, as exp of them is 0: subtract the row's maximum first")
+        raise Wrong(
+            "scores near -100,000 give NaN, as exp of them is 0: subtract the row's maximum first"
+        )
     if not close(low, masked_softmax(scores - 1e5, mask)):
-        raise Wrong("scores near -100,000 let forbidden keys in: fill with -inf, which is below every score")
-    if not close(tensor(fn(scores * 1e4, mask), (5, 5), "the weights"), masked_softmax(scores * 1e4, mask)):
-        raise Wrong("scores in the thousands overflow, exp gives inf: subtract the row's maximum first")
+        raise Wrong(
+            "scores near -100,000 let forbidden keys in: fill with -inf, which is below every score"
+        )
+    if not close(
+        tensor(fn(scores * 1e4, mask), (5, 5), "the weights"), masked_softmax(scores * 1e4, mask)
+    ):
+        raise Wrong(
+            "scores in the thousands overflow, exp gives inf: subtract the row's maximum first"
+        )
 
     empty = mask.clone()
     empty[0] = False  # query 0 may look at nothing
@@ -170,7 +219,9 @@ def check_masked_softmax(fn: Callable) -> str:
             f"a row with no allowed key gives weight {row.max():.2f} to a forbidden one: a large negative "
             "number such as -1e9 is no -inf, and leaks; its weights must be 0"
         )
-    with unforeseen("right for one matrix, wrong for scores (B, nh, T_query, T_key) under one mask for all"):
+    with unforeseen(
+        "right for one matrix, wrong for scores (B, nh, T_query, T_key) under one mask for all"
+    ):
         for B, n_head, T in zip(*(draw(1, 5, 3) for _ in range(3)), strict=True):
             scores, mask = numbers(B, n_head, T, T + 2), numbers(T, T + 2) < 0.3
             expect_close(fn(scores, mask), masked_softmax(scores, mask))
@@ -184,21 +235,31 @@ def _blame_masking(weights: Tensor, scores: Tensor, mask: Tensor) -> None:
     blame(
         weights,
         {
-            "softmax over the wrong axis under a mask: columns sum to 1, not rows; dim=-1": filled.softmax(0),
+            "softmax over the wrong axis under a mask: columns sum to 1, not rows; dim=-1": filled.softmax(
+                0
+            ),
             "the mask is not applied: query 0 looks at key 4, in its future": inside,
             f"zeroed after the softmax: row 0 sums to {late[0].sum():.2f}, and forbidden keys still count in "
             "the denominator, a leak; the mask goes in before": late,
-            "forbidden scores are set to 0, and exp(0) = 1; set them to -inf": (scores * mask).softmax(-1),
+            "forbidden scores are set to 0, and exp(0) = 1; set them to -inf": (
+                scores * mask
+            ).softmax(-1),
         },
     )
     if weights[~mask].max() > 1e-6 and weights[0, 0].nan_to_num() < 1e-6:
-        raise Wrong("the mask is upside down: True is where a query may look; fill where it is False, ~mask")
+        raise Wrong(
+            "the mask is upside down: True is where a query may look; fill where it is False, ~mask"
+        )
     if weights.isnan().any():
         raise Wrong("NaN under a causal mask, where every row has an allowed key: 0 times inf?")
     if weights[~mask].max() > 1e-6:
-        raise Wrong(f"a forbidden key gets weight {weights[~mask].max():.3f}: forbidden scores must be -inf")
+        raise Wrong(
+            f"a forbidden key gets weight {weights[~mask].max():.3f}: forbidden scores must be -inf"
+        )
     if not close(weights, masked_softmax(scores, mask)):
-        raise Wrong(f"row 2 is {_row(weights[2])}, the softmax over its keys {_row(filled[2].softmax(-1))}")
+        raise Wrong(
+            f"row 2 is {_row(weights[2])}, the softmax over its keys {_row(filled[2].softmax(-1))}"
+        )
 
 
 def _row(values: Tensor) -> str:
@@ -209,7 +270,11 @@ def _row(values: Tensor) -> str:
 
 
 def check_multi_head(fn: Callable) -> str:
-    layer, x, mask = randomised(MultiHeadAttention(12, 3), seed=0), numbers(2, 5, 12, seed=1), causal_mask(5)
+    layer, x, mask = (
+        randomised(MultiHeadAttention(12, 3), seed=0),
+        numbers(2, 5, 12, seed=1),
+        causal_mask(5),
+    )
     slips = {
         "view": "heads and time are swapped: view as (B, T, nh, hs), then transpose; view(B, nh, T, hs) mixes",
         "stride": "a head takes every third channel: view as (B, T, nh, hs), not (B, T, hs, nh)",
@@ -235,10 +300,15 @@ def check_multi_head(fn: Callable) -> str:
         result = tensor(fn(layer, x, mask=mask), x.shape, "the output")
         recognise(result, layer(x, mask=mask), slipped, slips, "the output")
         if not close(tensor(fn(layer, x), x.shape, "the output without a mask"), layer(x)):
-            raise Wrong("right with a mask, wrong without one (mask=None): then every position sees all")
+            raise Wrong(
+                "right with a mask, wrong without one (mask=None): then every position sees all"
+            )
         with unforeseen("right for 3 heads of 4 channels, wrong for other sizes"):
             for n_head, hs, T in zip(draw(1, 5, 3), draw(1, 5, 3), draw(1, 6, 3), strict=True):
-                layer, x = randomised(MultiHeadAttention(n_head * hs, n_head)), numbers(3, T, n_head * hs)
+                layer, x = (
+                    randomised(MultiHeadAttention(n_head * hs, n_head)),
+                    numbers(3, T, n_head * hs),
+                )
                 expect_close(fn(layer, x, mask=causal_mask(T)), layer(x, mask=causal_mask(T)))
     return "each head works on its own channels, and proj mixes them"
 
@@ -255,7 +325,12 @@ def average_query(keys: Float[Tensor, "n d"], a: int, b: int) -> Float[Tensor, "
 
 
 def check_average_of_two(fn: Callable) -> str:
-    for n, g in ((32, torch.Generator().manual_seed(0)), (5, fresh()), (64, fresh()), (64, fresh())):
+    for n, g in (
+        (32, torch.Generator().manual_seed(0)),
+        (5, fresh()),
+        (64, fresh()),
+        (64, fresh()),
+    ):
         keys = torch.linalg.qr(torch.randn(64, 64, generator=g)).Q[:n]  # orthonormal rows
         a, b = torch.randperm(n, generator=g)[:2].tolist()
         if n == 32:
@@ -273,7 +348,9 @@ def check_average_of_two(fn: Callable) -> str:
         if (alpha[a] - alpha[b]).abs() > 0.05 * (alpha[a] + alpha[b]):
             raise Wrong(f"{told}: unequal, so their scores differ; q . k_a must equal q . k_b")
         if elsewhere > 0.02:
-            raise Wrong(f"{told}: too much goes to the others (at most 0.02 may); the query is too short")
+            raise Wrong(
+                f"{told}: too much goes to the others (at most 0.02 may); the query is too short"
+            )
     return "one half each, for any number of orthonormal keys up to 64"
 
 
@@ -284,7 +361,9 @@ def check_sinusoidal_positions(fn: Callable) -> str:
     T, C = 50, 8
     result = fn(T, C)
     if isinstance(result, Tensor) and result.shape == (C, T):
-        raise Wrong("the table has the shape (channels, positions) = (8, 50): a row is a position, (T, C)")
+        raise Wrong(
+            "the table has the shape (channels, positions) = (8, 50): a row is a position, (T, C)"
+        )
     result = tensor(result, (T, C), "the table of 50 positions and 8 channels")
     t, i, channel = torch.arange(T)[:, None], torch.arange(C // 2), torch.arange(C)
 
@@ -299,11 +378,17 @@ def check_sinusoidal_positions(fn: Callable) -> str:
         result,
         {
             "all sines first, then all cosines: they alternate, sin in channel 2i, cos in 2i + 1": halves,
-            "sin and cos are swapped: position 0 is (0, 1, 0, 1, ...)": table(angle, torch.cos, torch.sin),
+            "sin and cos are swapped: position 0 is (0, 1, 0, 1, ...)": table(
+                angle, torch.cos, torch.sin
+            ),
             "the exponent is i/C: with i counting pairs it is 2i/C": table(t / 10000 ** (i / C)),
             "cos has a clock of its own: channels 2i and 2i + 1 share the exponent 2i/C": own,
-            "multiplied by 10000^(2i/C): divide, later pairs turn slowly": table(t * 10000 ** (2 * i / C)),
-            "positions count from 1: the first is 0, so (0, 1, ...)": table((t + 1) / 10000 ** (2 * i / C)),
+            "multiplied by 10000^(2i/C): divide, later pairs turn slowly": table(
+                t * 10000 ** (2 * i / C)
+            ),
+            "positions count from 1: the first is 0, so (0, 1, ...)": table(
+                (t + 1) / 10000 ** (2 * i / C)
+            ),
         },
         1e-3,
     )
@@ -311,7 +396,9 @@ def check_sinusoidal_positions(fn: Callable) -> str:
     if not close(result, expected, 1e-3):
         wrong = (result - expected).abs().nan_to_num(math.inf) > 1e-3
         at, c = wrong.nonzero()[0].tolist()
-        raise Wrong(f"position {at}, channel {c} holds {result[at, c]:.3f} instead of {expected[at, c]:.3f}")
+        raise Wrong(
+            f"position {at}, channel {c} holds {result[at, c]:.3f} instead of {expected[at, c]:.3f}"
+        )
     with unforeseen("right for 50 positions and 8 channels, wrong for other sizes"):
         for T, half in zip(draw(1, 200, 3), draw(1, 40, 3), strict=True):
             expect_close(fn(T, 2 * half), sinusoidal_positions(T, 2 * half), 1e-3)
@@ -340,7 +427,11 @@ def sees_future(layer: Layer, T: int, d: int) -> bool:
 
 def _layers(T: int, d: int, g: torch.Generator) -> dict[str, tuple[Layer, bool]]:
     """Layers to judge, by a description: (layer, whether it leaks)."""
-    w, mask, everything = torch.randn(d, d, generator=g) / d, causal_mask(T), torch.ones(T, T).bool()
+    w, mask, everything = (
+        torch.randn(d, d, generator=g) / d,
+        causal_mask(T),
+        torch.ones(T, T).bool(),
+    )
 
     def attention(mask: Tensor) -> Layer:
         return lambda x: (x @ w @ x.T).masked_fill(~mask, -math.inf).softmax(-1) @ x
@@ -377,25 +468,53 @@ def check_leak_detector(fn: Callable) -> str:
     for T, g in ((6, torch.Generator().manual_seed(0)), *((T, fresh()) for T in draw(5, 9, 2))):
         for told, (layer, leaks) in _layers(T, 4, g).items():
             found = fn(layer, T, 4)
-            found = found.item() if hasattr(found, "item") else found  # a tensor or array of one truth value
+            found = (
+                found.item() if hasattr(found, "item") else found
+            )  # a tensor or array of one truth value
             if not isinstance(found, bool):
                 raise Wrong(f"the answer should be True or False, not {describe(found)}")
             if found and not leaks:
-                raise Wrong(f"false alarm, no leak: {told}. Only outputs before the changed input must stay")
+                raise Wrong(
+                    f"false alarm, no leak: {told}. Only outputs before the changed input must stay"
+                )
             if leaks and not found:
-                raise Wrong(f"leak not found: {told}. Change each position in turn, and keep the others")
+                raise Wrong(
+                    f"leak not found: {told}. Change each position in turn, and keep the others"
+                )
     return "finds eight kinds of leak and clears three honest layers"
 
 
 # ---------------------------------------------------------------- the lists
 
 EXERCISES = (
-    Exercise("additive-score", NOTEBOOK, "The additive score", 2, 10, additive_score, check_additive_score),
     Exercise(
-        "scaled-score", NOTEBOOK, "The scaled dot product", 1, 3, scaled_dot_product_score, check_scaled_score
+        "additive-score",
+        NOTEBOOK,
+        "The additive score",
+        2,
+        10,
+        additive_score,
+        check_additive_score,
+    ),
+    Exercise(
+        "scaled-score",
+        NOTEBOOK,
+        "The scaled dot product",
+        1,
+        3,
+        scaled_dot_product_score,
+        check_scaled_score,
     ),
     Exercise("causal-mask", NOTEBOOK, "The causal mask", 1, 3, causal_mask, check_causal_mask),
-    Exercise("masked-softmax", NOTEBOOK, "Softmax under a mask", 3, 10, masked_softmax, check_masked_softmax),
+    Exercise(
+        "masked-softmax",
+        NOTEBOOK,
+        "Softmax under a mask",
+        3,
+        10,
+        masked_softmax,
+        check_masked_softmax,
+    ),
     Exercise(
         "multi-head",
         NOTEBOOK,
@@ -406,7 +525,9 @@ EXERCISES = (
         check_multi_head,
         forbidden=(MultiHeadAttention._heads,),
     ),
-    Exercise("average-of-two", NOTEBOOK, "A query for two", 2, 5, average_query, check_average_of_two),
+    Exercise(
+        "average-of-two", NOTEBOOK, "A query for two", 2, 5, average_query, check_average_of_two
+    ),
     Exercise(
         "sinusoidal-positions",
         NOTEBOOK,

@@ -29,7 +29,9 @@ def most_looked_at(layer: Layer, head: int, query: int, n: int = 3) -> str:
     """The keys with the largest weights in words: "“b” at 47 (23 %), ..."."""
     weights = layer.weights[head, query]
     best = np.argsort(-weights, kind="stable")[:n]
-    return ", ".join(f"{layer.keys.names[k]} ({100 * weights[k]:.0f} %)" for k in best if weights[k] > 0)
+    return ", ".join(
+        f"{layer.keys.names[k]} ({100 * weights[k]:.0f} %)" for k in best if weights[k] > 0
+    )
 
 
 def explore_attention(
@@ -62,7 +64,9 @@ def explore_attention(
         i = min(state["layer"], len(reading.layers) - 1)
         chosen = reading.layers[i]
         head = min(state["head"], len(chosen.weights) - 1)
-        last = len(chosen.queries.signs) - 1  # the query that writes on: where a new text is begun with
+        last = (
+            len(chosen.queries.signs) - 1
+        )  # the query that writes on: where a new text is begun with
         query = last if changed in (None, "text") else min(state["query"], last)
         figure, ax = page(9, 5.6 + HIGH * -(-len(reading.text) // LINE))
         told = f"{state['model']}, {state['training']} training: layer {i}, head {head}"
@@ -81,7 +85,9 @@ def explore_attention(
             f"{most_looked_at(chosen, head, query)}."
         )
         limits = dict(layer=len(reading.layers) - 1, head=len(chosen.weights) - 1, query=last)
-        return View(figure, note, reading.notice, grids, limits, dict(layer=i, head=head, query=query))
+        return View(
+            figure, note, reading.notice, grids, limits, dict(layer=i, head=head, query=query)
+        )
 
     first = next(iter(models.values())).config
     start = first.n_layer - 1 if layer is None else layer

@@ -35,7 +35,9 @@ POOLINGS = ("last", "mean")
 LINEAR = ("query", "key", "value", "proj", "up")
 
 
-def pool(hidden: Float[Tensor, "B T C"], idx: Int[Tensor, "B T"], how: str = "last") -> Float[Tensor, "B C"]:
+def pool(
+    hidden: Float[Tensor, "B T C"], idx: Int[Tensor, "B T"], how: str = "last"
+) -> Float[Tensor, "B C"]:
     """One vector a text: that of its last character, or the mean over its characters. Padding (id 0) is left out.
 
     Rows of `idx` are texts padded on the right. "last" is the only one that a causal model has read the whole text for.
@@ -58,7 +60,9 @@ class Classifier(nn.Module):
     def __init__(self, body: GPT, pooling: str = "last", seed: int = 0):
         super().__init__()
         if pooling not in POOLINGS:
-            raise ValueError(f"Classifier: pooling must be one of {', '.join(POOLINGS)}, not {pooling!r}")
+            raise ValueError(
+                f"Classifier: pooling must be one of {', '.join(POOLINGS)}, not {pooling!r}"
+            )
         self.body, self.pooling = body, pooling
         self.head = nn.utils.skip_init(nn.Linear, body.config.n_embd, 2)  # draws nothing
         drawn = torch.randn(self.head.weight.shape, generator=torch.Generator().manual_seed(seed))
@@ -104,7 +108,9 @@ def train_top(classifier: Classifier, n: int) -> int:
     """
     L = classifier.body.config.n_layer
     if not 0 <= n <= L + 1:
-        raise ValueError(f"train_top: n must be 0 (the head alone) ... {L + 1} (everything), not {n}")
+        raise ValueError(
+            f"train_top: n must be 0 (the head alone) ... {L + 1} (everything), not {n}"
+        )
     for name, parameter in classifier.named_parameters():
         at = depth(name, L)
         parameter.requires_grad = name.startswith("head.") or (n > 0 and at >= 0 and at > L - n)
@@ -124,7 +130,9 @@ def layer_rates(classifier: Classifier, peak: float, factor: float = 2.6) -> lis
     layers the same rate.
     """
     if factor <= 0:
-        raise ValueError(f"layer_rates: factor must be above 0 (1: the same rate for all), not {factor}")
+        raise ValueError(
+            f"layer_rates: factor must be above 0 (1: the same rate for all), not {factor}"
+        )
     L = classifier.body.config.n_layer
     groups: dict[int, list] = {}
     for name, parameter in classifier.named_parameters():
@@ -150,7 +158,11 @@ def low_rank(
 
 
 def add_lora(
-    classifier: Classifier, rank: int = 8, alpha: float = 16.0, targets: Sequence[str] = LINEAR, seed: int = 0
+    classifier: Classifier,
+    rank: int = 8,
+    alpha: float = 16.0,
+    targets: Sequence[str] = LINEAR,
+    seed: int = 0,
 ):
     """Freeze the body and put LoRA matrices beside its linear maps of these names; returns peft's model.
 
@@ -180,7 +192,9 @@ class Fit:
     losses: list[float]
 
 
-def encode(vocab: CharVocab, texts: Sequence[str], device: torch.device | str = "cpu") -> Int[Tensor, "B T"]:
+def encode(
+    vocab: CharVocab, texts: Sequence[str], device: torch.device | str = "cpu"
+) -> Int[Tensor, "B T"]:
     """Texts as rows of ids with ⁇ behind each, padded on the right with 0.
 
     ⁇ is where the body has learnt to say what is asked for: a good place to read from. (Radford et al. 2018, section 3.3,
@@ -213,8 +227,10 @@ def fit(
     began = time.process_time()
     optimizer = torch.optim.AdamW(
         layer_rates(classifier, config.learning_rate, factor),
-        betas=config.betas, weight_decay=config.weight_decay, fused=device.type in ("cpu", "cuda"),
-    )  # fmt: skip
+        betas=config.betas,
+        weight_decay=config.weight_decay,
+        fused=device.type in ("cpu", "cuda"),
+    )
     peaks = [group["lr"] for group in optimizer.param_groups]
     trained = [p for p in classifier.parameters() if p.requires_grad]
     labels = torch.tensor([s.label for s in sentences], device=device)
@@ -223,7 +239,11 @@ def fit(
     order = _batches([len(s.text) for s in sentences], config.batch_size, config.seed)
     old = repeat(None)
     if replay is not None:  # a generator without end
-        old = (pair for epoch in count() for pair in batches(replay, config.batch_size, config.seed, epoch))
+        old = (
+            pair
+            for epoch in count()
+            for pair in batches(replay, config.batch_size, config.seed, epoch)
+        )
     characters, losses = 0, []
     classifier.train()
     for step, rows, more in zip(range(total), order, old, strict=False):

@@ -45,7 +45,12 @@ def pooled(hidden: Tensor, idx: Tensor, how: str, slip: str = "") -> Tensor:
     for states, ids in zip(hidden, idx, strict=True):
         n = int((ids != 0).sum())
         if how == "last":
-            at = {"column": len(ids) - 1, "behind": min(n, len(ids) - 1), "before": max(n - 2, 0), "first": 0}
+            at = {
+                "column": len(ids) - 1,
+                "behind": min(n, len(ids) - 1),
+                "before": max(n - 2, 0),
+                "first": 0,
+            }
             rows.append(states[at.get(slip, n - 1)])
         elif slip == "padded mean":
             rows.append(states.mean(0))
@@ -73,12 +78,14 @@ POOLS = {
         "sum": "mean: this is the sum over the characters: divide by their number",
         "maximum": "mean: this is the largest value of each channel, not the mean",
     },
-}  # fmt: skip
+}
 
 
 def texts_of(lengths: Sequence[int], width: int) -> Tensor:
     """Ids of texts of these lengths, padded on the right with 0."""
-    return torch.stack([torch.tensor([3 + i for i in range(n)] + [0] * (width - n)) for n in lengths])
+    return torch.stack(
+        [torch.tensor([3 + i for i in range(n)] + [0] * (width - n)) for n in lengths]
+    )
 
 
 def check_pool(fn: Callable) -> str:
@@ -94,9 +101,15 @@ def check_pool(fn: Callable) -> str:
         if close(got, pooled(hidden, idx, other)):
             raise Wrong(f'with how="{how}" it gives what belongs to how="{other}"')
         recognise(
-            got, pooled(hidden, idx, how), lambda slip, how=how: pooled(hidden, idx, how, slip), POOLS[how], f"{how}: the result"
-        )  # fmt: skip
-    if not close(tensor(fn(hidden, idx), (3, 4), "without how the result"), pooled(hidden, idx, "last")):
+            got,
+            pooled(hidden, idx, how),
+            lambda slip, how=how: pooled(hidden, idx, how, slip),
+            POOLS[how],
+            f"{how}: the result",
+        )
+    if not close(
+        tensor(fn(hidden, idx), (3, 4), "without how the result"), pooled(hidden, idx, "last")
+    ):
         raise Wrong('without the argument how it is "last"')
     refused('how="first"', fn, hidden, idx, "first")
     with unforeseen(
@@ -149,9 +162,13 @@ def check_train_top(fn: Callable) -> str:
         right = {at: at == L + 2 or (n > 0 and at > L - n and at >= 0) for at in found}
         blocks = [found[at] for at in range(1, L + 1)]
         if mixed:
-            raise Wrong(f"{told}: only a part of {named(mixed[0], L)} is trained: take all of its parameters")
+            raise Wrong(
+                f"{told}: only a part of {named(mixed[0], L)} is trained: take all of its parameters"
+            )
         if not found[L + 2]:
-            raise Wrong(f"{told}: the classifier's head is frozen: it is new, so it is always trained")
+            raise Wrong(
+                f"{told}: the classifier's head is frozen: it is new, so it is always trained"
+            )
         if found[-1]:
             raise Wrong(
                 f"{told}: the body's own head is trained: it has no part in this task, keep it as it was"
@@ -175,17 +192,26 @@ def check_train_top(fn: Callable) -> str:
         if isinstance(got, Tensor) or isinstance(got, bool) or got != number:
             every = list(classifier.parameters())
             names = {
-                sum(p.requires_grad for p in every): "that counts tensors: a matrix of 4 x 4 holds 16 values",
+                sum(
+                    p.requires_grad for p in every
+                ): "that counts tensors: a matrix of 4 x 4 holds 16 values",
                 sum(p.numel() for p in every): "that counts the frozen ones too",
                 sum(p.numel() for p in every) - number: "that counts the frozen ones",
                 None: "give back the number of values that are trained",
             }
             why = names.get(
-                None if isinstance(got, (Tensor, bool)) else got, "count the values of what is trained"
+                None if isinstance(got, (Tensor, bool)) else got,
+                "count the values of what is trained",
             )
             raise Wrong(f"{told}: it gives back {describe(got)} instead of {number}: {why}")
 
-    for n in (4, 0, 1, 2, 3):  # everything comes first, so that what has to be frozen is not frozen yet
+    for n in (
+        4,
+        0,
+        1,
+        2,
+        3,
+    ):  # everything comes first, so that what has to be frozen is not frozen yet
         asked(tiny(), n)
     again = tiny()
     asked(again, 0)
@@ -203,7 +229,9 @@ def check_train_top(fn: Callable) -> str:
         for L in draw(1, 4, 2):
             for n in range(L + 2):
                 asked(tiny(L, "vanilla"), n)
-    return "the head always, then the last blocks, then the embeddings, and never the body's own head"
+    return (
+        "the head always, then the last blocks, then the embeddings, and never the body's own head"
+    )
 
 
 # ---------------------------------------------------------------- how fast
@@ -238,7 +266,9 @@ def rates_found(groups: Any, classifier: Classifier) -> dict[int, float]:
         if p.requires_grad and id(p) not in of:
             raise Wrong(f"{named(at, L)} is in no group: it would not be trained")
         if p.requires_grad and rates.setdefault(at, of[id(p)]) != of[id(p)]:
-            raise Wrong(f"the parameters of {named(at, L)} have different rates: one layer, one rate")
+            raise Wrong(
+                f"the parameters of {named(at, L)} have different rates: one layer, one rate"
+            )
     return rates
 
 
@@ -253,20 +283,26 @@ def check_layer_rates(fn: Callable) -> str:
     rates = asked(tiny(), peak, factor)
     top = {at: min(at, L + 1) for at in rates}  # the head and the last norm are one layer
     slips = {
-        "it is upside down: the embeddings get the largest rate. The head gets peak, what is below it less":
-            lambda at: peak / factor ** top[at],
-        "the rates grow towards the embeddings: divide by factor for each layer down, do not multiply":
-            lambda at: peak * factor ** (L + 1 - top[at]),
-        "the last norm gets peak / factor: it lies above the blocks, in one layer with the head":
-            lambda at: peak / factor ** (L + 2 - at),
-        "the last block gets peak too, and all below it one step too much: the head's layer is one more":
-            lambda at: peak / factor ** max(L - top[at], 0),
-        "the embeddings have the rate of block 0: they are a layer of their own, one further down":
-            lambda at: peak / factor ** (L + 1 - max(top[at], 1)),
+        "it is upside down: the embeddings get the largest rate. The head gets peak, what is below it less": lambda at: (
+            peak / factor ** top[at]
+        ),
+        "the rates grow towards the embeddings: divide by factor for each layer down, do not multiply": lambda at: (
+            peak * factor ** (L + 1 - top[at])
+        ),
+        "the last norm gets peak / factor: it lies above the blocks, in one layer with the head": lambda at: (
+            peak / factor ** (L + 2 - at)
+        ),
+        "the last block gets peak too, and all below it one step too much: the head's layer is one more": lambda at: (
+            peak / factor ** max(L - top[at], 0)
+        ),
+        "the embeddings have the rate of block 0: they are a layer of their own, one further down": lambda at: (
+            peak / factor ** (L + 1 - max(top[at], 1))
+        ),
         "every layer has the same rate": lambda at: rates[L + 2],
-        "the rates fall along a line: each is that of the layer above it divided by factor":
-            lambda at: peak * (1 - (L + 1 - top[at]) / factor / (L + 1)),
-    }  # fmt: skip
+        "the rates fall along a line: each is that of the layer above it divided by factor": lambda at: (
+            peak * (1 - (L + 1 - top[at]) / factor / (L + 1))
+        ),
+    }
     if not same(rates, lambda at: rate_of(top[at], L, peak, factor)):
         for told, slip in slips.items():
             if same(rates, slip):
@@ -291,7 +327,9 @@ def check_layer_rates(fn: Callable) -> str:
     if not same(asked(tiny(), peak, 4.0), lambda at: rate_of(min(at, L + 1), L, peak, 4.0)):
         raise Wrong("right for factor 2, not for 4: use the argument")
     usual = tiny()
-    if not same(rates_found(fn(usual, peak), usual), lambda at: rate_of(min(at, L + 1), L, peak, 2.6)):
+    if not same(
+        rates_found(fn(usual, peak), usual), lambda at: rate_of(min(at, L + 1), L, peak, 2.6)
+    ):
         raise Wrong("without the argument factor it is 2.6, Howard and Ruder's")
     with unforeseen("right for 3 blocks, not for other models"):
         for n in draw(1, 5, 2):
@@ -317,8 +355,12 @@ def mapped(
     }
     added = scale.get(slip, alpha / r) * (x @ down.T @ up.T)
     frozen = x @ weight.T + (0 if slip == "no bias" else bias)
-    return {"added alone": added, "frozen alone": frozen, "minus": frozen - added,
-            "all scaled": alpha / r * (frozen + x @ down.T @ up.T)}.get(slip, frozen + added)  # fmt: skip
+    return {
+        "added alone": added,
+        "frozen alone": frozen,
+        "minus": frozen - added,
+        "all scaled": alpha / r * (frozen + x @ down.T @ up.T),
+    }.get(slip, frozen + added)
 
 
 LOW_RANK = {
@@ -336,21 +378,34 @@ LOW_RANK = {
 
 
 def check_low_rank(fn: Callable) -> str:
-    def case(n_in: int, n_out: int, r: int, *batch: int, seed: int | None = None) -> tuple[Tensor, ...]:
+    def case(
+        n_in: int, n_out: int, r: int, *batch: int, seed: int | None = None
+    ) -> tuple[Tensor, ...]:
         shapes = ((*batch, n_in), (n_out, n_in), (n_out,), (r, n_in), (n_out, r))
         return tuple(
-            numbers(*shape, seed=None if seed is None else seed + i) for i, shape in enumerate(shapes)
+            numbers(*shape, seed=None if seed is None else seed + i)
+            for i, shape in enumerate(shapes)
         )
 
     given = case(5, 4, 2, 3, seed=1)
-    got = tensor(fn(*given, 6.0), (3, 4), "the result for x of (3, 5), weight (4, 5), down (2, 5), up (4, 2)")
-    recognise(got, mapped(*given, 6.0), lambda slip: mapped(*given, 6.0, slip), LOW_RANK, "the result")
+    got = tensor(
+        fn(*given, 6.0), (3, 4), "the result for x of (3, 5), weight (4, 5), down (2, 5), up (4, 2)"
+    )
+    recognise(
+        got, mapped(*given, 6.0), lambda slip: mapped(*given, 6.0, slip), LOW_RANK, "the result"
+    )
     x, weight, bias, down, up = given
     if not close(fn(x, weight, bias, down, 0 * up, 6.0), x @ weight.T + bias):
-        raise Wrong("with up = 0 it should be the frozen map itself: that is how the training starts")
+        raise Wrong(
+            "with up = 0 it should be the frozen map itself: that is how the training starts"
+        )
     given = case(5, 4, 2, 2, 3, seed=9)
-    if not close(tensor(fn(*given, 6.0), (2, 3, 4), "the result for x of (2, 3, 5)"), mapped(*given, 6.0)):
-        raise Wrong("right for x of (3, 5), not for a batch of texts, (B, T, n_in): act on the last axis")
+    if not close(
+        tensor(fn(*given, 6.0), (2, 3, 4), "the result for x of (2, 3, 5)"), mapped(*given, 6.0)
+    ):
+        raise Wrong(
+            "right for x of (3, 5), not for a batch of texts, (B, T, n_in): act on the last axis"
+        )
     with unforeseen("right for the examples, not for other sizes, ranks and alphas"):
         for n_in, n_out, r, alpha in zip(
             draw(1, 9, 4), draw(1, 9, 4), draw(1, 5, 4), draw(1, 32, 4), strict=True
@@ -391,7 +446,9 @@ def check_retained(fn: Callable) -> str:
     }
     if got != (4, 6):
         told = f"{got[0]} of {got[1]}"
-        raise Wrong(f"{told}: {slips.get(told, 'of the 6 answers that were right before, 4 still are')}")
+        raise Wrong(
+            f"{told}: {slips.get(told, 'of the 6 answers that were right before, 4 still are')}"
+        )
     try:
         nothing = asked(["x"], ["Rome"], ["Rome"], "nothing was known")
     except ZeroDivisionError:
@@ -406,14 +463,19 @@ def check_retained(fn: Callable) -> str:
         for n in draw(1, 30, 4):
             gold, before, after = ([rng.choice("abc") for _ in range(n)] for _ in range(3))
             known = [i for i in range(n) if before[i] == gold[i]]
-            assert asked(before, after, gold, "it") == (sum(after[i] == gold[i] for i in known), len(known))
+            assert asked(before, after, gold, "it") == (
+                sum(after[i] == gold[i] for i in known),
+                len(known),
+            )
     return "kept of those that were known, spaces aside"
 
 
 EXERCISES = (
     Exercise("pool", NOTEBOOK, "One vector a text", 2, 10, pool, check_pool),
     Exercise("train-top", NOTEBOOK, "Freeze and thaw", 3, 15, train_top, check_train_top),
-    Exercise("layer-rates", NOTEBOOK, "A rate for each layer", 3, 15, layer_rates, check_layer_rates),
+    Exercise(
+        "layer-rates", NOTEBOOK, "A rate for each layer", 3, 15, layer_rates, check_layer_rates
+    ),
     Exercise("low-rank", NOTEBOOK, "Around the frozen map", 2, 8, low_rank, check_low_rank),
     Exercise("retained", NOTEBOOK, "What is left", 1, 5, retained, check_retained),
 )
@@ -422,14 +484,25 @@ QUIZZES = (
     Quiz(
         "bag-of-words-not",
         NOTEBOOK,
-        "A bag of words is trained on all five kinds. Why is it wrong on nearly every sentence with \"not\", and not just on half of them?",
+        'A bag of words is trained on all five kinds. Why is it wrong on nearly every sentence with "not", and not just on half of them?',
         (
-            Choice("It has not seen the word \"not\" often enough",
-                   "It has: a fifth of the training sentences hold it, half of them praise and half blame, so its weight stays small."),
-            Choice("It adds a weight for each word, and the other kinds teach it that \"poor\" is bad",
-                   "A sum of weights cannot turn the sign of one of its terms, so \"not poor\" stays bad.", right=True),
-            Choice("Sentences with \"not\" are longer", "They are not, and length is no feature of a bag of words."),
-            Choice("The labels of these sentences are wrong", "\"Not a poor song.\" praises, as a reader would say."),
+            Choice(
+                'It has not seen the word "not" often enough',
+                "It has: a fifth of the training sentences hold it, half of them praise and half blame, so its weight stays small.",
+            ),
+            Choice(
+                'It adds a weight for each word, and the other kinds teach it that "poor" is bad',
+                'A sum of weights cannot turn the sign of one of its terms, so "not poor" stays bad.',
+                right=True,
+            ),
+            Choice(
+                'Sentences with "not" are longer',
+                "They are not, and length is no feature of a bag of words.",
+            ),
+            Choice(
+                "The labels of these sentences are wrong",
+                '"Not a poor song." praises, as a reader would say.',
+            ),
         ),
     ),
     Quiz(
@@ -438,12 +511,23 @@ QUIZZES = (
         "A linear probe of the body is hardly better than the bag of words, finetuning all layers is right nearly always, the same "
         "from scratch is near chance. What has the body brought?",
         (
-            Choice("Nothing: the probe shows that it knows no sentiment", "It knows none, and yet the control without it learns nothing in the same steps."),
-            Choice("A good place to start from: letters, words, attention to what came before",
-                   "The features of the task were not there; what they are made of was.", right=True),
-            Choice("The sentiment of the words, hidden from the probe", "Its text holds hardly one of these words. Where should it have met their meaning?"),
-            Choice("Speed alone: from scratch it would need as long",
-                   "From scratch it took the same steps and got nowhere; with many more it would get there too."),
+            Choice(
+                "Nothing: the probe shows that it knows no sentiment",
+                "It knows none, and yet the control without it learns nothing in the same steps.",
+            ),
+            Choice(
+                "A good place to start from: letters, words, attention to what came before",
+                "The features of the task were not there; what they are made of was.",
+                right=True,
+            ),
+            Choice(
+                "The sentiment of the words, hidden from the probe",
+                "Its text holds hardly one of these words. Where should it have met their meaning?",
+            ),
+            Choice(
+                "Speed alone: from scratch it would need as long",
+                "From scratch it took the same steps and got nowhere; with many more it would get there too.",
+            ),
         ),
     ),
     Quiz(
@@ -453,7 +537,10 @@ QUIZZES = (
         (
             Choice("65,536", "That is the map itself, 128 x 512. It stays frozen."),
             Choice("5,120", "8 x 128 in A and 512 x 8 in B.", right=True),
-            Choice("64", "Rank 8 does not mean a matrix of 8 x 8: A has to read 128 inputs, B to write 512 outputs."),
+            Choice(
+                "64",
+                "Rank 8 does not mean a matrix of 8 x 8: A has to read 128 inputs, B to write 512 outputs.",
+            ),
             Choice("1,024", "That is A alone, 8 x 128. B has 512 x 8 more."),
         ),
     ),
@@ -462,9 +549,18 @@ QUIZZES = (
         NOTEBOOK,
         "LoRA starts with B = 0 and A drawn at random. What if both start at 0?",
         (
-            Choice("Nothing changes: the product is 0 either way", "At the start it is. But what moves them?"),
-            Choice("Neither ever moves", "B's gradient is a product with A x, A's is a product with B: both are 0, for ever.", right=True),
-            Choice("The training explodes", "The output is that of the frozen map. Nothing is large."),
+            Choice(
+                "Nothing changes: the product is 0 either way",
+                "At the start it is. But what moves them?",
+            ),
+            Choice(
+                "Neither ever moves",
+                "B's gradient is a product with A x, A's is a product with B: both are 0, for ever.",
+                right=True,
+            ),
+            Choice(
+                "The training explodes", "The output is that of the frozen map. Nothing is large."
+            ),
             Choice("It learns at half the speed", "It would need a gradient for that."),
         ),
     ),
@@ -474,9 +570,18 @@ QUIZZES = (
         "After finetuning on sentiment, which of these gives every birthplace exactly as before?",
         (
             Choice("A linear probe", "Not one value of the body was changed.", right=True),
-            Choice("All layers at a small rate", "Small steps in 800,000 values still move the answers: fewer, not none."),
-            Choice("LoRA, switched on", "The low-rank part is added in every layer, whatever is asked."),
-            Choice("LoRA, switched off", "The weights below were frozen: what remains is the body itself.", right=True),
+            Choice(
+                "All layers at a small rate",
+                "Small steps in 800,000 values still move the answers: fewer, not none.",
+            ),
+            Choice(
+                "LoRA, switched on", "The low-rank part is added in every layer, whatever is asked."
+            ),
+            Choice(
+                "LoRA, switched off",
+                "The weights below were frozen: what remains is the body itself.",
+                right=True,
+            ),
         ),
     ),
-)  # fmt: skip
+)

@@ -29,9 +29,23 @@ BAD = ("bad", "poor", "dull", "vile", "nasty", "dreary")
 NEW_GOOD = ("grand", "charming", "splendid", "pleasant")
 NEW_BAD = ("grim", "dismal", "dreadful", "tedious")
 THINGS = (
-    "soup", "room", "film", "book", "song", "plot", "meal", "view", "play", "tour", "cake", "band", "wine", "tea", "hotel",
+    "soup",
+    "room",
+    "film",
+    "book",
+    "song",
+    "plot",
+    "meal",
+    "view",
+    "play",
+    "tour",
+    "cake",
+    "band",
+    "wine",
+    "tea",
+    "hotel",
     "show",
-)  # fmt: skip
+)
 # {x} and {y} are things; {a} is the word of x and {b} that of y
 TEMPLATES: dict[str, tuple[str, ...]] = {
     "plain": ("The {x} was {a}.", "A {a} {x}."),
@@ -87,7 +101,9 @@ def compose(rng: random.Random, label: int, kind: str, words: Sequence[Sequence[
     x, y = rng.sample(THINGS, 2)
     a = rng.choice(words[label if kind in ("plain", "and") else 1 - label])
     b = rng.choice([word for word in words[label] if word != a])
-    text = rng.choice(TEMPLATES[kind]).format(x=x, y=y, a=a, b=b, A=a.capitalize(), B=b.capitalize())
+    text = rng.choice(TEMPLATES[kind]).format(
+        x=x, y=y, a=a, b=b, A=a.capitalize(), B=b.capitalize()
+    )
     return Sentence(text, label, kind)
 
 
@@ -155,7 +171,9 @@ def load_sentiment(
     )
 
 
-def bag_of_words(train: Sequence[Sentence], test: Sequence[Sentence], longest: int = 1) -> list[int]:
+def bag_of_words(
+    train: Sequence[Sentence], test: Sequence[Sentence], longest: int = 1
+) -> list[int]:
     """Labels of `test` by logistic regression on counts of words and of runs of up to `longest` words (scikit-learn).
 
     With `longest` 1 the order of the words is lost. ValueError for one label alone, or `longest` below 1.

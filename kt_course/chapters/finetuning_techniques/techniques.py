@@ -75,7 +75,9 @@ TECHNIQUES: dict[str, Technique] = {
     "probe": Technique("head alone", (3e-3, 1e-2, 3e-2, 1e-1), epochs=30, batch_size=32, top=0),
     "top2": Technique("top 2 blocks", (5e-4, 1e-3, 2e-3, 4e-3), top=2),
     "all": Technique("everything", (1e-4, 3e-4, 1e-3, 3e-3)),
-    "fast": Technique("everything, rate 0.001", (1e-3,)),  # not chosen: what a rate does to the rest
+    "fast": Technique(
+        "everything, rate 0.001", (1e-3,)
+    ),  # not chosen: what a rate does to the rest
     "layers": Technique("a rate for each layer", (2e-3, 4e-3, 8e-3), factor=2.6),
     "lora": Technique("LoRA, rank 8", (2e-3, 4e-3, 8e-3), rank=8),
     "replay": Technique("everything, old questions mixed in", (3e-4, 1e-3, 2e-3), replay=True),
@@ -143,11 +145,21 @@ def tune(
     if technique.rank:
         adapter = add_lora(tuned, technique.rank, alpha=2.0 * technique.rank, seed=seed)
     settings = dict(
-        epochs=technique.epochs, batch_size=technique.batch_size, learning_rate=rate, schedule="linear", warmup_steps=8,
-        cooldown_from=0.5, final_fraction=0.0, weight_decay=0.01, seed=seed, device=str(body.tok_emb.weight.device),
-    )  # fmt: skip
+        epochs=technique.epochs,
+        batch_size=technique.batch_size,
+        learning_rate=rate,
+        schedule="linear",
+        warmup_steps=8,
+        cooldown_from=0.5,
+        final_fraction=0.0,
+        weight_decay=0.01,
+        seed=seed,
+        device=str(body.tok_emb.weight.device),
+    )
     replay = NamePlace(old, vocab, body.config.block_size) if technique.replay else None
-    found = fit(tuned, vocab, train, TrainConfig(**settings | more), factor=technique.factor, replay=replay)
+    found = fit(
+        tuned, vocab, train, TrainConfig(**settings | more), factor=technique.factor, replay=replay
+    )
     return tuned, adapter, found
 
 
@@ -157,18 +169,41 @@ def accuracy(tuned: Classifier, vocab: CharVocab, asked: Sequence[Sentence]) -> 
 
 
 def measure(
-    name: str, body: GPT, vocab: CharVocab, task: Task, places: Birthplaces, *, rate: float, seed: int,
-    old: Sequence[tuple[str, str]] = (), choosing: bool = False, technique: Technique | None = None, **more: Any,
-) -> dict:  # fmt: skip
+    name: str,
+    body: GPT,
+    vocab: CharVocab,
+    task: Task,
+    places: Birthplaces,
+    *,
+    rate: float,
+    seed: int,
+    old: Sequence[tuple[str, str]] = (),
+    choosing: bool = False,
+    technique: Technique | None = None,
+    **more: Any,
+) -> dict:
     """One training as a row of the table. `choosing`: on dev alone, the test sentences are not looked at."""
     tuned, adapter, found = tune(
-        technique or TECHNIQUES[name], body, vocab, task.train, rate=rate, seed=seed, old=old, **more
+        technique or TECHNIQUES[name],
+        body,
+        vocab,
+        task.train,
+        rate=rate,
+        seed=seed,
+        old=old,
+        **more,
     )
     row = dict(
-        technique=name, seed=seed, rate=rate, trained=found.trained, steps=found.steps, characters=found.characters,
-        seconds=round(found.seconds, 2), loss=round(mean(found.losses[-10:]), 4),
+        technique=name,
+        seed=seed,
+        rate=rate,
+        trained=found.trained,
+        steps=found.steps,
+        characters=found.characters,
+        seconds=round(found.seconds, 2),
+        loss=round(mean(found.losses[-10:]), 4),
         dev=accuracy(tuned, vocab, task.dev).correct / len(task.dev),
-    )  # fmt: skip
+    )
     if not choosing:
         kinds = {kind: [s for s in task.test if s.kind == kind] for kind in KINDS}
         scores = {kind: accuracy(tuned, vocab, some) for kind, some in kinds.items()}
@@ -216,12 +251,19 @@ def compare(
     if 0 in seeds:
         raise ValueError("seed 0 chooses the rates: test with others")
     told = begun or dict(choosing=[], rows=[], words=[])
-    places, tasks = Birthplaces(body, vocab, asked), {s: load_task(s, **sizes or {}) for s in (0, *seeds)}
+    places, tasks = (
+        Birthplaces(body, vocab, asked),
+        {s: load_task(s, **sizes or {}) for s in (0, *seeds)},
+    )
     told |= dict(
-        seeds=list(seeds), known=Score(sum(a.strip() == b for a, b in zip(places.before, places.gold, strict=True)),
-                                       len(places.gold)).correct, asked=len(places.gold),
+        seeds=list(seeds),
+        known=Score(
+            sum(a.strip() == b for a, b in zip(places.before, places.gold, strict=True)),
+            len(places.gold),
+        ).correct,
+        asked=len(places.gold),
         techniques={name: asdict(TECHNIQUES[name]) for name in names},
-    )  # fmt: skip
+    )
 
     def there(part: str, **wanted: Any) -> bool:
         return any(all(row[key] == value for key, value in wanted.items()) for row in told[part])
@@ -229,8 +271,20 @@ def compare(
     for name in names:
         for rate in TECHNIQUES[name].rates:
             if not there("choosing", technique=name, rate=rate):
-                told["choosing"].append(measure(name, body, vocab, tasks[0], places, rate=rate, seed=0, old=old,
-                                                choosing=True, **more))  # fmt: skip
+                told["choosing"].append(
+                    measure(
+                        name,
+                        body,
+                        vocab,
+                        tasks[0],
+                        places,
+                        rate=rate,
+                        seed=0,
+                        old=old,
+                        choosing=True,
+                        **more,
+                    )
+                )
                 done(told)
     rates = {name: chosen_rate(told["choosing"], name) for name in names}
     told["rows"] = [
@@ -239,7 +293,9 @@ def compare(
     for seed in seeds:
         if not there("words", seed=seed):
             said = {
-                n: right(bag_of_words(tasks[seed].train, tasks[seed].test, n), tasks[seed].test).accuracy
+                n: right(
+                    bag_of_words(tasks[seed].train, tasks[seed].test, n), tasks[seed].test
+                ).accuracy
                 for n in (1, 3)
             }
             told["words"].append(dict(seed=seed, words=said[1], runs_of_3=said[3]))
@@ -247,7 +303,15 @@ def compare(
             if not there("rows", technique=name, seed=seed):
                 told["rows"].append(
                     measure(
-                        name, body, vocab, tasks[seed], places, rate=rates[name], seed=seed, old=old, **more
+                        name,
+                        body,
+                        vocab,
+                        tasks[seed],
+                        places,
+                        rate=rates[name],
+                        seed=seed,
+                        old=old,
+                        **more,
                     )
                 )
                 done(told)
@@ -262,13 +326,19 @@ def summary(told: dict) -> dict[str, dict]:
     found = {}
     for name in dict.fromkeys(row["technique"] for row in told["rows"]):
         rows = [row for row in told["rows"] if row["technique"] == name]
-        shares = dict(test=[r["test"] for r in rows], new=[r["new"] for r in rows],
-                      kept=[r["kept"] / max(r["known"], 1) for r in rows])  # fmt: skip
+        shares = dict(
+            test=[r["test"] for r in rows],
+            new=[r["new"] for r in rows],
+            kept=[r["kept"] / max(r["known"], 1) for r in rows],
+        )
         found[name] = dict(
-            label=TECHNIQUES[name].label, rate=rows[0]["rate"], trained=rows[0]["trained"],
-            seconds=mean(r["seconds"] for r in rows), kinds={k: mean(r["kinds"][k] for r in rows) for k in KINDS},
+            label=TECHNIQUES[name].label,
+            rate=rows[0]["rate"],
+            trained=rows[0]["trained"],
+            seconds=mean(r["seconds"] for r in rows),
+            kinds={k: mean(r["kinds"][k] for r in rows) for k in KINDS},
             **{key: interval(values) for key, values in shares.items()},
-        )  # fmt: skip
+        )
     return found
 
 
@@ -290,9 +360,15 @@ def main(arguments: Sequence[str] | None = None) -> None:
         prog="python -m kt_course.chapters.finetuning_techniques.techniques",
         description="Compare ways of finetuning on a shipped body.",
     )
-    parser.add_argument("--out", type=Path, required=True, metavar="FILE", help="the table, as JSON")
-    parser.add_argument("--variant", default="rope", help="of the shipped bios model (default: rope)")
-    parser.add_argument("--seeds", type=int, default=5, help="seeds to test with, 1 ... SEEDS (default: 5)")
+    parser.add_argument(
+        "--out", type=Path, required=True, metavar="FILE", help="the table, as JSON"
+    )
+    parser.add_argument(
+        "--variant", default="rope", help="of the shipped bios model (default: rope)"
+    )
+    parser.add_argument(
+        "--seeds", type=int, default=5, help="seeds to test with, 1 ... SEEDS (default: 5)"
+    )
     given = parser.parse_args(arguments)
     if not 1 <= given.seeds <= 10:
         parser.error(f"--seeds must be 1 to 10, not {given.seeds}")
@@ -300,9 +376,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
     corpus = load_corpus("bios")
     begun = json.loads(given.out.read_text(encoding="utf-8")) if given.out.is_file() else None
     about = dict(
-        body=f"bios-{given.variant}-finetuned", body_seed=card["seed"], hardware=hardware(),
+        body=f"bios-{given.variant}-finetuned",
+        body_seed=card["seed"],
+        hardware=hardware(),
         sizes=dict(train=N_TRAIN, dev=N_DEV, test=N_TEST, new=N_NEW),
-    )  # fmt: skip
+    )
     if begun and begun["body"] != about["body"]:
         parser.error(f"{given.out} is a table of {begun['body']}: give another --out")
 
@@ -317,7 +395,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
         )
 
     seeds = range(1, given.seeds + 1)
-    told = compare(body, vocab, corpus.dev, old=corpus.train, seeds=list(seeds), begun=begun, done=keep)
+    told = compare(
+        body, vocab, corpus.dev, old=corpus.train, seeds=list(seeds), begun=begun, done=keep
+    )
     write_json(given.out, about | told)
 
 

@@ -32,7 +32,15 @@ def fractions(result: Any) -> list[tuple[int, int]]:
 def check_stored(fn: Callable) -> str:
     gold = ["Oslo", "Rome", "Bonn", "Kiel", "York", "Bath", "Lyon"]
     filled = ["Oslo", "Rome", "Bonn", "Kiel", "Oslo", "Rome", "Bonn"]  # 4 stored
-    answers = ["Oslo", "Rome", "Bonn", "York", "York", "Bath", "Oslo"]  # 3 of these found, 2 of the others
+    answers = [
+        "Oslo",
+        "Rome",
+        "Bonn",
+        "York",
+        "York",
+        "Bath",
+        "Oslo",
+    ]  # 3 of these found, 2 of the others
     stored, found, guessed = fractions(fn(filled, answers, gold))
     if stored != (4, 7):
         raise Wrong(
@@ -45,7 +53,9 @@ def check_stored(fn: Callable) -> str:
         (3, 3): ": it leaves out the people whose gap is filled and whose answer is wrong",
     }
     if found == (2, 3) and guessed == (3, 4):
-        raise Wrong("found and guessed are exchanged: found are the right answers where the gap is filled")
+        raise Wrong(
+            "found and guessed are exchanged: found are the right answers where the gap is filled"
+        )
     if found != (3, 4):
         raise Wrong(f"found is {found[0]} of {found[1]} instead of 3 of 4" + likely.get(found, ""))
     if guessed != (2, 3):
@@ -54,7 +64,9 @@ def check_stored(fn: Callable) -> str:
         )
     with unforeseen("wrong for a single person whose answer has white space around it"):
         if fractions(fn([" Oslo"], ["Oslo "], ["Oslo"])) != [(1, 1), (1, 1), (0, 0)]:
-            raise Wrong("white space around an answer does not count: 'Oslo ' is Oslo, as in kt.exact_match")
+            raise Wrong(
+                "white space around an answer does not count: 'Oslo ' is Oslo, as in kt.exact_match"
+            )
     with unforeseen("right for seven people, wrong for others"):
         rng = fresh_random()
         for _ in range(10):
@@ -65,7 +77,9 @@ def check_stored(fn: Callable) -> str:
             both = sum(map(min, kept, right))
             wanted = [(sum(kept), n), (both, sum(kept)), (sum(right) - both, n - sum(kept))]
             if (got := fractions(fn(filled, answers, gold))) != wanted:
-                raise Wrong(f"right for seven people; for {n} others it gives {got} instead of {wanted}")
+                raise Wrong(
+                    f"right for seven people; for {n} others it gives {got} instead of {wanted}"
+                )
     return "stored of all, found of the stored, guessed of the rest"
 
 
@@ -90,7 +104,10 @@ def check_askable(fn: Callable) -> str:
     likely = {
         ("Ada Moor", "Moor", *right): ": nothing is left out",
         ("Ada Moor", *right): ": the head itself is always in view; a span in it is no question",
-        ("Moor", *right): ": 'Moor' stands in the head, so it can be copied and asks for no knowledge",
+        (
+            "Moor",
+            *right,
+        ): ": 'Moor' stands in the head, so it can be copied and asks for no knowledge",
         tuple(right[:-1]): ": numbers and dates can be asked for too, unless names_only",
     }
     got = spans(fn(text), text)
@@ -101,18 +118,34 @@ def check_askable(fn: Callable) -> str:
             f"with names_only it finds {got} instead of {right[:-1]}: hand names_only on to kt.salient_spans"
         )
     for text, right, why in (
-        ("Rome Bonn. He left Rome for Rome Kiel", ["Rome Kiel"], "what the head holds as a part is there to copy; more than that is not"),
-        ("some text of Bo Ek without a head", ["Bo Ek"], "a text without a head hides nothing: behind_head gives 0"),
-        ("Ada Moor. ", ["Ada Moor"], "with nothing behind the head, the whole text may be asked for"),
+        (
+            "Rome Bonn. He left Rome for Rome Kiel",
+            ["Rome Kiel"],
+            "what the head holds as a part is there to copy; more than that is not",
+        ),
+        (
+            "some text of Bo Ek without a head",
+            ["Bo Ek"],
+            "a text without a head hides nothing: behind_head gives 0",
+        ),
+        (
+            "Ada Moor. ",
+            ["Ada Moor"],
+            "with nothing behind the head, the whole text may be asked for",
+        ),
         ("Bo Ek. He came.", [], "there is nothing to ask for"),
-    ):  # fmt: skip
+    ):
         if (got := spans(fn(text), text)) != right:
             raise Wrong(f"in {text!r} it finds {got} instead of {right}: {why}")
     rng = fresh_random()
     with unforeseen("right for some texts, wrong for others"):
         for _ in range(20):
             name = f"{letters(5, rng).capitalize()} {letters(6, rng).capitalize()}"
-            said = [name.split()[rng.randrange(2)], letters(7, rng).capitalize(), str(rng.randint(10, 1999))]
+            said = [
+                name.split()[rng.randrange(2)],
+                letters(7, rng).capitalize(),
+                str(rng.randint(10, 1999)),
+            ]
             rng.shuffle(said)
             text = f"{name}. she " + ", then ".join(said)
             wanted = [text[a:b] for a, b in askable(text)]
@@ -164,12 +197,16 @@ def check_plain(fn: Callable) -> str:
     with unforeseen("right for one text, wrong for others"):
         for _ in range(20):
             text = "she " + " ".join(
-                rng.choice([letters(5, rng), letters(6, rng).capitalize(), str(rng.randint(10, 1999))])
+                rng.choice(
+                    [letters(5, rng), letters(6, rng).capitalize(), str(rng.randint(10, 1999))]
+                )
                 for _ in range(rng.randint(2, 8))
             )
             start, stop = sorted((rng.randint(0, len(text)), rng.randint(0, len(text))))
             if (told := got(text, start, stop)) != (wanted := plain_words(text, start, stop)):
-                raise Wrong(f"of {text!r}, from {start} to {stop}, it leaves {told!r} instead of {wanted!r}")
+                raise Wrong(
+                    f"of {text!r}, from {start} to {stop}, it leaves {told!r} instead of {wanted!r}"
+                )
     return "names, dates and numbers are gone, the other words are as they were"
 
 
@@ -184,7 +221,9 @@ def check_arranged(fn: Callable) -> str:
             or len(result) != 3
             or not all(isinstance(p, str) for p in result)
         ):
-            raise Wrong(f"needed are three strings, (prefix, masked, suffix), not {describe(result)}")
+            raise Wrong(
+                f"needed are three strings, (prefix, masked, suffix), not {describe(result)}"
+            )
         return tuple(result)
 
     pieces = ("Ada Moor. ", "born in ", "Oslo", ", she")
@@ -200,14 +239,34 @@ def check_arranged(fn: Callable) -> str:
     likely = {
         ("Ada Moor. born in ", "Oslo", ", she"): ": nothing has moved",
         ("born in ", "Oslo", ", sheAda Moor. "): ": the head's space belongs in front of it now",
-        ("born in ", "Oslo", ", she Ada Moor. "): ": a space is left at the end, which nothing in a question looks like",
+        (
+            "born in ",
+            "Oslo",
+            ", she Ada Moor. ",
+        ): ": a space is left at the end, which nothing in a question looks like",
         ("born in ", "Oslo", ", sheAda Moor."): ": a space is missing in front of the name",
-        ("born in Ada Moor. ", "Oslo", ", she"): ": the name stands between words and gap; it should stand last",
-        ("born in ", "Oslo", " Ada Moor., she"): ": the name stands before the words behind the gap; it should stand last",
+        (
+            "born in Ada Moor. ",
+            "Oslo",
+            ", she",
+        ): ": the name stands between words and gap; it should stand last",
+        (
+            "born in ",
+            "Oslo",
+            " Ada Moor., she",
+        ): ": the name stands before the words behind the gap; it should stand last",
         ("Ada Moor. born in ", "Oslo", ", she Ada Moor."): ": the name stands twice",
-        ("born in ", "Oslo Ada Moor.", ", she"): ": the name is in the masked piece, so it is hidden and asked for",
-        ("born in ", "Oslo", ", she Ada Moor"): ": the full stop is gone; only the space is taken away",
-    }  # fmt: skip
+        (
+            "born in ",
+            "Oslo Ada Moor.",
+            ", she",
+        ): ": the name is in the masked piece, so it is hidden and asked for",
+        (
+            "born in ",
+            "Oslo",
+            ", she Ada Moor",
+        ): ": the full stop is gone; only the space is taken away",
+    }
     if last != right:
         raise Wrong(f"behind the words: {last} instead of {right}{likely.get(last, '')}")
     if (told := got("Bo Ek. ", "", "Kiel", "", last=True)) != ("", "Kiel", " Bo Ek."):
@@ -225,11 +284,13 @@ def check_arranged(fn: Callable) -> str:
 
 
 EXERCISES = (
-    Exercise("stored-and-found", NOTEBOOK, "Stored, found, guessed", 2, 8, stored_and_found, check_stored),
+    Exercise(
+        "stored-and-found", NOTEBOOK, "Stored, found, guessed", 2, 8, stored_and_found, check_stored
+    ),
     Exercise("askable", NOTEBOOK, "What is worth asking for", 2, 8, askable, check_askable),
     Exercise("head-last", NOTEBOOK, "The name in front or behind", 1, 4, arranged, check_arranged),
     Exercise("plain-words", NOTEBOOK, "Only the name tells", 3, 15, plain_words, check_plain),
-)  # fmt: skip
+)
 
 QUIZZES = (
     Quiz(
@@ -238,9 +299,19 @@ QUIZZES = (
         "A model fills the gap in 97 of 100 lines and answers 60 of the 100 questions. What would help most?",
         (
             Choice("A larger model", "The facts are stored already: room is not what is missing."),
-            Choice("Views of each fact that look more like a question", "What is stored has to be reachable from the name alone.", right=True),
-            Choice("More passes over the same lines, cut in the same way", "They make the gaps surer, and bind the facts to their sentences once more."),
-            Choice("More questions about the people whose questions it answers", "It can answer those; and held-out people cannot be asked in training."),
+            Choice(
+                "Views of each fact that look more like a question",
+                "What is stored has to be reachable from the name alone.",
+                right=True,
+            ),
+            Choice(
+                "More passes over the same lines, cut in the same way",
+                "They make the gaps surer, and bind the facts to their sentences once more.",
+            ),
+            Choice(
+                "More questions about the people whose questions it answers",
+                "It can answer those; and held-out people cannot be asked in training.",
+            ),
         ),
     ),
     Quiz(
@@ -248,10 +319,19 @@ QUIZZES = (
         NOTEBOOK,
         "With the name behind the words in half of the windows, recall rises. In all of the windows it falls below where it began. Why?",
         (
-            Choice("The model needs the name at the beginning to read the words", "Attention reads the name from any place."),
-            Choice("One order is one order: the name is known again in the place where it always stood, and nowhere else",
-                   "A question has words in front of the name and words behind it. Only varied places teach a model to read a name anywhere.", right=True),
-            Choice("Windows with the name last are shorter", "They have the same characters in another order."),
+            Choice(
+                "The model needs the name at the beginning to read the words",
+                "Attention reads the name from any place.",
+            ),
+            Choice(
+                "One order is one order: the name is known again in the place where it always stood, and nowhere else",
+                "A question has words in front of the name and words behind it. Only varied places teach a model to read a name anywhere.",
+                right=True,
+            ),
+            Choice(
+                "Windows with the name last are shorter",
+                "They have the same characters in another order.",
+            ),
             Choice("Questions begin with the name", "They begin with 'Where was'."),
         ),
     ),
@@ -261,10 +341,16 @@ QUIZZES = (
         "Train pairs mixed into pretraining raise recall of people who are in no pair. What did the pairs teach about these people?",
         (
             Choice("Their birthplaces", "No pair holds a word about them."),
-            Choice("Nothing about them; they teach which of a person's facts the question wants, and that it must be reachable from a question",
-                   "The facts come from the lines alone.", right=True),
-            Choice("Which cities are frequent answers", "That would be worth a few per cent: always London gets about 5."),
+            Choice(
+                "Nothing about them; they teach which of a person's facts the question wants, and that it must be reachable from a question",
+                "The facts come from the lines alone.",
+                right=True,
+            ),
+            Choice(
+                "Which cities are frequent answers",
+                "That would be worth a few per cent: always London gets about 5.",
+            ),
             Choice("Their names", "Their names stand in their own lines alone."),
         ),
     ),
-)  # fmt: skip
+)

@@ -13,7 +13,12 @@ from kt_course.explorers.panels import HIGH, LINE, characters, legend
 from kt_course.explorers.shell import Choice, Slider, View, explorer, page
 from kt_course.figures.style import ORANGE, SKY, VERMILION, YELLOW, visible
 
-KINDS = {"the name": YELLOW, "other words": SKY, MASK: VERMILION, "asked for: the loss falls here": ORANGE}
+KINDS = {
+    "the name": YELLOW,
+    "other words": SKY,
+    MASK: VERMILION,
+    "asked for: the loss falls here": ORANGE,
+}
 NAME, WORDS, MARK, ASKED = KINDS.values()
 DRAWN, COUNTED = 7, 200  # draws of the document: in the picture, and in the sentence below it
 LONGEST = 4 * LINE  # characters of a document that are drawn
@@ -61,11 +66,15 @@ def explore_windows(
 
     if not 0 <= document < len(documents):
         raise ValueError(f"document must lie in 0 ... {len(documents) - 1}, not {document}")
-    dataset(documents[document], 0, spans, given)  # refuses a share or a kind of span that cannot be
+    dataset(
+        documents[document], 0, spans, given
+    )  # refuses a share or a kind of span that cannot be
 
     def draw(state: Mapping[str, Any], changed: str | None) -> View:
         text = documents[state["document"]]
-        data = dataset(text, state["seed"], state["spans"], {key: state[key] / 100 for key in SHARES})
+        data = dataset(
+            text, state["seed"], state["spans"], {key: state[key] / 100 for key in SHARES}
+        )
         examples = []  # text, and where the loss begins
         for epoch in range(COUNTED):
             data.set_epoch(epoch)
@@ -84,7 +93,11 @@ def explore_windows(
         signs = visible(text[:LONGEST])
         lines = -(-len(signs) // LINE) + sum(-(-len(example) // LINE) for example, _ in drawn)
         figure, ax = page(9, 1.3 + HIGH * lines + 0.12 * DRAWN)
-        above = "any span may be asked for" if state["spans"] == "random" else "in orange what is asked for"
+        above = (
+            "any span may be asked for"
+            if state["spans"] == "random"
+            else "in orange what is asked for"
+        )
         ax.text(0.3, 0.3, f"Document {state['document']}: {above}", fontsize=11)
         ground = _named(text, name)
         for masked in asked if state["spans"] != "random" else ():  # random spans overlap
@@ -93,14 +106,21 @@ def explore_windows(
                 ground[at : at + len(masked)] = [ASKED] * len(masked)
         at = characters(ax, signs, ground[: len(signs)], 0.3, 0.42) + 0.45
         fields = ", ".join(f"{key}={state[key] / 100:g}" for key in SHARES)
-        ax.text(0.3, at - 0.1, f"The first {DRAWN} windows of it, one an epoch: {fields}", fontsize=11)
+        ax.text(
+            0.3, at - 0.1, f"The first {DRAWN} windows of it, one an epoch: {fields}", fontsize=11
+        )
         for example, first in drawn:
             ground = _named(example, name)
             ground[first:] = [ASKED] * (len(example) - first)
-            ground = [MARK if sign == MASK else colour for sign, colour in zip(example, ground, strict=True)]
+            ground = [
+                MARK if sign == MASK else colour
+                for sign, colour in zip(example, ground, strict=True)
+            ]
             at = characters(ax, visible(example), ground, 0.3, at) + 0.12
         legend(ax, 0.3, at + 0.1, KINDS)
-        often = ", ".join(f"“{masked}” in {100 * n / COUNTED:.0f} %" for masked, n in asked.most_common(3))
+        often = ", ".join(
+            f"“{masked}” in {100 * n / COUNTED:.0f} %" for masked, n in asked.most_common(3)
+        )
         note = (
             f"Of {COUNTED} windows: asked for {often}. {100 * told / COUNTED:.0f} % show another name, date or number of the line, "
             f"which tells who is meant without the name. A window takes {length / COUNTED:.0f} characters."

@@ -15,7 +15,16 @@ from kt_core.attention import padding_mask
 from kt_course.chapters.masked_language_models.masked import hide, one_hot_kl
 from kt_course.chapters.masked_language_models.masked_decoding import fill
 from kt_course.chapters.masked_language_models.next_sentence import line_pair
-from kt_course.exercises.core import Exercise, Wrong, close, describe, draw, fresh_random, tensor, unforeseen
+from kt_course.exercises.core import (
+    Exercise,
+    Wrong,
+    close,
+    describe,
+    draw,
+    fresh_random,
+    tensor,
+    unforeseen,
+)
 from kt_course.exercises.mistakes import numbers
 from kt_course.exercises.quizzes import Choice, Quiz
 
@@ -25,7 +34,9 @@ NOTEBOOK = "10_masked_language_models"
 
 
 def check_hide(fn: Callable) -> str:
-    def both(ids: list[int], units: list, size: int, seed: int = 1, **rule: Any) -> tuple[list, list]:
+    def both(
+        ids: list[int], units: list, size: int, seed: int = 1, **rule: Any
+    ) -> tuple[list, list]:
         before, state = list(ids), random.getstate()
         result = fn(ids, units, size, random.Random(seed), **rule)
         if random.getstate() != state:
@@ -48,29 +59,47 @@ def check_hide(fn: Callable) -> str:
     chosen = [start for start, _ in units]
     others = sorted(set(range(len(ids))) - set(chosen))
     if y == [*ids[1:], 0] or all(y[j] == ids[j + 1] for j in chosen[:-1]):
-        raise Wrong("y is shifted by one: a masked model answers at the place itself, y[j] is ids[j]")
+        raise Wrong(
+            "y is shifted by one: a masked model answers at the place itself, y[j] is ids[j]"
+        )
     if any(y[j] for j in others):
-        raise Wrong("y asks for characters that were not chosen: it is 0 there, and no loss falls on them")
+        raise Wrong(
+            "y asks for characters that were not chosen: it is 0 there, and no loss falls on them"
+        )
     if any(x[j] != ids[j] for j in others):
         raise Wrong("x differs from ids outside the chosen units: only they may change")
     kept = [j for j in chosen if x[j] == ids[j]]
-    if sum(not y[j] for j in kept) > len(kept) / 2:  # a random character may be the old one by chance
-        raise Wrong("y is 0 where a chosen character stays as it is: it is asked for like the others")
+    if (
+        sum(not y[j] for j in kept) > len(kept) / 2
+    ):  # a random character may be the old one by chance
+        raise Wrong(
+            "y is 0 where a chosen character stays as it is: it is asked for like the others"
+        )
     if any(y[j] != ids[j] for j in chosen):
-        raise Wrong("y[j] is not ids[j] at a chosen place: y holds what stood there, whatever x shows now")
+        raise Wrong(
+            "y[j] is not ids[j] at a chosen place: y holds what stood there, whatever x shows now"
+        )
     hidden = sum(x[j] == 1 for j in chosen) / len(chosen)
     if any(x[j] == 0 for j in chosen):
-        raise Wrong("a chosen place became 0, which is padding: ⁇ has the id 1, random characters begin at 2")
+        raise Wrong(
+            "a chosen place became 0, which is padding: ⁇ has the id 1, random characters begin at 2"
+        )
     if hidden == 1:
-        raise Wrong("all chosen places became ⁇: one unit of ten stays, one of ten becomes random characters")
+        raise Wrong(
+            "all chosen places became ⁇: one unit of ten stays, one of ten becomes random characters"
+        )
     told = f"of the chosen {100 * hidden:.0f} % became ⁇ and {100 * len(kept) / len(chosen):.0f} % stayed"
     if abs(hidden - 0.8) > 0.04:
         raise Wrong(f"{told}; with the rule (0.8, 0.1) it is 80 % and 10 %")
     if abs(len(kept) / len(chosen) - 0.1) > 0.03:
-        raise Wrong(f"{told}; with the rule (0.8, 0.1) it is 80 % and 10 %, the rest random characters")
+        raise Wrong(
+            f"{told}; with the rule (0.8, 0.1) it is 80 % and 10 %, the rest random characters"
+        )
     drawn = {x[j] for j in chosen} - {1}
     if max(drawn) >= 62:
-        raise Wrong(f"a random character has the id {max(drawn)}: with vocab_size 62 the last one is 61")
+        raise Wrong(
+            f"a random character has the id {max(drawn)}: with vocab_size 62 the last one is 61"
+        )
     if len(drawn) < 50:
         raise Wrong(
             f"only {len(drawn)} different characters take the others' place: draw from all, 2 ... vocab_size - 1"
@@ -80,20 +109,34 @@ def check_hide(fn: Callable) -> str:
     # whole units: one draw for all of their characters
     units = [(j, j + 5) for j in range(0, 20000, 10)]
     x, y = both(ids, units, 62)
-    if any(y[j] for a, b in units for j in range(b, b + 5)) or not all(y[a] and y[b - 1] for a, b in units):
-        raise Wrong("a unit (start, stop) holds the places start ... stop - 1, as in range(start, stop)")
+    if any(y[j] for a, b in units for j in range(b, b + 5)) or not all(
+        y[a] and y[b - 1] for a, b in units
+    ):
+        raise Wrong(
+            "a unit (start, stop) holds the places start ... stop - 1, as in range(start, stop)"
+        )
     parts = [x[a:b] for a, b in units]
     if any(1 in part and part != [1] * 5 for part in parts):
-        raise Wrong("one unit is partly ⁇: draw once a unit, not once a character, and treat all of it alike")
-    drawn = [part for part, (a, b) in zip(parts, units, strict=True) if 1 not in part and part != ids[a:b]]
+        raise Wrong(
+            "one unit is partly ⁇: draw once a unit, not once a character, and treat all of it alike"
+        )
+    drawn = [
+        part
+        for part, (a, b) in zip(parts, units, strict=True)
+        if 1 not in part and part != ids[a:b]
+    ]
     if drawn and all(len(set(part)) == 1 for part in drawn):
         raise Wrong("a unit's random characters are all the same: draw anew for each of its places")
     with unforeseen("right for the rule (0.8, 0.1), not for another: use the argument rule"):
         for rule in ((1.0, 0.0), (0.0, 1.0), (0.0, 0.0), (0.3, 0.6)):
             x, y = both(ids, units, 99, draw(0, 10**6, 1)[0], rule=rule)
-            shares = [sum(x[a:b] == [1] * 5 for a, b in units), sum(x[a:b] == ids[a:b] for a, b in units)]
+            shares = [
+                sum(x[a:b] == [1] * 5 for a, b in units),
+                sum(x[a:b] == ids[a:b] for a, b in units),
+            ]
             if any(
-                abs(n / len(units) - p) > 0.06 for n, p in zip(shares, (rule[0], 1 - sum(rule)), strict=True)
+                abs(n / len(units) - p) > 0.06
+                for n, p in zip(shares, (rule[0], 1 - sum(rule)), strict=True)
             ):
                 raise Wrong("rule")
     return "80 % hidden, 10 % random, 10 % kept, one draw a unit, every chosen character asked for"
@@ -149,8 +192,10 @@ def check_one_hot_kl(fn: Callable) -> str:
     result = fn(leaf, targets)
     got = tensor(result, (), "the loss").double()
     if got.isnan():
-        raise Wrong("the loss is not a number: 0 times log 0 is 0 here, yet a computer says nan. torch.special.xlogy, "
-                    "or sum only where p is above 0")  # fmt: skip
+        raise Wrong(
+            "the loss is not a number: 0 times log 0 is 0 here, yet a computer says nan. torch.special.xlogy, "
+            "or sum only where p is above 0"
+        )
     if got.isinf():
         raise Wrong(
             "the loss is infinite: KL(q || p) divides by the zeros of p. The target p comes first, KL(p || q)"
@@ -166,10 +211,16 @@ def check_one_hot_kl(fn: Callable) -> str:
     result.backward()
     expected = torch.autograd.grad(kl_with(leaf, targets), leaf)[0]
     if leaf.grad is None or not close(leaf.grad, expected):
-        raise Wrong("the number is right, its gradient is not: compute it from the logits, without a detach")
+        raise Wrong(
+            "the number is right, its gradient is not: compute it from the logits, without a detach"
+        )
     huge = torch.tensor([[[0.0, 2000.0, 0.0, 1000.0]]])
-    if not close(tensor(fn(huge, torch.tensor([[3]])), (), "the loss").double(), torch.tensor(1000.0)):
-        raise Wrong("large logits break it (exp overflows): take log_softmax instead of the log of a softmax")
+    if not close(
+        tensor(fn(huge, torch.tensor([[3]])), (), "the loss").double(), torch.tensor(1000.0)
+    ):
+        raise Wrong(
+            "large logits break it (exp overflows): take log_softmax instead of the log of a softmax"
+        )
     with unforeseen("right for the example, not for other sizes and targets"):
         for B, T, V in ((1, 1, 2), (2, 9, 30), (4, 3, 5)):
             logits, targets = numbers(B, T, V), torch.tensor(draw(0, V - 1, B * T)).view(B, T)
@@ -194,8 +245,10 @@ def check_padding_mask(fn: Callable) -> str:
         try:
             full = got.broadcast_to(B, heads, T, T)
         except RuntimeError:
-            raise Wrong(f"{what}: {tuple(got.shape)} does not broadcast to (B, nh, T_query, T_key) = {(B, heads, T, T)}: "
-                        "put axes for the heads and the queries between B and T_key") from None  # fmt: skip
+            raise Wrong(
+                f"{what}: {tuple(got.shape)} does not broadcast to (B, nh, T_query, T_key) = {(B, heads, T, T)}: "
+                "put axes for the heads and the queries between B and T_key"
+            ) from None
         return full
 
     def right(idx: Tensor, heads: int) -> Tensor:
@@ -210,11 +263,16 @@ def check_padding_mask(fn: Callable) -> str:
     got, text = asked(idx, 4, "3 rows, 4 heads"), idx != 0
     slips = {
         "it is turned round: True is where a query may look": ~text[:, None, None],
-        "the rows of padding are masked, not its columns: a query of the text still looks at padding": text[:, None, :, None],
-        "a triangle is left in it: an encoder looks ahead, too": text[:, None, None] & torch.ones(6, 6).tril().bool(),
-        "⁇ is masked too: a hidden place (id 1) is a key like any other, only padding (id 0) is not": (idx > 1)[:, None, None],
+        "the rows of padding are masked, not its columns: a query of the text still looks at padding": text[
+            :, None, :, None
+        ],
+        "a triangle is left in it: an encoder looks ahead, too": text[:, None, None]
+        & torch.ones(6, 6).tril().bool(),
+        "⁇ is masked too: a hidden place (id 1) is a key like any other, only padding (id 0) is not": (
+            idx > 1
+        )[:, None, None],
         "all keys are allowed: padding has to be False": torch.ones(1, 1, 1, 6, dtype=torch.bool),
-    }  # fmt: skip
+    }
     for told, other in slips.items():
         if torch.equal(got, other.expand_as(got)):
             raise Wrong(told)
@@ -268,7 +326,9 @@ def filled(model: Callable, idx: Tensor, rounds: int, slip: str = "") -> Tensor:
             q[..., :2] = -1.0
         sure, best = q.max(-1)
         places = torch.arange(idx.size(1)).expand_as(sure)
-        first = {"left to right": -places, "least sure": -sure}.get(slip, sure)  # the highest goes first
+        first = {"left to right": -places, "least sure": -sure}.get(
+            slip, sure
+        )  # the highest goes first
         for row, total in enumerate(n):
             left = (idx[row] == 1).nonzero()[:, 0]
             due = {"floor": total * r // rounds, "one a round": r, "at once": total}
@@ -308,7 +368,9 @@ def check_fill(fn: Callable) -> str:
         if torch.equal(got, right):
             continue
         if not torch.equal(got[idx != 1], idx[idx != 1]):
-            raise Wrong(f"{what} has other characters where none were hidden: only ⁇ (id 1) is replaced")
+            raise Wrong(
+                f"{what} has other characters where none were hidden: only ⁇ (id 1) is replaced"
+            )
         for slip, told in FILLING.items():
             if torch.equal(got, filled(model, idx, rounds, slip)) and not torch.equal(
                 filled(model, idx, rounds, slip), right
@@ -321,12 +383,16 @@ def check_fill(fn: Callable) -> str:
             raise Wrong(
                 f"{rounds} rounds: right for one row, wrong for three: the surest are counted in each row by itself"
             )
-        raise Wrong(f"{what} differs from the recipe's at {int((got != right).sum())} of {int((idx == 1).sum())} masks: "
-                    "look at the order and the number fixed in each round")  # fmt: skip
+        raise Wrong(
+            f"{what} differs from the recipe's at {int((got != right).sum())} of {int((idx == 1).sum())} masks: "
+            "look at the order and the number fixed in each round"
+        )
     with unforeseen("right for the examples, not for other models and texts"):
         for rounds in (1, 2, 4):
             model, rng = Toy(12, None), fresh_random()
-            idx = torch.tensor([[rng.choice((1, 1, 1, 4, 7, 9)) for _ in range(10)] for _ in range(3)])
+            idx = torch.tensor(
+                [[rng.choice((1, 1, 1, 4, 7, 9)) for _ in range(10)] for _ in range(3)]
+            )
             if not torch.equal(asked(model, idx, rounds, "the text"), filled(model, idx, rounds)):
                 raise Wrong("other")
     return "the surest first, ceil(n r / rounds) after round r, the text so far read anew"
@@ -336,9 +402,13 @@ def check_fill(fn: Callable) -> str:
 
 
 def check_line_pair(fn: Callable) -> str:
-    lines = [[f"{name}{k}" for k in range(n)] for name, n in zip("abcde", (3, 4, 2, 5, 3), strict=True)]
+    lines = [
+        [f"{name}{k}" for k in range(n)] for name, n in zip("abcde", (3, 4, 2, 5, 3), strict=True)
+    ]
 
-    def drawn(i: int, n: int = 600, told: Sequence[Sequence[str]] = lines) -> list[tuple[str, str, bool]]:
+    def drawn(
+        i: int, n: int = 600, told: Sequence[Sequence[str]] = lines
+    ) -> list[tuple[str, str, bool]]:
         rng, state, found = random.Random(i), random.getstate(), []
         for _ in range(n):
             result = fn(told, i, rng)
@@ -368,7 +438,9 @@ def check_line_pair(fn: Callable) -> str:
     if [label for *_, label in pairs] == [not s for s in same]:
         raise Wrong("the labels are turned round: True is for two lines of one person")
     if any(label != s for (*_, label), s in zip(pairs, same, strict=True)):
-        raise Wrong('lines of one person are labelled False at times: "somebody else" must not be person i')
+        raise Wrong(
+            'lines of one person are labelled False at times: "somebody else" must not be person i'
+        )
     share = sum(same) / len(same)
     if not 0.4 < share < 0.6:
         likely = ": is everybody drawn alike, person i too?" if share < 0.3 else ""
@@ -404,12 +476,28 @@ def check_line_pair(fn: Callable) -> str:
 
 EXERCISES = (
     Exercise("bert-rule", NOTEBOOK, "Hide by BERT's rule", 2, 12, hide, check_hide),
-    Exercise("one-hot-kl", NOTEBOOK, "The loss as a divergence", 2, 12, one_hot_kl, check_one_hot_kl,
-             (F.cross_entropy, F.nll_loss)),
-    Exercise("padding-mask", NOTEBOOK, "Both ways, but not at padding", 1, 6, padding_mask, check_padding_mask),
+    Exercise(
+        "one-hot-kl",
+        NOTEBOOK,
+        "The loss as a divergence",
+        2,
+        12,
+        one_hot_kl,
+        check_one_hot_kl,
+        (F.cross_entropy, F.nll_loss),
+    ),
+    Exercise(
+        "padding-mask",
+        NOTEBOOK,
+        "Both ways, but not at padding",
+        1,
+        6,
+        padding_mask,
+        check_padding_mask,
+    ),
     Exercise("fill-masks", NOTEBOOK, "The surest first", 4, 25, fill, check_fill),
     Exercise("line-pairs", NOTEBOOK, "One person or two", 2, 10, line_pair, check_line_pair),
-)  # fmt: skip
+)
 
 QUIZZES = (
     Quiz(
@@ -417,13 +505,24 @@ QUIZZES = (
         NOTEBOOK,
         "One chosen unit of ten stays as it is, one of ten shows something random. Why not hide them all?",
         (
-            Choice("To ask less of the model, so that training is faster.", "Every chosen place is asked for, whatever x shows there."),
-            Choice("So that no visible character can simply be trusted, and each place is read for what it should be.",
-                   "Texts met later hold no ⁇. With ⁇ alone a model may learn to work out hidden places and to copy the rest "
-                   "unread.", right=True),
-            Choice("So that the model sees the hidden characters now and then and can learn what they are.",
-                   "It learns what they are from the loss, at ⁇ too."),
-            Choice("So that the loss falls on the whole text.", "It falls on the chosen 15 % alone, in all three cases."),
+            Choice(
+                "To ask less of the model, so that training is faster.",
+                "Every chosen place is asked for, whatever x shows there.",
+            ),
+            Choice(
+                "So that no visible character can simply be trusted, and each place is read for what it should be.",
+                "Texts met later hold no ⁇. With ⁇ alone a model may learn to work out hidden places and to copy the rest "
+                "unread.",
+                right=True,
+            ),
+            Choice(
+                "So that the model sees the hidden characters now and then and can learn what they are.",
+                "It learns what they are from the loss, at ⁇ too.",
+            ),
+            Choice(
+                "So that the loss falls on the whole text.",
+                "It falls on the chosen 15 % alone, in all three cases.",
+            ),
         ),
     ),
     Quiz(
@@ -431,12 +530,24 @@ QUIZZES = (
         NOTEBOOK,
         "An encoder is trained on a batch without the padding mask and does well. Asked one question at a time, it answers worse. Why?",
         (
-            Choice("Its loss counted the padding, too.", "Targets of 0 are left out of the loss, with or without the mask."),
-            Choice("Single questions have no padding, and its answers had come to depend on the padding that was there.",
-                   "Without the mask every output looks at □ and moves with their number, which is a matter of who else is in the "
-                   "batch.", right=True),
-            Choice("One question is too little data.", "Nothing is learned when it is asked; a batch of one is read like any other."),
-            Choice("A causal mask is missing.", "An encoder has none by design, in training and afterwards."),
+            Choice(
+                "Its loss counted the padding, too.",
+                "Targets of 0 are left out of the loss, with or without the mask.",
+            ),
+            Choice(
+                "Single questions have no padding, and its answers had come to depend on the padding that was there.",
+                "Without the mask every output looks at □ and moves with their number, which is a matter of who else is in the "
+                "batch.",
+                right=True,
+            ),
+            Choice(
+                "One question is too little data.",
+                "Nothing is learned when it is asked; a batch of one is read like any other.",
+            ),
+            Choice(
+                "A causal mask is missing.",
+                "An encoder has none by design, in training and afterwards.",
+            ),
         ),
     ),
     Quiz(
@@ -444,10 +555,19 @@ QUIZZES = (
         NOTEBOOK,
         "Where was X born? ⁇⁇⁇⁇⁇⁇ is filled rightly for 70 of 100 people. A causal model, which is given no length, is right for 60. What follows?",
         (
-            Choice("The encoder knows ten people more.", "Perhaps, perhaps not: six masks told it that the answer has six letters."),
-            Choice("Nothing yet: the two were not asked the same question. Let the encoder find the length, or give it to both.",
-                   "The masks are part of the question. The comparison is fair when both know the length or neither does.", right=True),
-            Choice("Looking both ways is better for recall.", "The two differ in mask, objective and in what they were told: one number cannot part them."),
+            Choice(
+                "The encoder knows ten people more.",
+                "Perhaps, perhaps not: six masks told it that the answer has six letters.",
+            ),
+            Choice(
+                "Nothing yet: the two were not asked the same question. Let the encoder find the length, or give it to both.",
+                "The masks are part of the question. The comparison is fair when both know the length or neither does.",
+                right=True,
+            ),
+            Choice(
+                "Looking both ways is better for recall.",
+                "The two differ in mask, objective and in what they were told: one number cannot part them.",
+            ),
         ),
     ),
     Quiz(
@@ -455,9 +575,19 @@ QUIZZES = (
         NOTEBOOK,
         "Next-sentence prediction is right for nine pairs of ten when each line opens with the name of its person. What has the model learned?",
         (
-            Choice("Who the people are.", "It also tells people apart that it has never met: nothing about them was learned."),
-            Choice("How one sentence follows from another.", "The second line is any other line of that person; there is no order to learn."),
-            Choice("To compare two names.", "That settles every pair, so nothing else is worth learning: an easy task teaches its shortcut.", right=True),
+            Choice(
+                "Who the people are.",
+                "It also tells people apart that it has never met: nothing about them was learned.",
+            ),
+            Choice(
+                "How one sentence follows from another.",
+                "The second line is any other line of that person; there is no order to learn.",
+            ),
+            Choice(
+                "To compare two names.",
+                "That settles every pair, so nothing else is worth learning: an easy task teaches its shortcut.",
+                right=True,
+            ),
         ),
     ),
-)  # fmt: skip
+)

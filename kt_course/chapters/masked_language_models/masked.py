@@ -32,7 +32,10 @@ from kt_core.vocab import CharVocab
 
 UNITS = ("chars", "words", "spans")
 SHARE = 0.15  # of a text is chosen
-RULE = (0.8, 0.1)  # of the chosen units the share that is hidden and the share made random; the rest stays
+RULE = (
+    0.8,
+    0.1,
+)  # of the chosen units the share that is hidden and the share made random; the rest stays
 HIDDEN = (1.0, 0.0)  # all of them are hidden
 END = "\n"  # closes an answer, and each line of a pair (kt_course.chapters.masked_language_models.next_sentence)
 _WORD = re.compile(r"[\w'’-]+")
@@ -64,7 +67,9 @@ def hide(
     return x, y
 
 
-def choose(text: str, units: str, rng: random.Random, share: float = SHARE) -> list[tuple[int, int]]:
+def choose(
+    text: str, units: str, rng: random.Random, share: float = SHARE
+) -> list[tuple[int, int]]:
     """Characters or whole words of `text` at random, until they are `share` of it: (start, stop) each, at least one."""
     if units == "chars":
         found = [(j, j + 1) for j in range(len(text))]
@@ -189,7 +194,9 @@ class MaskedPairs(MaskedDataset):
         question, answer = self.pairs[i]
         start, rng = len(question) + 1, random.Random(f"masks {self.seed} {self.epoch} {i}")
         ids = self.vocab.encode(f"{question} {answer}{END}")
-        return hide(ids, _part(start, start + len(answer), self.part, rng), len(self.vocab), rng, HIDDEN)
+        return hide(
+            ids, _part(start, start + len(answer), self.part, rng), len(self.vocab), rng, HIDDEN
+        )
 
 
 class MaskedMixture(MaskedDataset, Mixture):
@@ -266,17 +273,32 @@ def pretrain_masked(
         data = Mixture([(text, 1), (NamePlace(train, vocab), 1)])
     else:
         units = "spans" if phase == "masked_nsp" else phase.removeprefix("masked_")
-        parts = [MaskedText(documents, vocab, seed=seed, units=units), MaskedPairs(train, vocab, seed=seed)]
+        parts = [
+            MaskedText(documents, vocab, seed=seed, units=units),
+            MaskedPairs(train, vocab, seed=seed),
+        ]
         if phase == "masked_nsp":
             parts.append(LinePairs(by_person(documents), vocab, seed=seed))
         data = MaskedMixture([(part, 1) for part in parts])
     torch.manual_seed(seed)
-    shape = dict(n_layer=n_layer, n_head=n_head, n_embd=n_embd, dropout=0.0, qk_norm=True, zero_init=True)
+    shape = dict(
+        n_layer=n_layer, n_head=n_head, n_embd=n_embd, dropout=0.0, qk_norm=True, zero_init=True
+    )
     model = GPT(GPTConfig(len(vocab), variant="rope", causal=causal, **shape))
     config = TrainConfig(
-        epochs=epochs, batch_size=32, learning_rate=2e-3, optimizer="muon", muon_learning_rate=0.01, weight_decay=0.0,
-        schedule="linear", final_fraction=0.0, precision="native", seed=seed, device=device, save_every=200,
-    )  # fmt: skip
+        epochs=epochs,
+        batch_size=32,
+        learning_rate=2e-3,
+        optimizer="muon",
+        muon_learning_rate=0.01,
+        weight_decay=0.0,
+        schedule="linear",
+        final_fraction=0.0,
+        precision="native",
+        seed=seed,
+        device=device,
+        save_every=200,
+    )
     last = Trainer(model, data, config, state=state, title=phase).fit(resume=True)[-1]
     asked, gold = [q for q, _ in dev], [a for _, a in dev]
     if causal:
@@ -284,8 +306,14 @@ def pretrain_masked(
     else:
         told = answer_masked(model, vocab, asked, [len(a) for a in gold])
     card = dict(
-        corpus=corpus.name, variant="rope", phase=phase, kind="mixed", seed=seed, people=list(people),
+        corpus=corpus.name,
+        variant="rope",
+        phase=phase,
+        kind="mixed",
+        seed=seed,
+        people=list(people),
         cost={key: last[key] for key in ("step", "epoch", "characters", "seconds", "loss")},
-        dev=describe(exact_match(told, gold)), hardware=hardware(choose_device(device)),
-    )  # fmt: skip
+        dev=describe(exact_match(told, gold)),
+        hardware=hardware(choose_device(device)),
+    )
     return model, vocab, card

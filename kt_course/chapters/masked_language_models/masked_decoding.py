@@ -77,7 +77,9 @@ def surest_lengths(
     """
     means = []
     for n in tried:
-        x = padded([vocab.encode(masked_question(q, n)) for q in questions]).to(model.head.weight.device)
+        x = padded([vocab.encode(masked_question(q, n)) for q in questions]).to(
+            model.head.weight.device
+        )
         logits = model(x)[0].float()
         logits[..., :2] = float("-inf")
         best = logits.log_softmax(-1).amax(-1)  # (B, T)

@@ -60,14 +60,28 @@ class LinePairs(MaskedDataset):
     """
 
     def __init__(
-        self, lines: Lines, vocab: CharVocab, block_size: int = BLOCK, seed: int = 0, *, names: bool = True
+        self,
+        lines: Lines,
+        vocab: CharVocab,
+        block_size: int = BLOCK,
+        seed: int = 0,
+        *,
+        names: bool = True,
     ):
-        self.lines, self.vocab, self.block_size, self.seed, self.names = lines, vocab, block_size, seed, names
+        self.lines, self.vocab, self.block_size, self.seed, self.names = (
+            lines,
+            vocab,
+            block_size,
+            seed,
+            names,
+        )
         if len(lines) < 2:
             raise ValueError(f"LinePairs: {len(lines)} persons; pairs of different ones need two")
         for i, told in enumerate(lines):
             if len(told) < 2:
-                raise ValueError(f"LinePairs: person {i} ({told[0][:30]!r}) has one line; a pair needs two")
+                raise ValueError(
+                    f"LinePairs: person {i} ({told[0][:30]!r}) has one line; a pair needs two"
+                )
 
     def __len__(self) -> int:
         return len(self.lines)
@@ -99,7 +113,12 @@ def one_person(
     labels = torch.tensor(vocab.encode(ONE + TWO), device=device)
     model.eval()
     for first in range(0, len(pairs), batch_size):
-        x = padded([vocab.encode(pair_text(*pair, block_size)) for pair in pairs[first : first + batch_size]])
+        x = padded(
+            [
+                vocab.encode(pair_text(*pair, block_size))
+                for pair in pairs[first : first + batch_size]
+            ]
+        )
         told.append(model(x.to(device))[0][:, 0, labels].float().softmax(-1)[:, 0].cpu())
     model.train(was_training)
     return torch.cat(told)

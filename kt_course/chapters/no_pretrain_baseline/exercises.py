@@ -14,7 +14,15 @@ from kt_core.evaluation import Score, exact_match, london_baseline, wilson_inter
 from kt_core.models import GPT, GPTConfig
 from kt_core.trainer import TrainConfig, Trainer
 from kt_core.vocab import MASK, PAD, CharVocab
-from kt_course.exercises.core import Exercise, Wrong, describe, fresh_random, letters, refused, tensor
+from kt_course.exercises.core import (
+    Exercise,
+    Wrong,
+    describe,
+    fresh_random,
+    letters,
+    refused,
+    tensor,
+)
 from kt_course.exercises.quizzes import Choice, Quiz
 
 NOTEBOOK = "04_no_pretrain_baseline"
@@ -48,7 +56,9 @@ def check_exact_match(fn: Callable[[list[str], list[str]], Score]) -> str:
     )
     need(["oslo"], ["Oslo"], (0, 1), ": an exact match tells small letters from capitals")
     need(["York"], ["New York"], (0, 1), ": a part of the right answer is not the right answer")
-    need(["New York City"], ["New York"], (0, 1), ": an answer that goes on is not the right answer")
+    need(
+        ["New York City"], ["New York"], (0, 1), ": an answer that goes on is not the right answer"
+    )
     need([" Oslo\n"], ["Oslo"], (1, 1), ": white space around an answer does not count")
     need(["NewYork"], ["New York"], (0, 1), ": white space inside an answer does count")
     need([], [], (0, 0), "")
@@ -80,7 +90,9 @@ def check_london(fn: Callable[[list[tuple[str, str]]], Score]) -> str:
             )
 
     need(
-        [(ask("Ada"), "London"), (ask("Bo"), "Oslo"), (ask("Cy"), "Rome"), (ask("Di"), "London")], (2, 4), ""
+        [(ask("Ada"), "London"), (ask("Bo"), "Oslo"), (ask("Cy"), "Rome"), (ask("Di"), "London")],
+        (2, 4),
+        "",
     )
     need(
         [(ask("Ada"), "Paris"), (ask("Bo"), "Paris"), (ask("Cy"), "London")],
@@ -88,9 +100,15 @@ def check_london(fn: Callable[[list[tuple[str, str]]], Score]) -> str:
         ": the constant answer is London, chosen before anybody looked at these pairs, not their most frequent place",
     )
     need(
-        [(ask("Jack London"), "Oslo"), (ask("Bo"), "Rome")], (0, 2), ": London is looked for in the question"
+        [(ask("Jack London"), "Oslo"), (ask("Bo"), "Rome")],
+        (0, 2),
+        ": London is looked for in the question",
     )
-    need([(ask("Ada"), "Londonderry"), (ask("Bo"), "East London")], (0, 2), ": an exact match is asked for")
+    need(
+        [(ask("Ada"), "Londonderry"), (ask("Bo"), "East London")],
+        (0, 2),
+        ": an exact match is asked for",
+    )
     refused("a split without answers (None)", fn, [(ask("Ada"), None)])
     rng = fresh_random()
     for _ in range(5):
@@ -99,7 +117,9 @@ def check_london(fn: Callable[[list[tuple[str, str]]], Score]) -> str:
             places.count("London"),
             len(places),
         ):
-            raise Wrong("right for the examples, wrong for other pairs: count the answers that are London")
+            raise Wrong(
+                "right for the examples, wrong for other pairs: count the answers that are London"
+            )
     return "the share of people who were born in London, as a Score"
 
 
@@ -114,11 +134,16 @@ def check_wilson(fn: Callable[..., tuple[float, float]]) -> str:
         return float(result[0]), float(result[1])
 
     def same(a: tuple[float, float], b: tuple[float, float], tolerance: float = 1e-4) -> bool:
-        return all(math.isclose(x, y, rel_tol=0, abs_tol=tolerance) for x, y in zip(a, b, strict=True))
+        return all(
+            math.isclose(x, y, rel_tol=0, abs_tol=tolerance) for x, y in zip(a, b, strict=True)
+        )
 
     k, n, z = 13, 250, 1.959964
     p, (low, high) = k / n, wilson_interval(k, n)
-    wald, root = z * math.sqrt(p * (1 - p) / n), z * math.sqrt(p * (1 - p) / n + z * z / (4 * n * n))
+    wald, root = (
+        z * math.sqrt(p * (1 - p) / n),
+        z * math.sqrt(p * (1 - p) / n + z * z / (4 * n * n)),
+    )
     shrink, shift = 1 + z * z / n, z * z / (2 * n)
     mistakes = (
         ((100 * low, 100 * high), "percentages; fractions 0 ... 1 are needed"),
@@ -129,14 +154,26 @@ def check_wilson(fn: Callable[..., tuple[float, float]]) -> str:
         ),
         ((p + shift - root, p + shift + root), "not divided by 1 + z²/n"),
         (((p - root) / shrink, (p + root) / shrink), "the centre lacks z²/(2n)"),
-        (((p + shift - wald) / shrink, (p + shift + wald) / shrink), "z²/(4n²) is missing under the root"),
+        (
+            ((p + shift - wald) / shrink, (p + shift + wald) / shrink),
+            "z²/(4n²) is missing under the root",
+        ),
         (
             ((p + shift) / shrink - root, (p + shift) / shrink + root),
             "only the centre is divided by 1 + z²/n",
         ),
-        (((p + shift) / shrink, root / shrink), "the centre and the half width; the two ends are needed"),
-        (((p + shift - root / z) / shrink, (p + shift + root / z) / shrink), "z is missing before the root"),
-        (wilson_interval(k, n, 1.644854), "z is that of 90 %, 1.645; for 95 % in two tails it is 1.96"),
+        (
+            ((p + shift) / shrink, root / shrink),
+            "the centre and the half width; the two ends are needed",
+        ),
+        (
+            ((p + shift - root / z) / shrink, (p + shift + root / z) / shrink),
+            "z is missing before the root",
+        ),
+        (
+            wilson_interval(k, n, 1.644854),
+            "z is that of 90 %, 1.645; for 95 % in two tails it is 1.96",
+        ),
     )
     got = interval(k, n)
     if not same(got, (low, high)):
@@ -145,14 +182,18 @@ def check_wilson(fn: Callable[..., tuple[float, float]]) -> str:
             f"13 of 250 gives {got[0]:.4f} ... {got[1]:.4f} instead of {low:.4f} ... {high:.4f}{likely}"
         )
     if not same(got := interval(0, 0), (0.0, 1.0)):
-        raise Wrong(f"nothing asked (0 of 0) gives {got[0]:g} ... {got[1]:g}: then nothing is known, (0, 1)")
+        raise Wrong(
+            f"nothing asked (0 of 0) gives {got[0]:g} ... {got[1]:g}: then nothing is known, (0, 1)"
+        )
     for k, n in ((0, 20), (20, 20), (1, 3)):
         if (
             not same(got := interval(k, n), wilson_interval(k, n))
             or not -1e-9 <= got[0] <= got[1] <= 1 + 1e-9
         ):
             low, high = wilson_interval(k, n)
-            raise Wrong(f"{k} of {n} gives {got[0]:.4f} ... {got[1]:.4f} instead of {low:.4f} ... {high:.4f}")
+            raise Wrong(
+                f"{k} of {n} gives {got[0]:.4f} ... {got[1]:.4f} instead of {low:.4f} ... {high:.4f}"
+            )
     if not same(interval(5, 40, z=1.0), wilson_interval(5, 40, 1.0)):
         raise Wrong(
             "another z changes nothing or the wrong thing: use the argument z, 1.96 is only its default"
@@ -176,7 +217,11 @@ def check_answer_loss(fn: Callable[..., Any]) -> str:
     def example(pairs: list[tuple[str, str]], i: int, block: int = block) -> tuple[str, str]:
         """x without padding, and y with □ for what is not asked for, as text."""
         data = fn(pairs, vocab, block)
-        if not hasattr(data, "__getitem__") or not hasattr(data, "__len__") or len(data) != len(pairs):
+        if (
+            not hasattr(data, "__getitem__")
+            or not hasattr(data, "__len__")
+            or len(data) != len(pairs)
+        ):
             raise Wrong(
                 f"needed is one (x, y) for each of {len(pairs)} pairs, in a list, not {describe(data)}"
             )
@@ -216,7 +261,9 @@ def check_answer_loss(fn: Callable[..., Any]) -> str:
             f"the loss falls on the whole question, {n - 1} targets of {len(asked)}: only ⁇ {answer} ⁇ is asked for"
         )
     if asked == f"{answer}⁇" and y[n] == answer[0]:
-        raise Wrong("the ⁇ behind the question is not asked for: at the question mark the model has to say ⁇")
+        raise Wrong(
+            "the ⁇ behind the question is not asked for: at the question mark the model has to say ⁇"
+        )
     if asked == f"⁇{answer}":
         raise Wrong("the ⁇ behind the answer is not asked for: the model never learns to stop")
     if asked == f"⁇{answer}⁇" and y[n] == MASK:
@@ -229,7 +276,9 @@ def check_answer_loss(fn: Callable[..., Any]) -> str:
         )
     for i, (question, answer) in enumerate(pairs):
         if example(pairs, i)[1] != ((len(question) - 1) * PAD + f"⁇{answer}⁇").ljust(block, PAD):
-            raise Wrong(f"right for the first pair, wrong for {question!r}: each question has its own length")
+            raise Wrong(
+                f"right for the first pair, wrong for {question!r}: each question has its own length"
+            )
     if example(pairs[:1], 0, len(right) - 1)[1].strip(PAD) != f"⁇{pairs[0][1]}⁇":
         raise Wrong(
             "a text of block_size + 1 characters loses its last target: shift first, cut to the block afterwards"
@@ -258,7 +307,9 @@ class Watched(GPT):
         super().__init__(GPTConfig(len(vocab), block, n_layer=1, n_head=1, n_embd=8, dropout=0.0))
         self.vocab = vocab
         self.read: list[str] = []  # each row of each batch, padding left out
-        self.asked: list[tuple[str, list[int]]] = []  # rows, and the positions in them that the loss falls on
+        self.asked: list[
+            tuple[str, list[int]]
+        ] = []  # rows, and the positions in them that the loss falls on
         self.steps = self.passes = 0  # forward passes that found other weights, and backward passes
         self.evaluating = self.stale = False
         self.latest = self.weights()
@@ -290,7 +341,13 @@ class Watched(GPT):
 
 
 def check_fit(fn: Callable[[Trainer], list[dict]]) -> str:
-    names = ("Ada", "Bo", "Cyrus", "Emil", "Desdemona")  # no two of one length, so that batches hold padding
+    names = (
+        "Ada",
+        "Bo",
+        "Cyrus",
+        "Emil",
+        "Desdemona",
+    )  # no two of one length, so that batches hold padding
     answers = {f"Where was {name} born?": name[::-1].title() for name in names}
     vocab, block, batch = CharVocab.from_documents([*answers, *answers.values()]), 40, 2
     data = NamePlace(list(answers.items()), vocab, block)
@@ -332,10 +389,14 @@ def check_fit(fn: Callable[[Trainer], list[dict]]) -> str:
         )
     before, after = loss(untrained()), loss(model)
     if not after < before - 1e-3:
-        raise Wrong(f"the loss on the pairs went from {before:.2f} to {after:.2f}: do the steps go downhill?")
+        raise Wrong(
+            f"the loss on the pairs went from {before:.2f} to {after:.2f}: do the steps go downhill?"
+        )
     check_history(history)
     if trained(1e-8, 1)[1] > 1e-5:
-        raise Wrong("the weights move as fast at a learning rate of 1e-8: use trainer.config.learning_rate")
+        raise Wrong(
+            "the weights move as fast at a learning rate of 1e-8: use trainer.config.learning_rate"
+        )
     return "all batches of all epochs, in training mode, loss on the answers, one clean step each"
 
 
@@ -347,7 +408,9 @@ def check_passes(model: Watched, answers: dict[str, str], epochs: int, batch: in
         )
     asked = {row: next((q for q in answers if row.startswith(q)), "") for row in model.read}
     if strange := [row for row, question in asked.items() if not question]:
-        raise Wrong(f"the model reads {strange[0]!r}, no question of the data: x goes in, y are the targets")
+        raise Wrong(
+            f"the model reads {strange[0]!r}, no question of the data: x goes in, y are the targets"
+        )
     if not model.passes:
         raise Wrong("there was no backward pass: loss.backward() is missing")
     if len(model.asked) > len(model.read):
@@ -356,7 +419,9 @@ def check_passes(model: Watched, answers: dict[str, str], epochs: int, batch: in
             " the batch's own loss, and keep loss.item()"
         )
     if model.evaluating:
-        raise Wrong("the model trains in evaluation mode, without dropout: model.train() before the loop")
+        raise Wrong(
+            "the model trains in evaluation mode, without dropout: model.train() before the loop"
+        )
     for row, positions in model.asked:
         first, last = len(asked[row]) - 1, len(asked[row]) + len(answers[asked[row]])
         if outside := [j for j in positions if j < first]:
@@ -369,15 +434,21 @@ def check_passes(model: Watched, answers: dict[str, str], epochs: int, batch: in
             )
     read, n = len(model.read), len(answers)
     if read != epochs * n:
-        likely = {1: ", one batch", epochs: ", one batch an epoch", -(-n // batch): ", one epoch"}.get(
-            model.passes, ""
-        )
+        likely = {
+            1: ", one batch",
+            epochs: ", one batch an epoch",
+            -(-n // batch): ", one epoch",
+        }.get(model.passes, "")
         if read == epochs * (n - n % batch):
             likely = ": the last, smaller batch of each epoch is left out"
-        raise Wrong(f"it trained on {read} examples instead of {epochs * n}, {epochs} epochs of {n}{likely}")
+        raise Wrong(
+            f"it trained on {read} examples instead of {epochs * n}, {epochs} epochs of {n}{likely}"
+        )
     seen = Counter(asked[row] for row in model.read)
     if other := [question for question in answers if seen[question] != epochs]:
-        raise Wrong(f"{other[0]!r} came {seen[other[0]]} times in {epochs} epochs instead of once in each")
+        raise Wrong(
+            f"{other[0]!r} came {seen[other[0]]} times in {epochs} epochs instead of once in each"
+        )
 
 
 def check_history(history: Any) -> None:
@@ -400,10 +471,14 @@ def check_history(history: Any) -> None:
 
 
 EXERCISES = (
-    Exercise("answer-loss", NOTEBOOK, "The loss on the answer alone", 2, 15, NamePlace, check_answer_loss),
+    Exercise(
+        "answer-loss", NOTEBOOK, "The loss on the answer alone", 2, 15, NamePlace, check_answer_loss
+    ),
     Exercise("exact-match", NOTEBOOK, "Exact match", 1, 5, exact_match, check_exact_match),
     Exercise("london-baseline", NOTEBOOK, "Always London", 1, 5, london_baseline, check_london),
-    Exercise("wilson-interval", NOTEBOOK, "Wilson's interval", 2, 10, wilson_interval, check_wilson),
+    Exercise(
+        "wilson-interval", NOTEBOOK, "Wilson's interval", 2, 10, wilson_interval, check_wilson
+    ),
     Exercise("finetuning-loop", NOTEBOOK, "The finetuning loop", 3, 20, Trainer.fit, check_fit),
 )
 
@@ -413,13 +488,19 @@ QUIZZES = (
         NOTEBOOK,
         "London is the most frequent train answer. Why is the model still no better than always saying London? (Several are right.)",
         (
-            Choice("It was trained for too few epochs", "More epochs store the train pairs more firmly. Dev people are not among them."),
+            Choice(
+                "It was trained for too few epochs",
+                "More epochs store the train pairs more firmly. Dev people are not among them.",
+            ),
             Choice(
                 "It gives strangers what it stored for names that look alike",
                 "So its guesses are spread like the train answers, and one that is right as often as its city is frequent loses to the most frequent city.",
                 right=True,
             ),
-            Choice("London is too rare in train to be learned", "It is the answer that comes most often. What is missing is a reason to say it to everybody."),
+            Choice(
+                "London is too rare in train to be learned",
+                "It is the answer that comes most often. What is missing is a reason to say it to everybody.",
+            ),
             Choice(
                 "It writes letter by letter",
                 "The likeliest first letter belongs to many cities together; greedy decoding follows them and may never come to the likeliest city.",
@@ -437,8 +518,14 @@ QUIZZES = (
                 "The intervals overlap over most of their lengths. Several seeds, or more questions, could settle it.",
                 right=True,
             ),
-            Choice("B is better by half", "20 is half as much again as 13, but a difference of 7 such answers comes by chance often enough."),
-            Choice("Nothing: 250 questions are too few to say anything", "They are enough to tell 5 % from 20 %. It depends on the difference."),
+            Choice(
+                "B is better by half",
+                "20 is half as much again as 13, but a difference of 7 such answers comes by chance often enough.",
+            ),
+            Choice(
+                "Nothing: 250 questions are too few to say anything",
+                "They are enough to tell 5 % from 20 %. It depends on the difference.",
+            ),
         ),
     ),
-)  # fmt: skip
+)

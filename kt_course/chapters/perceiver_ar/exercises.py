@@ -24,7 +24,9 @@ def check_stride(fn: Callable) -> str:
         try:
             return operator.index(got)
         except TypeError:
-            raise Wrong(f"a stride is a whole number, not {describe(got)}: divide with //") from None
+            raise Wrong(
+                f"a stride is a whole number, not {describe(got)}: divide with //"
+            ) from None
 
     cases = [(128, 64), (13, 5), (13, 6), (12, 4)]
     got = {(n, m): asked(n, m) for n, m in cases}
@@ -33,13 +35,17 @@ def check_stride(fn: Callable) -> str:
             "it rounds down: 13 inputs by 5 latents give 2, and 5 times 2 hold 10 inputs only; round up"
         )
     if got[12, 4] == 4:
-        raise Wrong("12 inputs by 4 latents give 4 instead of 3: it adds one even where nothing is left over")
+        raise Wrong(
+            "12 inputs by 4 latents give 4 instead of 3: it adds one even where nothing is left over"
+        )
     if got[13, 6] == 2:
         raise Wrong(
             "13 inputs by 6 latents give 2, and 6 times 2 hold 12 inputs only: round up, not to nearest"
         )
     if got[12, 4] <= 1:
-        raise Wrong(f"12 inputs by 4 latents give {got[12, 4]}: inputs a latent, not latents an input")
+        raise Wrong(
+            f"12 inputs by 4 latents give {got[12, 4]}: inputs a latent, not latents an input"
+        )
     for (n, m), value in got.items():
         if value != math.ceil(n / m):
             raise Wrong(f"{n} inputs by {m} latents give {value} instead of {math.ceil(n / m)}")
@@ -51,7 +57,9 @@ def check_stride(fn: Callable) -> str:
     for block in draw(20, 200, 20):
         m = draw(1, block, 1)[0]
         if asked(block, m) != math.ceil(block / m):
-            raise Wrong("right for the examples, not for other sizes: ceil(block_size / bottleneck)")
+            raise Wrong(
+                "right for the examples, not for other sizes: ceil(block_size / bottleneck)"
+            )
     return "ceil(block_size / bottleneck) for perceiver_ar, 1 for the others"
 
 
@@ -61,7 +69,9 @@ def check_reach_mask(fn: Callable) -> str:
     def asked(query: Tensor, key: Tensor, what: str) -> Tensor:
         got, shape = fn(query, key), (*query.shape, key.size(-1))
         if isinstance(got, Tensor) and got.mT.shape == shape != got.shape:
-            raise Wrong(f"{what} is {tuple(got.shape)} instead of {shape}: transposed; a row is a query")
+            raise Wrong(
+                f"{what} is {tuple(got.shape)} instead of {shape}: transposed; a row is a query"
+            )
         if tensor(got, shape, what).dtype != torch.bool:
             raise Wrong(f"{what} holds {got.dtype}: compare, with <=, and give True and False")
         return got
@@ -72,15 +82,22 @@ def check_reach_mask(fn: Callable) -> str:
             "latent 0, whose reach is 1, sees input 0 alone: compare the reaches, not places in the list"
         )
     if torch.equal(down, latents[:, None] <= inputs):
-        raise Wrong("leak: the comparison is the wrong way round, latent 0 looks at everything after it")
+        raise Wrong(
+            "leak: the comparison is the wrong way round, latent 0 looks at everything after it"
+        )
     if torch.equal(down, inputs < latents[:, None]):
-        raise Wrong("off by one: latent 0 may know of inputs up to 1, and cannot look at input 1; <=, not <")
+        raise Wrong(
+            "off by one: latent 0 may know of inputs up to 1, and cannot look at input 1; <=, not <"
+        )
     up = asked(inputs, latents, "the Up mask, 6 outputs by 3 latents,")
     if up[0].any() and torch.equal(up[1:], latents <= inputs[1:, None]):
         raise Wrong(
             "leak: output 0 looks at a latent that holds input 1. An empty row stays empty; ∅ will fill it"
         )
-    for told, query, key, mask in (("latent", latents, inputs, down), ("output", inputs, latents, up)):
+    for told, query, key, mask in (
+        ("latent", latents, inputs, down),
+        ("output", inputs, latents, up),
+    ):
         for q, k in (mask != (key <= query[:, None])).nonzero().tolist():
             may = f"{told} {q} may know of inputs up to {query[q]}"
             if mask[q, k]:
@@ -90,8 +107,12 @@ def check_reach_mask(fn: Callable) -> str:
         raise Wrong("∅ has the reach -1, older than every input, and is not allowed to everybody")
     for B, T_query in ((2, 5), (3, 1)):
         query, key = (torch.randint(-1, 9, (B, T), generator=fresh()) for T in (T_query, 4))
-        if not torch.equal(asked(query, key, "the mask of a batch"), key[:, None, :] <= query[:, :, None]):
-            raise Wrong("right for one row, wrong for a batch of rows: count axes from the end, -1 and -2")
+        if not torch.equal(
+            asked(query, key, "the mask of a batch"), key[:, None, :] <= query[:, :, None]
+        ):
+            raise Wrong(
+                "right for one row, wrong for a batch of rows: count axes from the end, -1 and -2"
+            )
     return "no leak, nothing missing, for Down, Up, the null latent and batches"
 
 
@@ -101,7 +122,9 @@ def check_cross_attention(fn: Callable) -> str:
         numbers(2, 4, 12, seed=2),
         numbers(2, 4, 12, seed=3),
     )
-    got = tensor(fn(layer, x, source, mask=None), x.shape, "the result for x and source of (2, 4, 12)")
+    got = tensor(
+        fn(layer, x, source, mask=None), x.shape, "the result for x and source of (2, 4, 12)"
+    )
     sides = {
         "self": "keys and values come from x: they come from source, queries alone from x",
         "keys": "the keys come from x: keys and values both come from source",
@@ -109,25 +132,35 @@ def check_cross_attention(fn: Callable) -> str:
         "swapped": "queries come from source, keys and values from x: it is the other way round",
     }
     recognise(
-        got, attention_with(layer, x, source), lambda slip: attention_with(layer, x, source, None, slip),
-        MULTI_HEAD | sides, "the result without a mask",
-    )  # fmt: skip
+        got,
+        attention_with(layer, x, source),
+        lambda slip: attention_with(layer, x, source, None, slip),
+        MULTI_HEAD | sides,
+        "the result without a mask",
+    )
 
     x, source = x[:, :3], numbers(2, 6, 12, seed=4)
     mask = reach_mask(torch.tensor([1, 3, 5]), torch.arange(6))[None, None]  # (1, 1, 3, 6)
     got = tensor(fn(layer, x, source, mask=mask), x.shape, "the result for 3 queries and 6 keys")
     masks = {
-        "the mask is not used: every query reads every key, a leak from the future": torch.ones_like(mask),
-        "left-aligned triangle, query i reads keys 0 ... i: use the mask that is given": causal_mask(6)[:3],
+        "the mask is not used: every query reads every key, a leak from the future": torch.ones_like(
+            mask
+        ),
+        "left-aligned triangle, query i reads keys 0 ... i: use the mask that is given": causal_mask(
+            6
+        )[:3],
         "right-aligned triangle, query 0 reads keys 0 ... 3, a leak: use the mask that is given": causal_mask(
             6
         )[3:],
         "the mask is turned round: True is where a query may look": ~mask,
     }
     recognise(
-        got, attention_with(layer, x, source, mask), lambda told: attention_with(layer, x, source, masks[told]),
-        {told: told for told in masks}, "the result with a mask",
-    )  # fmt: skip
+        got,
+        attention_with(layer, x, source, mask),
+        lambda told: attention_with(layer, x, source, masks[told]),
+        {told: told for told in masks},
+        "the result with a mask",
+    )
     for B, T_query, T_key, nh in ((1, 1, 1, 1), (3, 2, 5, 4), (2, 5, 2, 1)):
         layer = randomised(MultiHeadAttention(4 * nh, nh))
         x, source = numbers(B, T_query, 4 * nh), numbers(B, T_key, 4 * nh)
@@ -149,11 +182,15 @@ def check_block(fn: Callable) -> str:
             return y if slip in ("no norms", unless) else layer(y)
 
         query = norm(block.ln1, x, "query not normed")
-        key = norm(block.ln1 if slip == "ln1 twice" else block.ln_source, source, "source not normed")
+        key = norm(
+            block.ln1 if slip == "ln1 twice" else block.ln_source, source, "source not normed"
+        )
         gathered = block.attn(
             query, None if slip == "no source" else key, mask=None if slip == "no mask" else mask
         )
-        kept = {"no residual": 0 * x, "source residual": source, "normed residual": query}.get(slip, x)
+        kept = {"no residual": 0 * x, "source residual": source, "normed residual": query}.get(
+            slip, x
+        )
         y = kept + gathered
         thought = block.mlp(norm(block.ln2, x if slip == "mlp of x" else y, "mlp not normed"))
         return thought if slip == "no mlp residual" else y + thought
@@ -177,9 +214,12 @@ def check_block(fn: Callable) -> str:
     alone = randomised(Block(config), seed=4)
     y = x + alone.attn(alone.ln1(x), mask=mask)
     if not close(
-        tensor(fn(alone, x, mask=mask), x.shape, "the result without a source"), y + alone.mlp(alone.ln2(y))
+        tensor(fn(alone, x, mask=mask), x.shape, "the result without a source"),
+        y + alone.mlp(alone.ln2(y)),
     ):
-        raise Wrong("right with a source, wrong without: then x looks at itself, and there is no ln_source")
+        raise Wrong(
+            "right with a source, wrong without: then x looks at itself, and there is no ln_source"
+        )
     block, x, source = randomised(Block(config, cross=True)), numbers(1, 5, 8), numbers(1, 3, 8)
     y = x + block.attn(block.ln1(x), block.ln_source(source))
     if not close(tensor(fn(block, x, source), x.shape, "the result"), y + block.mlp(block.ln2(y))):
@@ -222,7 +262,9 @@ def check_newest(fn: Callable) -> str:
         raise Wrong("with no weights at all (s = 2) the sum is 0")
     for T, k in ((2, 3), (1, 2), (7, 4)):
         x, local = numbers(2, T, 3), numbers(k, 3)
-        if not close(asked(x, local, f"the result for {T} inputs and {k} weights"), newest(x, local)):
+        if not close(
+            asked(x, local, f"the result for {T} inputs and {k} weights"), newest(x, local)
+        ):
             raise Wrong(f"right for the example, wrong for {T} inputs and {k} weights")
     return "the inputs 1 ... s - 2 back, nothing from the future, zeros before the start"
 
@@ -234,7 +276,11 @@ def influence(out: Tensor, x: Tensor) -> Tensor:
         torch.autograd.grad(out[0, t] @ mix, x, retain_graph=True, allow_unused=True)[0]
         for t in range(out.size(1))
     ]
-    return torch.stack([torch.zeros_like(x[0]) if row is None else row[0] for row in rows]).ne(0).any(-1)
+    return (
+        torch.stack([torch.zeros_like(x[0]) if row is None else row[0] for row in rows])
+        .ne(0)
+        .any(-1)
+    )
 
 
 def check_sight(out: Tensor, x: Tensor, s: int) -> None:
@@ -244,9 +290,13 @@ def check_sight(out: Tensor, x: Tensor, s: int) -> None:
         i, complete = j // s, s * (j // s + 1) - 1
         held = f"with stride {s} output {t} {'moves with' if seen[t, j] else 'misses'} input {j}, of latent {i}, complete at {complete}"
         if seen[t, j]:
-            raise Wrong(f"leak: {held}: look at the reach s(i + 1) - 1, the start, and the mask of each step")
+            raise Wrong(
+                f"leak: {held}: look at the reach s(i + 1) - 1, the start, and the mask of each step"
+            )
         if j == t:
-            raise Wrong(f"output {t} misses its own input {j}: the Up block gets x as its first argument")
+            raise Wrong(
+                f"output {t} misses its own input {j}: the Up block gets x as its first argument"
+            )
         if complete > t:
             raise Wrong(
                 f"blind: {held}: add model._newest(up.local, x, positions, None) to x before the Up block"
@@ -282,12 +332,16 @@ def check_through_latents(fn: Callable) -> str:
         check_sight(out, x, model.config.stride)
         null = torch.autograd.grad(out.sum(), model.blocks[-1].null, allow_unused=True)[0]
         if null is None or not null.any():
-            raise Wrong("nobody reads the null latent: put up.null before the latents, with reach -1")
+            raise Wrong(
+                "nobody reads the null latent: put up.null before the latents, with reach -1"
+            )
         expected = own(model, x)
         model.cos, model.sin = torch.ones_like(model.cos), torch.zeros_like(model.sin)
         told = "who sees what is right, yet"
         if close(out, own(model, x)):
-            raise Wrong(f"{told} nothing is rotated: give each block its query_rotation and key_rotation")
+            raise Wrong(
+                f"{told} nothing is rotated: give each block its query_rotation and key_rotation"
+            )
         if not close(out, expected):
             raise Wrong(
                 f"{told} the numbers differ by up to {(out - expected).abs().max():.2g}: latent i starts as "
@@ -301,7 +355,9 @@ def check_through_latents(fn: Callable) -> str:
 
 
 EXERCISES = (
-    Exercise("latent-stride", NOTEBOOK, "Inputs a latent", 1, 3, GPTConfig.stride.fget, check_stride),
+    Exercise(
+        "latent-stride", NOTEBOOK, "Inputs a latent", 1, 3, GPTConfig.stride.fget, check_stride
+    ),
     Exercise("reach-mask", NOTEBOOK, "Who may look at whom", 2, 8, reach_mask, check_reach_mask),
     Exercise(
         "cross-attention",
@@ -312,10 +368,20 @@ EXERCISES = (
         MultiHeadAttention.forward,
         check_cross_attention,
     ),
-    Exercise("block-residual", NOTEBOOK, "A block keeps its own", 3, 12, Block.forward, check_block),
-    Exercise("newest-inputs", NOTEBOOK, "What no latent holds yet", 3, 10, GPT._newest, check_newest),
     Exercise(
-        "through-latents", NOTEBOOK, "Down, along, up", 5, 40, GPT._through_latents, check_through_latents
+        "block-residual", NOTEBOOK, "A block keeps its own", 3, 12, Block.forward, check_block
+    ),
+    Exercise(
+        "newest-inputs", NOTEBOOK, "What no latent holds yet", 3, 10, GPT._newest, check_newest
+    ),
+    Exercise(
+        "through-latents",
+        NOTEBOOK,
+        "Down, along, up",
+        5,
+        40,
+        GPT._through_latents,
+        check_through_latents,
     ),
 )
 
@@ -326,11 +392,23 @@ QUIZZES = (
         "The length ℓ of the text doubles, the number m of latents stays. What happens to the attention of Down, "
         "of a middle block, and of Up?",
         (
-            Choice("All three cost four times as much.", "That is self-attention on ℓ, ℓ² scores; nothing here compares ℓ with ℓ."),
-            Choice("Down and Up cost twice as much, a middle block the same.",
-                   "Down and Up compare m latents with ℓ inputs, a middle block m latents with each other.", right=True),
-            Choice("All three cost twice as much.", "A middle block works on the m latents alone: it does not see ℓ at all."),
-            Choice("Nothing changes: m decides.", "Down reads every input and Up writes every output, so ℓ counts there."),
+            Choice(
+                "All three cost four times as much.",
+                "That is self-attention on ℓ, ℓ² scores; nothing here compares ℓ with ℓ.",
+            ),
+            Choice(
+                "Down and Up cost twice as much, a middle block the same.",
+                "Down and Up compare m latents with ℓ inputs, a middle block m latents with each other.",
+                right=True,
+            ),
+            Choice(
+                "All three cost twice as much.",
+                "A middle block works on the m latents alone: it does not see ℓ at all.",
+            ),
+            Choice(
+                "Nothing changes: m decides.",
+                "Down reads every input and Up writes every output, so ℓ counts there.",
+            ),
         ),
     ),
     Quiz(
@@ -338,10 +416,20 @@ QUIZZES = (
         NOTEBOOK,
         "A perceiver_ar has a block of 128 and a bottleneck of 64. How many latents does a batch of 50 characters get?",
         (
-            Choice("64, the bottleneck", "That is the number at a full block. Latents for inputs that are not there would be wasted work."),
-            Choice("25", "The stride is 128 / 64 = 2 inputs a latent, and ceil(50 / 2) = 25.", right=True),
+            Choice(
+                "64, the bottleneck",
+                "That is the number at a full block. Latents for inputs that are not there would be wasted work.",
+            ),
+            Choice(
+                "25",
+                "The stride is 128 / 64 = 2 inputs a latent, and ceil(50 / 2) = 25.",
+                right=True,
+            ),
             Choice("50, one an input", "That would be a stride of 1, and no bottleneck at all."),
-            Choice("32, half the bottleneck", "The stride of 2 divides the inputs, 50, not the bottleneck."),
+            Choice(
+                "32, half the bottleneck",
+                "The stride of 2 divides the inputs, 50, not the bottleneck.",
+            ),
         ),
     ),
     Quiz(
@@ -349,11 +437,23 @@ QUIZZES = (
         NOTEBOOK,
         "With stride 4 the latents reach up to the inputs 3, 7, 11, ... Which of them may output 10 read?",
         (
-            Choice("Latents 0 and 1, and the null latent", "They reach up to 3 and 7, and nothing in them is newer than 10.", right=True),
-            Choice("Latents 0, 1 and 2: input 10 is in latent 2", "Latent 2 holds input 11 too: output 10 would see its own target."),
-            Choice("All: the future was masked in Down already",
-                   "Down keeps each latent within its own reach, and that of later latents lies beyond 10."),
-            Choice("Latent 1 alone, the newest complete one", "Older latents are no less legal, and hold what latent 1 has no room for."),
+            Choice(
+                "Latents 0 and 1, and the null latent",
+                "They reach up to 3 and 7, and nothing in them is newer than 10.",
+                right=True,
+            ),
+            Choice(
+                "Latents 0, 1 and 2: input 10 is in latent 2",
+                "Latent 2 holds input 11 too: output 10 would see its own target.",
+            ),
+            Choice(
+                "All: the future was masked in Down already",
+                "Down keeps each latent within its own reach, and that of later latents lies beyond 10.",
+            ),
+            Choice(
+                "Latent 1 alone, the newest complete one",
+                "Older latents are no less legal, and hold what latent 1 has no room for.",
+            ),
         ),
     ),
     Quiz(
@@ -361,12 +461,23 @@ QUIZZES = (
         NOTEBOOK,
         "Decoding with a cache: 5 keys are kept, 2 new characters come, so 2 queries meet 7 keys. Which mask is right?",
         (
-            Choice("The first 2 rows of the 7 x 7 triangle (left-aligned)",
-                   "Then the new characters see keys 0 and 0 ... 1, and not what they follow: blind, though no leak."),
-            Choice("The last 2 rows of the 7 x 7 triangle (right-aligned)",
-                   "The queries stand at 5 and 6: they read keys 0 ... 5 and 0 ... 6.", right=True),
-            Choice("No mask: everything in the cache is past", "The two are new at once: the first of them must not read the second."),
-            Choice("The 2 x 2 triangle", "It says nothing about the 5 keys that are kept, and those hold the text so far."),
+            Choice(
+                "The first 2 rows of the 7 x 7 triangle (left-aligned)",
+                "Then the new characters see keys 0 and 0 ... 1, and not what they follow: blind, though no leak.",
+            ),
+            Choice(
+                "The last 2 rows of the 7 x 7 triangle (right-aligned)",
+                "The queries stand at 5 and 6: they read keys 0 ... 5 and 0 ... 6.",
+                right=True,
+            ),
+            Choice(
+                "No mask: everything in the cache is past",
+                "The two are new at once: the first of them must not read the second.",
+            ),
+            Choice(
+                "The 2 x 2 triangle",
+                "It says nothing about the 5 keys that are kept, and those hold the text so far.",
+            ),
         ),
     ),
-)  # fmt: skip
+)

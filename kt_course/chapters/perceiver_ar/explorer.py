@@ -18,7 +18,12 @@ from kt_course.explorers.shell import Choice, Grid, Slider, View, explorer, page
 from kt_course.figures.style import BLACK, BLUE, GREY, ORANGE, SKY, VERMILION
 
 VARIANTS = ("perceiver", "perceiver_ar")
-KINDS = {"seen": BLUE, "earlier, not seen": ORANGE, "future, not seen": GREY, "future, seen: a leak": BLACK}
+KINDS = {
+    "seen": BLUE,
+    "earlier, not seen": ORANGE,
+    "future, not seen": GREY,
+    "future, seen: a leak": BLACK,
+}
 
 
 @lru_cache(maxsize=256)
@@ -31,12 +36,14 @@ def reach(variant: str, T: int, bottleneck: int) -> Bool[Tensor, "T T"]:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         model = GPT(GPTConfig(T, T, 3, 2, 8, variant, bottleneck, dropout=0.0)).double().eval()
-        mix = torch.randn(T, dtype=torch.double)  # of an output's logits: a plain sum might cancel out
+        mix = torch.randn(
+            T, dtype=torch.double
+        )  # of an output's logits: a plain sum might cancel out
     outputs = model(torch.arange(T)[None])[0][0] @ mix  # (T,)
     table = model.tok_emb.weight  # (T, C), row j is input j
-    rows = torch.autograd.grad(outputs, table, torch.eye(T, dtype=torch.double), is_grads_batched=True)[
-        0
-    ]  # (T, T, C)
+    rows = torch.autograd.grad(
+        outputs, table, torch.eye(T, dtype=torch.double), is_grads_batched=True
+    )[0]  # (T, T, C)
     return rows.ne(0).any(-1)
 
 
@@ -61,14 +68,21 @@ def explore_perceiver(T: int = 32, *, n_layer: int = 4, n_embd: int = 128) -> An
     """
     if not 8 <= T <= 64:
         raise ValueError(f"explore_perceiver draws 8 to 64 inputs, not {T}")
-    config = {m: {v: GPTConfig(2, T, n_layer, 1, n_embd, v, m) for v in VARIANTS} for m in range(1, T + 1)}
+    config = {
+        m: {v: GPTConfig(2, T, n_layer, 1, n_embd, v, m) for v in VARIANTS} for m in range(1, T + 1)
+    }
     vanilla = multiplied(GPTConfig(2, T, n_layer, 1, n_embd), T)
     cost = {v: np.array([multiplied(config[m][v], T) / vanilla for m in config]) for v in VARIANTS}
 
     def curves(ax: Axes) -> None:
         for name, colour, style in zip(VARIANTS, (VERMILION, BLUE), ("--", "-"), strict=True):
             ax.plot(
-                range(1, T + 1), 100 * cost[name], color=colour, ls=style, drawstyle="steps-mid", label=name
+                range(1, T + 1),
+                100 * cost[name],
+                color=colour,
+                ls=style,
+                drawstyle="steps-mid",
+                label=name,
             )
         ax.axhline(100, color=GREY, lw=1, label="vanilla")
         ax.set(xlabel="bottleneck m", ylabel="multiplications (% of vanilla)", xlim=(0, T + 1))
@@ -110,7 +124,9 @@ def explore_perceiver(T: int = 32, *, n_layer: int = 4, n_embd: int = 128) -> An
         )
         cells = np.array(list(KINDS), dtype=str)[kind]
         names = [f"output {i}" for i in range(T)], [f"input {j}" for j in range(T)]
-        return View(figure, note, grids=[Grid((x, y, size, size), *names, cells, click=("output", None))])
+        return View(
+            figure, note, grids=[Grid((x, y, size, size), *names, cells, click=("output", None))]
+        )
 
     controls = dict(
         variant=Choice("variant", VARIANTS),

@@ -35,12 +35,17 @@ def person_facts(corpus: Corpus, asked: str) -> tuple[str, str | None]:
     text = f"{lines or 'No'} line{'s' * (lines != 1)} of the pretraining text {'is' if lines == 1 else 'are'} about {name}"
     found = {split: told for split in SPLITS for q, told in getattr(corpus, split) if q == asked}
     if not found:
-        return f"{text}, and no split asks for {name}.{'' if lines else ' Every answer is made up.'}", None
+        return (
+            f"{text}, and no split asks for {name}.{'' if lines else ' Every answer is made up.'}",
+            None,
+        )
     split, told = next(iter(found.items()))
     seen = (
         "no training saw the question"
         if split != "train"
-        else ("finetuning saw the question with its answer (pretraining did too, if it is of the mixed kind)")
+        else (
+            "finetuning saw the question with its answer (pretraining did too, if it is of the mixed kind)"
+        )
     )
     gold = f"The right answer: {told}." if told else "The right answer is not given."
     return f"{text}; the question is in {split}: {seen}. {gold}", told
@@ -56,7 +61,12 @@ def _first_look(reading: Reading, layer: int, head: str | int) -> tuple[np.ndarr
 
 
 def explore_answers(
-    models: Mapping[str, GPT], vocab: CharVocab, corpus: Corpus, name: str | None = None, *, width: int = 5
+    models: Mapping[str, GPT],
+    vocab: CharVocab,
+    corpus: Corpus,
+    name: str | None = None,
+    *,
+    width: int = 5,
 ) -> Any:
     """Type a name: the likeliest answers of each model (beam search), who was in which data, and where they look.
 
@@ -100,9 +110,18 @@ def explore_answers(
             ax.text(0.3 + column * i, 0.3, label, fontsize=11)
             answer_bars(ax, found, right, 0.2 + column * i, 0.48, column)
             y = top + 0.55 + block * i
-            begins = f"writes “{visible(found[0][0][:1])[0]}” first" if found[0][0] else "ends at once"
+            begins = (
+                f"writes “{visible(found[0][0][:1])[0]}” first" if found[0][0] else "ends at once"
+            )
             ax.text(0.3, y - 0.06, f"{label}: {begins}", fontsize=9)
-            on_text(ax, reading.signs, *_first_look(reading, state["layer"], state["head"]), None, 0.3, y)
+            on_text(
+                ax,
+                reading.signs,
+                *_first_look(reading, state["layer"], state["head"]),
+                None,
+                0.3,
+                y,
+            )
             best.append(f"{label}: {found[0][0] or '(nothing)'} {100 * found[0][1]:.0f} %")
         head = "mean of all heads" if state["head"] == ALL_HEADS else f"head {state['head']}"
         told = f"Where ⁇ looks when it writes the answer's first character (layer {state['layer']}, {head})"

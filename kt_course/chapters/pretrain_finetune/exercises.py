@@ -30,7 +30,11 @@ def window(
     fn: Callable, data: SpanCorruption, line: str, start: int, stop: int, seed: int
 ) -> tuple[int, int]:
     """Words shown before and after the span in one draw of `fn`; Wrong if it is no window of the line."""
-    shown, head, masked = fn(data, line, start, stop, random.Random(seed)), line[:10], line[start:stop]
+    shown, head, masked = (
+        fn(data, line, start, stop, random.Random(seed)),
+        line[:10],
+        line[start:stop],
+    )
     if not isinstance(shown, (tuple, list)) or [type(part) for part in shown] != [str] * 3:
         raise Wrong(f"needed are three strings, (prefix, masked, suffix), not {describe(shown)}")
     prefix, found, suffix = shown
@@ -60,7 +64,8 @@ def window(
             f"a window of {len(prefix + masked + suffix)} characters in a block of {data.block_size}, which holds {room} besides the two ⁇"
         )
     if room > 100 and (
-        past[: -len(before) or None][-1:] not in ("", " ") or rest[len(suffix) :][:1] not in ("", " ")
+        past[: -len(before) or None][-1:] not in ("", " ")
+        or rest[len(suffix) :][:1] not in ("", " ")
     ):
         raise Wrong(f"a word is cut in two: {before!r} before the gap, {suffix!r} behind it")
     return len(before.split()), len(suffix.split())
@@ -81,7 +86,10 @@ def check_window(fn: Callable) -> str:
         )
     if [window(fn, data, line, start, stop, seed) for seed in range(150)] != first:
         raise Wrong("the same rng in the same state gives another window: draw from rng alone")
-    for told, counts, most in (("before", {n for n, _ in first}, 4), ("after", {n for _, n in first}, 2)):
+    for told, counts, most in (
+        ("before", {n for n, _ in first}, 4),
+        ("after", {n for _, n in first}, 2),
+    ):
         if counts != set(range(most + 1)):
             raise Wrong(
                 f"in 150 windows {min(counts)} to {max(counts)} words stand {told} the gap: it should be 0 to {most}"
@@ -95,7 +103,9 @@ def check_window(fn: Callable) -> str:
         begin = len(" ".join(words[:i])) + 1
         before, after = window(fn, data, line, begin, begin + len(words[i]), seed)
         if before > min(4, i - 2) or after > min(2, len(words) - 1 - i):
-            raise Wrong("right for the gap at Oslo, too many words elsewhere: 0 to 4 before, 0 to 2 after")
+            raise Wrong(
+                "right for the gap at Oslo, too many words elsewhere: 0 to 4 before, 0 to 2 after"
+            )
     return "the name, 0 to 4 words, the gap, 0 to 2 words, drawn anew each time, within the block"
 
 
@@ -111,12 +121,21 @@ def check_rate(fn: Callable) -> str:
             raise Wrong(f"a share of the peak rate is a number, not {describe(found[0])}") from None
 
     def line(
-        c: TrainConfig, step: float, total: int, start: float | None = None, end: float | None = None
+        c: TrainConfig,
+        step: float,
+        total: int,
+        start: float | None = None,
+        end: float | None = None,
     ) -> float:
-        start, end = c.cooldown_from if start is None else start, c.final_fraction if end is None else end
+        start, end = (
+            c.cooldown_from if start is None else start,
+            c.final_fraction if end is None else end,
+        )
         return 1 - (1 - end) * max(0.0, step / total - start) / max(1e-9, 1 - start)
 
-    config = TrainConfig(schedule="linear", cooldown_from=0.5, final_fraction=0.2, learning_rate=0.01)
+    config = TrainConfig(
+        schedule="linear", cooldown_from=0.5, final_fraction=0.2, learning_rate=0.01
+    )
     got, right = asked(config, 10), asked(config, 10, line)
     slips: dict[str, Callable] = {
         "it never falls: after cooldown_from of the steps a straight line leads down": lambda c, n, total: (
@@ -125,7 +144,9 @@ def check_rate(fn: Callable) -> str:
         "it falls from the first step on: flat until step 5 of 10, cooldown_from = 0.5": lambda c, n, total: (
             line(c, n, total, 0.0)
         ),
-        "it falls to 0 instead of to final_fraction": lambda c, n, total: line(c, n, total, end=0.0),
+        "it falls to 0 instead of to final_fraction": lambda c, n, total: line(
+            c, n, total, end=0.0
+        ),
         "it falls by final_fraction instead of to it": lambda c, n, total: line(
             c, n, total, end=1 - c.final_fraction
         ),
@@ -138,8 +159,8 @@ def check_rate(fn: Callable) -> str:
         "it reaches final_fraction at the last step: progress is step / total, not step / (total - 1)": (
             lambda c, n, total: line(c, n, total - 1)
         ),
-        "it is a step ahead: progress is step / total, 0 at the first step": lambda c, n, total: line(
-            c, n + 1, total
+        "it is a step ahead: progress is step / total, 0 at the first step": lambda c, n, total: (
+            line(c, n + 1, total)
         ),
         "cooldown_from is a share of the steps, not a number of steps": lambda c, n, total: line(
             c, n, total, c.cooldown_from / total
@@ -161,8 +182,13 @@ def check_rate(fn: Callable) -> str:
             "the first step of the warm-up has the rate 0: it would learn nothing; (step + 1) / (warmup_steps + 1)"
         )
     if rise == [1.0] * 4:
-        raise Wrong("there is no warm-up: with warmup_steps = 3 the first steps have 0.25, 0.5, 0.75")
-    if any(abs(found - wanted) > 1e-5 for found, wanted in zip(rise, (0.25, 0.5, 0.75, 1.0), strict=True)):
+        raise Wrong(
+            "there is no warm-up: with warmup_steps = 3 the first steps have 0.25, 0.5, 0.75"
+        )
+    if any(
+        abs(found - wanted) > 1e-5
+        for found, wanted in zip(rise, (0.25, 0.5, 0.75, 1.0), strict=True)
+    ):
         raise Wrong(
             f"with warmup_steps = 3 it begins {', '.join(f'{r:.2f}' for r in rise)} instead of 0.25, 0.50, 0.75, 1.00"
         )
@@ -170,7 +196,10 @@ def check_rate(fn: Callable) -> str:
         draw(0, 100, 8), draw(0, 100, 8), draw(5, 60, 8), draw(0, 3, 8), strict=True
     ):
         some = TrainConfig(
-            schedule="linear", cooldown_from=first / 100, final_fraction=last / 100, warmup_steps=warmup
+            schedule="linear",
+            cooldown_from=first / 100,
+            final_fraction=last / 100,
+            warmup_steps=warmup,
         )
         if not close(asked(some, total)[warmup:], asked(some, total, line)[warmup:]):
             raise Wrong("right for the examples, not for other cooldowns, totals and ends")
@@ -214,27 +243,46 @@ def check_loss(fn: Callable) -> str:
 
     logits = numbers(2, 4, 5, seed=3).mul(2).requires_grad_()
     idx = torch.tensor([[2, 3, 4, 1], [3, 1, 4, 0]])
-    targets = torch.tensor([[0, 4, 1, 2], [0, 4, 0, 0]])  # 4 of 8 are asked for; row 1 ends in a pad
-    each = F.cross_entropy(logits.flatten(0, 1), targets.flatten(), reduction="none").view(2, 4).detach()
+    targets = torch.tensor(
+        [[0, 4, 1, 2], [0, 4, 0, 0]]
+    )  # 4 of 8 are asked for; row 1 ends in a pad
+    each = (
+        F.cross_entropy(logits.flatten(0, 1), targets.flatten(), reduction="none")
+        .view(2, 4)
+        .detach()
+    )
     on = (targets != 0).double()
     soft = logits.detach().softmax(-1)
-    again = F.cross_entropy(logits[:, :-1].flatten(0, 1), targets[:, 1:].flatten(), ignore_index=0).detach()
+    again = F.cross_entropy(
+        logits[:, :-1].flatten(0, 1), targets[:, 1:].flatten(), ignore_index=0
+    ).detach()
     right = (each * on).sum() / 4
     slips = {
         "the loss falls on all 8 positions, question and padding too: 4 have a target, those of target 0 are left out": each.mean(),
-        "padding is inside the loss, or the question: what counts is targets != 0, not idx != 0": each[idx != 0].mean(),
-        "it is divided by all 8 positions instead of the 4 that are asked for": (each * on).sum() / 8,
-        "it is a sum: the mean over what is asked for does not grow with the batch": (each * on).sum(),
-        "it is the sum an example: the mean over what is asked for, not over examples": (each * on).sum() / 2,
-        "it is the mean of the rows' means: each character that is asked for counts the same": ((each * on).sum(1) / on.sum(1)).mean(),
+        "padding is inside the loss, or the question: what counts is targets != 0, not idx != 0": each[
+            idx != 0
+        ].mean(),
+        "it is divided by all 8 positions instead of the 4 that are asked for": (each * on).sum()
+        / 8,
+        "it is a sum: the mean over what is asked for does not grow with the batch": (
+            each * on
+        ).sum(),
+        "it is the sum an example: the mean over what is asked for, not over examples": (
+            each * on
+        ).sum()
+        / 2,
+        "it is the mean of the rows' means: each character that is asked for counts the same": (
+            (each * on).sum(1) / on.sum(1)
+        ).mean(),
         "the targets are moved once more: targets[:, t] is already what follows idx[:, t]": again,
         "softmax is taken twice: cross_entropy wants the logits themselves": (
             F.cross_entropy(soft.flatten(0, 1), targets.flatten(), ignore_index=0)
         ),
         "these are bits: the loss is in nats, with the natural logarithm": right / math.log(2),
         "the sign is wrong: a likely target has a log-probability near 0, an unlikely one far below": -right,
-        "it is a probability: the loss is the mean of -log p": 1 - (soft.gather(-1, targets[..., None])[..., 0] * on).sum() / 4,
-    }  # fmt: skip
+        "it is a probability: the loss is the mean of -log p": 1
+        - (soft.gather(-1, targets[..., None])[..., 0] * on).sum() / 4,
+    }
     got = asked(logits, idx, targets)
     if not close(got, right):
         for told, value in slips.items():
@@ -243,8 +291,14 @@ def check_loss(fn: Callable) -> str:
         raise Wrong(
             f"the loss is {got:.3f} instead of {right:.3f}, the mean of {', '.join(f'{e:.3f}' for e in each[on > 0])}"
         )
-    if not close(asked((1000 * logits.detach()).requires_grad_(), idx, targets), 1000 * (logits.max(-1).values
-            - logits.gather(-1, targets[..., None])[..., 0]).detach()[on > 0].mean(), 1e-3):  # fmt: skip
+    if not close(
+        asked((1000 * logits.detach()).requires_grad_(), idx, targets),
+        1000
+        * (logits.max(-1).values - logits.gather(-1, targets[..., None])[..., 0])
+        .detach()[on > 0]
+        .mean(),
+        1e-3,
+    ):
         raise Wrong(
             "it breaks for large logits: softmax gives 0 there, and log 0 is infinite; use log_softmax or cross_entropy"
         )
@@ -252,7 +306,10 @@ def check_loss(fn: Callable) -> str:
     if not isinstance(pair, (tuple, list)) or len(pair) != 2 or pair[1] is not None:
         raise Wrong("without targets the loss is None: (logits, None)")
     for B, T in ((1, 6), (4, 3)):
-        logits, targets = numbers(B, T, 7).requires_grad_(), torch.randint(1, 7, (B, T), generator=fresh())
+        logits, targets = (
+            numbers(B, T, 7).requires_grad_(),
+            torch.randint(1, 7, (B, T), generator=fresh()),
+        )
         targets[:, 0] = 0
         on = targets != 0
         by_hand = -logits.log_softmax(-1)[on].gather(1, targets[on][:, None]).mean().detach()
@@ -314,9 +371,13 @@ def check_pick(fn: Callable) -> str:
         )
     top = shares(1.0, 2)
     if meets(top, p):
-        raise Wrong("top_k = 2 of 3 changes nothing: the others get the logit -inf before the softmax")
+        raise Wrong(
+            "top_k = 2 of 3 changes nothing: the others get the logit -inf before the softmax"
+        )
     if top[0] == 0:
-        raise Wrong("top_k = 2 keeps the least likely ones: keep those whose logit is among the k largest")
+        raise Wrong(
+            "top_k = 2 keeps the least likely ones: keep those whose logit is among the k largest"
+        )
     if meets(top, torch.tensor([1.0, 0, 0])):
         raise Wrong("top_k = 2 keeps one character only")
     if not meets(top, torch.tensor([0.6, 0.3, 0.0])):
@@ -324,7 +385,9 @@ def check_pick(fn: Callable) -> str:
             f"with top_k = 2 the shares are {', '.join(f'{100 * s:.0f}' for s in top)} % instead of 67, 33, 0 %"
         )
     if not torch.equal(shares(2.0, 9), shares(2.0, 9)):
-        raise Wrong("the same generator state gives another choice: hand generator to torch.multinomial")
+        raise Wrong(
+            "the same generator state gives another choice: hand generator to torch.multinomial"
+        )
     for temperature in (1.0, 3.0):
         if not meets(shares(temperature, 9, None), p ** (1 / temperature)):
             raise Wrong(
@@ -370,7 +433,9 @@ def check_generate(fn: Callable) -> str:
     # a seed whose three rows go on differently, stop at different lengths, and do otherwise behind pads
     model = randomised(GPT(GPTConfig(9, 12, 1, 2, 8, dropout=0.5)), seed=2273)
     prompts = [[2, 3, 4], [5, 2, 7, 3, 6], [8, 2]]
-    room = 12 - max(map(len, prompts))  # beyond it, a last id that nobody reads is a matter of taste
+    room = 12 - max(
+        map(len, prompts)
+    )  # beyond it, a last id that nobody reads is a matter of taste
     free = [alone(model, p, room + 1) for p in prompts]
     stop = (free[0][2],)
     right = [cut(row, stop) for row in free]
@@ -407,7 +472,9 @@ def check_generate(fn: Callable) -> str:
             raise Wrong(
                 "a shorter prompt reads pads: its next logits stand at its own last character, not in the last column"
             )
-        raise Wrong(f"prompt {row}, {prompt}, goes on {found} instead of {wanted}, where {stop[0]} stops it")
+        raise Wrong(
+            f"prompt {row}, {prompt}, goes on {found} instead of {wanted}, where {stop[0]} stops it"
+        )
     few = asked(model, prompts, (), 2)
     if [len(row) for row in few] != [2, 2, 2]:
         raise Wrong(f"max_new = 2 gives {', '.join(str(len(row)) for row in few)} new ids")
@@ -424,8 +491,18 @@ def check_generate(fn: Callable) -> str:
 
 
 EXERCISES = (
-    Exercise("window", NOTEBOOK, "A window with the name in it", 3, 15, SpanCorruption._window, check_window),
-    Exercise("masked-loss", NOTEBOOK, "The loss on what is asked for", 1, 5, GPT.forward, check_loss),
+    Exercise(
+        "window",
+        NOTEBOOK,
+        "A window with the name in it",
+        3,
+        15,
+        SpanCorruption._window,
+        check_window,
+    ),
+    Exercise(
+        "masked-loss", NOTEBOOK, "The loss on what is asked for", 1, 5, GPT.forward, check_loss
+    ),
     Exercise("learning-rate", NOTEBOOK, "A linear cooldown", 2, 10, TrainConfig.rate, check_rate),
     Exercise("greedy-answers", NOTEBOOK, "Greedy answers", 4, 25, generate, check_generate),
     Exercise("next-character", NOTEBOOK, "Draw the next character", 3, 12, pick, check_pick),
@@ -436,10 +513,20 @@ QUIZZES = (
         NOTEBOOK,
         "A model with random, small weights knows 256 characters and nothing else. What is its loss, in nats a character?",
         (
-            Choice("About 0: it has made no mistake yet", "It has to put its probability somewhere, and puts it everywhere alike."),
-            Choice("About 5.5", "Every character gets a share of 1/256, and -log(1/256) = 5.5.", right=True),
+            Choice(
+                "About 0: it has made no mistake yet",
+                "It has to put its probability somewhere, and puts it everywhere alike.",
+            ),
+            Choice(
+                "About 5.5",
+                "Every character gets a share of 1/256, and -log(1/256) = 5.5.",
+                right=True,
+            ),
             Choice("256", "256 is the number of choices. The loss is its logarithm."),
-            Choice("Any number: it depends on the seed", "Small weights give nearly equal shares, whatever the seed is."),
+            Choice(
+                "Any number: it depends on the seed",
+                "Small weights give nearly equal shares, whatever the seed is.",
+            ),
         ),
     ),
     Quiz(
@@ -447,11 +534,23 @@ QUIZZES = (
         NOTEBOOK,
         "Windows of the text are cut out without the name in them. What can the model learn from a gap at the birthplace?",
         (
-            Choice("The same: the line is that of the person", "The model does not see which line it is. What is not in the window is not there."),
-            Choice("How frequent each city is, and no more",
-                   "Nothing in view tells one person from another, so frequencies are the best guess.", right=True),
-            Choice("Nothing at all", "It still learns that a city belongs there, and which ones are common."),
-            Choice("More: it has to guess harder", "A guess that nothing in view can improve teaches nothing about the person."),
+            Choice(
+                "The same: the line is that of the person",
+                "The model does not see which line it is. What is not in the window is not there.",
+            ),
+            Choice(
+                "How frequent each city is, and no more",
+                "Nothing in view tells one person from another, so frequencies are the best guess.",
+                right=True,
+            ),
+            Choice(
+                "Nothing at all",
+                "It still learns that a city belongs there, and which ones are common.",
+            ),
+            Choice(
+                "More: it has to guess harder",
+                "A guess that nothing in view can improve teaches nothing about the person.",
+            ),
         ),
     ),
     Quiz(
@@ -459,11 +558,23 @@ QUIZZES = (
         NOTEBOOK,
         "The loss has fallen from 4 to below 1, dev accuracy is that of London. What do you do?",
         (
-            Choice("Stop: it cannot learn the facts", "So it looks on every plateau, also on those that end a while later."),
-            Choice("Raise the learning rate until accuracy moves", "Accuracy is the last thing to move; a rate too high undoes what is learnt."),
-            Choice("Go on, and watch the loss of the masked spans",
-                   "Facts show there first, and accuracy follows late and fast.", right=True),
-            Choice("Begin to finetune: the facts must be in by now", "Finetuning asks for facts. What is not stored cannot be asked for."),
+            Choice(
+                "Stop: it cannot learn the facts",
+                "So it looks on every plateau, also on those that end a while later.",
+            ),
+            Choice(
+                "Raise the learning rate until accuracy moves",
+                "Accuracy is the last thing to move; a rate too high undoes what is learnt.",
+            ),
+            Choice(
+                "Go on, and watch the loss of the masked spans",
+                "Facts show there first, and accuracy follows late and fast.",
+                right=True,
+            ),
+            Choice(
+                "Begin to finetune: the facts must be in by now",
+                "Finetuning asks for facts. What is not stored cannot be asked for.",
+            ),
         ),
     ),
     Quiz(
@@ -471,12 +582,23 @@ QUIZZES = (
         NOTEBOOK,
         "You let the model answer only where its answer has a probability above 0.9. Which errors are left?",
         (
-            Choice("None: above 0.9 it knows", "It is sure of some inventions, too: nothing in training asked for doubt."),
-            Choice("One in ten, by the meaning of 0.9",
-                   "That would hold for a calibrated model. Here it has to be measured, on people held out for it."),
-            Choice("The errors it is sure of, as many as held-out people show",
-                   "A threshold trades right answers for errors avoided; how many of each is a matter of measurement.", right=True),
-            Choice("As many as before, in proportion", "If the sure answers are right more often, the share falls. It need not become 0."),
+            Choice(
+                "None: above 0.9 it knows",
+                "It is sure of some inventions, too: nothing in training asked for doubt.",
+            ),
+            Choice(
+                "One in ten, by the meaning of 0.9",
+                "That would hold for a calibrated model. Here it has to be measured, on people held out for it.",
+            ),
+            Choice(
+                "The errors it is sure of, as many as held-out people show",
+                "A threshold trades right answers for errors avoided; how many of each is a matter of measurement.",
+                right=True,
+            ),
+            Choice(
+                "As many as before, in proportion",
+                "If the sure answers are right more often, the share falls. It need not become 0.",
+            ),
         ),
     ),
-)  # fmt: skip
+)

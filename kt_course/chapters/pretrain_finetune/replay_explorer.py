@@ -75,7 +75,8 @@ class Replay:
         """Write it as one small file (.npz); weights are rounded to square roots in 254 steps."""
         told = {f.name: getattr(self, f.name) for f in fields(self) if f.name != "maps"}
         arrays = {
-            f"layer{i}": np.round(_STEPS * np.sqrt(m)).astype(np.uint8) for i, m in enumerate(self.maps)
+            f"layer{i}": np.round(_STEPS * np.sqrt(m)).astype(np.uint8)
+            for i, m in enumerate(self.maps)
         }
         held = io.BytesIO()
         np.savez_compressed(held, about=np.array(json.dumps(told, ensure_ascii=False)), **arrays)
@@ -174,7 +175,9 @@ def record_replay(
     )
 
 
-def replay_of_curve(title: str, rows: Sequence[Mapping[str, float]], london: Score | None = None) -> Replay:
+def replay_of_curve(
+    title: str, rows: Sequence[Mapping[str, float]], london: Score | None = None
+) -> Replay:
     """What is left of a run whose curve alone was kept (`lesson.curve()`): loss and dev accuracy, phases in a row."""
     curve, frames, before, last = [], [], 0, 0
     phase = rows[0].get("phase") if rows else None
@@ -199,7 +202,9 @@ def _charts(replay: Replay) -> tuple[Chart, Chart]:
         ax.set(xlabel="step", ylabel="nats a character", ylim=(0, None))
 
     def accuracy(ax: Axes) -> None:
-        steps, right = zip(*[(frame["step"], 100 * frame["dev"]) for frame in replay.frames], strict=True)
+        steps, right = zip(
+            *[(frame["step"], 100 * frame["dev"]) for frame in replay.frames], strict=True
+        )
         ax.plot(steps, right, color=BLUE, marker="o", ms=3.5)
         if replay.london:
             london = Score(**replay.london).accuracy
@@ -207,12 +212,16 @@ def _charts(replay: Replay) -> tuple[Chart, Chart]:
             ax.legend(fontsize=8, loc="upper left")
         ax.set(xlabel="step", ylabel="right answers (%)", ylim=(0, 104))
 
-    return chart(4.2, 2.5, loss, "Loss"), chart(4.2, 2.5, accuracy, "People whose question was held back")
+    return chart(4.2, 2.5, loss, "Loss"), chart(
+        4.2, 2.5, accuracy, "People whose question was held back"
+    )
 
 
 def _loss_at(replay: Replay, step: int) -> list[tuple[float, float]]:
     """The point of the loss curve nearest to a step; none if no curve was kept."""
-    return [tuple(min(replay.curve, key=lambda point: abs(point[0] - step)))] if replay.curve else []
+    return (
+        [tuple(min(replay.curve, key=lambda point: abs(point[0] - step)))] if replay.curve else []
+    )
 
 
 def explore_replay(replays: Replay | Sequence[Replay]) -> Any:
@@ -247,7 +256,9 @@ def explore_replay(replays: Replay | Sequence[Replay]) -> Any:
             figure, ax = page(9, 2.7)
             progress(ax, run, frame)
             return View(
-                figure, f"{note}. This run kept its curve alone.", limits=dict(moment=len(run.frames) - 1)
+                figure,
+                f"{note}. This run kept its curve alone.",
+                limits=dict(moment=len(run.frames) - 1),
             )
         reading = reading_of(run.title, at)
         i = min(state["layer"], len(reading.layers) - 1)
@@ -258,17 +269,26 @@ def explore_replay(replays: Replay | Sequence[Replay]) -> Any:
         progress(ax, run, frame)
         ax.text(0.75, 2.95, f"Layer {i}, head {head}, at step {frame['step']}", fontsize=11)
         grids = [head_map(ax, layer, head, query, 0.75, 3.1, 3.0)]
-        ax.text(4.9, 2.95, "What it answers" + (f" (right: {run.right})" if run.right else ""), fontsize=11)
+        ax.text(
+            4.9,
+            2.95,
+            "What it answers" + (f" (right: {run.right})" if run.right else ""),
+            fontsize=11,
+        )
         answer_bars(ax, [(text, p) for text, p in frame["answers"]], run.right, 4.7, 3.1, 4.0)
         grids.append(gallery(ax, reading, i, head, 5.55, 4.25, 3.1, 1.6))
-        ax.text(0.3, 6.72, "Where ⁇ looks as it writes the first character of the answer", fontsize=10)
+        ax.text(
+            0.3, 6.72, "Where ⁇ looks as it writes the first character of the answer", fontsize=10
+        )
         weights, seen = layer.over_text(layer.weights[head, query], query, len(run.text))
         on_text(ax, reading.signs, weights, seen, int(layer.queries.at[query]), 0.3, 6.8)
         scale(ax, 5.55, 6.0, 2.9)
         grids[0] = replace(grids[0], click=(None, None))
         said, p = frame["answers"][0]
         note += f"; {run.text.rstrip(MASK)} is answered by “{said}” ({100 * p:.0f} %). Layer {i}, head {head}: {role(layer, head)}."
-        limits = dict(moment=len(run.frames) - 1, layer=len(reading.layers) - 1, head=len(layer.weights) - 1)
+        limits = dict(
+            moment=len(run.frames) - 1, layer=len(reading.layers) - 1, head=len(layer.weights) - 1
+        )
         return View(figure, note, grids=grids, limits=limits, values=dict(layer=i, head=head))
 
     first = next(iter(runs.values()))

@@ -32,7 +32,12 @@ NOTEBOOK = "11_pretrained_models"
 
 # ---------------------------------------------------------------- a merge
 
-WEIGHED = {tuple("the"): 3, tuple("to"): 9, tuple("thin"): 4, tuple("oth"): 1}  # t h 8 times, t o 9 times
+WEIGHED = {
+    tuple("the"): 3,
+    tuple("to"): 9,
+    tuple("thin"): 4,
+    tuple("oth"): 1,
+}  # t h 8 times, t o 9 times
 TIED = {
     tuple("low"): 5,
     tuple("lower"): 2,
@@ -51,9 +56,13 @@ def _merged(fn: Callable, words: dict[Word, int], what: str) -> tuple[Any, dict]
     given = dict(words)
     got = fn(given)
     if given != words:
-        raise Wrong("it changes the dict that it is given, which its caller still needs: make a new one")
+        raise Wrong(
+            "it changes the dict that it is given, which its caller still needs: make a new one"
+        )
     if not isinstance(got, tuple) or len(got) != 2:
-        raise Wrong(f"{what}: it gives back {describe(got)} instead of two things, the pair and the words")
+        raise Wrong(
+            f"{what}: it gives back {describe(got)} instead of two things, the pair and the words"
+        )
     pair, merged = got
     if isinstance(pair, dict):
         raise Wrong("pair and words are exchanged: the pair comes first")
@@ -78,7 +87,9 @@ def check_merge(fn: Callable) -> str:
         raise Wrong(f"t o comes most often, 9 times, and it picks {pair!r}")
     expected = merge_step(WEIGHED)[1]
     if merged == WEIGHED:
-        raise Wrong("the words come back as they were: the two tokens have to become one in each of them")
+        raise Wrong(
+            "the words come back as they were: the two tokens have to become one in each of them"
+        )
     if set(merged) == set(expected) and merged != expected:
         raise Wrong("the words are right, how often they come is not: that stays what it was")
     if set(merged) < set(expected):
@@ -89,7 +100,9 @@ def check_merge(fn: Callable) -> str:
         )
     pair, merged = _merged(fn, TWICE, "banana")
     if pair == ("a", "n") and merged.get(("b", "an", "a", "n", "a")):
-        raise Wrong("banana keeps its second a n: every one in a word is merged, not the first alone")
+        raise Wrong(
+            "banana keeps its second a n: every one in a word is merged, not the first alone"
+        )
     if (pair, merged) != merge_step(TWICE):
         raise Wrong(
             f"banana once, can 5 times, ab twice: the pair is {pair!r} and banana becomes another than b an an a"
@@ -119,7 +132,9 @@ def check_merge(fn: Callable) -> str:
             "for the pair a b, aa b or a bb is merged too: compare whole tokens, not pieces of a text"
         )
     if (pair, merged) != merge_step(ENDS):
-        raise Wrong("for aa b, a b, a bb and the pair a b the words are wrong: compare two whole tokens")
+        raise Wrong(
+            "for aa b, a b, a bb and the pair a b the words are wrong: compare two whole tokens"
+        )
     _, merged = _merged(fn, MEET, "a b and ab")
     if merged != {("ab",): 7}:
         raise Wrong("a b and ab become the same word, and their counts, 5 and 2, have to be added")
@@ -127,7 +142,10 @@ def check_merge(fn: Callable) -> str:
         raise Wrong("words of one token have no pair: give back (None, the words as they are)")
     rng = fresh_random()
     with unforeseen("right for the examples, not for other words"):
-        words = {tuple(letters(rng.randint(1, 6), rng).translate(FEW)): rng.randint(1, 9) for _ in range(40)}
+        words = {
+            tuple(letters(rng.randint(1, 6), rng).translate(FEW)): rng.randint(1, 9)
+            for _ in range(40)
+        }
         for _ in range(6):
             expected = merge_step(words)
             if fn(dict(words)) != expected:
@@ -136,7 +154,9 @@ def check_merge(fn: Callable) -> str:
     return "the pair that comes most often, weighed by words, merged from left to right everywhere"
 
 
-FEW = str.maketrans("abcdefghijklmnopqrstuvwxyz", "abcd" * 6 + "ab")  # four letters alone: pairs repeat
+FEW = str.maketrans(
+    "abcdefghijklmnopqrstuvwxyz", "abcd" * 6 + "ab"
+)  # four letters alone: pairs repeat
 
 
 # ---------------------------------------------------------------- bits a character
@@ -144,16 +164,24 @@ FEW = str.maketrans("abcdefghijklmnopqrstuvwxyz", "abcd" * 6 + "ab")  # four let
 NATS, TOKENS, CHARACTERS = 1.4, 30, 90
 SLIPS = {
     "these are nats a character: divide by ln 2, one bit is 0.693 nats": NATS * TOKENS / CHARACTERS,
-    "multiplied by ln 2 instead of divided: a nat is 1.44 bits": NATS * TOKENS / CHARACTERS * math.log(2),
+    "multiplied by ln 2 instead of divided: a nat is 1.44 bits": NATS
+    * TOKENS
+    / CHARACTERS
+    * math.log(2),
     "these are bits a token: the text has three times as many characters": NATS / math.log(2),
     "tokens and characters are exchanged: 30 tokens spell 90 characters, and a character costs less than a token": (
         NATS * CHARACTERS / TOKENS / math.log(2)
     ),
     "these are the bits of the whole text: divide by its characters": NATS * TOKENS / math.log(2),
-    "divided by log10(2): nats are natural logarithms, math.log(2)": NATS * TOKENS / CHARACTERS / math.log10(2),
-    "this is a perplexity, a number of choices; bits are its logarithm, so no exp and no power": math.exp(NATS * TOKENS / CHARACTERS),
+    "divided by log10(2): nats are natural logarithms, math.log(2)": NATS
+    * TOKENS
+    / CHARACTERS
+    / math.log10(2),
+    "this is a perplexity, a number of choices; bits are its logarithm, so no exp and no power": math.exp(
+        NATS * TOKENS / CHARACTERS
+    ),
     "it takes a logarithm of the loss, which is one already": math.log2(NATS) * TOKENS / CHARACTERS,
-}  # fmt: skip
+}
 
 
 def check_bits(fn: Callable) -> str:
@@ -174,7 +202,9 @@ def check_bits(fn: Callable) -> str:
             f"1.4 nats a token, 30 tokens, 90 characters: {got:.3f} instead of {right:.3f} bits a character"
         )
     with unforeseen("right for the example, not for other losses and lengths"):
-        for tokens, more, loss in zip(draw(1, 99, 5), draw(0, 300, 5), draw(1, 900, 5), strict=True):
+        for tokens, more, loss in zip(
+            draw(1, 99, 5), draw(0, 300, 5), draw(1, 900, 5), strict=True
+        ):
             given = (loss / 100, tokens, tokens + more)
             if not math.isclose(asked(*given), bits_per_character(*given), rel_tol=1e-4):
                 raise Wrong("")
@@ -223,7 +253,9 @@ def fused(layer: MultiHeadAttention, slip: str = "", part: str = "weight") -> Te
         return torch.cat(three)
     if slip == "lying":
         return torch.cat(three, dim=1)
-    return torch.cat(three).reshape(three[0].size(0), -1) if slip == "reshaped" else torch.cat(three).T
+    return (
+        torch.cat(three).reshape(three[0].size(0), -1) if slip == "reshaped" else torch.cat(three).T
+    )
 
 
 def check_fused(fn: Callable) -> str:
@@ -234,7 +266,9 @@ def check_fused(fn: Callable) -> str:
         if missing := [name for name in SHAPES if name not in got]:
             raise Wrong(f"{missing[0]} is missing; there should be {', '.join(SHAPES)}")
         if more := sorted(map(str, set(got) - set(SHAPES))):
-            raise Wrong(f"{more[0]} is no name of GPT-2's attention; there should be {', '.join(SHAPES)}")
+            raise Wrong(
+                f"{more[0]} is no name of GPT-2's attention; there should be {', '.join(SHAPES)}"
+            )
         shapes = {name: tuple(C * n for n in times) for name, times in SHAPES.items()}
         weight = got["c_attn.weight"]
         if isinstance(weight, Tensor) and tuple(weight.shape) == (3 * C, C):
@@ -247,13 +281,24 @@ def check_fused(fn: Callable) -> str:
     got, right = asked(layer), gpt2_attention(layer)
     slips = {**FUSED, "value first, then query": FUSED["value first"]}
     recognise(
-        got["c_attn.weight"], right["c_attn.weight"], lambda slip: fused(layer, slip), slips, "c_attn.weight"
+        got["c_attn.weight"],
+        right["c_attn.weight"],
+        lambda slip: fused(layer, slip),
+        slips,
+        "c_attn.weight",
     )
     if not got["c_attn.bias"].any():
         raise Wrong("the bias of c_attn is 0: the three biases are joined as the weights are")
-    told = {slip: f"the biases are joined otherwise than the weights: {text}" for slip, text in slips.items()}
+    told = {
+        slip: f"the biases are joined otherwise than the weights: {text}"
+        for slip, text in slips.items()
+    }
     recognise(
-        got["c_attn.bias"], right["c_attn.bias"], lambda slip: fused(layer, slip, "bias"), told, "c_attn.bias"
+        got["c_attn.bias"],
+        right["c_attn.bias"],
+        lambda slip: fused(layer, slip, "bias"),
+        told,
+        "c_attn.bias",
     )
     if close(got["c_proj.weight"], layer.proj.weight.detach()):
         raise Wrong(
@@ -273,7 +318,9 @@ def check_fused(fn: Callable) -> str:
 
 # ---------------------------------------------------------------- padding
 
-IDX = torch.tensor([[0, 0, 5, 3, 8, 2], [7, 4, 9, 2, 6, 3], [0, 0, 0, 0, 9, 4]])  # padded on the left with 0
+IDX = torch.tensor(
+    [[0, 0, 5, 3, 8, 2], [7, 4, 9, 2, 6, 3], [0, 0, 0, 0, 9, 4]]
+)  # padded on the left with 0
 MASK = torch.tensor([[0, 0, 1, 1, 1, 1], [1, 1, 1, 1, 1, 1], [0, 0, 0, 0, 1, 1]])
 
 
@@ -285,7 +332,9 @@ def check_padding(fn: Callable) -> str:
         packed = tensor(got[0], idx.shape, f"packed, for {what},")
         back = tensor(got[1], idx.shape, f"back, for {what},")
         if back.dtype != torch.int64 or packed.dtype != torch.int64:
-            raise Wrong("packed and back hold places and ids: int64 both, or gather cannot use them")
+            raise Wrong(
+                "packed and back hold places and ids: int64 both, or gather cannot use them"
+            )
         return packed, back
 
     def rows_match(packed: Tensor, idx: Tensor, mask: Tensor) -> bool:
@@ -307,12 +356,20 @@ def check_padding(fn: Callable) -> str:
     if torch.equal(packed, IDX.flip(1)):
         raise Wrong("the rows are turned round, last token first: the tokens keep their order")
     if all(torch.equal(row, ids.roll(-2)) for row, ids in zip(packed, IDX, strict=True)):
-        raise Wrong("every row is moved by 2 places, as row 0 needs it: each row has its own padding")
+        raise Wrong(
+            "every row is moved by 2 places, as row 0 needs it: each row has its own padding"
+        )
     if torch.equal(packed, IDX.sort(dim=1, descending=True).values):
-        raise Wrong("the ids are sorted by size: sort the places by whether they are padding, not the ids")
-    if all(torch.equal(row[:n].sort().values, ids[6 - n :].sort().values) for row, ids, n in zip(packed, IDX, (4, 6, 2), strict=True)) \
-            and not rows_match(packed, IDX, MASK):  # fmt: skip
-        raise Wrong("the tokens come first, in another order than they had: argsort needs stable=True")
+        raise Wrong(
+            "the ids are sorted by size: sort the places by whether they are padding, not the ids"
+        )
+    if all(
+        torch.equal(row[:n].sort().values, ids[6 - n :].sort().values)
+        for row, ids, n in zip(packed, IDX, (4, 6, 2), strict=True)
+    ) and not rows_match(packed, IDX, MASK):
+        raise Wrong(
+            "the tokens come first, in another order than they had: argsort needs stable=True"
+        )
     if not rows_match(packed, IDX, MASK):
         raise Wrong(f"row 0 is {packed[0].tolist()}; it should begin with its tokens, 5, 3, 8, 2")
     if not come_back(packed, IDX, back, MASK):
@@ -326,7 +383,9 @@ def check_padding(fn: Callable) -> str:
     zeros = IDX.clone()
     zeros[1, 2] = 0  # a token whose id is that of the padding
     if not rows_match(asked(zeros, MASK, "a row with a token of id 0")[0], zeros, MASK):
-        raise Wrong("a token with the id 0 is taken for padding: the mask says what is padding, not the id")
+        raise Wrong(
+            "a token with the id 0 is taken for padding: the mask says what is padding, not the id"
+        )
     right, right_mask = IDX.flip(1), MASK.flip(1)
     packed, back = asked(right, right_mask, "rows padded on the right")
     if not rows_match(packed, right, right_mask) or not come_back(packed, right, back, right_mask):
@@ -341,19 +400,31 @@ def check_padding(fn: Callable) -> str:
             mask = (torch.arange(T) >= pads).long()
             packed, back = asked(idx, mask, "others")
             expected = left_aligned(idx, mask)[0]
-            if not torch.equal(packed[mask.flip(1) == 1], expected[mask.flip(1) == 1]) or not come_back(
-                packed, idx, back, mask
-            ):
+            if not torch.equal(
+                packed[mask.flip(1) == 1], expected[mask.flip(1) == 1]
+            ) or not come_back(packed, idx, back, mask):
                 raise Wrong("")
     return "tokens first and in their order, whatever side the padding was on, and the way back"
 
 
 EXERCISES = (
     Exercise("bpe-merge", NOTEBOOK, "One merge", 3, 15, merge_step, check_merge),
-    Exercise("bits-per-character", NOTEBOOK, "Losses that can be compared", 1, 5, bits_per_character, check_bits),
-    Exercise("gpt2-attention", NOTEBOOK, "Three matrices in one", 3, 12, gpt2_attention, check_fused),
-    Exercise("left-padding", NOTEBOOK, "Padding on the wrong side", 3, 15, left_aligned, check_padding),
-)  # fmt: skip
+    Exercise(
+        "bits-per-character",
+        NOTEBOOK,
+        "Losses that can be compared",
+        1,
+        5,
+        bits_per_character,
+        check_bits,
+    ),
+    Exercise(
+        "gpt2-attention", NOTEBOOK, "Three matrices in one", 3, 12, gpt2_attention, check_fused
+    ),
+    Exercise(
+        "left-padding", NOTEBOOK, "Padding on the wrong side", 3, 15, left_aligned, check_padding
+    ),
+)
 
 QUIZZES = (
     Quiz(
@@ -361,11 +432,22 @@ QUIZZES = (
         NOTEBOOK,
         "A folder with a trained BertForMaskedLM is loaded by AutoModelForSequenceClassification. What do you get?",
         (
-            Choice("An error: the class is not the one that was saved", "The Auto class decides; config.json's own architecture is a hint alone."),
-            Choice("The trained body with a head of random weights, and a report that names them",
-                   "Names that fit are loaded, the missing ones are drawn anew. Finetune before you believe its answers.", right=True),
-            Choice("The trained body and the trained head", "The saved head gives a word for each place; the new one a class for each text."),
-            Choice("Random weights throughout", "Names are matched one by one, and the body's fit."),
+            Choice(
+                "An error: the class is not the one that was saved",
+                "The Auto class decides; config.json's own architecture is a hint alone.",
+            ),
+            Choice(
+                "The trained body with a head of random weights, and a report that names them",
+                "Names that fit are loaded, the missing ones are drawn anew. Finetune before you believe its answers.",
+                right=True,
+            ),
+            Choice(
+                "The trained body and the trained head",
+                "The saved head gives a word for each place; the new one a class for each text.",
+            ),
+            Choice(
+                "Random weights throughout", "Names are matched one by one, and the body's fit."
+            ),
         ),
     ),
     Quiz(
@@ -374,9 +456,19 @@ QUIZZES = (
         "Model A, on characters: 1.1 nats a token. Model B, 3.5 characters a token: 2.8 nats a token. Which writes the text more cheaply?",
         (
             Choice("A: its loss is lower", "It pays 1.1 nats 3.5 times where B pays 2.8 once."),
-            Choice("B: 0.8 nats a character against 1.1", "2.8 / 3.5 = 0.8. Only costs of the same text can be compared.", right=True),
-            Choice("B: its tokens are longer", "Longer tokens help nothing by themselves: with 4.2 nats a token it would lose."),
-            Choice("Nobody can tell", "The losses themselves do not compare, but both can be turned into nats a character."),
+            Choice(
+                "B: 0.8 nats a character against 1.1",
+                "2.8 / 3.5 = 0.8. Only costs of the same text can be compared.",
+                right=True,
+            ),
+            Choice(
+                "B: its tokens are longer",
+                "Longer tokens help nothing by themselves: with 4.2 nats a token it would lose.",
+            ),
+            Choice(
+                "Nobody can tell",
+                "The losses themselves do not compare, but both can be turned into nats a character.",
+            ),
         ),
     ),
     Quiz(
@@ -384,10 +476,22 @@ QUIZZES = (
         NOTEBOOK,
         "Our shipped vanilla weights fit into GPT2LMHeadModel, name by name and shape by shape, and the answers are rubbish. Why did nothing complain?",
         (
-            Choice("Loading rounds the weights", "Both are in float32, number for number the same."),
-            Choice("GPT-2 has more layers", "Then weights would be missing, and the report would name them."),
-            Choice("Queries and keys of unit size need no weights", "It is a step of the computation, which no file of weights tells.", right=True),
-            Choice("The vocabulary is another one", "A wrong vocabulary would have another number of rows."),
+            Choice(
+                "Loading rounds the weights", "Both are in float32, number for number the same."
+            ),
+            Choice(
+                "GPT-2 has more layers",
+                "Then weights would be missing, and the report would name them.",
+            ),
+            Choice(
+                "Queries and keys of unit size need no weights",
+                "It is a step of the computation, which no file of weights tells.",
+                right=True,
+            ),
+            Choice(
+                "The vocabulary is another one",
+                "A wrong vocabulary would have another number of rows.",
+            ),
         ),
     ),
     Quiz(
@@ -395,11 +499,20 @@ QUIZZES = (
         NOTEBOOK,
         "Why does generate want a batch padded on the left?",
         (
-            Choice("Causal models cannot read padding on the right", "They can: nothing looks ahead, so padding behind a text does no harm."),
-            Choice("So that the last column is every row's newest token, and the next one is appended to all",
-                   "The loop takes the last column's logits and joins one column. That is all it knows.", right=True),
+            Choice(
+                "Causal models cannot read padding on the right",
+                "They can: nothing looks ahead, so padding behind a text does no harm.",
+            ),
+            Choice(
+                "So that the last column is every row's newest token, and the next one is appended to all",
+                "The loop takes the last column's logits and joins one column. That is all it knows.",
+                right=True,
+            ),
             Choice("It takes less memory", "The padding is as much on either side."),
-            Choice("Attention masks work on the left alone", "A mask is a table of ones and zeros, and works anywhere."),
+            Choice(
+                "Attention masks work on the left alone",
+                "A mask is a table of ones and zeros, and works anywhere.",
+            ),
         ),
     ),
     Quiz(
@@ -407,11 +520,20 @@ QUIZZES = (
         NOTEBOOK,
         "What does trust_remote_code=True trust?",
         (
-            Choice("The weights: that nobody changed them", "Weights in safetensors are numbers and cannot act, changed or not."),
-            Choice("The Python files of the repository: they are run with your rights",
-                   "Whatever they say is done: read them, and name the revision that you have read.", right=True),
+            Choice(
+                "The weights: that nobody changed them",
+                "Weights in safetensors are numbers and cannot act, changed or not.",
+            ),
+            Choice(
+                "The Python files of the repository: they are run with your rights",
+                "Whatever they say is done: read them, and name the revision that you have read.",
+                right=True,
+            ),
             Choice("The hub: that it is not down", "Availability has nothing to do with it."),
-            Choice("The library: that it was installed properly", "It runs the repository's code, not its own."),
+            Choice(
+                "The library: that it was installed properly",
+                "It runs the repository's code, not its own.",
+            ),
         ),
     ),
-)  # fmt: skip
+)

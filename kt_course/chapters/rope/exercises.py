@@ -8,7 +8,13 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from kt_core.attention import MultiHeadAttention, causal_mask, rotary_frequencies, rotary_table, rotate
+from kt_core.attention import (
+    MultiHeadAttention,
+    causal_mask,
+    rotary_frequencies,
+    rotary_table,
+    rotate,
+)
 from kt_core.models import GPT, GPTConfig
 from kt_course.exercises.core import Exercise, Wrong, close, describe, draw, tensor
 from kt_course.exercises.mistakes import MULTI_HEAD, attention_with, numbers, randomised, recognise
@@ -76,7 +82,11 @@ def two(result: object, shape: tuple[int, ...], what: str) -> tuple[Tensor, Tens
 def check_table(fn: Callable) -> str:
     positions, told = torch.tensor([0, 1, 2, 5, 9]), "5 positions and 8 channels"
     got = fn(positions, 8)
-    if isinstance(got, (tuple, list)) and len(got) == 2 and all(isinstance(one, Tensor) for one in got):
+    if (
+        isinstance(got, (tuple, list))
+        and len(got) == 2
+        and all(isinstance(one, Tensor) for one in got)
+    ):
         if tuple(got[0].shape) == (4, 5):
             raise Wrong("the table is (hs/2, T): transposed; a row is a position, (T, hs/2)")
         if tuple(got[0].shape) == (5, 8):
@@ -84,7 +94,9 @@ def check_table(fn: Callable) -> str:
     cos, sin = two(got, (5, 4), told)
     angle = table(positions, 8)
     slips: dict[str, Tensor] = {
-        "it counts 0, 1, 2 ... instead of taking the positions that are given": table(torch.arange(5), 8),
+        "it counts 0, 1, 2 ... instead of taking the positions that are given": table(
+            torch.arange(5), 8
+        ),
         "position 0 is turned already: count from 0": table(positions + 1, 8),
         "the angles are in degrees: cos and sin want radians": table(positions, 8) * math.pi / 180,
         "the angles fly: is the sign of the exponent wrong, or do you divide by the frequencies?": positions[
@@ -101,7 +113,9 @@ def check_table(fn: Callable) -> str:
         if close(cos, other.cos(), 1e-3) and close(sin, other.sin(), 1e-3):
             raise Wrong(reason)
     if not (close(cos, angle.cos(), 1e-4) and close(sin, angle.sin(), 1e-4)):
-        raise Wrong(f"at position 1 the cosines are {short(cos[1])} instead of {short(angle[1].cos())}")
+        raise Wrong(
+            f"at position 1 the cosines are {short(cos[1])} instead of {short(angle[1].cos())}"
+        )
     if not cos.dtype.is_floating_point or cos.dtype in (torch.float16, torch.bfloat16):
         raise Wrong(f"the table is in {cos.dtype}: angles of far positions need float32")
     if close(two(fn(positions, 8, 16.0), (5, 4), "base 16")[0], cos, 1e-4):
@@ -111,7 +125,9 @@ def check_table(fn: Callable) -> str:
         cos, sin = two(fn(at, 2 * half, 500.0), (*shape, half), "positions of a batch, a row each")
         right = table(at, 2 * half, 500.0)
         if not (close(cos, right.cos(), 1e-4) and close(sin, right.sin(), 1e-4)):
-            raise Wrong("right for five positions, not for batches of them: positions.unsqueeze(-1) * theta")
+            raise Wrong(
+                "right for five positions, not for batches of them: positions.unsqueeze(-1) * theta"
+            )
     return "cos and sin of position x theta, for rows and batches of positions"
 
 
@@ -134,7 +150,9 @@ def turned(x: Tensor, cos: Tensor, sin: Tensor, layout: str, slip: str = "") -> 
     if slip == "swapped":
         first, second = second, first
     stacked = (layout == "interleaved") != (slip == "put together")
-    return torch.stack([first, second], -1).flatten(-2) if stacked else torch.cat([first, second], -1)
+    return (
+        torch.stack([first, second], -1).flatten(-2) if stacked else torch.cat([first, second], -1)
+    )
 
 
 TURNS = {
@@ -153,16 +171,24 @@ def check_rotate(fn: Callable) -> str:
     for layout in ("half", "interleaved"):
         x, angle = numbers(2, 3, 5, 8, seed=1), table(torch.arange(5), 8)  # (B, nh, T, hs)
         what = f"layout {layout}: the result"
-        got = tensor(fn(x, angle.cos(), angle.sin(), layout), x.shape, f"{what} for x of (2, 3, 5, 8)")
+        got = tensor(
+            fn(x, angle.cos(), angle.sin(), layout), x.shape, f"{what} for x of (2, 3, 5, 8)"
+        )
         right = turned(x, angle.cos(), angle.sin(), layout)
 
-        def slipped(slip: str, x: Tensor = x, angle: Tensor = angle, layout: str = layout) -> Tensor:
+        def slipped(
+            slip: str, x: Tensor = x, angle: Tensor = angle, layout: str = layout
+        ) -> Tensor:
             return turned(x, angle.cos(), angle.sin(), layout, slip)
 
         if not close(got, right) and close(got, turned(x, angle.cos(), angle.sin(), "half")):
             raise Wrong("the argument layout is not used: interleaved pairs x[2i] with x[2i + 1]")
         recognise(
-            got, right, slipped, {slip: f"layout {layout}: {told}" for slip, told in TURNS.items()}, what
+            got,
+            right,
+            slipped,
+            {slip: f"layout {layout}: {told}" for slip, told in TURNS.items()},
+            what,
         )
     x, angle = (
         numbers(3, 2, 4, 6),
@@ -170,12 +196,16 @@ def check_rotate(fn: Callable) -> str:
     )  # a row's own positions
     for layout in ("half", "interleaved"):
         got = tensor(
-            fn(x, angle.cos(), angle.sin(), layout), x.shape, "the result for rows at their own positions"
+            fn(x, angle.cos(), angle.sin(), layout),
+            x.shape,
+            "the result for rows at their own positions",
         )
         if not close(got, turned(x, angle.cos(), angle.sin(), layout)):
             raise Wrong("right for one row of positions, not for a batch whose rows have their own")
-    if not close(tensor(fn(x, angle.cos(), angle.sin()), x.shape, "without a layout the result"),
-                 turned(x, angle.cos(), angle.sin(), "half")):  # fmt: skip
+    if not close(
+        tensor(fn(x, angle.cos(), angle.sin()), x.shape, "without a layout the result"),
+        turned(x, angle.cos(), angle.sin(), "half"),
+    ):
         raise Wrong('without a layout it is "half"')
     return "every pair turned by its angle, lengths kept, both layouts"
 
@@ -194,8 +224,10 @@ def check_rotation(fn: Callable) -> str:
             if not isinstance(one, Tensor):
                 raise Wrong(f"{what} give {describe(one)} instead of a tensor")
             if one.shape[-1:] != (4,):
-                raise Wrong(f"{one.size(-1) if one.ndim else 0} angles a position for 4 pairs of channels: a table from n_embd? "
-                            "d is the size of ONE head, n_embd / n_head")  # fmt: skip
+                raise Wrong(
+                    f"{one.size(-1) if one.ndim else 0} angles a position for 4 pairs of channels: a table from n_embd? "
+                    "d is the size of ONE head, n_embd / n_head"
+                )
             try:
                 one.broadcast_to(x_shape)
             except RuntimeError:
@@ -217,11 +249,14 @@ def check_rotation(fn: Callable) -> str:
         "a table from n_embd, cut to size: all pairs are fast. d is the size of ONE head, n_embd / n_head": (
             positions[:, None, :, None] * 1e4 ** (-torch.arange(4).double() / 16)
         ),
-        "it counts 0, 1, 2 ... instead of taking the positions that are given": table(torch.arange(4), 8),
+        "it counts 0, 1, 2 ... instead of taking the positions that are given": table(
+            torch.arange(4), 8
+        ),
     }
     for told, other in slips.items():
         if all(
-            close(one, o.broadcast_to(one.shape), 1e-4) for one, o in ((cos, other.cos()), (sin, other.sin()))
+            close(one, o.broadcast_to(one.shape), 1e-4)
+            for one, o in ((cos, other.cos()), (sin, other.sin()))
         ):
             raise Wrong(told)
 
@@ -233,11 +268,19 @@ def check_rotation(fn: Callable) -> str:
     if right(sin, cos, angle):
         raise Wrong("cos and sin are swapped: cos comes first")
     if not right(cos, sin, angle):
-        raise Wrong("cos and sin of position x theta are not what comes out for the positions 0, 1, 5, 9")
-    if not right(*asked(made(100.0), positions, "4 positions"), table(positions, 8, 100.0)[:, None]):
-        raise Wrong("right for base 10000, not for a model with rope_base 100: use model.config.rope_base")
+        raise Wrong(
+            "cos and sin of position x theta are not what comes out for the positions 0, 1, 5, 9"
+        )
+    if not right(
+        *asked(made(100.0), positions, "4 positions"), table(positions, 8, 100.0)[:, None]
+    ):
+        raise Wrong(
+            "right for base 10000, not for a model with rope_base 100: use model.config.rope_base"
+        )
     positions = torch.tensor(draw(0, 11, 16)).view(4, 4)  # as many rows as heads, too
-    if not right(*asked(made(50.0), positions, "4 rows of 4 positions"), table(positions, 8, 50.0)[:, None]):
+    if not right(
+        *asked(made(50.0), positions, "4 rows of 4 positions"), table(positions, 8, 50.0)[:, None]
+    ):
         raise Wrong(
             "right for one row, not for a batch: row b's positions go to row b, (B, 1, T, hs/2), not to head b"
         )
@@ -318,12 +361,28 @@ def check_attention(fn: Callable) -> str:
 
 
 EXERCISES = (
-    Exercise("rotary-frequencies", NOTEBOOK, "The hands of the clock", 1, 4, rotary_frequencies, check_frequencies),
+    Exercise(
+        "rotary-frequencies",
+        NOTEBOOK,
+        "The hands of the clock",
+        1,
+        4,
+        rotary_frequencies,
+        check_frequencies,
+    ),
     Exercise("rotary-table", NOTEBOOK, "Angles for positions", 2, 6, rotary_table, check_table),
     Exercise("rotate", NOTEBOOK, "Turn the pairs", 3, 12, rotate, check_rotate),
     Exercise("model-rotation", NOTEBOOK, "The right axis", 3, 10, GPT._rotation, check_rotation),
-    Exercise("rotary-attention", NOTEBOOK, "Attention that knows distances", 4, 20, MultiHeadAttention.forward, check_attention),
-)  # fmt: skip
+    Exercise(
+        "rotary-attention",
+        NOTEBOOK,
+        "Attention that knows distances",
+        4,
+        20,
+        MultiHeadAttention.forward,
+        check_attention,
+    ),
+)
 
 QUIZZES = (
     Quiz(
@@ -331,10 +390,23 @@ QUIZZES = (
         NOTEBOOK,
         "The whole text moves 20 positions to the right, in a model with rotary embedding. What changes?",
         (
-            Choice("Queries, keys, scores and outputs", "The turns of a query and of a key cancel in their score, up to the distance."),
-            Choice("Queries and keys, but no score and no output", "All turn further; every distance is what it was.", right=True),
-            Choice("Nothing, not even a query", "A query is turned by its own position, so it is another vector now."),
-            Choice("The scores of far pairs only", "A score depends on the distance alone, and no distance has changed."),
+            Choice(
+                "Queries, keys, scores and outputs",
+                "The turns of a query and of a key cancel in their score, up to the distance.",
+            ),
+            Choice(
+                "Queries and keys, but no score and no output",
+                "All turn further; every distance is what it was.",
+                right=True,
+            ),
+            Choice(
+                "Nothing, not even a query",
+                "A query is turned by its own position, so it is another vector now.",
+            ),
+            Choice(
+                "The scores of far pairs only",
+                "A score depends on the distance alone, and no distance has changed.",
+            ),
         ),
     ),
     Quiz(
@@ -342,11 +414,22 @@ QUIZZES = (
         NOTEBOOK,
         "A model trained on 128 characters reads 512. Which pairs of channels meet angles that they have never met?",
         (
-            Choice("The fastest: they turn most", "They went round many times in training: every angle is known to them."),
-            Choice("The slowest: they had not completed a turn by 128",
-                   "Their angles lay in a small sector, and now they leave it.", right=True),
-            Choice("All alike: every angle grows four times", "An angle counts up to full turns only, and the fast ones had those."),
-            Choice("None: scores depend on distances", "They do, and distances beyond 128 are new."),
+            Choice(
+                "The fastest: they turn most",
+                "They went round many times in training: every angle is known to them.",
+            ),
+            Choice(
+                "The slowest: they had not completed a turn by 128",
+                "Their angles lay in a small sector, and now they leave it.",
+                right=True,
+            ),
+            Choice(
+                "All alike: every angle grows four times",
+                "An angle counts up to full turns only, and the fast ones had those.",
+            ),
+            Choice(
+                "None: scores depend on distances", "They do, and distances beyond 128 are new."
+            ),
         ),
     ),
     Quiz(
@@ -356,8 +439,15 @@ QUIZZES = (
         (
             Choice("Lengths are kept", "Whatever the angles are, a turn keeps lengths."),
             Choice("Position 0 changes nothing", "Every frequency times 0 is 0."),
-            Choice("Scores depend on the distance alone", "They do for any frequencies, right or wrong."),
-            Choice("The last frequency is 10000^(-(d-2)/d)", "The cut keeps the fast ones alone: the last is far too large.", right=True),
+            Choice(
+                "Scores depend on the distance alone",
+                "They do for any frequencies, right or wrong.",
+            ),
+            Choice(
+                "The last frequency is 10000^(-(d-2)/d)",
+                "The cut keeps the fast ones alone: the last is far too large.",
+                right=True,
+            ),
         ),
     ),
     Quiz(
@@ -365,10 +455,23 @@ QUIZZES = (
         NOTEBOOK,
         "Weights trained with interleaved pairs are loaded into code that pairs halves. What happens?",
         (
-            Choice("Loading fails: the shapes differ", "The shapes are the same: only the meaning of the channels differs."),
-            Choice("Nothing: the two layouts are one model", "They are, after the rows of W_Q and W_K have been reordered. Here they were not."),
-            Choice("It loads, runs, and answers badly", "Each channel is turned at a pace that it was not trained for.", right=True),
-            Choice("It loads, and the loss is not a number", "Every value stays finite and of the usual size, so nothing warns you."),
+            Choice(
+                "Loading fails: the shapes differ",
+                "The shapes are the same: only the meaning of the channels differs.",
+            ),
+            Choice(
+                "Nothing: the two layouts are one model",
+                "They are, after the rows of W_Q and W_K have been reordered. Here they were not.",
+            ),
+            Choice(
+                "It loads, runs, and answers badly",
+                "Each channel is turned at a pace that it was not trained for.",
+                right=True,
+            ),
+            Choice(
+                "It loads, and the loss is not a number",
+                "Every value stays finite and of the usual size, so nothing warns you.",
+            ),
         ),
     ),
-)  # fmt: skip
+)

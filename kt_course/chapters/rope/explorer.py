@@ -34,7 +34,9 @@ def scores_by_distance(d: int, base: float) -> tuple[np.ndarray, np.ndarray]:
     """(128,) scores of the query and the key at distances 0 ... 127, and the mean over all queries that equal their key."""
     query, key = query_and_key()[:, :d]
     turned = rotate(
-        query.expand(FARTHEST + 1, -1), *rotary_table(torch.arange(FARTHEST + 1), d, base), "interleaved"
+        query.expand(FARTHEST + 1, -1),
+        *rotary_table(torch.arange(FARTHEST + 1), d, base),
+        "interleaved",
     )
     mean = (
         torch.outer(torch.arange(FARTHEST + 1.0), rotary_frequencies(d, base)).cos().sum(-1)
@@ -70,7 +72,12 @@ def explore_rope() -> Any:
     """
 
     def draw(state: Mapping[str, Any], changed: str | None) -> View:
-        d, base, s, distance = state["channels"], float(state["base"]), state["key"], state["distance"]
+        d, base, s, distance = (
+            state["channels"],
+            float(state["base"]),
+            state["key"],
+            state["distance"],
+        )
         t, half = s + distance, d // 2
         pairs = sorted({0, min(state["pair"], half - 1), half - 1})
         vectors = query_and_key()[:, None, :d]
@@ -85,7 +92,11 @@ def explore_rope() -> Any:
             x, y, radius = 0.95 + 1.6 * i, 1.75, 0.66
             ax.plot(x + radius * np.cos(around), y - radius * np.sin(around), color=GREY, lw=1)
             for (vector, at), start, colour, name in zip(
-                zip(turned, (t, s), strict=True), vectors[:, 0], (BLUE, ORANGE), ("query", "key"), strict=True
+                zip(turned, (t, s), strict=True),
+                vectors[:, 0],
+                (BLUE, ORANGE),
+                ("query", "key"),
+                strict=True,
             ):
                 a, b = vector.view(-1, 2)[pair].tolist()
                 size = math.hypot(a, b)
@@ -93,12 +104,19 @@ def explore_rope() -> Any:
                 way = np.linspace(began, began + at * theta[pair], min(2 + at * 8, 600))
                 r = np.linspace(0.1, 0.6 if name == "query" else 0.45, len(way)) * radius
                 ax.plot(x + r * np.cos(way), y - r * np.sin(way), color=colour, lw=0.9, alpha=0.7)
-                ax.plot([x, x + radius * a / size], [y, y - radius * b / size], color=colour, lw=2.4,
-                        ls="-" if name == "query" else (0, (3, 1.2)))  # fmt: skip
+                ax.plot(
+                    [x, x + radius * a / size],
+                    [y, y - radius * b / size],
+                    color=colour,
+                    lw=2.4,
+                    ls="-" if name == "query" else (0, (3, 1.2)),
+                )
             wave = 2 * math.pi / theta[pair]
             ax.text(x, 0.82, f"pair {pair}", ha="center", fontsize=10)
             ax.text(x, 2.66, f"θ = {theta[pair]:.2g} rad", ha="center", fontsize=9)
-            ax.text(x, 2.88, f"once round: {wave:,.{wave < 100:d}f} places", ha="center", fontsize=8)
+            ax.text(
+                x, 2.88, f"once round: {wave:,.{wave < 100:d}f} places", ha="center", fontsize=8
+            )
         ax.text(0.3, 0.35, f"Hands of the query at t = {t} and of the key at s = {s}", fontsize=11)
         for i, (name, colour, style) in enumerate(
             (("query (turned by t θ)", BLUE, "-"), ("key (turned by s θ)", ORANGE, (0, (3, 1.2))))
@@ -121,7 +139,9 @@ def explore_rope() -> Any:
             f"Query at {t}, key at {s}, distance {distance}: score {score:.3f}, the same at every place. "
             f"{slow} of {half} pairs turn less than a quarter round in {FARTHEST + 1} places."
         )
-        return View(figure, note, limits=dict(pair=half - 1), values=dict(pair=min(state["pair"], half - 1)))
+        return View(
+            figure, note, limits=dict(pair=half - 1), values=dict(pair=min(state["pair"], half - 1))
+        )
 
     controls = dict(
         key=Slider("key's place s (moves both)", 5, FARTHEST),

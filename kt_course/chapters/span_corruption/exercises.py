@@ -14,7 +14,15 @@ import torch
 from kt_core.datasets import SpanCorruption, collate
 from kt_core.runs.text_rules import salient_spans
 from kt_core.vocab import MASK, PAD, CharVocab
-from kt_course.exercises.core import Exercise, Wrong, describe, fresh_random, letters, refused, tensor
+from kt_course.exercises.core import (
+    Exercise,
+    Wrong,
+    describe,
+    fresh_random,
+    letters,
+    refused,
+    tensor,
+)
 from kt_course.exercises.quizzes import Choice, Quiz
 
 NOTEBOOK = "03_span_corruption"
@@ -23,7 +31,9 @@ NOTEBOOK = "03_span_corruption"
 def whole(result: Any, what: str) -> list[int]:
     """A list, tuple or 1-d tensor of whole numbers as a list; else Wrong."""
     values = result.tolist() if isinstance(result, torch.Tensor) else result
-    if not isinstance(values, (list, tuple)) or not all(isinstance(value, Integral) for value in values):
+    if not isinstance(values, (list, tuple)) or not all(
+        isinstance(value, Integral) for value in values
+    ):
         raise Wrong(f"{what} should be a list of whole numbers, not {describe(result)}")
     return list(values)
 
@@ -36,18 +46,26 @@ def check_encode(fn: Callable[[CharVocab, str], list[int]]) -> str:
     text, right = "born", [vocab.chars.index(ch) for ch in "born"]
     ids = whole(fn(vocab, text), f"what {text!r} becomes")
     if len(ids) != len(text):
-        raise Wrong(f"{text!r} becomes {len(ids)} ids; it has {len(text)} characters, and each has one id")
+        raise Wrong(
+            f"{text!r} becomes {len(ids)} ids; it has {len(text)} characters, and each has one id"
+        )
     if ids == [ord(ch) for ch in text]:
-        raise Wrong(f"{ids} are Unicode's numbers (ord); the id is the place in vocab.chars, {right} here")
+        raise Wrong(
+            f"{ids} are Unicode's numbers (ord); the id is the place in vocab.chars, {right} here"
+        )
     if len(off := {a - b for a, b in zip(right, ids, strict=True)}) == 1 and off != {0}:
         raise Wrong(
             f"each id is {-off.pop():+d} off: ids 0 and 1 belong to {PAD} and {MASK}, the other characters follow from 2 on"
         )
     if ids != right:
-        raise Wrong(f"{text!r} becomes {ids}; the places of its characters in vocab.chars are {right}")
+        raise Wrong(
+            f"{text!r} becomes {ids}; the places of its characters in vocab.chars are {right}"
+        )
     if (found := whole(fn(vocab, f"n{MASK}o{PAD}"), "ids of a text with ⁇ and □"))[1::2] != [1, 0]:
         raise Wrong(f"{MASK} and {PAD} become {found[1::2]}; their ids are 1 and 0")
-    told = refused("a character that the vocabulary does not hold, '李' at position 3,", fn, vocab, "in 李")
+    told = refused(
+        "a character that the vocabulary does not hold, '李' at position 3,", fn, vocab, "in 李"
+    )
     if "李" not in told or "3" not in told:
         raise Wrong(
             f"the error for '李' at position 3 says {told!r}: it should name the character and its position"
@@ -71,7 +89,11 @@ def check_collate(fn: Callable) -> str:
         if not isinstance(result, (tuple, list)) or len(result) != 2:
             raise Wrong(f"needed are two tensors, (x, y), not {describe(result)}")
         for name, value in zip("xy", result, strict=True):
-            tensor(value, (len(examples), length), f"{name} for {len(examples)} examples and length {length}")
+            tensor(
+                value,
+                (len(examples), length),
+                f"{name} for {len(examples)} examples and length {length}",
+            )
             if value.dtype != torch.int64:
                 raise Wrong(
                     f"{name} is {str(value.dtype).removeprefix('torch.')}: ids are int64 (torch.long)"
@@ -102,7 +124,9 @@ def check_collate(fn: Callable) -> str:
             f"the loss falls on all characters: the first one asked for is at index 2 of ids, so y is {right}"
         )
     if y in ([0, 0, 8, 0, 0, 0], [6, 0, 0, 0, 0, 0]):
-        raise Wrong(f"y is {y}: one off. The id at index 2 is asked for at x[1], so y[1] is the first target")
+        raise Wrong(
+            f"y is {y}: one off. The id at index 2 is asked for at x[1], so y[1] is the first target"
+        )
     if y != right:
         raise Wrong(f"for ids {ids}, asked for from index 2 on, y is {y} instead of {right}")
     (x,), (y,) = both([([5, 6, 7, 8, 9], 1)], 4)
@@ -125,7 +149,9 @@ def check_collate(fn: Callable) -> str:
             ids, first = examples[row]
             padded = ids + [0] * (length + 1 - len(ids))
             if x != padded[:-1] or y != [0] * (first - 1) + padded[first:]:
-                raise Wrong("right for one example, wrong for a batch of several texts of different lengths")
+                raise Wrong(
+                    "right for one example, wrong for a batch of several texts of different lengths"
+                )
     return "x padded with 0, y one ahead, loss from the first asked id to the last"
 
 
@@ -138,7 +164,9 @@ def check_pieces(fn: Callable[[SpanCorruption, int], tuple[str, str, str]]) -> s
     def dataset(documents: Sequence[str], seed: int = 1, size: int = block) -> SpanCorruption:
         return SpanCorruption(documents, CharVocab(ascii_lowercase), size, seed)
 
-    def cuts(data: SpanCorruption, epoch: int = 0, n: int | None = None) -> list[tuple[str, str, str]]:
+    def cuts(
+        data: SpanCorruption, epoch: int = 0, n: int | None = None
+    ) -> list[tuple[str, str, str]]:
         data.set_epoch(epoch)
         try:
             return [whole_cut(fn(data, i), data.documents[i]) for i in range(n or len(data))]
@@ -168,13 +196,17 @@ def check_pieces(fn: Callable[[SpanCorruption, int], tuple[str, str, str]]) -> s
             "all documents are cut at the same places in one epoch: i is missing from the generator's seed"
         )
     if later == drawn:
-        raise Wrong("each epoch cuts at the same places: data.epoch is missing from the generator's seed")
+        raise Wrong(
+            "each epoch cuts at the same places: data.epoch is missing from the generator's seed"
+        )
     if later[:-1] == drawn[1:]:
         raise Wrong(
             "epoch 1 repeats epoch 0, one document further: a sum like epoch + i is the same for (0, 1) and (1, 0)"
         )
     if cuts(dataset([document] * 10, seed=2)) == drawn:
-        raise Wrong("another seed cuts at the same places: data.seed is missing from the generator's seed")
+        raise Wrong(
+            "another seed cuts at the same places: data.seed is missing from the generator's seed"
+        )
     many = [cut for epoch in range(3) for cut in cuts(data, epoch)]
     check_truncation([sum(map(len, cut)) for cut in many], longest)
     check_span(many, block, len(document))
@@ -185,7 +217,11 @@ def check_pieces(fn: Callable[[SpanCorruption, int], tuple[str, str, str]]) -> s
     cuts(dataset([letters(n) for n in (1, 2, 3, 4, 7, 10) * 3]))
     rng = fresh_random()
     try:
-        cuts(dataset([letters(rng.randint(1, 200), rng) for _ in range(10)], seed=rng.randint(3, 10**9)))
+        cuts(
+            dataset(
+                [letters(rng.randint(1, 200), rng) for _ in range(10)], seed=rng.randint(3, 10**9)
+            )
+        )
     except Wrong:  # its numbers differ from run to run
         raise Wrong(
             "right for the fixed documents, not for all others: does each piece come from the document itself?"
@@ -199,7 +235,9 @@ def whole_cut(result: Any, document: str) -> tuple[str, str, str]:
         raise Wrong(f"needed are three strings, (prefix, masked, suffix), not {describe(result)}")
     prefix, masked, suffix = result
     if MASK in "".join(result):
-        raise Wrong(f"the pieces hold {MASK}: here the document is only cut, the format comes later")
+        raise Wrong(
+            f"the pieces hold {MASK}: here the document is only cut, the format comes later"
+        )
     if not masked:
         raise Wrong(
             f"the masked piece of a document of {len(document)} characters is empty: take its length from what is left"
@@ -234,7 +272,9 @@ def check_truncation(lengths: list[int], longest: int) -> None:
     if min(lengths) < 4:
         raise Wrong(f"a crop has {min(lengths)} characters of a document of 300: at least 4")
     if min(lengths) > 8 or max(lengths) < longest - 4:
-        raise Wrong(f"crops have {min(lengths)} to {max(lengths)} characters instead of 4 to {longest}")
+        raise Wrong(
+            f"crops have {min(lengths)} to {max(lengths)} characters instead of 4 to {longest}"
+        )
     short = fmean(n <= 30 for n in lengths)
     if abs(fmean(lengths) - (4 + longest) / 2) > 10 or abs(short - 27 / 109) > 0.13:
         raise Wrong(
@@ -245,7 +285,9 @@ def check_truncation(lengths: list[int], longest: int) -> None:
 
 def check_span(cuts: list[tuple[str, str, str]], block: int, document: int) -> None:
     """Masked pieces of such crops: a quarter on average, of varying length, anywhere. Bounds as there."""
-    cuts = [cut for cut in cuts if sum(map(len, cut)) >= 40]  # in short crops a rounded quarter is coarse
+    cuts = [
+        cut for cut in cuts if sum(map(len, cut)) >= 40
+    ]  # in short crops a rounded quarter is coarse
     sizes = [sum(map(len, cut)) for cut in cuts]
     share = [len(cut[1]) / n for cut, n in zip(cuts, sizes, strict=True)]
     short = fmean(len(cut[1]) for cut, n in zip(cuts, sizes, strict=True) if n < 60)
@@ -254,7 +296,9 @@ def check_span(cuts: list[tuple[str, str, str]], block: int, document: int) -> N
         likely = ""
         for quarter, of in ((block / 4, "the block"), (document / 4, "the whole document")):
             if abs(long - quarter) < 5:
-                likely = f": that is a quarter of {of} ({quarter:.0f}), not of the truncated document"
+                likely = (
+                    f": that is a quarter of {of} ({quarter:.0f}), not of the truncated document"
+                )
         raise Wrong(
             f"masked are {short:.0f} characters of crops of 40 to 59 and {long:.0f} of 90 to 112 on average,"
             f" {100 * fmean(share):.0f} % of a crop instead of 25 %{likely}"
@@ -263,7 +307,11 @@ def check_span(cuts: list[tuple[str, str, str]], block: int, document: int) -> N
         raise Wrong(
             "the masked length is always a quarter of the crop: it should vary, a quarter on average (1/8 to 3/8)"
         )
-    place = [len(cut[0]) / (n - len(cut[1])) for cut, n in zip(cuts, sizes, strict=True) if len(cut[1]) < n]
+    place = [
+        len(cut[0]) / (n - len(cut[1]))
+        for cut, n in zip(cuts, sizes, strict=True)
+        if len(cut[1]) < n
+    ]
     if pstdev(place) < 0.1:
         where = {0: "at the start", 1: "in the middle", 2: "at the end"}[round(2 * fmean(place))]
         raise Wrong(
@@ -296,7 +344,11 @@ def check_tokens(fn: Callable[[SpanCorruption, int], tuple[list[int], int]]) -> 
 
     def shown(data: Given, i: int = 0) -> tuple[str, int]:
         result = fn(data, i)
-        if not isinstance(result, (tuple, list)) or len(result) != 2 or not isinstance(result[1], Integral):
+        if (
+            not isinstance(result, (tuple, list))
+            or len(result) != 2
+            or not isinstance(result[1], Integral)
+        ):
             raise Wrong(
                 f"needed are the ids and the index of the first one asked for, not {describe(result)}"
             )
@@ -305,14 +357,19 @@ def check_tokens(fn: Callable[[SpanCorruption, int], tuple[list[int], int]]) -> 
         return vocab.decode(whole(result[0], "the ids")), result[1]
 
     text, first = shown(Given([cut], vocab))
-    right, mistakes = f"{prefix}⁇{suffix}⁇{masked}", {
-        f"{prefix}⁇{suffix}{masked}": "the second ⁇ is missing: nothing says where the masked piece begins",
-        f"{prefix}{suffix}⁇{masked}": "the first ⁇ is missing: nothing shows where the gap is",
-        f"{prefix}⁇{masked}⁇{suffix}": "the masked piece stands in its own gap, so nothing is hidden: the suffix comes first",
-        f"{prefix}⁇{suffix}⁇{masked}⁇": "a third ⁇ stands at the end although data.end_sentinel is False",
-    }  # fmt: skip
+    right, mistakes = (
+        f"{prefix}⁇{suffix}⁇{masked}",
+        {
+            f"{prefix}⁇{suffix}{masked}": "the second ⁇ is missing: nothing says where the masked piece begins",
+            f"{prefix}{suffix}⁇{masked}": "the first ⁇ is missing: nothing shows where the gap is",
+            f"{prefix}⁇{masked}⁇{suffix}": "the masked piece stands in its own gap, so nothing is hidden: the suffix comes first",
+            f"{prefix}⁇{suffix}⁇{masked}⁇": "a third ⁇ stands at the end although data.end_sentinel is False",
+        },
+    )
     if text != right and text.rstrip(PAD) == right:
-        raise Wrong(f"padding is appended: leave {PAD} to collate, which knows how long the batch is")
+        raise Wrong(
+            f"padding is appended: leave {PAD} to collate, which knows how long the batch is"
+        )
     if text != right:
         raise Wrong(mistakes.get(text, f"the text is {text!r} instead of {right!r}"))
     if first != 1:
@@ -345,8 +402,12 @@ def check_tokens(fn: Callable[[SpanCorruption, int], tuple[list[int], int]]) -> 
             for i, (prefix, masked, suffix) in enumerate(some):
                 asked = 1 if loss == "all" else len(prefix) + len(suffix) + 2
                 if shown(data, i) != (f"{prefix}⁇{suffix}⁇{masked}{'⁇' * ends}", asked):
-                    raise Wrong(f'right for one cut, wrong for others (end_sentinel={ends}, loss="{loss}")')
-    return 'prefix ⁇ suffix ⁇ masked, the end sentinel where asked for, loss on "all" or on the "span"'
+                    raise Wrong(
+                        f'right for one cut, wrong for others (end_sentinel={ends}, loss="{loss}")'
+                    )
+    return (
+        'prefix ⁇ suffix ⁇ masked, the end sentinel where asked for, loss on "all" or on the "span"'
+    )
 
 
 # ---------------------------------------------------------------- salient spans
@@ -360,17 +421,27 @@ def check_salient(fn: Callable[..., list[tuple[int, int]]]) -> str:
                 "the result holds strings; needed are the places, (start, stop), with text[start:stop] the span"
             )
         if any(not isinstance(span, (tuple, list)) or len(span) != 2 for span in result):
-            raise Wrong(f"needed is a list of (start, stop), not {describe(result)} of {describe(result[0])}")
+            raise Wrong(
+                f"needed is a list of (start, stop), not {describe(result)} of {describe(result[0])}"
+            )
         return [text[start:stop] for start, stop in result]
 
-    def need(text: str, right: list[str], likely: dict[tuple[str, ...], str], **options: Any) -> None:
+    def need(
+        text: str, right: list[str], likely: dict[tuple[str, ...], str], **options: Any
+    ) -> None:
         got = found(text, **options)
         if got != right and sorted(got) == sorted(right):
-            raise Wrong(f"in {text!r} the spans {got} come out of order: in the order of the text, please")
+            raise Wrong(
+                f"in {text!r} the spans {got} come out of order: in the order of the text, please"
+            )
         if got and got != right and [span[:-1] for span in right] == got:
-            raise Wrong(f"in {text!r} each span lacks its last character: stop is the place behind the span")
+            raise Wrong(
+                f"in {text!r} each span lacks its last character: stop is the place behind the span"
+            )
         if got != right:
-            raise Wrong(f"in {text!r} it finds {got} instead of {right}" + likely.get(tuple(got), ""))
+            raise Wrong(
+                f"in {text!r} it finds {got} instead of {right}" + likely.get(tuple(got), "")
+            )
 
     need(
         "he moved to New York in 1871",
@@ -383,19 +454,39 @@ def check_salient(fn: Callable[..., list[tuple[int, int]]]) -> str:
     need(
         "He went to Oslo. She stayed in Rome",
         ["Oslo", "Rome"],
-        {("He", "Oslo", "She", "Rome"): ": a single capitalised word that opens a sentence tells nothing"},
+        {
+            (
+                "He",
+                "Oslo",
+                "She",
+                "Rome",
+            ): ": a single capitalised word that opens a sentence tells nothing"
+        },
     )
-    need("Ada Moor wrote", ["Ada Moor"], {(): ": only a single word that opens a sentence is left out"})
     need(
-        "in Łódź and Århus", ["Łódź", "Århus"], {(): ": A-Z is not all of the capitals, Ł and Å are some too"}
+        "Ada Moor wrote",
+        ["Ada Moor"],
+        {(): ": only a single word that opens a sentence is left out"},
+    )
+    need(
+        "in Łódź and Århus",
+        ["Łódź", "Århus"],
+        {(): ": A-Z is not all of the capitals, Ł and Å are some too"},
     )
     need("nothing here", [], {})
-    need("to Rome in 1871", ["Rome"], {("Rome", "1871"): ": names_only leaves numbers out"}, names_only=True)
+    need(
+        "to Rome in 1871",
+        ["Rome"],
+        {("Rome", "1871"): ": names_only leaves numbers out"},
+        names_only=True,
+    )
     rng = fresh_random()
     for _ in range(30):
         words, right = [], []
         for _ in range(rng.randint(1, 4)):
-            words.append(letters(rng.randint(4, 8), rng))  # longer than "of" and "the", which may join names
+            words.append(
+                letters(rng.randint(4, 8), rng)
+            )  # longer than "of" and "the", which may join names
             name = " ".join(letters(5, rng).capitalize() for _ in range(rng.randint(1, 3)))
             right.append(rng.choice([name, str(rng.randint(10, 1999))]))
             words.append(right[-1])
@@ -409,9 +500,17 @@ def check_salient(fn: Callable[..., list[tuple[int, int]]]) -> str:
 EXERCISES = (
     Exercise("encode", NOTEBOOK, "From characters to ids", 1, 5, CharVocab.encode, check_encode),
     Exercise("shift-and-pad", NOTEBOOK, "x, y and the padding", 2, 10, collate, check_collate),
-    Exercise("cut-a-span", NOTEBOOK, "Truncate and cut", 3, 20, SpanCorruption.pieces, check_pieces),
     Exercise(
-        "corrupted-ids", NOTEBOOK, "The format and the loss", 2, 10, SpanCorruption.tokens, check_tokens
+        "cut-a-span", NOTEBOOK, "Truncate and cut", 3, 20, SpanCorruption.pieces, check_pieces
+    ),
+    Exercise(
+        "corrupted-ids",
+        NOTEBOOK,
+        "The format and the loss",
+        2,
+        10,
+        SpanCorruption.tokens,
+        check_tokens,
     ),
     Exercise("salient-spans", NOTEBOOK, "Salient spans", 3, 15, salient_spans, check_salient),
 )
@@ -422,10 +521,23 @@ QUIZZES = (
         NOTEBOOK,
         'x reads "Where was Ada born?⁇Oslo⁇". At which character of x does the model have to say the O of Oslo?',
         (
-            Choice("At the question mark", "There the model has to say ⁇: the answer begins. y stands one ahead of x."),
-            Choice("At the first ⁇", "Having read ⁇, it says what comes next in the text, the O.", right=True),
-            Choice("At the O itself", "There it has read the O already and has to say s. A y that repeats x asks for a copy."),
-            Choice("At the second ⁇", "There the answer is over: what follows is padding, which nobody asks for."),
+            Choice(
+                "At the question mark",
+                "There the model has to say ⁇: the answer begins. y stands one ahead of x.",
+            ),
+            Choice(
+                "At the first ⁇",
+                "Having read ⁇, it says what comes next in the text, the O.",
+                right=True,
+            ),
+            Choice(
+                "At the O itself",
+                "There it has read the O already and has to say s. A y that repeats x asks for a copy.",
+            ),
+            Choice(
+                "At the second ⁇",
+                "There the answer is over: what follows is padding, which nobody asks for.",
+            ),
         ),
     ),
     Quiz(
@@ -433,8 +545,14 @@ QUIZZES = (
         NOTEBOOK,
         "Somebody forgets to leave □ out of the loss. What happens in training?",
         (
-            Choice("Nothing: there is nothing to learn from padding", "There is: behind the text always say □. A few steps are enough for that."),
-            Choice("An error, since 0 is no character", "0 is an id like any other, with its own logit. Only ignore_index=0 takes it out of the loss."),
+            Choice(
+                "Nothing: there is nothing to learn from padding",
+                "There is: behind the text always say □. A few steps are enough for that.",
+            ),
+            Choice(
+                "An error, since 0 is no character",
+                "0 is an id like any other, with its own logit. Only ignore_index=0 takes it out of the loss.",
+            ),
             Choice(
                 "The reported loss looks good early, while the letters have hardly been learned",
                 "Padding is a large share of the positions and easy, so it rules the mean over all positions and takes a share of the gradient.",
@@ -448,10 +566,23 @@ QUIZZES = (
         "Predict: a document shows its first n characters, n uniform in 4 to 112. The birthplace in it ends at character 60. "
         "How often is the whole of it in sight?",
         (
-            Choice("In about half of the draws", "It is in sight when n is at least 60: 53 of the 109 lengths.", right=True),
-            Choice("Nearly always", "112 is the longest crop, not the usual one. Every n is as likely as any other, 10 as 110."),
-            Choice("In about a quarter of the draws", "A quarter is the share that is masked. Truncation comes first, and asks only whether n reaches 60."),
-            Choice("Never in the same document again", "Each epoch draws n anew: in sight in one, perhaps not in the next."),
+            Choice(
+                "In about half of the draws",
+                "It is in sight when n is at least 60: 53 of the 109 lengths.",
+                right=True,
+            ),
+            Choice(
+                "Nearly always",
+                "112 is the longest crop, not the usual one. Every n is as likely as any other, 10 as 110.",
+            ),
+            Choice(
+                "In about a quarter of the draws",
+                "A quarter is the share that is masked. Truncation comes first, and asks only whether n reaches 60.",
+            ),
+            Choice(
+                "Never in the same document again",
+                "Each epoch draws n anew: in sight in one, perhaps not in the next.",
+            ),
         ),
     ),
-)  # fmt: skip
+)

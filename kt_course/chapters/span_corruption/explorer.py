@@ -50,7 +50,9 @@ def explore_corruption(
     def draw(state: Mapping[str, Any], changed: str | None) -> View:
         text = documents[state["document"]]
         ends = state["end"] == "yes"
-        most = min(len(text), block_size - 1 - ends)  # two ⁇ belong in, and x holds one less than the text
+        most = min(
+            len(text), block_size - 1 - ends
+        )  # two ⁇ belong in, and x holds one less than the text
         if changed in (None, "document", "seed", "spans"):
             data = sets[state["spans"]]
             data.seed = state["seed"]
@@ -65,7 +67,9 @@ def explore_corruption(
         example = _ByHand(text, cut, vocab, block_size, loss=state["loss"], end_sentinel=ends)[0]
         x, y = (part.tolist() for part in example)
 
-        kinds = ["prefix"] * place + ["masked span"] * length + ["suffix"] * (shown - place - length)
+        kinds = (
+            ["prefix"] * place + ["masked span"] * length + ["suffix"] * (shown - place - length)
+        )
         told = visible(text[:LONGEST])
         kinds += ["cut off, or □ padding"] * (len(told) - len(kinds))
         lines = -(-len(told) // LINE)
@@ -84,7 +88,9 @@ def explore_corruption(
             read = visible([vocab.decode([i]) for i in x[part]])
             asked = visible([vocab.decode([i]) if i else "·" for i in y[part]])
             characters(ax, read, [KINDS[kind] for kind in order[:-1][part]], 0.3, at)
-            colours = [KINDS[kind] if i else GREY for i, kind in zip(y[part], order[1:][part], strict=True)]
+            colours = [
+                KINDS[kind] if i else GREY for i, kind in zip(y[part], order[1:][part], strict=True)
+            ]
             at = characters(ax, asked, colours, 0.3, at + HIGH) + 0.15
         legend(ax, 0.3, at + 0.05, KINDS)
         n_read, n_asked = sum(i != 0 for i in x), sum(i != 0 for i in y)
@@ -99,7 +105,11 @@ def explore_corruption(
         )
         limits = dict(truncation=most, length=shown, place=shown - length)
         return View(
-            figure, note, notice, limits=limits, values=dict(truncation=shown, length=length, place=place)
+            figure,
+            note,
+            notice,
+            limits=limits,
+            values=dict(truncation=shown, length=length, place=place),
         )
 
     controls = dict(

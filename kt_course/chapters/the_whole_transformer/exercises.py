@@ -20,7 +20,16 @@ from kt_course.chapters.the_whole_transformer.seq2seq import (
 from kt_course.chapters.the_whole_transformer.seq2seq_data import padded
 from kt_course.chapters.the_whole_transformer.seq2seq_decoding import beam_step, generate
 from kt_course.chapters.the_whole_transformer.seq2seq_training import teacher_forcing
-from kt_course.exercises.core import Exercise, Wrong, close, describe, draw, fresh, tensor, unforeseen
+from kt_course.exercises.core import (
+    Exercise,
+    Wrong,
+    close,
+    describe,
+    draw,
+    fresh,
+    tensor,
+    unforeseen,
+)
 from kt_course.exercises.mistakes import numbers, randomised, recognise
 from kt_course.exercises.quizzes import Choice, Quiz
 
@@ -29,7 +38,9 @@ NOTEBOOK = "09_the_whole_transformer"
 # ---------------------------------------------------------------- layer norm
 
 
-def normed(x: Tensor, gain: Tensor | None, bias: Tensor | None, eps: float, slip: str = "") -> Tensor:
+def normed(
+    x: Tensor, gain: Tensor | None, bias: Tensor | None, eps: float, slip: str = ""
+) -> Tensor:
     """Layer norm with one mistake built in."""
     axis = {"positions": -2, "batch": 0, "everything": tuple(range(x.ndim))}.get(slip, -1)
     mean = 0 * x if slip == "not centred" else x.mean(axis, keepdim=True)
@@ -38,9 +49,11 @@ def normed(x: Tensor, gain: Tensor | None, bias: Tensor | None, eps: float, slip
     if slip == "one less":
         variance = squares.sum(-1, keepdim=True) / (x.size(-1) - 1)
     root = (variance + eps).sqrt()
-    root = {"eps outside": variance.sqrt() + eps, "no eps": variance.sqrt(), "no root": variance + eps}.get(
-        slip, root
-    )
+    root = {
+        "eps outside": variance.sqrt() + eps,
+        "no eps": variance.sqrt(),
+        "no root": variance + eps,
+    }.get(slip, root)
     y = (x if slip == "only scaled" else x - mean) / root
     gain = torch.ones(()) if gain is None else gain
     bias = torch.zeros(()) if bias is None else bias
@@ -79,9 +92,12 @@ def check_layer_norm(fn: Callable) -> str:
     gain, bias = numbers(2, 6, seed=2)
     got = tensor(fn(x, gain, bias, eps), x.shape, "the result with gain and bias")
     recognise(
-        got, normed(x, gain, bias, eps), lambda slip: normed(x, gain, bias, eps, slip), NORM_SLIPS,
+        got,
+        normed(x, gain, bias, eps),
+        lambda slip: normed(x, gain, bias, eps, slip),
+        NORM_SLIPS,
         "the result with gain and bias",
-    )  # fmt: skip
+    )
     with unforeseen("right for (2, 4, 6), wrong for other shapes: count axes from the end"):
         for shape in ((5,), (3, 7), (2, 3, 4, 8)):
             x, (gain, bias) = numbers(*shape), numbers(2, shape[-1])
@@ -100,9 +116,11 @@ def through(x: Tensor, parts: Sequence[Part], norm: str, slip: str = "") -> Tens
 
     A slip such as "no residual 1" names the sublayer, counted from 0.
     """
-    norm = {"always pre": "pre", "always post": "post", "other way": NORMS[1 - NORMS.index(norm)]}.get(
-        slip, norm
-    )
+    norm = {
+        "always pre": "pre",
+        "always post": "post",
+        "other way": NORMS[1 - NORMS.index(norm)],
+    }.get(slip, norm)
     parts = list(parts)
     if slip.startswith("order"):  # "order 01": sublayers 0 and 1 exchanged
         a, b = int(slip[-2]), int(slip[-1])
@@ -140,7 +158,9 @@ def sublayer_slips(names: Sequence[str]) -> dict[str, str]:
     found = {}
     for i, name in enumerate(names):
         found[f"no residual {i}"] = f"the residual around the {name} is missing: x + ..."
-        found[f"normed residual {i}"] = f"the residual around the {name} is the normed x: keep x itself"
+        found[f"normed residual {i}"] = (
+            f"the residual around the {name} is the normed x: keep x itself"
+        )
         found[f"no norm {i}"] = f"the norm of the {name}, ln{i + 1}, is missing"
         if i:
             found[f"parallel {i}"] = (
@@ -164,10 +184,13 @@ def judge_block(
     """Wrong, if a block of `kind` does not come out of `asked` as `expected(block, "")`, for both places of the norm."""
     blocks = [made(kind, norm, seed=1) for norm in NORMS]
     got = [
-        tensor(asked(b), x.shape, f"norm {b.norm!r}: the result for x of {tuple(x.shape)}") for b in blocks
+        tensor(asked(b), x.shape, f"norm {b.norm!r}: the result for x of {tuple(x.shape)}")
+        for b in blocks
     ]
     if all(close(one, expected(b, "other way")) for one, b in zip(got, blocks, strict=True)):
-        raise Wrong("pre and post are mixed up: 'pre' norms what goes into a sublayer, 'post' norms the sum")
+        raise Wrong(
+            "pre and post are mixed up: 'pre' norms what goes into a sublayer, 'post' norms the sum"
+        )
     for one, b in zip(got, blocks, strict=True):
         places = {slip: text for slip, text in PLACES.items() if slip != f"always {b.norm}"}
         here = {slip: f"norm {b.norm!r}: {text}" for slip, text in told.items()}
@@ -190,7 +213,7 @@ def check_encoder_block(fn: Callable) -> str:
         "no mask": "the mask does not reach the attention: padding is looked at",
         "causal": "the attention is causal: an encoder looks in both directions",
         "twice": "the attention runs twice: its second part is block.ff",
-    }  # fmt: skip
+    }
 
     def expected(block: EncoderBlock, x: Tensor, mask: Tensor | None, slip: str = "") -> Tensor:
         allowed = {
@@ -217,7 +240,10 @@ def check_encoder_block(fn: Callable) -> str:
 
 
 def check_decoder_block(fn: Callable) -> str:
-    x, memory = numbers(2, 4, 8, seed=2), numbers(2, 4, 8, seed=3)  # T = S: a mix-up of the two is silent
+    x, memory = (
+        numbers(2, 4, 8, seed=2),
+        numbers(2, 4, 8, seed=3),
+    )  # T = S: a mix-up of the two is silent
     mask = torch.tensor([[True, True, True, False], [True, True, False, False]])[
         :, None, None
     ]  # (B, 1, 1, S)
@@ -232,7 +258,7 @@ def check_decoder_block(fn: Callable) -> str:
         "exchanged": "self_attn and cross_attn are exchanged",
         "order 01": "cross-attention comes before self-attention: first the target so far, then the source",
         "order 12": "feed-forward comes before cross-attention: it is the last of the three",
-    }  # fmt: skip
+    }
 
     def expected(
         block: DecoderBlock, x: Tensor, memory: Tensor, mask: Tensor | None, slip: str = ""
@@ -251,7 +277,9 @@ def check_decoder_block(fn: Callable) -> str:
                 return other(memory, h, mask=mask)
             source = {"no memory": h, "memory normed": block.ln2(memory)}.get(slip, memory)
             if slip == "causal cross":
-                return other(h, source, mask=causal_mask(4) if mask is None else mask & causal_mask(4))
+                return other(
+                    h, source, mask=causal_mask(4) if mask is None else mask & causal_mask(4)
+                )
             return other(h, source, mask=None if slip == "no mask" else mask)
 
         parts = [(block.ln1, look_back), (block.ln2, look_over), (block.ln3, block.ff)]
@@ -260,7 +288,9 @@ def check_decoder_block(fn: Callable) -> str:
     def asked(block: DecoderBlock) -> Tensor:
         return fn(block, x, memory, mask)
 
-    judge_block(DecoderBlock, asked, lambda block, slip: expected(block, x, memory, mask, slip), x, told)
+    judge_block(
+        DecoderBlock, asked, lambda block, slip: expected(block, x, memory, mask, slip), x, told
+    )
     with unforeseen("right for the examples, wrong for T other than S, or without a mask (None)"):
         for norm, B, T, S in (("pre", 1, 1, 3), ("post", 3, 6, 2)):
             block, x, memory = made(DecoderBlock, norm), numbers(B, T, 8), numbers(B, S, 8)
@@ -297,9 +327,13 @@ def check_teacher_forcing(fn: Callable) -> str:
     if torch.equal(inputs, torch.cat([last, target], 1)):
         raise Wrong("inputs begin with ■ (2): an answer begins with ▶ (1)")
     if torch.equal(inputs, right_labels):
-        raise Wrong("leak: the decoder reads what it is asked for: inputs are ▶ and then the target")
+        raise Wrong(
+            "leak: the decoder reads what it is asked for: inputs are ▶ and then the target"
+        )
     if torch.equal(inputs, torch.cat([first, right_labels[:, :-1]], 1)):
-        raise Wrong("the input of the short row holds ■: nothing comes behind ■, so it is never read")
+        raise Wrong(
+            "the input of the short row holds ■: nothing comes behind ■, so it is never read"
+        )
     if not torch.equal(inputs, torch.cat([first, target], 1)):
         raise Wrong(f"inputs of the row 9, 4 are {inputs[1].tolist()} instead of [1, 9, 4, 0, 0]")
     if torch.equal(labels, torch.cat([target, last], 1)):
@@ -307,12 +341,16 @@ def check_teacher_forcing(fn: Callable) -> str:
             "■ of the short row stands behind its padding: right behind its last token, [9, 4, 2, 0, 0]"
         )
     if torch.equal(labels, inputs):
-        raise Wrong("labels equal inputs: the model would learn to copy. labels[t] follows inputs[t]")
+        raise Wrong(
+            "labels equal inputs: the model would learn to copy. labels[t] follows inputs[t]"
+        )
     if torch.equal(labels, F.pad(target, (0, 1))):
         raise Wrong("■ is missing in labels: the model would never learn to stop")
     filled = right_labels.masked_fill(right_labels == 0, 2)
     if torch.equal(labels, filled):
-        raise Wrong("padding of labels is ■: the loss would count it; behind ■ comes 0, which is left out")
+        raise Wrong(
+            "padding of labels is ■: the loss would count it; behind ■ comes 0, which is left out"
+        )
     if not torch.equal(labels, right_labels):
         raise Wrong(f"labels of the row 9, 4 are {labels[1].tolist()} instead of [9, 4, 2, 0, 0]")
     with unforeseen("right for the example, wrong for other targets"):
@@ -348,7 +386,9 @@ class Script(nn.Module):
         if not isinstance(inputs, Tensor) or inputs.ndim != 2 or not isinstance(memory, Memory):
             raise Wrong("model.decode takes inputs (B, T) and the memory that model.encode gave")
         if (inputs[:, 0] != 1).any():
-            raise Wrong(f"the first input of the decoder is {int(inputs[0, 0])}: an answer begins with ▶ (1)")
+            raise Wrong(
+                f"the first input of the decoder is {int(inputs[0, 0])}: an answer begins with ▶ (1)"
+            )
         logits = torch.full((*inputs.shape, self.V), -3.0)
         for b, given in enumerate(inputs.tolist()):
             answer = self.script[int(memory.states[b, 0, 0]) - 3]
@@ -367,7 +407,9 @@ def check_greedy(fn: Callable) -> str:
         got = fn(model, torch.arange(len(rows))[:, None] + 3, max_new)
         got = got.tolist() if isinstance(got, Tensor) else got
         if not isinstance(got, (list, tuple)) or len(got) != len(rows):
-            raise Wrong(f"needed is a list of ids for each of the {len(rows)} rows, not {describe(got)}")
+            raise Wrong(
+                f"needed is a list of ids for each of the {len(rows)} rows, not {describe(got)}"
+            )
         return [[int(i) for i in row] for row in got], model.encoded
 
     rows = [[5, 6, 7, 8, 9], [10, 11], [12]]
@@ -383,9 +425,13 @@ def check_greedy(fn: Callable) -> str:
     if any(0 in row for row in got):
         raise Wrong("the answer holds padding (0): it ends where ■ was chosen")
     if [row[: len(r)] for row, r in zip(got, rows, strict=True)] == rows and got != rows:
-        raise Wrong("a row goes on behind its ■: each row ends where its own ■ comes, though others go on")
+        raise Wrong(
+            "a row goes on behind its ■: each row ends where its own ■ comes, though others go on"
+        )
     if got == [row[:1] for row in rows]:
-        raise Wrong("all rows stop as soon as one of them has reached its ■: go on until the last one has")
+        raise Wrong(
+            "all rows stop as soon as one of them has reached its ■: go on until the last one has"
+        )
     if any(30 in row for row in got):
         raise Wrong(
             "a row loses its thread: the decoder's inputs must be ▶ and then all tokens so far, in order"
@@ -393,7 +439,9 @@ def check_greedy(fn: Callable) -> str:
     if got != rows:
         raise Wrong(f"the rows are {got} instead of {rows}")
     if encoded > 1:
-        raise Wrong(f"the source was encoded {encoded} times: once is enough, memory stays as it is")
+        raise Wrong(
+            f"the source was encoded {encoded} times: once is enough, memory stays as it is"
+        )
     cut, _ = asked(rows, 3)
     if cut != [row[:3] for row in rows]:
         raise Wrong(f"with max_new = 3 the first row has {len(cut[0])} tokens: 3 at most")
@@ -411,9 +459,12 @@ def check_beam_step(fn: Callable) -> str:
             raise Wrong(f"needed are three tensors, rows, tokens and totals, not {describe(got)}")
         k = min(width, log_p.numel())
         if isinstance(got[0], Tensor) and got[0].shape == (log_p.size(0), k):
-            raise Wrong("every beginning keeps its own best: they compete, width of all n x V ways are kept")
+            raise Wrong(
+                "every beginning keeps its own best: they compete, width of all n x V ways are kept"
+            )
         rows, tokens, best = (
-            tensor(one, (k,), name) for one, name in zip(got, ("rows", "tokens", "totals"), strict=True)
+            tensor(one, (k,), name)
+            for one, name in zip(got, ("rows", "tokens", "totals"), strict=True)
         )
         return rows.tolist(), tokens.tolist(), best
 
@@ -427,16 +478,22 @@ def check_beam_step(fn: Callable) -> str:
     if found == right[::-1]:
         raise Wrong("rows and tokens are exchanged: rows come first")
     if found == ([1, 0, 0], [3, 0, 1]):
-        raise Wrong("the totals so far are not counted: an unlikely beginning wins by its last token")
+        raise Wrong(
+            "the totals so far are not counted: an unlikely beginning wins by its last token"
+        )
     product = totals[:, None] * log_p
-    if found == tuple(part.tolist() for part in ways(product, 3)) and close(best, product[rows, tokens]):
+    if found == tuple(part.tolist() for part in ways(product, 3)) and close(
+        best, product[rows, tokens]
+    ):
         raise Wrong("log-probabilities are multiplied: probabilities multiply, their logs add")
     if found == tuple(part.tolist() for part in ways(-(totals[:, None] + log_p), 3)):
         raise Wrong("it keeps the unlikeliest: the largest totals are the likeliest")
     if found == ([0, 1, 0], [0, 3, 1]) or (
         rows.count(1) and set(zip(rows, tokens, strict=True)) == {(0, 0), (1, 3)}
     ):
-        raise Wrong("every beginning keeps its own best: they compete, width of all n x V ways are kept")
+        raise Wrong(
+            "every beginning keeps its own best: they compete, width of all n x V ways are kept"
+        )
     if sorted(zip(*found, strict=True)) == sorted(zip(*right, strict=True)) and found != right:
         raise Wrong("the right ways in another order: best first")
     flat = (torch.tensor([0, 1, 2]) // 2).tolist(), (torch.tensor([0, 1, 2]) % 2).tolist()
@@ -473,14 +530,46 @@ def ways(every: Tensor, width: int) -> tuple[Tensor, Tensor]:
 
 
 EXERCISES = (
-    Exercise("layer-norm", NOTEBOOK, "One position at a time", 1, 5, layer_norm, check_layer_norm,
-             (F.layer_norm, torch.layer_norm)),
-    Exercise("encoder-block", NOTEBOOK, "Gather, then think", 3, 12, EncoderBlock.forward, check_encoder_block),
-    Exercise("decoder-block", NOTEBOOK, "Two kinds of looking", 4, 15, DecoderBlock.forward, check_decoder_block),
-    Exercise("teacher-forcing", NOTEBOOK, "Read one, ask for the next", 2, 8, teacher_forcing, check_teacher_forcing),
+    Exercise(
+        "layer-norm",
+        NOTEBOOK,
+        "One position at a time",
+        1,
+        5,
+        layer_norm,
+        check_layer_norm,
+        (F.layer_norm, torch.layer_norm),
+    ),
+    Exercise(
+        "encoder-block",
+        NOTEBOOK,
+        "Gather, then think",
+        3,
+        12,
+        EncoderBlock.forward,
+        check_encoder_block,
+    ),
+    Exercise(
+        "decoder-block",
+        NOTEBOOK,
+        "Two kinds of looking",
+        4,
+        15,
+        DecoderBlock.forward,
+        check_decoder_block,
+    ),
+    Exercise(
+        "teacher-forcing",
+        NOTEBOOK,
+        "Read one, ask for the next",
+        2,
+        8,
+        teacher_forcing,
+        check_teacher_forcing,
+    ),
     Exercise("greedy-decoding", NOTEBOOK, "Word after word", 3, 15, generate, check_greedy),
     Exercise("beam-step", NOTEBOOK, "All ways compete", 3, 10, beam_step, check_beam_step),
-)  # fmt: skip
+)
 
 QUIZZES = (
     Quiz(
@@ -489,10 +578,19 @@ QUIZZES = (
         "Encoder and decoder are recurrent and share one vector. Sutskever et al. (2014) fed the source backwards and "
         "translated better. Why?",
         (
-            Choice("The first source words then stand next to the first target words.",
-                   "The state has the fewest steps to carry what is asked for first, and the rest follows from there.", right=True),
-            Choice("Fewer words have to be stored in the vector.", "All words are still there; only their order has changed."),
-            Choice("The encoder sees the future that way.", "It reads each word once in either order, and ends with all of them."),
+            Choice(
+                "The first source words then stand next to the first target words.",
+                "The state has the fewest steps to carry what is asked for first, and the rest follows from there.",
+                right=True,
+            ),
+            Choice(
+                "Fewer words have to be stored in the vector.",
+                "All words are still there; only their order has changed.",
+            ),
+            Choice(
+                "The encoder sees the future that way.",
+                "It reads each word once in either order, and ends with all of them.",
+            ),
         ),
     ),
     Quiz(
@@ -501,11 +599,23 @@ QUIZZES = (
         "How many steps must follow one another, each waiting for the one before, for a target of 100 tokens in a "
         "Transformer's decoder?",
         (
-            Choice("100 in training, 100 when it writes", "In training the right answer is known: all 100 positions run at once."),
-            Choice("1 in training, 1 when it writes", "When it writes, token 57 is an input of token 58, and must be there first."),
-            Choice("1 in training, 100 when it writes",
-                   "Teacher forcing gives all inputs at once; writing has to wait for each token.", right=True),
-            Choice("100 in training, 1 when it writes", "It is the other way round: only in training all inputs are known."),
+            Choice(
+                "100 in training, 100 when it writes",
+                "In training the right answer is known: all 100 positions run at once.",
+            ),
+            Choice(
+                "1 in training, 1 when it writes",
+                "When it writes, token 57 is an input of token 58, and must be there first.",
+            ),
+            Choice(
+                "1 in training, 100 when it writes",
+                "Teacher forcing gives all inputs at once; writing has to wait for each token.",
+                right=True,
+            ),
+            Choice(
+                "100 in training, 1 when it writes",
+                "It is the other way round: only in training all inputs are known.",
+            ),
         ),
     ),
     Quiz(
@@ -514,10 +624,23 @@ QUIZZES = (
         "The source has 9 tokens, the decoder has read 4. What shape has a head's cross-attention map, and which part "
         "of it is closed by the causal mask?",
         (
-            Choice("(4, 9); nothing is closed", "The source is known from the start: each of the 4 queries may read all 9.", right=True),
-            Choice("(4, 9); the upper triangle is closed", "That would hide the end of the source from the first target tokens."),
-            Choice("(9, 4); nothing is closed", "Queries come from the decoder: a row is a target position."),
-            Choice("(13, 13); the target's part is causal", "Cross-attention has target queries and source keys alone."),
+            Choice(
+                "(4, 9); nothing is closed",
+                "The source is known from the start: each of the 4 queries may read all 9.",
+                right=True,
+            ),
+            Choice(
+                "(4, 9); the upper triangle is closed",
+                "That would hide the end of the source from the first target tokens.",
+            ),
+            Choice(
+                "(9, 4); nothing is closed",
+                "Queries come from the decoder: a row is a target position.",
+            ),
+            Choice(
+                "(13, 13); the target's part is causal",
+                "Cross-attention has target queries and source keys alone.",
+            ),
         ),
     ),
     Quiz(
@@ -525,11 +648,22 @@ QUIZZES = (
         NOTEBOOK,
         "After 20 steps the training loss is nearly 0, but the generated answers are nonsense. Which mistake fits best?",
         (
-            Choice("The learning rate is too low.", "Then the loss would still be high after 20 steps."),
-            Choice("The decoder can see the token that it is asked for.",
-                   "With the future in view, or inputs that are not shifted, copying gives a loss of 0 and is no use when writing.", right=True),
-            Choice("The model is too small.", "A small model has a loss that stays high; this one is too good."),
-            Choice("Beam search would mend it.", "It searches with the same probabilities, and those were learned by copying."),
+            Choice(
+                "The learning rate is too low.", "Then the loss would still be high after 20 steps."
+            ),
+            Choice(
+                "The decoder can see the token that it is asked for.",
+                "With the future in view, or inputs that are not shifted, copying gives a loss of 0 and is no use when writing.",
+                right=True,
+            ),
+            Choice(
+                "The model is too small.",
+                "A small model has a loss that stays high; this one is too good.",
+            ),
+            Choice(
+                "Beam search would mend it.",
+                "It searches with the same probabilities, and those were learned by copying.",
+            ),
         ),
     ),
     Quiz(
@@ -538,10 +672,21 @@ QUIZZES = (
         "You have one sentence with a word blotted out in the middle. Which model can use the words on BOTH sides of the "
         "blot, without being shown a rearranged text?",
         (
-            Choice("An auto-regressive decoder (GPT)", "It reads from the left: what stands behind the blot comes too late."),
-            Choice("An auto-encoding encoder (BERT)", "It looks in both directions and is trained on such gaps.", right=True),
-            Choice("An encoder-decoder (T5, BART)", "Its encoder reads both sides of the blot, and the decoder writes the word.", right=True),
+            Choice(
+                "An auto-regressive decoder (GPT)",
+                "It reads from the left: what stands behind the blot comes too late.",
+            ),
+            Choice(
+                "An auto-encoding encoder (BERT)",
+                "It looks in both directions and is trained on such gaps.",
+                right=True,
+            ),
+            Choice(
+                "An encoder-decoder (T5, BART)",
+                "Its encoder reads both sides of the blot, and the decoder writes the word.",
+                right=True,
+            ),
             Choice("None of them", "Two of the three read both sides before they answer."),
         ),
     ),
-)  # fmt: skip
+)

@@ -92,7 +92,9 @@ class Recurrent(nn.Module):
             raise ValueError("this model has no attention: RecurrentConfig.attention is 'none'")
         return masked_softmax(scores, memory.mask[:, None, :])  # (B, T, S)
 
-    def attention_map(self, source: Int[Tensor, "B S"], inputs: Int[Tensor, "B T"]) -> Float[Tensor, "B T S"]:
+    def attention_map(
+        self, source: Int[Tensor, "B S"], inputs: Int[Tensor, "B T"]
+    ) -> Float[Tensor, "B T S"]:
         """The weights of a forward pass, detached."""
         memory = self.encode(source)
         states, _ = self.decoder(self.target_emb(inputs), memory.last)
@@ -106,6 +108,8 @@ class Recurrent(nn.Module):
             states = torch.tanh(self.mix(torch.cat([context, states], dim=-1)))
         return self.head(states)
 
-    def forward(self, source: Int[Tensor, "B S"], inputs: Int[Tensor, "B T"]) -> Float[Tensor, "B T V"]:
+    def forward(
+        self, source: Int[Tensor, "B S"], inputs: Int[Tensor, "B T"]
+    ) -> Float[Tensor, "B T V"]:
         """decode(inputs, encode(source))."""
         return self.decode(inputs, self.encode(source))

@@ -55,7 +55,9 @@ class Seq2SeqConfig:
         ):
             value = getattr(self, field)
             if not isinstance(value, int) or isinstance(value, bool) or value < 1:
-                raise ValueError(f"Seq2SeqConfig.{field} must be a whole number of at least 1, not {value!r}")
+                raise ValueError(
+                    f"Seq2SeqConfig.{field} must be a whole number of at least 1, not {value!r}"
+                )
         for field, known in (("norm", NORMS), ("positions", POSITIONS)):
             if getattr(self, field) not in known:
                 raise ValueError(
@@ -98,7 +100,9 @@ def token_mask(ids: Int[Tensor, "B S"]) -> Bool[Tensor, "B S"]:
     mask = ids != 0
     if not mask.any(dim=-1).all():
         row = int((~mask.any(dim=-1)).nonzero()[0])
-        raise ValueError(f"row {row} of the source is padding alone: a source has one token or more")
+        raise ValueError(
+            f"row {row} of the source is padding alone: a source has one token or more"
+        )
     return mask
 
 
@@ -221,7 +225,9 @@ class Seq2Seq(nn.Module):
         """What each recorded map is: "encoder 0", ..., "decoder 0 self", "decoder 0 cross", ..."""
         names = [f"encoder {i}" for i in range(self.config.n_encoder)]
         return names + [
-            f"decoder {i} {kind}" for i in range(self.config.n_decoder) for kind in ("self", "cross")
+            f"decoder {i} {kind}"
+            for i in range(self.config.n_decoder)
+            for kind in ("self", "cross")
         ]
 
     def n_parameters(self) -> int:
@@ -253,6 +259,8 @@ class Seq2Seq(nn.Module):
             x = block(x, memory.states, keys)
         return self.head(self.ln_decoder(x))
 
-    def forward(self, source: Int[Tensor, "B S"], inputs: Int[Tensor, "B T"]) -> Float[Tensor, "B T V"]:
+    def forward(
+        self, source: Int[Tensor, "B S"], inputs: Int[Tensor, "B T"]
+    ) -> Float[Tensor, "B T V"]:
         """decode(inputs, encode(source))."""
         return self.decode(inputs, self.encode(source))

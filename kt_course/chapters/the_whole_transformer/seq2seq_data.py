@@ -92,7 +92,11 @@ class Toy:
     def split(self, n_train: int, n_test: int, seed: int = 0) -> tuple[list[Pair], list[Pair]]:
         """(train, test): no source of the test is in train, and none comes twice in the test."""
         train = self.pairs(n_train, seed)
-        known, test, rng = {pair.source for pair in train}, [], random.Random(f"{self.name} test {seed}")
+        known, test, rng = (
+            {pair.source for pair in train},
+            [],
+            random.Random(f"{self.name} test {seed}"),
+        )
         for _ in range(100 * n_test):
             if len(test) == n_test:
                 break

@@ -70,7 +70,9 @@ def beam_step(
 
 
 @torch.no_grad()
-def beam_search(model: nn.Module, source: Int[Tensor, " S"], width: int = 4, max_new: int = 64) -> list[Beam]:
+def beam_search(
+    model: nn.Module, source: Int[Tensor, " S"], width: int = 4, max_new: int = 64
+) -> list[Beam]:
     """The likeliest answers to one source that were found, best first, with their probabilities (■ included).
 
     Each step keeps the `width` best extensions of all beginnings; those that end in ■ are finished. Width 1 is
@@ -89,13 +91,17 @@ def beam_search(model: nn.Module, source: Int[Tensor, " S"], width: int = 4, max
         logits = model.decode(inputs, memory)[:, -1].double()  # (n, V)
         logits[:, 0] = -math.inf  # padding is no answer
         rows, tokens, totals = beam_step(logits.log_softmax(-1).cpu(), totals, width)
-        inputs = torch.cat([inputs[rows.to(inputs.device)], tokens[:, None].to(inputs.device)], dim=1)
+        inputs = torch.cat(
+            [inputs[rows.to(inputs.device)], tokens[:, None].to(inputs.device)], dim=1
+        )
         ends = tokens == END
         for row, total in zip(inputs[ends].tolist(), totals[ends].tolist(), strict=True):
             found.append(Beam(tuple(row[1:-1]), math.exp(total), True))
         inputs, totals = inputs[~ends], totals[~ends]
         found = sorted(found, key=lambda beam: -beam.probability)[:width]
-        if not len(inputs) or (len(found) == width and math.exp(totals.max()) <= found[-1].probability):
+        if not len(inputs) or (
+            len(found) == width and math.exp(totals.max()) <= found[-1].probability
+        ):
             return found
     cut = [
         Beam(tuple(row[1:]), math.exp(total), False)

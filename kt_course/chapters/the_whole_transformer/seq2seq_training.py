@@ -30,7 +30,9 @@ def teacher_forcing(
     return inputs, labels.scatter(1, ends, end)
 
 
-def loss_of(model: nn.Module, source: Int[Tensor, "B S"], target: Int[Tensor, "B T"]) -> Float[Tensor, ""]:
+def loss_of(
+    model: nn.Module, source: Int[Tensor, "B S"], target: Int[Tensor, "B T"]
+) -> Float[Tensor, ""]:
     """Mean cross-entropy in nats a target token, ■ included, given the right tokens before it."""
     inputs, labels = teacher_forcing(target)
     logits = model(source, inputs)  # (B, T + 1, V)

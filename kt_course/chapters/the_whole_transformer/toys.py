@@ -35,8 +35,20 @@ def reverse(shortest: int = 3, longest: int = 12) -> Toy:
 
 # ---------------------------------------------------------------- dates
 
-MONTHS = ("January", "February", "March", "April", "May", "June", "July", "August", "September", "October",
-          "November", "December")  # fmt: skip
+MONTHS = (
+    "January",
+    "February",
+    "March",
+    "April",
+    "May",
+    "June",
+    "July",
+    "August",
+    "September",
+    "October",
+    "November",
+    "December",
+)
 DAYS = ("Monday", "Tuesday", "Wednesday", "Thursday", "Friday", "Saturday", "Sunday")
 FORMATS = (
     "{day} {month} {year}",
@@ -67,7 +79,11 @@ def dates(slashed: float = 0.0, day_first: float = 0.7) -> Toy:
                 SLASHED, {"first": f"{a:02d}", "second": f"{b:02d}"}, date, (a, b) == (day, month)
             )
         date = first_day + datetime.timedelta(days=rng.randrange(n_days))
-        parts = {"day": str(date.day), "month": MONTHS[date.month - 1], "weekday": DAYS[date.weekday()]}
+        parts = {
+            "day": str(date.day),
+            "month": MONTHS[date.month - 1],
+            "weekday": DAYS[date.weekday()],
+        }
         return _written(rng.choice(FORMATS), parts, date, True)
 
     target = tuple("-0123456789")
@@ -98,13 +114,44 @@ def _written(form: str, parts: dict[str, str], date: datetime.date, day_first: b
 # ---------------------------------------------------------------- a language with another order
 
 # English -> invented. Nouns in -o take lo, uno; nouns in -i take li, uni.
-NOUNS = {"sailor": "nalo", "baker": "pemo", "farmer": "tigo", "boy": "kuro", "dog": "wafo", "horse": "halo", "boat": "bato",
-         "book": "libo", "queen": "reni", "girl": "sivi", "sister": "mali", "doctor": "doki", "cat": "miri", "bird": "piri",
-         "lamp": "lumi", "letter": "kati"}  # fmt: skip
-ADJECTIVES = {"tall": "vech", "young": "juv", "red": "rosh", "green": "verd", "small": "pik", "big": "gran", "quiet": "shul",
-              "kind": "bon"}  # fmt: skip
-VERBS = {"sees": "vidat", "finds": "trovat", "loves": "amat", "follows": "sekat", "paints": "pintat", "draws": "rayat",
-         "hears": "audat", "wants": "volat"}  # fmt: skip
+NOUNS = {
+    "sailor": "nalo",
+    "baker": "pemo",
+    "farmer": "tigo",
+    "boy": "kuro",
+    "dog": "wafo",
+    "horse": "halo",
+    "boat": "bato",
+    "book": "libo",
+    "queen": "reni",
+    "girl": "sivi",
+    "sister": "mali",
+    "doctor": "doki",
+    "cat": "miri",
+    "bird": "piri",
+    "lamp": "lumi",
+    "letter": "kati",
+}
+ADJECTIVES = {
+    "tall": "vech",
+    "young": "juv",
+    "red": "rosh",
+    "green": "verd",
+    "small": "pik",
+    "big": "gran",
+    "quiet": "shul",
+    "kind": "bon",
+}
+VERBS = {
+    "sees": "vidat",
+    "finds": "trovat",
+    "loves": "amat",
+    "follows": "sekat",
+    "paints": "pintat",
+    "draws": "rayat",
+    "hears": "audat",
+    "wants": "volat",
+}
 ADVERBS = {"today": "hodi", "often": "ofte", "here": "izhi", "never": "nul"}
 ARTICLES = {("the", "o"): "lo", ("a", "o"): "uno", ("the", "i"): "li", ("a", "i"): "uni"}
 
@@ -119,7 +166,9 @@ def translate(two_clauses: float = 0.3) -> Toy:
     if not 0 <= two_clauses <= 1:
         raise ValueError(f"translate: two_clauses must lie in 0 ... 1, not {two_clauses!r}")
 
-    def clause(rng: random.Random, start: int) -> tuple[list[str], list[str], list[tuple[int, ...]]]:
+    def clause(
+        rng: random.Random, start: int
+    ) -> tuple[list[str], list[str], list[tuple[int, ...]]]:
         source: list[str] = []
 
         def add(word: str) -> int:
@@ -132,7 +181,11 @@ def translate(two_clauses: float = 0.3) -> Toy:
             at_article = add(article)
             middle = [(ADJECTIVES[adjective], (add(adjective),))] if adjective else []
             at = add(noun)
-            return [(NOUNS[noun], (at,)), *middle, (ARTICLES[article, NOUNS[noun][-1]], (at_article, at))]
+            return [
+                (NOUNS[noun], (at,)),
+                *middle,
+                (ARTICLES[article, NOUNS[noun][-1]], (at_article, at)),
+            ]
 
         subject = noun_phrase()
         verb = rng.choice(list(VERBS))
@@ -211,5 +264,9 @@ def summarise(sentences: int = 3) -> Toy:
 
     said = (*PEOPLE, *NEWS, *THINGS, *PLACES)
     return Toy(
-        f"summarise {sentences}", draw, ("on", "a", "in", ".", *said, *CHATTER, *LOOKS, *WEEKDAYS), said, " "
+        f"summarise {sentences}",
+        draw,
+        ("on", "a", "in", ".", *said, *CHATTER, *LOOKS, *WEEKDAYS),
+        said,
+        " ",
     )

@@ -45,7 +45,9 @@ def check_tokens(fn: Callable) -> str:
     }
     if got != 17:
         raise Wrong(
-            slips.get(got, f"12 x 12 pixels in patches of 3 x 3, and a class token, make 17, not {got}")
+            slips.get(
+                got, f"12 x 12 pixels in patches of 3 x 3, and a class token, make 17, not {got}"
+            )
         )
     if (got := asked(12, 3, "mean")) != 16:
         raise Wrong(
@@ -55,9 +57,13 @@ def check_tokens(fn: Callable) -> str:
         raise Wrong(
             f"with 3 channels it gives {got} instead of 16: the channels of a pixel lie in the same patch"
         )
-    with unforeseen("right for 12 x 12 pixels, not for other sizes: (image_size // patch_size) ** 2"):
+    with unforeseen(
+        "right for 12 x 12 pixels, not for other sizes: (image_size // patch_size) ** 2"
+    ):
         for grid, p in zip(draw(1, 9, 6), draw(1, 7, 6), strict=True):
-            assert asked(grid * p, p, "class") == grid**2 + 1 and asked(grid * p, p, "mean") == grid**2
+            assert (
+                asked(grid * p, p, "class") == grid**2 + 1 and asked(grid * p, p, "mean") == grid**2
+            )
     return "(image_size / patch_size) squared, one more with a class token"
 
 
@@ -77,12 +83,21 @@ def patches_of(images: Tensor, p: int, slip: str = "") -> Tensor:
 def check_patchify(fn: Callable) -> str:
     def asked(images: Tensor, p: int) -> Tensor:
         B, c, H, W = images.shape
-        shape, told = (B, H * W // p**2, c * p * p), f"pictures of {tuple(images.shape)} in patches of {p}"
+        shape, told = (
+            (B, H * W // p**2, c * p * p),
+            f"pictures of {tuple(images.shape)} in patches of {p}",
+        )
         got = fn(images, p)
-        if isinstance(got, Tensor) and got.ndim == 3 and shape != got.shape == (B, shape[2], shape[1]):
+        if (
+            isinstance(got, Tensor)
+            and got.ndim == 3
+            and shape != got.shape == (B, shape[2], shape[1])
+        ):
             raise Wrong(f"{told} give {tuple(got.shape)}: transposed; a row is a patch, {shape}")
         if isinstance(got, Tensor) and got.ndim > 3 and got.numel() == images.numel():
-            raise Wrong(f"{told} give {tuple(got.shape)}: the numbers of a patch belong in one row, {shape}")
+            raise Wrong(
+                f"{told} give {tuple(got.shape)}: the numbers of a patch belong in one row, {shape}"
+            )
         return tensor(got, shape, f"the result for {told}")
 
     slips = {
@@ -94,8 +109,12 @@ def check_patchify(fn: Callable) -> str:
     for shape, p in (((2, 1, 4, 6), 2), ((1, 3, 6, 6), 3)):
         images = numbers(*shape, seed=p)
         recognise(
-            asked(images, p), patches_of(images, p), lambda slip, i=images, p=p: patches_of(i, p, slip), slips, "the patches"
-        )  # fmt: skip
+            asked(images, p),
+            patches_of(images, p),
+            lambda slip, i=images, p=p: patches_of(i, p, slip),
+            slips,
+            "the patches",
+        )
     with unforeseen("right for the examples, not for other pictures and patches"):
         for p, rows, columns, c in zip(
             draw(1, 4, 4), draw(1, 4, 4), draw(1, 4, 4), draw(1, 3, 4), strict=True
@@ -123,8 +142,14 @@ def convolved(images: Tensor, weight: Tensor, bias: Tensor, p: int, slip: str = 
 def check_convolution(fn: Callable) -> str:
     def asked(images: Tensor, weight: Tensor, bias: Tensor, p: int) -> Tensor:
         got, (B, _, H, W), C = fn(images, weight, bias, p), images.shape, len(weight)
-        N, told = H * W // p**2, f"pictures of {tuple(images.shape)} in patches of {p}, {C} channels out,"
-        if isinstance(got, Tensor) and (B, N, C) != got.shape in ((B, C, H // p, W // p), (B, C, N)):
+        N, told = (
+            H * W // p**2,
+            f"pictures of {tuple(images.shape)} in patches of {p}, {C} channels out,",
+        )
+        if isinstance(got, Tensor) and (B, N, C) != got.shape in (
+            (B, C, H // p, W // p),
+            (B, C, N),
+        ):
             raise Wrong(
                 f"{told} give {tuple(got.shape)}: the grid has to become a sequence, one row a patch, {(B, N, C)}"
             )
@@ -143,13 +168,23 @@ def check_convolution(fn: Callable) -> str:
         "reshaped": "a reshape mixes channels and patches: flatten the grid, (B, C, N), then transpose",
     }
     for shape, p, C in (((2, 1, 4, 8), 2, 5), ((1, 3, 6, 6), 3, 7)):
-        given = numbers(*shape, seed=p), numbers(C, shape[1] * p * p, seed=p + 1), numbers(C, seed=p + 2)
+        given = (
+            numbers(*shape, seed=p),
+            numbers(C, shape[1] * p * p, seed=p + 1),
+            numbers(C, seed=p + 2),
+        )
         by_hand = patches_of(given[0], p) @ given[1].mT + given[2]
         recognise(
-            asked(*given, p), by_hand, lambda slip, g=given, p=p: convolved(*g, p, slip), slips, "the result"
+            asked(*given, p),
+            by_hand,
+            lambda slip, g=given, p=p: convolved(*g, p, slip),
+            slips,
+            "the result",
         )
     with unforeseen("right for the examples, not for other pictures, patches and widths"):
-        for p, grid, c, C in zip(draw(1, 3, 3), draw(1, 3, 3), draw(1, 3, 3), draw(1, 6, 3), strict=True):
+        for p, grid, c, C in zip(
+            draw(1, 3, 3), draw(1, 3, 3), draw(1, 3, 3), draw(1, 6, 3), strict=True
+        ):
             given = numbers(2, c, grid * p, grid * p), numbers(C, c * p * p), numbers(C)
             assert close(asked(*given, p), patches_of(given[0], p) @ given[1].mT + given[2])
     return "the linear map of every patch, as a convolution with a stride of one patch"
@@ -205,7 +240,9 @@ def check_embed(fn: Callable) -> str:
             )
         got = tensor(got, expected.shape, f"{told}: the result for 3 pictures of 4 patches")
         other = {
-            key: why for key, why in slips.items() if not close(first_tokens(model, patches, key), expected)
+            key: why
+            for key, why in slips.items()
+            if not close(first_tokens(model, patches, key), expected)
         }
         recognise(
             got,
@@ -268,7 +305,13 @@ def check_rollout(fn: Callable) -> str:
 
 EXERCISES = (
     Exercise(
-        "vit-tokens", NOTEBOOK, "How many tokens is a picture?", 1, 3, ViTConfig.n_tokens.fget, check_tokens
+        "vit-tokens",
+        NOTEBOOK,
+        "How many tokens is a picture?",
+        1,
+        3,
+        ViTConfig.n_tokens.fget,
+        check_tokens,
     ),
     Exercise("patchify", NOTEBOOK, "Cut a picture into patches", 3, 12, patchify, check_patchify),
     Exercise(
@@ -282,7 +325,13 @@ EXERCISES = (
     ),
     Exercise("vit-embed", NOTEBOOK, "The first tokens", 2, 8, ViT.embed, check_embed),
     Exercise(
-        "attention-rollout", NOTEBOOK, "Attention through all layers", 4, 15, attention_rollout, check_rollout
+        "attention-rollout",
+        NOTEBOOK,
+        "Attention through all layers",
+        4,
+        15,
+        attention_rollout,
+        check_rollout,
     ),
 )
 
@@ -292,11 +341,23 @@ QUIZZES = (
         NOTEBOOK,
         "The class token stands first and the answer is read from it. What would a causal mask do?",
         (
-            Choice("Nothing: patches may still look back.", "They may, but the answer is read from token 0, and a causal token 0 looks at itself alone."),
-            Choice("The answer would be the same for every picture.",
-                   "Token 0 may look at nothing but itself, and it is the same vector in every picture.", right=True),
-            Choice("The answer would depend on the first patch alone.", "That patch is token 1, later than token 0, so it is masked too."),
-            Choice("It would cost half of the accuracy: half of the patches are hidden.", "From token 0 all patches are hidden, not half of them."),
+            Choice(
+                "Nothing: patches may still look back.",
+                "They may, but the answer is read from token 0, and a causal token 0 looks at itself alone.",
+            ),
+            Choice(
+                "The answer would be the same for every picture.",
+                "Token 0 may look at nothing but itself, and it is the same vector in every picture.",
+                right=True,
+            ),
+            Choice(
+                "The answer would depend on the first patch alone.",
+                "That patch is token 1, later than token 0, so it is masked too.",
+            ),
+            Choice(
+                "It would cost half of the accuracy: half of the patches are hidden.",
+                "From token 0 all patches are hidden, not half of them.",
+            ),
         ),
     ),
     Quiz(
@@ -304,11 +365,23 @@ QUIZZES = (
         NOTEBOOK,
         "The side of a patch is halved, say from 4 pixels to 2. What happens to the work of a block (leave the class token aside)?",
         (
-            Choice("Twice the tokens, twice the work.", "Both sides are cut in half: four times the patches."),
-            Choice("Four times in the linear layers, sixteen times in the attention scores.",
-                   "Four times the tokens; linear layers work on each token, scores on each pair of tokens.", right=True),
-            Choice("Four times everywhere.", "Scores compare tokens with tokens: four times as many on both sides."),
-            Choice("None: there are as many pixels as before.", "A block never sees pixels: it works on tokens, however few pixels each of them stands for."),
+            Choice(
+                "Twice the tokens, twice the work.",
+                "Both sides are cut in half: four times the patches.",
+            ),
+            Choice(
+                "Four times in the linear layers, sixteen times in the attention scores.",
+                "Four times the tokens; linear layers work on each token, scores on each pair of tokens.",
+                right=True,
+            ),
+            Choice(
+                "Four times everywhere.",
+                "Scores compare tokens with tokens: four times as many on both sides.",
+            ),
+            Choice(
+                "None: there are as many pixels as before.",
+                "A block never sees pixels: it works on tokens, however few pixels each of them stands for.",
+            ),
         ),
     ),
     Quiz(
@@ -316,13 +389,24 @@ QUIZZES = (
         NOTEBOOK,
         "All pictures, in training and in test, have their patches shuffled in one and the same order. Who can still be as good as before?",
         (
-            Choice("The ViT with learned positions, for it never knew which patches are neighbours.",
-                   "A permutation of the rows of its position table gives back the old model exactly.", right=True),
-            Choice("The CNN, since it looks for small strokes.",
-                   "A stroke that crosses a border between two patches is torn, and its kernels span such borders."),
-            Choice("Nobody: the digits are destroyed.", "To our eyes. The information is all there, in another order."),
-            Choice("Logistic regression, which has a weight for each pixel.",
-                   "The order of its inputs means nothing to it: the same weights in another order give the same answers.", right=True),
+            Choice(
+                "The ViT with learned positions, for it never knew which patches are neighbours.",
+                "A permutation of the rows of its position table gives back the old model exactly.",
+                right=True,
+            ),
+            Choice(
+                "The CNN, since it looks for small strokes.",
+                "A stroke that crosses a border between two patches is torn, and its kernels span such borders.",
+            ),
+            Choice(
+                "Nobody: the digits are destroyed.",
+                "To our eyes. The information is all there, in another order.",
+            ),
+            Choice(
+                "Logistic regression, which has a weight for each pixel.",
+                "The order of its inputs means nothing to it: the same weights in another order give the same answers.",
+                right=True,
+            ),
         ),
     ),
     Quiz(
@@ -330,12 +414,23 @@ QUIZZES = (
         NOTEBOOK,
         "On about a thousand digits a support vector machine or a small CNN does at least as well as the ViT. Which is the best reason?",
         (
-            Choice("Attention cannot represent what a convolution does.",
-                   "It can: a head may look at a fixed neighbour by positions. It has to learn that, though."),
-            Choice("The ViT is told less about pictures, and a thousand of them do not tell it the rest.",
-                   "Neighbourhood and shifts are built into a CNN; in a ViT both must come from data or augmentation.", right=True),
-            Choice("The ViT has too few parameters.", "Logistic regression has a hundred times fewer, and does well here."),
-            Choice("Its training has not converged.", "It fits its training pictures; what is missing shows on new ones."),
+            Choice(
+                "Attention cannot represent what a convolution does.",
+                "It can: a head may look at a fixed neighbour by positions. It has to learn that, though.",
+            ),
+            Choice(
+                "The ViT is told less about pictures, and a thousand of them do not tell it the rest.",
+                "Neighbourhood and shifts are built into a CNN; in a ViT both must come from data or augmentation.",
+                right=True,
+            ),
+            Choice(
+                "The ViT has too few parameters.",
+                "Logistic regression has a hundred times fewer, and does well here.",
+            ),
+            Choice(
+                "Its training has not converged.",
+                "It fits its training pictures; what is missing shows on new ones.",
+            ),
         ),
     ),
-)  # fmt: skip
+)

@@ -72,14 +72,19 @@ def attention_pictures(
     lines = -(-len(images) // columns)
     wide = min(1.75, WIDTH / columns)
     figure, axes = plt.subplots(
-        lines, columns, figsize=(max(wide * columns, 5.0), (wide + 0.2) * lines + 0.6 + 0.3 * bool(title)), squeeze=False,
+        lines,
+        columns,
+        figsize=(max(wide * columns, 5.0), (wide + 0.2) * lines + 0.6 + 0.3 * bool(title)),
+        squeeze=False,
         layout="constrained",
-    )  # fmt: skip
+    )
     figure.canvas.draw()  # sets where the axes stand, which the size of the ink follows
     for ax in axes.flat:
         ax.set(xlim=(0, 1), ylim=(1, 0), aspect="equal")
         ax.set_axis_off()
-    for i, (ax, image, row, caption) in enumerate(zip(axes.flat, images, weights, captions, strict=False)):
+    for i, (ax, image, row, caption) in enumerate(
+        zip(axes.flat, images, weights, captions, strict=False)
+    ):
         row = array(row)
         on_picture(ax, array(image)[0], row)
         ax.set(xlim=(0, 1), ylim=(1, 0), title=caption)
@@ -105,7 +110,9 @@ def explore_vision(
     if not models:
         raise ValueError("explore_vision needs at least one model: {'class token': model}")
     if not 1 <= len(images) <= MOST or len(labels) != len(images):
-        raise ValueError(f"1 to {MOST} pictures with a label each, not {len(images)} with {len(labels)}")
+        raise ValueError(
+            f"1 to {MOST} pictures with a label each, not {len(images)} with {len(labels)}"
+        )
     for name, model in models.items():
         if (model.config.channels, model.config.image_size) != (1, images.size(-1)):
             raise ValueError(
@@ -122,7 +129,11 @@ def explore_vision(
         with record_attention(model) as maps, torch.no_grad():
             logits, _ = model(images.to(device))
         found = [m.cpu() for m in maps]
-        return [m.numpy() for m in found], attention_rollout(found).numpy(), logits.softmax(-1).cpu().numpy()
+        return (
+            [m.numpy() for m in found],
+            attention_rollout(found).numpy(),
+            logits.softmax(-1).cpu().numpy(),
+        )
 
     def draw(state: Mapping[str, Any], changed: str | None) -> View:
         config = models[state["model"]].config
@@ -146,26 +157,41 @@ def explore_vision(
             return weights[0] if front else weights.mean(0)
 
         found = {
-            SHOWN[0]: maps[layer][i, head], SHOWN[1]: maps[layer][i].mean(0), SHOWN[2]: rolled[i],
-        }[shown]  # fmt: skip
+            SHOWN[0]: maps[layer][i, head],
+            SHOWN[1]: maps[layer][i].mean(0),
+            SHOWN[2]: rolled[i],
+        }[shown]
         weights = of_the_query(found)
         figure, ax = page(9, 5.55)
         cell = 8.4 / MOST
         for n in range(len(images)):
-            picture(ax, np.repeat(grey[n][..., None], 3, -1), 0.3 + n * cell, 0.42, cell - 0.06, cell - 0.06)
+            picture(
+                ax,
+                np.repeat(grey[n][..., None], 3, -1),
+                0.3 + n * cell,
+                0.42,
+                cell - 0.06,
+                cell - 0.06,
+            )
         frame(ax, 0.3 + i * cell, 0.42, cell - 0.06, cell - 0.06)
         ax.text(0.3, 0.28, "pictures", fontsize=9)
         x, y, size = 0.3, 1.5, 3.4
-        told = shown + {SHOWN[0]: f": layer {layer}, head {head}", SHOWN[1]: f": layer {layer}"}.get(
-            shown, ""
-        )
+        told = shown + {
+            SHOWN[0]: f": layer {layer}, head {head}",
+            SHOWN[1]: f": layer {layer}",
+        }.get(shown, "")
         ax.text(x, 1.33, told, fontsize=11)
         on_picture(ax, array(images[i])[0], weights[front:], x, y, size)
         if asks == ASKS[1]:
             frame(ax, x + column * size / G, y + row * size / G, size / G, size / G)
         if front:
             picture(
-                ax, weight_colours(weights[None, :1], np.ones((1, 1), bool)), x, y + size + 0.12, 0.26, 0.26
+                ax,
+                weight_colours(weights[None, :1], np.ones((1, 1), bool)),
+                x,
+                y + size + 0.12,
+                0.26,
+                0.26,
             )
             ax.text(
                 x + 0.36,
@@ -175,37 +201,73 @@ def explore_vision(
                 fontsize=9,
             )
         grids = [
-            Grid((x, y, size, size), [f"row {r}" for r in range(G)], [f"column {c}" for c in range(G)],
-                 weights[front:].reshape(G, G), click=("row", "column")),
-            Grid((0.3, 0.42, len(images) * cell, cell - 0.06), ["picture"], [str(n) for n in range(len(images))],
-                 np.array([[f"a {k}" for k in classes]]), click=(None, "image")),
-        ]  # fmt: skip
+            Grid(
+                (x, y, size, size),
+                [f"row {r}" for r in range(G)],
+                [f"column {c}" for c in range(G)],
+                weights[front:].reshape(G, G),
+                click=("row", "column"),
+            ),
+            Grid(
+                (0.3, 0.42, len(images) * cell, cell - 0.06),
+                ["picture"],
+                [str(n) for n in range(len(images))],
+                np.array([[f"a {k}" for k in classes]]),
+                click=(None, "image"),
+            ),
+        ]
 
         tile = min(1.0, 3.0 / config.n_layer, 4.0 / config.n_head)
         left, top = 4.75, 1.7
         names = [
-            [f"{100 * of_the_query(m[i, h])[front:].max():.0f} % at most" for h in range(config.n_head)]
+            [
+                f"{100 * of_the_query(m[i, h])[front:].max():.0f} % at most"
+                for h in range(config.n_head)
+            ]
             for m in maps
         ]
         for a, m in enumerate(maps):
-            ax.text(left - 0.08, top + (a + 0.5) * tile, f"layer {a}", ha="right", va="center", fontsize=8)
+            ax.text(
+                left - 0.08,
+                top + (a + 0.5) * tile,
+                f"layer {a}",
+                ha="right",
+                va="center",
+                fontsize=8,
+            )
             for h in range(config.n_head):
                 patches = of_the_query(m[i, h])[front:]
                 on_picture(
-                    ax, array(images[i])[0], patches, left + h * tile, top + a * tile, tile - 0.06, dots=False
+                    ax,
+                    array(images[i])[0],
+                    patches,
+                    left + h * tile,
+                    top + a * tile,
+                    tile - 0.06,
+                    dots=False,
                 )
         for h in range(config.n_head):
             ax.text(
-                left + (h + 0.5) * tile - 0.03, top - 0.04, f"head {h}", ha="center", va="bottom", fontsize=8
+                left + (h + 0.5) * tile - 0.03,
+                top - 0.04,
+                f"head {h}",
+                ha="center",
+                va="bottom",
+                fontsize=8,
             )
         if shown == SHOWN[0]:
             frame(ax, left + head * tile, top + layer * tile, tile - 0.06, tile - 0.06)
         elif shown == SHOWN[1]:
             frame(ax, left, top + layer * tile, config.n_head * tile - 0.06, tile - 0.06)
         grids.append(
-            Grid((left, top, config.n_head * tile, config.n_layer * tile), [f"layer {a}" for a in range(config.n_layer)],
-                 [f"head {h}" for h in range(config.n_head)], np.array(names), click=("layer", "head"))
-        )  # fmt: skip
+            Grid(
+                (left, top, config.n_head * tile, config.n_layer * tile),
+                [f"layer {a}" for a in range(config.n_layer)],
+                [f"head {h}" for h in range(config.n_head)],
+                np.array(names),
+                click=("layer", "head"),
+            )
+        )
         scale(ax, left, top + config.n_layer * tile + 0.12, 3.4)
 
         guess = int(chances[i].argmax())

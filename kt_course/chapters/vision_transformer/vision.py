@@ -57,15 +57,35 @@ class ViTConfig:
             if not right:
                 raise ValueError(f"ViTConfig.{field} must {what}, not {getattr(self, field)!r}")
 
-        for field in ("image_size", "patch_size", "channels", "n_class", "n_layer", "n_head", "n_embd"):
+        for field in (
+            "image_size",
+            "patch_size",
+            "channels",
+            "n_class",
+            "n_layer",
+            "n_head",
+            "n_embd",
+        ):
             value = getattr(self, field)
             need(field, type(value) is int and value >= 1, "be a whole number of at least 1")
-        for field, known in (("pool", POOLS), ("positions", POSITIONS), ("activation", tuple(ACTIVATIONS))):
+        for field, known in (
+            ("pool", POOLS),
+            ("positions", POSITIONS),
+            ("activation", tuple(ACTIVATIONS)),
+        ):
             need(field, getattr(self, field) in known, f"be one of {', '.join(known)}")
         for field in ("qk_norm", "zero_init"):
             need(field, isinstance(getattr(self, field), bool), "be True or False")
-        need("dropout", isinstance(self.dropout, int | float) and 0.0 <= self.dropout < 1.0, "lie in [0, 1)")
-        need("patch_size", self.image_size % self.patch_size == 0, f"divide image_size ({self.image_size})")
+        need(
+            "dropout",
+            isinstance(self.dropout, int | float) and 0.0 <= self.dropout < 1.0,
+            "lie in [0, 1)",
+        )
+        need(
+            "patch_size",
+            self.image_size % self.patch_size == 0,
+            f"divide image_size ({self.image_size})",
+        )
         need("n_embd", self.n_embd % self.n_head == 0, f"be a multiple of n_head ({self.n_head})")
 
     @property
@@ -87,9 +107,15 @@ class ViTConfig:
     def block(self) -> GPTConfig:
         """The same sizes for `models.Block`, the block of the GPT."""
         return GPTConfig(
-            self.n_class, self.n_tokens, self.n_layer, self.n_head, self.n_embd,
-            dropout=self.dropout, activation=self.activation, qk_norm=self.qk_norm,
-        )  # fmt: skip
+            self.n_class,
+            self.n_tokens,
+            self.n_layer,
+            self.n_head,
+            self.n_embd,
+            dropout=self.dropout,
+            activation=self.activation,
+            qk_norm=self.qk_norm,
+        )
 
 
 # ---------------------------------------------------------------- patches
@@ -107,7 +133,9 @@ def patchify(images: Float[Tensor, "B c H W"], patch_size: int) -> Float[Tensor,
             f"patches of {p} x {p} do not fill a picture of {H} x {W} pixels: p must divide both"
         )
     x = images.reshape(B, c, H // p, p, W // p, p)
-    return x.permute(0, 2, 4, 1, 3, 5).flatten(3).flatten(1, 2)  # (B, G, G, c, p, p) -> (B, N, c * p * p)
+    return (
+        x.permute(0, 2, 4, 1, 3, 5).flatten(3).flatten(1, 2)
+    )  # (B, G, G, c, p, p) -> (B, N, c * p * p)
 
 
 def unpatchify(patches: Float[Tensor, "B N P"], channels: int = 1) -> Float[Tensor, "B c H W"]:
@@ -115,17 +143,24 @@ def unpatchify(patches: Float[Tensor, "B N P"], channels: int = 1) -> Float[Tens
     B, N, P = patches.shape
     grid, p = math.isqrt(N), math.isqrt(P // channels)
     if grid**2 != N or channels * p**2 != P:
-        raise ValueError(f"{N} patches of {P} numbers make no square picture of {channels} channels")
+        raise ValueError(
+            f"{N} patches of {P} numbers make no square picture of {channels} channels"
+        )
     x = patches.reshape(B, grid, grid, channels, p, p)
     return x.permute(0, 3, 1, 4, 2, 5).reshape(B, channels, grid * p, grid * p)
 
 
 def patch_convolution(
-    images: Float[Tensor, "B c H W"], weight: Float[Tensor, "C P"], bias: Float[Tensor, " C"], patch_size: int
+    images: Float[Tensor, "B c H W"],
+    weight: Float[Tensor, "C P"],
+    bias: Float[Tensor, " C"],
+    patch_size: int,
 ) -> Float[Tensor, "B N C"]:
     """patchify(images) @ weight.T + bias, written as a convolution: a kernel as large as a patch, moved by a patch."""
     kernel = weight.reshape(len(weight), images.size(1), patch_size, patch_size)  # (C, c, p, p)
-    return F.conv2d(images, kernel, bias, stride=patch_size).flatten(2).mT  # (B, C, G, G) -> (B, N, C)
+    return (
+        F.conv2d(images, kernel, bias, stride=patch_size).flatten(2).mT
+    )  # (B, C, G, G) -> (B, N, C)
 
 
 def permute_patches(
@@ -144,10 +179,14 @@ def shift_images(
     B, c, H, W = images.shape
     most = int(torch.stack([down, right]).abs().max()) if B else 0
     padded = F.pad(images, (most,) * 4)
-    rows = torch.arange(H, device=images.device) + most - down[:, None]  # (B, H): which row comes here
+    rows = (
+        torch.arange(H, device=images.device) + most - down[:, None]
+    )  # (B, H): which row comes here
     columns = torch.arange(W, device=images.device) + most - right[:, None]
     batch = torch.arange(B, device=images.device)[:, None, None]
-    return padded[batch, :, rows[:, :, None], columns[:, None]].movedim(-1, 1)  # (B, H, W, c) -> (B, c, H, W)
+    return padded[batch, :, rows[:, :, None], columns[:, None]].movedim(
+        -1, 1
+    )  # (B, H, W, c) -> (B, c, H, W)
 
 
 # ---------------------------------------------------------------- the model
@@ -160,9 +199,13 @@ class ViT(nn.Module):
         super().__init__()
         self.config, c = config, config
         self.patch_emb = nn.Linear(c.channels * c.patch_size**2, c.n_embd)
-        self.class_token = nn.Parameter(0.02 * torch.randn(1, 1, c.n_embd)) if c.pool == "class" else None
+        self.class_token = (
+            nn.Parameter(0.02 * torch.randn(1, 1, c.n_embd)) if c.pool == "class" else None
+        )
         self.pos_emb = (
-            nn.Parameter(0.02 * torch.randn(1, c.n_tokens, c.n_embd)) if c.positions == "learned" else None
+            nn.Parameter(0.02 * torch.randn(1, c.n_tokens, c.n_embd))
+            if c.positions == "learned"
+            else None
         )
         self.drop = nn.Dropout(c.dropout)
         self.blocks = nn.ModuleList(Block(c.block) for _ in range(c.n_layer))
@@ -257,7 +300,9 @@ def attention_rollout(maps: Sequence[Float[Tensor, "B nh T T"]]) -> Float[Tensor
         raise ValueError("attention_rollout needs the map of one layer at least")
     rolled = torch.eye(maps[0].size(-1), dtype=maps[0].dtype, device=maps[0].device)
     for weights in maps:
-        rolled = (0.5 * weights.mean(dim=1) + 0.5 * torch.eye(weights.size(-1)).to(weights)) @ rolled
+        rolled = (
+            0.5 * weights.mean(dim=1) + 0.5 * torch.eye(weights.size(-1)).to(weights)
+        ) @ rolled
     return rolled  # (B, T, T)
 
 
@@ -268,12 +313,18 @@ def grid_correlation(positions: Float[Tensor, "N C"]) -> float:
     """
     grid = math.isqrt(len(positions))
     if grid**2 != len(positions) or grid < 2:
-        raise ValueError(f"{len(positions)} positions fill no square grid: leave the class token out")
+        raise ValueError(
+            f"{len(positions)} positions fill no square grid: leave the class token out"
+        )
     first, second = torch.triu_indices(len(positions), len(positions), 1)
     unit = F.normalize(positions.detach().double(), dim=-1)
-    place = torch.cartesian_prod(torch.arange(grid), torch.arange(grid)).double()  # (N, 2): row, column
+    place = torch.cartesian_prod(
+        torch.arange(grid), torch.arange(grid)
+    ).double()  # (N, 2): row, column
     alike = (unit[first] * unit[second]).sum(-1).cpu()
-    return float(torch.corrcoef(torch.stack([alike, (place[first] - place[second]).norm(dim=-1)]))[0, 1])
+    return float(
+        torch.corrcoef(torch.stack([alike, (place[first] - place[second]).norm(dim=-1)]))[0, 1]
+    )
 
 
 # ---------------------------------------------------------------- data and training
@@ -307,7 +358,9 @@ def load_digits() -> tuple[Pictures, Pictures, Pictures]:
     except ImportError:
         raise ValueError("the digits come with scikit-learn: pip install scikit-learn") from None
     found = datasets.load_digits()
-    order = np.random.RandomState(2021).permutation(len(found.target))  # a stream that numpy keeps as it is
+    order = np.random.RandomState(2021).permutation(
+        len(found.target)
+    )  # a stream that numpy keeps as it is
     images = torch.tensor(found.images[order] / 16, dtype=torch.float32)[:, None]  # (N, 1, 8, 8)
     every = Pictures(images, torch.tensor(found.target[order], dtype=torch.long))
     return every[:1077], every[1077:1437], every[1437:]
@@ -317,7 +370,9 @@ def random_shifts(most: int = 1) -> Callable[[Tensor, torch.Generator], Tensor]:
     """An `augment` for `fit_pictures`: every picture moved by -most ... most pixels each way, anew each time."""
 
     def augment(images: Tensor, generator: torch.Generator) -> Tensor:
-        down, right = torch.randint(-most, most + 1, (2, len(images)), generator=generator).to(images.device)
+        down, right = torch.randint(-most, most + 1, (2, len(images)), generator=generator).to(
+            images.device
+        )
         return shift_images(images, down, right)
 
     return augment
@@ -363,9 +418,13 @@ def fit_pictures(
         if at == an_epoch - 1 or step == total - 1:
             mean = float(torch.stack(losses).mean())
             if not math.isfinite(mean):
-                raise FloatingPointError(f"the loss is {mean} at step {step + 1}: lower the learning rate")
+                raise FloatingPointError(
+                    f"the loss is {mean} at step {step + 1}: lower the learning rate"
+                )
             spent = time.perf_counter() - began
-            row = dict(step=step + 1, epoch=(step + 1) / an_epoch, loss=mean, seconds=round(spent, 3))
+            row = dict(
+                step=step + 1, epoch=(step + 1) / an_epoch, loss=mean, seconds=round(spent, 3)
+            )
             history.append(row)
             losses.clear()
     bar.close()

@@ -42,7 +42,9 @@ def learned_bits(nats: Float[Tensor, " n"], share: Float[Tensor, " m"]) -> float
     people pays for it: single terms may be below 0, and so may the sum. ValueError for lists of different lengths.
     """
     if nats.shape != share.shape:
-        raise ValueError(f"one share a fact is needed: {tuple(share.shape)} for {tuple(nats.shape)}")
+        raise ValueError(
+            f"one share a fact is needed: {tuple(share.shape)} for {tuple(nats.shape)}"
+        )
     return float((-share.double().log2() - nats.double() / math.log(2)).sum())
 
 
@@ -111,17 +113,28 @@ def row(folder: str | Path) -> dict:
     people = len(corpus.train) + len(corpus.dev) + len(corpus.test)
     lines = len(corpus.documents) / people
     return dict(
-        run=folder.name, corpus=config["corpus"], variant=config["variant"], seed=config["seed"], kind=config["kind"],
-        people=people, lines=round(lines, 3), views=fields["views"], epochs=fields["pretrain_epochs"],
-        exposures=round(lines * fields["views"] * fields["pretrain_epochs"]), n_embd=fields["n_embd"],
-        n_layer=fields["n_layer"], parameters=model.n_parameters(),
+        run=folder.name,
+        corpus=config["corpus"],
+        variant=config["variant"],
+        seed=config["seed"],
+        kind=config["kind"],
+        people=people,
+        lines=round(lines, 3),
+        views=fields["views"],
+        epochs=fields["pretrain_epochs"],
+        exposures=round(lines * fields["views"] * fields["pretrain_epochs"]),
+        n_embd=fields["n_embd"],
+        n_layer=fields["n_layer"],
+        parameters=model.n_parameters(),
         **{name: asdict(found) for name, found in measure(model, vocab, corpus).items()},
-    )  # fmt: skip
+    )
 
 
 def gather(folders: Sequence[str | Path]) -> dict:
     """Every finished run in or below `folders` as one table. ValueError if there is none."""
-    found = sorted({path.parent for folder in folders for path in Path(folder).rglob("result.json")})
+    found = sorted(
+        {path.parent for folder in folders for path in Path(folder).rglob("result.json")}
+    )
     runs = [folder for folder in found if (folder / "finetuned.safetensors").is_file()]
     if not runs:
         raise ValueError(f"{', '.join(map(str, folders))}: no finished run in there")
@@ -162,7 +175,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument(
         "runs", nargs="+", type=Path, metavar="RUNS", help="folders with runs in or below them"
     )
-    parser.add_argument("--out", type=Path, required=True, metavar="FILE", help="the table, as JSON")
+    parser.add_argument(
+        "--out", type=Path, required=True, metavar="FILE", help="the table, as JSON"
+    )
     given = parser.parse_args(arguments)
     told = gather(given.runs)
     write_json(given.out, told)

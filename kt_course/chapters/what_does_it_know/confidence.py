@@ -44,7 +44,11 @@ def answer_log_probability(
 
 @torch.no_grad()
 def answer_probabilities(
-    model: GPT, vocab: CharVocab, questions: Sequence[str], answers: Sequence[str], batch_size: int = 128
+    model: GPT,
+    vocab: CharVocab,
+    questions: Sequence[str],
+    answers: Sequence[str],
+    batch_size: int = 128,
 ) -> Float[Tensor, " n"]:
     """Probability of each whole answer with its closing ⁇, given "question ⁇": (n,), on the CPU.
 
@@ -52,7 +56,9 @@ def answer_probabilities(
     lengths, unknown characters or an answer that does not fit.
     """
     if len(questions) != len(answers):
-        raise ValueError(f"{len(answers)} answers for {len(questions)} questions: one each is needed")
+        raise ValueError(
+            f"{len(answers)} answers for {len(questions)} questions: one each is needed"
+        )
     room, examples = model.config.block_size + 1, []
     for question, told in zip(questions, answers, strict=True):
         prompt = [*vocab.encode(question), vocab.mask_id]
@@ -101,9 +107,13 @@ def probability_table(
     prompts = [[*vocab.encode(q), vocab.mask_id] for q in questions]
     longest = max(map(len, prompts)) + max(map(len, candidates))
     if longest > model.config.block_size:
-        raise ValueError(f"the longest takes {longest} characters; the model reads {model.config.block_size}")
+        raise ValueError(
+            f"the longest takes {longest} characters; the model reads {model.config.block_size}"
+        )
     texts = [[*vocab.encode(c), vocab.mask_id] for c in candidates]
-    order = sorted(range(len(texts)), key=lambda i: texts[i])  # those that share a beginning stand together
+    order = sorted(
+        range(len(texts)), key=lambda i: texts[i]
+    )  # those that share a beginning stand together
     device = model.head.weight.device
     idx, _ = collate([(p, 1) for p in prompts], max(map(len, prompts)))
     at, rows = (
@@ -114,12 +124,15 @@ def probability_table(
     model.eval()
     try:
         logits, cache = model.start_cache(idx.to(device))
-        steps = [logits[rows, at - 1].log_softmax(-1)]  # steps[d]: log-probabilities behind d characters
+        steps = [
+            logits[rows, at - 1].log_softmax(-1)
+        ]  # steps[d]: log-probabilities behind d characters
         total, path = [torch.zeros(len(prompts), device=device)], []
         table = torch.zeros(len(prompts), len(texts))
         for i in order:
             shared = next(
-                (d for d, (a, b) in enumerate(zip(path, texts[i], strict=False)) if a != b), len(path)
+                (d for d, (a, b) in enumerate(zip(path, texts[i], strict=False)) if a != b),
+                len(path),
             )
             shared = min(shared, len(texts[i]) - 1)
             path, steps, total = texts[i][:shared], steps[: shared + 1], total[: shared + 1]
@@ -149,7 +162,9 @@ class Bin:
     score: Score
 
 
-def _checked(confidence: Float[Tensor, " n"], right: Sequence[bool] | Tensor) -> tuple[Tensor, Tensor]:
+def _checked(
+    confidence: Float[Tensor, " n"], right: Sequence[bool] | Tensor
+) -> tuple[Tensor, Tensor]:
     confidence, right = torch.as_tensor(confidence).double(), torch.as_tensor(right).bool()
     if confidence.shape != right.shape or confidence.ndim != 1:
         raise ValueError(
@@ -160,7 +175,9 @@ def _checked(confidence: Float[Tensor, " n"], right: Sequence[bool] | Tensor) ->
     return confidence, right
 
 
-def reliability(confidence: Float[Tensor, " n"], right: Sequence[bool] | Tensor, bins: int = 10) -> list[Bin]:
+def reliability(
+    confidence: Float[Tensor, " n"], right: Sequence[bool] | Tensor, bins: int = 10
+) -> list[Bin]:
     """The bars of a reliability diagram: equally wide bins (low, high] of confidence, without the empty ones.
 
     ValueError for lists of different lengths, no answer at all or a confidence outside 0 ... 1.
@@ -221,7 +238,10 @@ def risk_coverage(
 
 
 def choose_threshold(
-    confidence: Float[Tensor, " n"], right: Sequence[bool] | Tensor, accuracy: float, cautious: bool = False
+    confidence: Float[Tensor, " n"],
+    right: Sequence[bool] | Tensor,
+    accuracy: float,
+    cautious: bool = False,
 ) -> float:
     """The lowest threshold at which the share of right answers, among those with confidence >= it, is `accuracy`.
 
@@ -244,7 +264,9 @@ def choose_threshold(
 def abstain(answers: Sequence[str], confidence: Float[Tensor, " n"], threshold: float) -> list[str]:
     """The answers whose confidence is at least `threshold`; the others become "I don't know"."""
     _checked(confidence, [True] * len(answers))
-    return [a if c >= threshold else UNKNOWN for a, c in zip(answers, confidence.tolist(), strict=True)]
+    return [
+        a if c >= threshold else UNKNOWN for a, c in zip(answers, confidence.tolist(), strict=True)
+    ]
 
 
 @dataclass(frozen=True)
@@ -259,9 +281,15 @@ class Abstention:
     def of(cls, answers: Sequence[str], gold: Sequence[str | None]) -> Abstention:
         """Count them; an answer about a person without a known birthplace (None) is wrong."""
         if len(answers) != len(gold):
-            raise ValueError(f"{len(answers)} answers for {len(gold)} questions: one each is needed")
+            raise ValueError(
+                f"{len(answers)} answers for {len(gold)} questions: one each is needed"
+            )
         given = [(a, g) for a, g in zip(answers, gold, strict=True) if a != UNKNOWN]
-        return cls(len(answers), len(given), sum(g is not None and a.strip() == g.strip() for a, g in given))
+        return cls(
+            len(answers),
+            len(given),
+            sum(g is not None and a.strip() == g.strip() for a, g in given),
+        )
 
     @property
     def coverage(self) -> float:
@@ -300,7 +328,9 @@ def recombined_names(names: Sequence[str], n: int, seed: int = 0) -> list[str]:
     first, last = sorted({p[0] for p in parts}), sorted({p[-1] for p in parts})
     taken = {(p[0], p[-1]) for p in parts}
     if n > len(first) * len(last) - len(taken):
-        raise ValueError(f"{n} new names cannot be made of {len(first)} first names and {len(last)} surnames")
+        raise ValueError(
+            f"{n} new names cannot be made of {len(first)} first names and {len(last)} surnames"
+        )
     rng, made = random.Random(f"recombined {seed}"), []
     while len(made) < n:
         pair = (rng.choice(first), rng.choice(last))
@@ -320,7 +350,9 @@ def coined_names(n: int, seed: int = 0) -> list[str]:
     rng, made = random.Random(f"coined {seed}"), []
 
     def word() -> str:
-        syllables = [rng.choice(_ONSETS) + rng.choice(_VOWELS) for _ in range(rng.choice((2, 2, 3)))]
+        syllables = [
+            rng.choice(_ONSETS) + rng.choice(_VOWELS) for _ in range(rng.choice((2, 2, 3)))
+        ]
         return ("".join(syllables) + rng.choice(_CODAS)).capitalize()
 
     while len(made) < n:

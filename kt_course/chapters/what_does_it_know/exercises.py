@@ -41,9 +41,11 @@ def number(result: Any, what: str) -> Tensor:
 def log_probability(logits: Tensor, ids: Tensor, start: int, slip: str = "") -> Tensor:
     """The log-probability of ids[start:], with one mistake built in."""
     steps = logits if slip == "raw" else logits.log_softmax(0 if slip == "axis" else -1)
-    first, last = {"whole": (1, len(ids)), "no end": (start, len(ids) - 1), "first": (start, start + 1)}.get(
-        slip, (start, len(ids))
-    )
+    first, last = {
+        "whole": (1, len(ids)),
+        "no end": (start, len(ids) - 1),
+        "first": (start, start + 1),
+    }.get(slip, (start, len(ids)))
     late = {"late": 0, "early": 2}.get(slip, 1)
     each = torch.stack([steps[t - late, ids[t]] for t in range(first, last)])
     total = each.mean() if slip == "mean" else each.sum()
@@ -63,7 +65,7 @@ def check_log_probability(fn: Callable) -> str:
         "minus": "that is a loss, -ln p: the logarithm of a probability is 0 or below",
         "not log": "that is the probability itself: give back its logarithm, which long answers do not round to 0",
         "bits": "the logarithm is to base 2: take the natural one, as log_softmax does",
-    }  # fmt: skip
+    }
     generator = torch.Generator().manual_seed(1)
     logits, ids = numbers(9, 6, seed=1), torch.randint(6, (9,), generator=generator)
     got = number(fn(logits, ids, 5), "the log-probability of 4 characters")
@@ -76,7 +78,9 @@ def check_log_probability(fn: Callable) -> str:
     )
     for T, V, start in ((2, 3, 1), (7, 4, 6), (30, 50, 11)):
         logits, ids = numbers(T, V), torch.randint(V, (T,), generator=fresh())
-        if not close(number(fn(logits, ids, start), "the result"), log_probability(logits, ids, start)):
+        if not close(
+            number(fn(logits, ids, start), "the result"), log_probability(logits, ids, start)
+        ):
             raise Wrong("right for the example, not for other lengths and starts")
         short = number(fn(logits[:-1], ids, start), "the result without the last row of logits")
         if not close(short, log_probability(logits, ids, start)):
@@ -127,29 +131,43 @@ def check_calibration_error(fn: Callable) -> str:
         "middle": "the middle of the bin stands for its answers: take the mean of their confidences",
         "1 dropped": "answers with confidence 1 are lost: they belong to the last bin",
         "ten bins": "4 bins give the same as 10: use the argument",
-    }  # fmt: skip
+    }
 
     def asked(sure: Tensor, right: Tensor, *bins: int) -> Tensor:
         got = number(fn(sure, right, *bins), "the error")
         if got.isnan():
-            raise Wrong("the error is no number: the mean of an empty bin is 0/0, leave such bins out")
+            raise Wrong(
+                "the error is no number: the mean of an empty bin is 0/0, leave such bins out"
+            )
         return got
 
-    sure = torch.tensor([0.97, 0.93, 0.91, 0.71, 0.75, 0.62, 0.33, 0.38, 1.0, 1.0, 1.0, 0.05]).double()
-    right = torch.tensor([True, False, True, True, True, False, True, True, True, False, True, False])
+    sure = torch.tensor(
+        [0.97, 0.93, 0.91, 0.71, 0.75, 0.62, 0.33, 0.38, 1.0, 1.0, 1.0, 0.05]
+    ).double()
+    right = torch.tensor(
+        [True, False, True, True, True, False, True, True, True, False, True, False]
+    )
     got = asked(sure, right, 4)
     found = {slip: calibration_error(sure, right, 4, slip) for slip in slips}
     recognise(
-        got, calibration_error(sure, right, 4), found.__getitem__, slips, "the error of 12 answers in 4 bins"
+        got,
+        calibration_error(sure, right, 4),
+        found.__getitem__,
+        slips,
+        "the error of 12 answers in 4 bins",
     )
     if not close(asked(sure, right), calibration_error(sure, right, 10)):
         raise Wrong("without a third argument there are 10 bins")
     for n, bins in ((1, 5), (40, 7), (200, 20)):
         sure = (
-            torch.randint(bins, (n,), generator=fresh()) + 0.1 + 0.8 * torch.rand(n, generator=fresh())
+            torch.randint(bins, (n,), generator=fresh())
+            + 0.1
+            + 0.8 * torch.rand(n, generator=fresh())
         ) / bins
         right = torch.rand(n, generator=fresh()) < 0.5
-        if not close(asked(sure.double(), right, bins), calibration_error(sure.double(), right, bins)):
+        if not close(
+            asked(sure.double(), right, bins), calibration_error(sure.double(), right, bins)
+        ):
             raise Wrong("right for the example, not for other answers and numbers of bins")
     return "a weighted mean over the bins, empty ones left out, confidence 1 kept"
 
@@ -163,7 +181,9 @@ def threshold(sure: Tensor, right: Tensor, accuracy: float, slip: str = "") -> f
     sure, right = sure[order].tolist(), right[order].tolist()
     found = []
     for i, t in enumerate(sure):
-        answered = [r for s, r in zip(sure, right, strict=True) if (s > t if slip == "above" else s >= t)]
+        answered = [
+            r for s, r in zip(sure, right, strict=True) if (s > t if slip == "above" else s >= t)
+        ]
         answered = right[: i + 1] if slip == "ties" else answered
         total = len(sure) if slip == "of all" else len(answered)
         share = sum(answered) / total if total else 0.0
@@ -191,7 +211,7 @@ def check_threshold(fn: Callable) -> str:
         "wrong ones": "it looks at the share of wrong answers: accuracy is the share of right ones",
         "coverage": "that is the share of questions that are answered: give back the confidence where it happens",
         "place": "that is a place in the list: give back the confidence that stands there",
-    }  # fmt: skip
+    }
 
     def asked(sure: Tensor, right: Tensor, accuracy: float) -> Tensor:
         return number(fn(sure, right, accuracy), "the threshold")
@@ -209,7 +229,9 @@ def check_threshold(fn: Callable) -> str:
         other = torch.tensor([threshold(*case, slip) for case in lists]).double()
         if close(got, other) and not close(got, expected):
             raise Wrong(told)
-    for (sure, right, wanted), mine, true in zip(cases, got.tolist(), expected.tolist(), strict=True):
+    for (sure, right, wanted), mine, true in zip(
+        cases, got.tolist(), expected.tolist(), strict=True
+    ):
         if abs(mine - true) > 1e-6:
             raise Wrong(
                 f"confidences {sure}, right {right}: for an accuracy of {wanted:g} it gives {mine:g} instead of {true:g}"
@@ -221,12 +243,16 @@ def check_threshold(fn: Callable) -> str:
             f"where no threshold is accurate enough it raises {type(error).__name__}: give back inf, which answers nothing"
         ) from error
     if hopeless != math.inf:
-        raise Wrong(f"no threshold is accurate enough, and it gives {hopeless:g}: inf answers nothing")
+        raise Wrong(
+            f"no threshold is accurate enough, and it gives {hopeless:g}: inf answers nothing"
+        )
     for n in (1, 5, *10 * (60,)):
         sure = torch.tensor(draw(0, 12, n)).double() / 12
         right = torch.tensor(draw(0, 1, n)).bool()
         wanted = draw(0, 10, 1)[0] / 10
-        if not close(asked(sure, right, wanted), torch.tensor(threshold(sure, right, wanted)).double()):
+        if not close(
+            asked(sure, right, wanted), torch.tensor(threshold(sure, right, wanted)).double()
+        ):
             raise Wrong("right for the small lists, not for others")
     return "the lowest one that is accurate enough, ties together, inf where there is none"
 
@@ -261,12 +287,14 @@ def check_cut_mask(fn: Callable) -> str:
         "rows": "the queries see nothing but themselves: they lose the keys alone",
         "pairs": "only pairs at the same place in the two lists are cut: every query loses every key",
         "itself": "a position that is in both lists does not see itself, and with an empty row softmax is 0/0",
-    }  # fmt: skip
+    }
 
     def asked(T: int, queries: list[int], keys: list[int]) -> Tensor:
         got = tensor(fn(T, queries, keys), (T, T), f"the mask for T = {T}")
         if got.dtype != torch.bool:
-            raise Wrong(f"the mask holds {got.dtype}: True and False are wanted, .bool() makes them")
+            raise Wrong(
+                f"the mask holds {got.dtype}: True and False are wanted, .bool() makes them"
+            )
         return got
 
     examples = [(7, [4, 5, 6], [1, 2]), (6, [2, 3, 4], [3, 2, 1])]
@@ -280,7 +308,9 @@ def check_cut_mask(fn: Callable) -> str:
         queries, keys = (sorted(set(draw(0, T - 1, 4))) for _ in range(2))
         for one in ((T, queries, keys), (T, [], keys), (T, range(T), range(T))):
             if not torch.equal(asked(*one), cut(one[0], list(one[1]), list(one[2]))):
-                raise Wrong("right for the examples, not for other positions: they may be empty, or a range")
+                raise Wrong(
+                    "right for the examples, not for other positions: they may be empty, or a range"
+                )
     return "causal, each query without each key, nobody without itself"
 
 
@@ -299,7 +329,9 @@ def ridge_with(x: Tensor, y: Tensor, penalty: float, slip: str = "") -> Tensor:
         "minus": -penalty,
     }.get(slip, penalty)
     square = x.T @ x + (
-        weight * torch.ones(d, d).double() if slip == "everywhere" else weight * torch.eye(d).double()
+        weight * torch.ones(d, d).double()
+        if slip == "everywhere"
+        else weight * torch.eye(d).double()
     )
     if slip == "elementwise":
         return (1 / square) @ x.T @ y
@@ -317,7 +349,7 @@ def check_ridge(fn: Callable) -> str:
         "minus": "the penalty is subtracted: a larger penalty has to make smaller weights",
         "everywhere": "the penalty is added to every entry: it belongs on the diagonal, penalty * torch.eye(d)",
         "elementwise": "1 / matrix turns round each entry: the inverse of a matrix is torch.linalg.inv, better solve",
-    }  # fmt: skip
+    }
     x, y, penalty = numbers(9, 4, seed=1), numbers(9, 3, seed=2), 2.5
     got = fn(x, y, penalty)
     if isinstance(got, Tensor) and got.shape == (3, 4):
@@ -334,7 +366,9 @@ def check_ridge(fn: Callable) -> str:
         x, y, penalty = numbers(n, d), numbers(n, k), 0.5 + draw(1, 9, 1)[0]
         got = tensor(fn(x, y, penalty), (d, k), "the weights").double()
         if not close(got, ridge_with(x, y, penalty), 1e-4):
-            raise Wrong("right for the example, not for other sizes (fewer rows than channels, too)")
+            raise Wrong(
+                "right for the example, not for other sizes (fewer rows than channels, too)"
+            )
     return "(x^T x + penalty I)^-1 x^T y, with fewer rows than channels as well"
 
 
@@ -351,9 +385,11 @@ def bits(nats: Tensor, share: Tensor, slip: str = "") -> Tensor:
         prior = torch.zeros_like(prior)
     if slip == "no loss":
         loss = torch.zeros_like(loss)
-    each = {"turned": loss - prior, "both added": prior + loss, "clamped": (prior - loss).clamp(min=0)}.get(
-        slip, prior - loss
-    )
+    each = {
+        "turned": loss - prior,
+        "both added": prior + loss,
+        "clamped": (prior - loss).clamp(min=0),
+    }.get(slip, prior - loss)
     return each.mean() if slip == "mean" else each.sum()
 
 
@@ -368,11 +404,13 @@ def check_bits(fn: Callable) -> str:
         "both added": "the loss is added: what the model still pays is not learned, subtract it",
         "clamped": "terms below 0 are left out: who is surely wrong about some people has learned less, so they count",
         "mean": "that is bits a person: add them up over all people",
-    }  # fmt: skip
+    }
     nats = torch.tensor([0.1, 0.02, 3.0, 9.0, 0.5]).double()
     share = torch.tensor([0.05, 0.01, 0.02, 0.1, 0.008]).double()
     got = number(fn(nats, share), "what was learned")
-    recognise(got, bits(nats, share), lambda slip: bits(nats, share, slip), slips, "the sum of bits")
+    recognise(
+        got, bits(nats, share), lambda slip: bits(nats, share, slip), slips, "the sum of bits"
+    )
     for n in (1, 30):
         nats, share = numbers(n).abs(), 0.01 + 0.9 * numbers(n).sigmoid()
         if not close(number(fn(nats, share), "the result"), bits(nats, share)):
@@ -381,15 +419,39 @@ def check_bits(fn: Callable) -> str:
 
 
 EXERCISES = (
-    Exercise("answer-probability", NOTEBOOK, "The probability of an answer", 2, 8, answer_log_probability, check_log_probability),
-    Exercise("calibration-error", NOTEBOOK, "How far confidence and accuracy lie apart", 3, 15,
-             expected_calibration_error, check_calibration_error, (reliability,)),
-    Exercise("abstention-threshold", NOTEBOOK, "Where to begin to answer", 3, 15, choose_threshold, check_threshold,
-             (risk_coverage,)),
+    Exercise(
+        "answer-probability",
+        NOTEBOOK,
+        "The probability of an answer",
+        2,
+        8,
+        answer_log_probability,
+        check_log_probability,
+    ),
+    Exercise(
+        "calibration-error",
+        NOTEBOOK,
+        "How far confidence and accuracy lie apart",
+        3,
+        15,
+        expected_calibration_error,
+        check_calibration_error,
+        (reliability,),
+    ),
+    Exercise(
+        "abstention-threshold",
+        NOTEBOOK,
+        "Where to begin to answer",
+        3,
+        15,
+        choose_threshold,
+        check_threshold,
+        (risk_coverage,),
+    ),
     Exercise("cut-mask", NOTEBOOK, "Forbid a look", 2, 8, cut_mask, check_cut_mask),
     Exercise("ridge-probe", NOTEBOOK, "A linear probe", 3, 10, ridge, check_ridge),
     Exercise("learned-bits", NOTEBOOK, "Bits learned", 2, 8, learned_bits, check_bits),
-)  # fmt: skip
+)
 
 QUIZZES = (
     Quiz(
@@ -398,11 +460,23 @@ QUIZZES = (
         "On dev, answers given with probability 0.8 are right in 80 % of the cases. Asked about a person who does not exist, "
         "the model says “Oslo” with probability 0.8. How likely is the answer right?",
         (
-            Choice("80 %: the model is calibrated", "It is calibrated for people like those of dev, who are in its text. This one is not."),
-            Choice("0 %: calibration says nothing about people of another kind",
-                   "A calibration curve belongs to the people that it was measured on, and to nobody else.", right=True),
-            Choice("About 5 %, the share of the most frequent city", "For a real person outside the text perhaps; this one was born nowhere."),
-            Choice("It cannot be 0.8: made-up answers are unsure", "They are less sure on average, and some of them are very sure."),
+            Choice(
+                "80 %: the model is calibrated",
+                "It is calibrated for people like those of dev, who are in its text. This one is not.",
+            ),
+            Choice(
+                "0 %: calibration says nothing about people of another kind",
+                "A calibration curve belongs to the people that it was measured on, and to nobody else.",
+                right=True,
+            ),
+            Choice(
+                "About 5 %, the share of the most frequent city",
+                "For a real person outside the text perhaps; this one was born nowhere.",
+            ),
+            Choice(
+                "It cannot be 0.8: made-up answers are unsure",
+                "They are less sure on average, and some of them are very sure.",
+            ),
         ),
     ),
     Quiz(
@@ -410,11 +484,23 @@ QUIZZES = (
         NOTEBOOK,
         "You want to promise that 95 % of the answers given are right. On whom do you choose the threshold?",
         (
-            Choice("On the people that you report on", "Chosen there, the threshold also fits their accidents, and the promise is too good."),
-            Choice("On the train people: there are most of them", "Their questions were trained on: the model is sure and right about all of them."),
-            Choice("On held-out people, and you report on others of the same kind", "Both groups were not trained on, and neither has seen the other.",
-                   right=True),
-            Choice("On nobody: 0.95 is the threshold", "That is right only where confidence equals accuracy, for just this mixture of people."),
+            Choice(
+                "On the people that you report on",
+                "Chosen there, the threshold also fits their accidents, and the promise is too good.",
+            ),
+            Choice(
+                "On the train people: there are most of them",
+                "Their questions were trained on: the model is sure and right about all of them.",
+            ),
+            Choice(
+                "On held-out people, and you report on others of the same kind",
+                "Both groups were not trained on, and neither has seen the other.",
+                right=True,
+            ),
+            Choice(
+                "On nobody: 0.95 is the threshold",
+                "That is right only where confidence equals accuracy, for just this mixture of people.",
+            ),
         ),
     ),
     Quiz(
@@ -422,10 +508,23 @@ QUIZZES = (
         NOTEBOOK,
         "⁇ may no longer look at one letter of the name in one layer, and the answer stays. What follows?",
         (
-            Choice("The letter is not needed", "It may be read in another layer, or through another letter that has copied it."),
-            Choice("The model does not look there", "It may well look, and have the same from elsewhere. The attention map tells."),
-            Choice("This one look alone is not necessary", "That is all. What several looks do together takes cutting them together.", right=True),
-            Choice("The fact is stored in the letter itself", "A look that can be missed says nothing about where a fact is stored."),
+            Choice(
+                "The letter is not needed",
+                "It may be read in another layer, or through another letter that has copied it.",
+            ),
+            Choice(
+                "The model does not look there",
+                "It may well look, and have the same from elsewhere. The attention map tells.",
+            ),
+            Choice(
+                "This one look alone is not necessary",
+                "That is all. What several looks do together takes cutting them together.",
+                right=True,
+            ),
+            Choice(
+                "The fact is stored in the letter itself",
+                "A look that can be missed says nothing about where a fact is stored.",
+            ),
         ),
     ),
     Quiz(
@@ -434,10 +533,23 @@ QUIZZES = (
         "A linear probe reads the surname's first letter from the state at the name's last character, for people that it was not fitted on. "
         "What does that show?",
         (
-            Choice("The model uses that letter to answer", "A probe reads; it does not change anything. Whether it is used takes cutting or patching."),
-            Choice("The letter is in that state, in a form that a linear map can read", "So attention or an MLP can read it as well.", right=True),
-            Choice("The birthplace is in that state too", "A probe tells about what it was fitted for and about nothing else."),
-            Choice("The probe learned the people by heart", "It is scored on other people, so it cannot have."),
+            Choice(
+                "The model uses that letter to answer",
+                "A probe reads; it does not change anything. Whether it is used takes cutting or patching.",
+            ),
+            Choice(
+                "The letter is in that state, in a form that a linear map can read",
+                "So attention or an MLP can read it as well.",
+                right=True,
+            ),
+            Choice(
+                "The birthplace is in that state too",
+                "A probe tells about what it was fitted for and about nothing else.",
+            ),
+            Choice(
+                "The probe learned the people by heart",
+                "It is scored on other people, so it cannot have.",
+            ),
         ),
     ),
     Quiz(
@@ -445,10 +557,23 @@ QUIZZES = (
         NOTEBOOK,
         "A model has learned -300 bits about the people outside its training questions. How can that be?",
         (
-            Choice("A mistake: information is never negative", "What a sure and wrong model saves is negative: it pays more than a guess does."),
-            Choice("It answers surely, and wrongly: worse than a guess by frequency", "Each wrong person costs more than 6 bits, without a bound.", right=True),
-            Choice("It has forgotten the frequencies of the cities", "It knows them. It would pay less if it used them here."),
-            Choice("It has more parameters than facts", "Parameters do not enter the sum, only losses do."),
+            Choice(
+                "A mistake: information is never negative",
+                "What a sure and wrong model saves is negative: it pays more than a guess does.",
+            ),
+            Choice(
+                "It answers surely, and wrongly: worse than a guess by frequency",
+                "Each wrong person costs more than 6 bits, without a bound.",
+                right=True,
+            ),
+            Choice(
+                "It has forgotten the frequencies of the cities",
+                "It knows them. It would pay less if it used them here.",
+            ),
+            Choice(
+                "It has more parameters than facts",
+                "Parameters do not enter the sum, only losses do.",
+            ),
         ),
     ),
-)  # fmt: skip
+)

@@ -45,7 +45,9 @@ class Trace:
     signs: Mapping[int, str]  # the characters that the cells name
 
 
-def trace(model: GPT, vocab: CharVocab, question: str, answer: str, other: str, window: int = 7) -> Trace:
+def trace(
+    model: GPT, vocab: CharVocab, question: str, answer: str, other: str, window: int = 7
+) -> Trace:
     """Compute everything that the explorer shows about one question; `other` is a name of the same length.
 
     All numbers are probabilities of the answer's first letter, at the ⁇.
@@ -82,7 +84,10 @@ def _told(view: str, one: Trace) -> tuple[str, str]:
             "dark: this state, read out, says the first letter",
         )
     if view == VIEWS[2]:
-        return f"Cut off: how much “{first}” loses if ⁇ may not look there", "dark: this look was needed"
+        return (
+            f"Cut off: how much “{first}” loses if ⁇ may not look there",
+            "dark: this look was needed",
+        )
     wide = f"{one.window} places together" if view == VIEWS[0] else "one place"
     return (
         f"Put back, {wide}: how likely “{first}” is again",
@@ -106,7 +111,13 @@ def _likeliest(ax: Axes, one: Trace, cells: Cells, row: int, t: int, y: float) -
         right = sign == visible(one.asked.answer[0])[0]
         ax.barh(y + 0.18, 0.75 * share, 0.2, left=x + 0.25, color=BLUE if right else SKY)
         glyphs(ax, [x + 0.1], [y + 0.18], [sign], "black", 11.0)
-        ax.text(x + 0.3 + 0.75 * share, y + 0.18, f"{100 * share:.0f} %", va="center_baseline", fontsize=8)
+        ax.text(
+            x + 0.3 + 0.75 * share,
+            y + 0.18,
+            f"{100 * share:.0f} %",
+            va="center_baseline",
+            fontsize=8,
+        )
         words.append(f"“{sign}” {100 * share:.0f} %")
     return ", ".join(words)
 
@@ -120,7 +131,9 @@ def explore_tracing(traces: Sequence[Trace]) -> Any:
         raise ValueError(
             "explore_tracing needs at least one trace: trace(model, vocab, question, answer, other)"
         )
-    people = {f"{one.asked.text[one.asked.name.start : one.asked.name.stop]}": one for one in traces}
+    people = {
+        f"{one.asked.text[one.asked.name.start : one.asked.name.stop]}": one for one in traces
+    }
 
     def draw(state: Mapping[str, Any], changed: str | None) -> View:
         one, view = people[state["person"]], state["view"]
@@ -142,7 +155,9 @@ def explore_tracing(traces: Sequence[Trace]) -> Any:
             for i in range(n)
         ]
         for i, told in enumerate(where):
-            ax.text(LEFT - 0.08, top + HIGH * (n - i - 0.5), told, ha="right", va="center", fontsize=8)
+            ax.text(
+                LEFT - 0.08, top + HIGH * (n - i - 0.5), told, ha="right", va="center", fontsize=8
+            )
         y = top + high
         colours = [VERMILION if k in one.asked.name else "black" for k in range(T)]
         glyphs(
@@ -185,4 +200,6 @@ def _scale(ax: Axes, x: float, y: float, width: float) -> None:
     """The colours of 0 ... 100 %."""
     picture(ax, shade(np.linspace(0, 1, 100))[None], x, y, width, 0.12)
     for share in (0, 0.5, 1):
-        ax.text(x + width * share, y + 0.15, f"{100 * share:.0f} %", ha="center", va="top", fontsize=8)
+        ax.text(
+            x + width * share, y + 0.15, f"{100 * share:.0f} %", ha="center", va="top", fontsize=8
+        )

@@ -40,7 +40,9 @@ class Asked:
     def answer(self) -> str:
         return self.text[self.mark + 1 :]
 
-    def probability(self, logits: Float[Tensor, "B T V"], letters: int | None = None) -> Float[Tensor, " B"]:
+    def probability(
+        self, logits: Float[Tensor, "B T V"], letters: int | None = None
+    ) -> Float[Tensor, " B"]:
         """Probability of the answer's characters, all or the first `letters` of them, each given those before it."""
         wanted = self.ids[0, self.mark + 1 :][:letters].to(logits.device)
         steps = logits[:, self.mark : self.mark + len(wanted)].log_softmax(-1)  # (B, letters, V)
@@ -104,7 +106,9 @@ def edit_residuals(model: GPT, edit: Callable[[int, Tensor], Tensor]) -> Iterato
     def change(i: int) -> Callable:
         return lambda module, given, out: edit(i, out)
 
-    with _hooked([layer.register_forward_hook(change(i)) for i, layer in enumerate(_layers(model))]):
+    with _hooked(
+        [layer.register_forward_hook(change(i)) for i, layer in enumerate(_layers(model))]
+    ):
         yield
 
 
@@ -116,7 +120,8 @@ def cut_mask(T: int, queries: Sequence[int], keys: Sequence[int]) -> Bool[Tensor
     mask = causal_mask(T)
     cut = torch.zeros(T, T, dtype=torch.bool)
     cut[
-        torch.tensor(list(queries), dtype=torch.long)[:, None], torch.tensor(list(keys), dtype=torch.long)
+        torch.tensor(list(queries), dtype=torch.long)[:, None],
+        torch.tensor(list(keys), dtype=torch.long),
     ] = True
     return mask & ~cut | torch.eye(T, dtype=torch.bool)
 
@@ -159,7 +164,9 @@ def limit_attention(model: GPT, masks: Sequence[Bool[Tensor, "..."] | None]) -> 
 
 
 @torch.no_grad()
-def logit_lens(model: GPT, states: Sequence[Float[Tensor, "B T C"]]) -> Float[Tensor, "states B T V"]:
+def logit_lens(
+    model: GPT, states: Sequence[Float[Tensor, "B T C"]]
+) -> Float[Tensor, "states B T V"]:
     """What each state would say if it were the last: probabilities of the next character (nostalgebraist 2020).
 
     The final norm and the head, meant for the last state, are put on every one.
@@ -192,10 +199,15 @@ def knock_out(model: GPT, asked: Asked, letters: int | None = 1) -> Cells:
     (n_layer, mark + 1); the letters of the answer behind ⁇ are cut off from t as well. The last column, where ⁇ keeps
     looking at itself, is the untouched model. The characters are those foretold by ⁇.
     """
-    L, T, mark, device = model.config.n_layer, asked.ids.size(1), asked.mark, model.head.weight.device
-    masks = torch.stack([cut_mask(T, range(mark, T), [t] if t < mark else []) for t in range(mark + 1)])[
-        :, None
-    ]
+    L, T, mark, device = (
+        model.config.n_layer,
+        asked.ids.size(1),
+        asked.mark,
+        model.head.weight.device,
+    )
+    masks = torch.stack(
+        [cut_mask(T, range(mark, T), [t] if t < mark else []) for t in range(mark + 1)]
+    )[:, None]
     found = []
     for i in range(L):
         with limit_attention(model, [masks if i == layer else None for layer in range(L)]):
@@ -207,7 +219,9 @@ def knock_out(model: GPT, asked: Asked, letters: int | None = 1) -> Cells:
 def other_name(asked: Asked, vocab: CharVocab, name: str) -> Int[Tensor, "1 T"]:
     """The ids of `asked` with another name of the same length in it. ValueError for one of another length."""
     if len(name) != len(asked.name):
-        raise ValueError(f"{name!r} has {len(name)} characters, the name in {asked.text!r} {len(asked.name)}")
+        raise ValueError(
+            f"{name!r} has {len(name)} characters, the name in {asked.text!r} {len(asked.name)}"
+        )
     ids = asked.ids.clone()
     ids[0, asked.name.start : asked.name.stop] = torch.tensor(vocab.encode(name))
     return ids
@@ -215,7 +229,11 @@ def other_name(asked: Asked, vocab: CharVocab, name: str) -> Int[Tensor, "1 T"]:
 
 @torch.no_grad()
 def restore(
-    model: GPT, asked: Asked, corrupted: Int[Tensor, "1 T"], window: int = 1, letters: int | None = 1
+    model: GPT,
+    asked: Asked,
+    corrupted: Int[Tensor, "1 T"],
+    window: int = 1,
+    letters: int | None = 1,
 ) -> Cells:
     """Activation patching (Meng et al. 2022, section 2.1): the model reads the `corrupted` text, and one place is put back.
 
@@ -226,15 +244,22 @@ def restore(
     if window < 1 or window % 2 == 0:
         raise ValueError(f"window must be 1, 3, 5 ..., so that it has a middle, not {window}")
     if corrupted.shape != asked.ids.shape:
-        raise ValueError(f"both texts must be as long: {tuple(corrupted.shape)} for {tuple(asked.ids.shape)}")
+        raise ValueError(
+            f"both texts must be as long: {tuple(corrupted.shape)} for {tuple(asked.ids.shape)}"
+        )
     device, T = model.head.weight.device, asked.mark + 1
     with record_residuals(model) as clean:
         model(asked.ids.to(device))
     states, at = len(clean), torch.arange(T)
-    put_back = ((at[:, None] - at).abs() <= window // 2)[..., None].to(device)  # (T places, T positions, 1)
+    put_back = ((at[:, None] - at).abs() <= window // 2)[..., None].to(
+        device
+    )  # (T places, T positions, 1)
 
     def edit(i: int, state: Tensor) -> Tensor:
-        state, rows = state.clone(), slice(i * T, (i + 1) * T)  # these rows of the batch restore state i
+        state, rows = (
+            state.clone(),
+            slice(i * T, (i + 1) * T),
+        )  # these rows of the batch restore state i
         state[rows, :T] = torch.where(put_back, clean[i][0, :T], state[rows, :T])
         return state
 
@@ -268,7 +293,9 @@ def by_role(
         early = [t for t in one.name if t not in own]
         parts = [grid[:, t] for t in range(one.name.start)]
         parts.append(grid[:, early].mean(1) if early else torch.full((len(grid),), torch.nan))
-        parts += [torch.full((len(grid),), torch.nan)] * (letters - len(own)) + [grid[:, t] for t in own]
+        parts += [torch.full((len(grid),), torch.nan)] * (letters - len(own)) + [
+            grid[:, t] for t in own
+        ]
         parts += [grid[:, t] for t in range(one.name.stop, one.mark + 1)]
         columns.append(parts)
     mean = torch.stack([torch.stack(parts, 1) for parts in columns]).nanmean(0)
@@ -295,7 +322,9 @@ def states_at(
     found = torch.empty(len(asked), len(places), model.config.n_layer + 1, model.config.n_embd)
     for mark, group in groups.items():
         with record_residuals(model) as states:
-            model(torch.cat([asked[i].ids[:, : mark + 1] for i in group]).to(model.head.weight.device))
+            model(
+                torch.cat([asked[i].ids[:, : mark + 1] for i in group]).to(model.head.weight.device)
+            )
         read = torch.stack(states).float().cpu()  # (states, B, T, C)
         for row, i in enumerate(group):
             found[i] = torch.stack([read[:, row, place(asked[i])] for place in places])
@@ -331,7 +360,9 @@ class Probe:
         if len(states) != len(classes):
             raise ValueError(f"{len(states)} states and {len(classes)} classes: one each is needed")
         mean, scale = states.mean(0), states.std(0) + 1e-6
-        x = F.pad((states - mean) / scale, (0, 1), value=1.0)  # a column of ones: each class' own share
+        x = F.pad(
+            (states - mean) / scale, (0, 1), value=1.0
+        )  # a column of ones: each class' own share
         return cls(mean, scale, solve(x.double(), F.one_hot(classes, k).double(), penalty).float())
 
     def accuracy(self, states: Float[Tensor, "n C"], classes: Int[Tensor, " n"]) -> float:

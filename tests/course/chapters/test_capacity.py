@@ -41,15 +41,21 @@ def test_who_knows_everything_has_all_bits(corpus, monkeypatch):
     share = capacity.shares(a for _, a in (*corpus.train, *corpus.dev, *corpus.test))
     gold = [a for _, a in corpus.train]
     monkeypatch.setattr(capacity, "answer", lambda model, vocab, questions, max_new: gold)
-    monkeypatch.setattr(capacity, "answer_probabilities", lambda model, vocab, q, a: torch.ones(len(q)))
+    monkeypatch.setattr(
+        capacity, "answer_probabilities", lambda model, vocab, q, a: torch.ones(len(q))
+    )
     found = capacity.knowledge(None, corpus.vocab, corpus.train, share)
     assert found.people == found.right == len(corpus.train)
     assert found.bits == pytest.approx(found.possible)
     assert found.possible == pytest.approx(sum(-math.log2(share[a]) for a in gold))
     guess = torch.tensor([share[a] for a in gold])
     monkeypatch.setattr(capacity, "answer_probabilities", lambda model, vocab, q, a: guess)
-    assert capacity.knowledge(None, corpus.vocab, corpus.train, share).bits == pytest.approx(0, abs=1e-4)
-    monkeypatch.setattr(capacity, "answer_probabilities", lambda model, vocab, q, a: torch.zeros(len(q)))
+    assert capacity.knowledge(None, corpus.vocab, corpus.train, share).bits == pytest.approx(
+        0, abs=1e-4
+    )
+    monkeypatch.setattr(
+        capacity, "answer_probabilities", lambda model, vocab, q, a: torch.zeros(len(q))
+    )
     assert math.isfinite(capacity.knowledge(None, corpus.vocab, corpus.train, share).bits)
     with pytest.raises(ValueError, match="no share is given for"):
         capacity.knowledge(None, corpus.vocab, corpus.train, {})
@@ -110,7 +116,9 @@ def test_the_command_writes_a_table_that_can_be_read(runs, tmp_path, capsys):
 def test_another_file_is_no_table(tmp_path, text):
     path = tmp_path / "x.json"
     path.write_text(text)
-    with pytest.raises(ValueError, match="not a table of kt_course.chapters.what_does_it_know.capacity"):
+    with pytest.raises(
+        ValueError, match="not a table of kt_course.chapters.what_does_it_know.capacity"
+    ):
         capacity.read_capacity(path)
     with pytest.raises(ValueError, match="not a table"):
         capacity.read_capacity(tmp_path / "missing.json")

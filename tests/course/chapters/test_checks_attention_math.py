@@ -62,7 +62,9 @@ def detector_stub(layer, T, d):
 
 def additive_by_loops(query, key, w_query, w_key, v):
     rows = [
-        torch.stack([torch.tanh(q @ w_query + k @ w_key) @ v for k in keys.reshape(-1, keys.shape[-1])])
+        torch.stack(
+            [torch.tanh(q @ w_query + k @ w_key) @ v for k in keys.reshape(-1, keys.shape[-1])]
+        )
         for queries, keys in zip(
             query.reshape(-1, *query.shape[-2:]), key.reshape(-1, *key.shape[-2:]), strict=True
         )
@@ -105,13 +107,23 @@ def exp_of_all(scores, mask=None):
     return parts / parts.sum(-1, keepdim=True)
 
 
-def heads(split, merge, scale=lambda q, C: q.size(-1) ** 0.5, proj=True, use_mask=True, order="qkv", axis=-1):
+def heads(
+    split,
+    merge,
+    scale=lambda q, C: q.size(-1) ** 0.5,
+    proj=True,
+    use_mask=True,
+    order="qkv",
+    axis=-1,
+):
     """Multi-head attention with parts to go wrong."""
 
     def answer(attention, x, mask=None):
         B, T, C = x.shape
         made = {"q": attention.query(x), "k": attention.key(x), "v": attention.value(x)}
-        q, k, v = (split(made[name], B, T, attention.n_head, C // attention.n_head) for name in order)
+        q, k, v = (
+            split(made[name], B, T, attention.n_head, C // attention.n_head) for name in order
+        )
         scores = q @ k.transpose(-2, -1) / scale(q, C)
         if mask is not None and use_mask:
             scores = scores.masked_fill(~mask, -torch.inf)
@@ -145,7 +157,8 @@ def heads_by_slices(attention, x, mask=None):
 
 def heads_by_einsum(attention, x, mask=None):
     q, k, v = (
-        f(x).unflatten(-1, (attention.n_head, -1)) for f in (attention.query, attention.key, attention.value)
+        f(x).unflatten(-1, (attention.n_head, -1))
+        for f in (attention.query, attention.key, attention.value)
     )
     scores = torch.einsum("bqhd,bkhd->bhqk", q, k) / q.size(-1) ** 0.5
     if mask is not None:
@@ -162,7 +175,8 @@ def positions(angle, first=math.sin, second=math.cos):
 
     def answer(T, n_embd):
         rows = [
-            [f(angle(t, i, n_embd)) for i in range(n_embd // 2) for f in (first, second)] for t in range(T)
+            [f(angle(t, i, n_embd)) for i in range(n_embd // 2) for f in (first, second)]
+            for t in range(T)
         ]
         return torch.tensor(rows, dtype=torch.float64)
 
@@ -214,7 +228,9 @@ def detector(where, compared=lambda after, before, t: (after[:t], before[:t]), t
 
 
 def by_gradient(layer, T, d):
-    jacobian = torch.autograd.functional.jacobian(layer, torch.randn(T, d)).abs().sum((1, 3))  # (T out, T in)
+    jacobian = (
+        torch.autograd.functional.jacobian(layer, torch.randn(T, d)).abs().sum((1, 3))
+    )  # (T out, T in)
     return (jacobian.triu(1) > 1e-7).any()
 
 
@@ -230,13 +246,20 @@ ANSWERS = {
     "additive-score": Answers(
         stub=additive_stub,
         wrong={
-            "no tanh": (lambda q, k, a, b, v: ((q @ a).unsqueeze(-2) + (k @ b).unsqueeze(-3)) @ v, "no tanh"),
+            "no tanh": (
+                lambda q, k, a, b, v: ((q @ a).unsqueeze(-2) + (k @ b).unsqueeze(-3)) @ v,
+                "no tanh",
+            ),
             "tanh last": (
-                lambda q, k, a, b, v: torch.tanh(((q @ a).unsqueeze(-2) + (k @ b).unsqueeze(-3)) @ v),
+                lambda q, k, a, b, v: torch.tanh(
+                    ((q @ a).unsqueeze(-2) + (k @ b).unsqueeze(-3)) @ v
+                ),
                 "tanh stands outside",
             ),
             "no v": (
-                lambda q, k, a, b, v: torch.tanh((q @ a).unsqueeze(-2) + (k @ b).unsqueeze(-3)).sum(-1),
+                lambda q, k, a, b, v: torch.tanh((q @ a).unsqueeze(-2) + (k @ b).unsqueeze(-3)).sum(
+                    -1
+                ),
                 "v is missing",
             ),
             "hidden given back": (
@@ -244,7 +267,9 @@ ANSWERS = {
                 r"\(3, 5, 7\): v still has to",
             ),
             "tanh apart": (
-                lambda q, k, a, b, v: ((q @ a).tanh() @ v).unsqueeze(-1) + ((k @ b).tanh() @ v).unsqueeze(-2),
+                lambda q, k, a, b, v: (
+                    ((q @ a).tanh() @ v).unsqueeze(-1) + ((k @ b).tanh() @ v).unsqueeze(-2)
+                ),
                 "tanh of each part alone",
             ),
             "product": (
@@ -264,14 +289,18 @@ ANSWERS = {
                 "wrong for a batch",
             ),
             "sigmoid": (
-                lambda q, k, a, b, v: torch.sigmoid((q @ a).unsqueeze(-2) + (k @ b).unsqueeze(-3)) @ v,
+                lambda q, k, a, b, v: (
+                    torch.sigmoid((q @ a).unsqueeze(-2) + (k @ b).unsqueeze(-3)) @ v
+                ),
                 r"query 0 and key 0 score -?\d\.\d+; v \. tanh",
             ),
         },
         right={
             "loops": additive_by_loops,
             "float64": lambda q, k, a, b, v: (
-                torch.tanh((q.double() @ a.double())[..., :, None, :] + (k @ b).double()[..., None, :, :])
+                torch.tanh(
+                    (q.double() @ a.double())[..., :, None, :] + (k @ b).double()[..., None, :, :]
+                )
                 @ v.double()
             ),
         },
@@ -285,8 +314,14 @@ ANSWERS = {
             "times sqrt(d)": (lambda q, k: q @ k.mT * q.size(-1) ** 0.5, "multiplied by sqrt"),
             "by the keys": (lambda q, k: q @ k.mT / k.size(-2) ** 0.5, "number of keys, 5"),
             "by the queries": (lambda q, k: q @ k.mT / q.size(-2) ** 0.5, "number of queries, 3"),
-            "transposed": (lambda q, k: k @ q.mT / q.size(-1) ** 0.5, r"\(T_key, T_query\) = \(5, 3\)"),
-            "softmax too": (lambda q, k: (q @ k.mT / q.size(-1) ** 0.5).softmax(-1), "softmax is done"),
+            "transposed": (
+                lambda q, k: k @ q.mT / q.size(-1) ** 0.5,
+                r"\(T_key, T_query\) = \(5, 3\)",
+            ),
+            "softmax too": (
+                lambda q, k: (q @ k.mT / q.size(-1) ** 0.5).softmax(-1),
+                "softmax is done",
+            ),
             "constant d": (lambda q, k: q @ k.mT / 4, r"right for q of shape \(3, 16\)"),
             "cosine": (
                 lambda q, k: F.normalize(q, dim=-1) @ F.normalize(k, dim=-1).mT,
@@ -296,7 +331,9 @@ ANSWERS = {
         },
         right={
             "einsum": lambda q, k: torch.einsum("...qd,...kd->...qk", q, k) * q.size(-1) ** -0.5,
-            "scaled on both sides": lambda q, k: (q * q.size(-1) ** -0.25) @ (k * q.size(-1) ** -0.25).mT,
+            "scaled on both sides": lambda q, k: (
+                (q * q.size(-1) ** -0.25) @ (k * q.size(-1) ** -0.25).mT
+            ),
             "float64": lambda q, k: q.double() @ k.double().mT / math.sqrt(q.size(-1)),
         },
         borrowed=lambda q, k: kt.scaled_dot_product_score(q, k),
@@ -304,9 +341,15 @@ ANSWERS = {
     "causal-mask": Answers(
         stub=mask_stub,
         wrong={
-            "triu": (lambda T: torch.ones(T, T).triu().bool(), r"leak from the future at \(q=0, k=5\)"),
+            "triu": (
+                lambda T: torch.ones(T, T).triu().bool(),
+                r"leak from the future at \(q=0, k=5\)",
+            ),
             "swapped": (lambda T: torch.ones(T, T).triu(1).bool(), "True and False are swapped"),
-            "one too many": (lambda T: torch.ones(T, T).tril(1).bool(), r"\(q=0, k=1\): one diagonal"),
+            "one too many": (
+                lambda T: torch.ones(T, T).tril(1).bool(),
+                r"\(q=0, k=1\): one diagonal",
+            ),
             "no diagonal": (lambda T: torch.ones(T, T).tril(-1).bool(), "diagonal is missing"),
             "float": (lambda T: torch.ones(T, T).tril(), "holds float32: .*boolean"),
             "additive": (lambda T: torch.full((T, T), -torch.inf).triu(1), "boolean"),
@@ -330,10 +373,15 @@ ANSWERS = {
         wrong={
             "wrong axis": (lambda s, m=None: s.softmax(-2), "wrong axis: columns sum to 1"),
             "wrong axis under a mask": (
-                lambda s, m=None: s.softmax(-1) if m is None else s.masked_fill(~m, -torch.inf).softmax(-2),
+                lambda s, m=None: (
+                    s.softmax(-1) if m is None else s.masked_fill(~m, -torch.inf).softmax(-2)
+                ),
                 "wrong axis under a mask",
             ),
-            "one softmax for all": (lambda s, m=None: s.flatten().softmax(0).view_as(s), "whole matrix"),
+            "one softmax for all": (
+                lambda s, m=None: s.flatten().softmax(0).view_as(s),
+                "whole matrix",
+            ),
             "mask ignored": (lambda s, m=None: s.softmax(-1), "mask is not applied"),
             "zeros afterwards": (
                 lambda s, m=None: s.softmax(-1) if m is None else s.softmax(-1) * m,
@@ -366,7 +414,10 @@ ANSWERS = {
     "multi-head": Answers(
         stub=heads_stub,
         wrong={
-            "no transpose": (heads(lambda z, B, T, nh, hs: z.reshape(B, nh, T, hs), join), "heads and time"),
+            "no transpose": (
+                heads(lambda z, B, T, nh, hs: z.reshape(B, nh, T, hs), join),
+                "heads and time",
+            ),
             "no transpose, twice": (
                 heads(lambda z, B, T, nh, hs: z.reshape(B, nh, T, hs), flat),
                 "heads and time are swapped",
@@ -396,7 +447,9 @@ ANSWERS = {
                 join(
                     F.scaled_dot_product_attention(
                         *(
-                            cut(f(x), *x.shape[:2], attention.n_head, x.size(-1) // attention.n_head)
+                            cut(
+                                f(x), *x.shape[:2], attention.n_head, x.size(-1) // attention.n_head
+                            )
                             for f in (attention.query, attention.key, attention.value)
                         ),
                         attn_mask=mask,
@@ -421,7 +474,10 @@ ANSWERS = {
                 r"the query.* has the shape \(32,\) instead of \(64,\)",
             ),
             "endless": (lambda keys, a, b: 1e39 * (keys[a] + keys[b]).double(), "infinite|endless"),
-            "enough for 32 keys": (lambda keys, a, b: 6.8 * (keys[a] + keys[b]), "with 64 keys.*too short"),
+            "enough for 32 keys": (
+                lambda keys, a, b: 6.8 * (keys[a] + keys[b]),
+                "with 64 keys.*too short",
+            ),
         },
         right={
             "pseudo-inverse": pseudo_inverse,
@@ -441,19 +497,22 @@ ANSWERS = {
             "exponent i/C": (positions(lambda t, i, C: t / 1e4 ** (i / C)), "exponent is i/C"),
             "own clocks": (own_clocks, "share the exponent"),
             "multiplied": (positions(lambda t, i, C: t * 1e4 ** (2 * i / C)), "divide"),
-            "from 1": (positions(lambda t, i, C: (t + 1) / 1e4 ** (2 * i / C)), "positions count from 1"),
+            "from 1": (
+                positions(lambda t, i, C: (t + 1) / 1e4 ** (2 * i / C)),
+                "positions count from 1",
+            ),
             "another base": (
                 positions(lambda t, i, C: t / 1e3 ** (2 * i / C)),
                 r"position 1, channel 2 holds 0\.\d+ instead of 0\.\d+",
             ),
             "channels in rows": (lambda T, C: by_slices(T, C).T, r"\(8, 50\): a row"),
-            "one column short": (lambda T, C: by_slices(T, C)[:, :-1], r"\(50, 7\) instead of \(50, 8\)"),
+            "one column short": (
+                lambda T, C: by_slices(T, C)[:, :-1],
+                r"\(50, 7\) instead of \(50, 8\)",
+            ),
             "8 channels by heart": (lambda T, C: by_slices(T, 8), "wrong for other sizes"),
         },
-        right={
-            "loops": positions(lambda t, i, C: t / 1e4 ** (2 * i / C)),
-            "slices": by_slices,
-        },
+        right={"loops": positions(lambda t, i, C: t / 1e4 ** (2 * i / C)), "slices": by_slices},
         borrowed=lambda T, C: kt.sinusoidal_positions(T, C),
     ),
     "leak-detector": Answers(
@@ -461,11 +520,13 @@ ANSWERS = {
         wrong={
             "always yes": (lambda layer, T, d: True, "false alarm"),
             "always no": (lambda layer, T, d: False, "leak not found: attention without a mask"),
-            "the last input only": (detector(lambda T: [T - 1]), "leak not found: .*position 1 sees"),
+            "the last input only": (
+                detector(lambda T: [T - 1]),
+                "leak not found: .*position 1 sees",
+            ),
             "the next output only": (
                 detector(
-                    lambda T: range(1, T),
-                    lambda after, before, t: (after[t - 1], before[t - 1]),
+                    lambda T: range(1, T), lambda after, before, t: (after[t - 1], before[t - 1])
                 ),
                 "leak not found: .*position 0 sees the last",
             ),
@@ -478,21 +539,26 @@ ANSWERS = {
                 "false alarm.*Only outputs before",
             ),
             "at the changed one": (
-                detector(lambda T: range(1, T), lambda after, before, t: (after[: t + 1], before[: t + 1])),
+                detector(
+                    lambda T: range(1, T),
+                    lambda after, before, t: (after[: t + 1], before[: t + 1]),
+                ),
                 "false alarm",
             ),
             "outputs after it": (
-                detector(lambda T: range(T), lambda after, before, t: (after[t + 1 :], before[t + 1 :])),
+                detector(
+                    lambda T: range(T), lambda after, before, t: (after[t + 1 :], before[t + 1 :])
+                ),
                 "false alarm",
             ),
-            "blunt": (detector(lambda T: range(1, T), tolerance=0.05), "leak not found: a faint leak"),
+            "blunt": (
+                detector(lambda T: range(1, T), tolerance=0.05),
+                "leak not found: a faint leak",
+            ),
             "the input itself": (in_the_input, "leak not found"),
             "how much": (lambda layer, T, d: 0.5, "True or False, not 0.5"),
         },
-        right={
-            "every input": detector(lambda T: range(1, T)),
-            "the gradient": by_gradient,
-        },
+        right={"every input": detector(lambda T: range(1, T)), "the gradient": by_gradient},
         borrowed=lambda layer, T, d: sees_future(layer, T, d),
     ),
 }
@@ -511,14 +577,18 @@ def test_average_query_gives_one_half_each(dtype):
 
 def test_the_fused_kernel_leaks_only_without_is_causal():
     def fused(causal):
-        return lambda x: F.scaled_dot_product_attention(x[None], x[None], x[None], is_causal=causal)[0]
+        return lambda x: F.scaled_dot_product_attention(
+            x[None], x[None], x[None], is_causal=causal
+        )[0]
 
     assert sees_future(fused(False), 7, 4) and not sees_future(fused(True), 7, 4)
 
 
 def test_calling_the_split_of_the_module_is_seen():
     def answer(attention, x, mask=None):
-        q, k, v = (attention._heads(f(x)) for f in (attention.query, attention.key, attention.value))
+        q, k, v = (
+            attention._heads(f(x)) for f in (attention.query, attention.key, attention.value)
+        )
         return attention.proj(kt.attend(q, k, v, mask)[0].transpose(1, 2).flatten(2))
 
     is_wrong("multi-head", answer, r"kt_core's own MultiHeadAttention\._heads")

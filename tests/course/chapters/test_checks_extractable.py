@@ -20,13 +20,18 @@ def counted(keep, right=lambda f, a, g: a == g, total=None, pair=Score):
 
     def answer(filled, answers, gold):
         rows = list(
-            zip(*([text.strip() for text in texts] for texts in (filled, answers, gold)), strict=True)
+            zip(
+                *([text.strip() for text in texts] for texts in (filled, answers, gold)),
+                strict=True,
+            )
         )
         stored = [row for row in rows if keep(*row)]
         rest = [row for row in rows if not keep(*row)]
 
         def score(part):
-            return pair(sum(right(*row) for row in part), len(rows) if total == "all" else len(part))
+            return pair(
+                sum(right(*row) for row in part), len(rows) if total == "all" else len(part)
+            )
 
         return pair(len(stored), len(rows)), score(stored), score(rest)
 
@@ -49,19 +54,30 @@ RIGHT = counted(is_filled)
 STORED = Answers(
     stub=stored_stub,
     wrong={
-        "plain accuracy": (lambda f, a, g: (RIGHT(f, a, g)[0], kt.exact_match(a, g), RIGHT(f, a, g)[2]), "plain accuracy"),
+        "plain accuracy": (
+            lambda f, a, g: (RIGHT(f, a, g)[0], kt.exact_match(a, g), RIGHT(f, a, g)[2]),
+            "plain accuracy",
+        ),
         "of all people": (counted(is_filled, total="all"), "of the stored ones, not of all"),
         "exchanged": (lambda f, a, g: (RIGHT(f, a, g)[0], *RIGHT(f, a, g)[:0:-1]), "exchanged"),
         "by the answer": (counted(lambda f, a, g: a == g), "gaps filled rightly"),
         "gap against answer": (counted(lambda f, a, g: f == a), "gaps filled rightly"),
-        "filled is found": (counted(is_filled, right=lambda f, a, g: f == g), "a filled gap is no answer"),
+        "filled is found": (
+            counted(is_filled, right=lambda f, a, g: f == g),
+            "a filled gap is no answer",
+        ),
         "two scores": (lambda f, a, g: RIGHT(f, a, g)[:2], "three scores"),
         "white space": (strict, "white space"),
-        "a table": (lambda f, a, g: (Score(4, 7), Score(3, 4), Score(2, 3)) if len(g) == 7 else RIGHT([], [], []), "white space|others"),
+        "a table": (
+            lambda f, a, g: (
+                (Score(4, 7), Score(3, 4), Score(2, 3)) if len(g) == 7 else RIGHT([], [], [])
+            ),
+            "white space|others",
+        ),
     },
     right={"pairs": counted(is_filled, pair=lambda right, asked: (right, asked)), "scores": RIGHT},
     borrowed=lambda filled, answers, gold: kt.stored_and_found(filled, answers, gold),
-)  # fmt: skip
+)
 
 # ---------------------------------------------------------------- askable
 
@@ -85,7 +101,9 @@ def by_comprehension(text, names_only=False):
     first = kt.behind_head(text)
     first = 0 if first == len(text) else first
     return [
-        [a, b] for a, b in kt.salient_spans(text, names_only) if not (a < first or text[a:b] in text[:first])
+        [a, b]
+        for a, b in kt.salient_spans(text, names_only)
+        if not (a < first or text[a:b] in text[:first])
     ]
 
 
@@ -95,17 +113,49 @@ ASKABLE = Answers(
     wrong={
         "nothing left out": (behind(lambda text, a, b, first: True), "nothing is left out"),
         "copies stay": (behind(lambda text, a, b, first: a >= first), "stands in the head"),
-        "the head stays": (behind(lambda text, a, b, first: a < first and b - a > 4 or text[a:b] not in text[:first]), "always in view"),
-        "no numbers": (lambda text, names_only=False: GOOD(text, True), "numbers and dates can be asked"),
-        "names_only ignored": (behind(lambda text, a, b, first: a >= first and text[a:b] not in text[:first], handed=False), "names_only"),
-        "strings": (lambda text, names_only=False: [text[a:b] for a, b in GOOD(text, names_only)], "holds strings"),
-        "word by word": (behind(lambda text, a, b, first: a >= first and not any(word in text[:first] for word in text[a:b].split())), "more than that is not"),
-        "nothing behind": (behind(lambda text, a, b, first: a >= first and text[a:b] not in text[:first], head=kt.behind_head), "nothing behind the head"),
-        "a head is needed": (lambda text, names_only=False: GOOD(text, names_only) if kt.behind_head(text) else [], "without a head"),
+        "the head stays": (
+            behind(
+                lambda text, a, b, first: a < first and b - a > 4 or text[a:b] not in text[:first]
+            ),
+            "always in view",
+        ),
+        "no numbers": (
+            lambda text, names_only=False: GOOD(text, True),
+            "numbers and dates can be asked",
+        ),
+        "names_only ignored": (
+            behind(
+                lambda text, a, b, first: a >= first and text[a:b] not in text[:first], handed=False
+            ),
+            "names_only",
+        ),
+        "strings": (
+            lambda text, names_only=False: [text[a:b] for a, b in GOOD(text, names_only)],
+            "holds strings",
+        ),
+        "word by word": (
+            behind(
+                lambda text, a, b, first: (
+                    a >= first and not any(word in text[:first] for word in text[a:b].split())
+                )
+            ),
+            "more than that is not",
+        ),
+        "nothing behind": (
+            behind(
+                lambda text, a, b, first: a >= first and text[a:b] not in text[:first],
+                head=kt.behind_head,
+            ),
+            "nothing behind the head",
+        ),
+        "a head is needed": (
+            lambda text, names_only=False: GOOD(text, names_only) if kt.behind_head(text) else [],
+            "without a head",
+        ),
     },
     right={"modulo": GOOD, "comprehension": by_comprehension},
     borrowed=lambda text, names_only=False: kt.askable(text, names_only),
-)  # fmt: skip
+)
 
 # ---------------------------------------------------------------- plain words
 
@@ -156,16 +206,27 @@ PLAIN = Answers(
         "nothing": (lambda text, start, stop: text[start:stop], "nothing is left out"),
         "two spaces": (cut_out(space=""), "two spaces"),
         "a space too many": (eats_behind, "one space too many"),
-        "openers too": (lambda text, start, stop: re.sub(r" ?([A-Z]\w*|\b\d+)( [A-Z]\w*| \d+)*", "", text[start:stop]), "opens the sentence"),
+        "openers too": (
+            lambda text, start, stop: re.sub(
+                r" ?([A-Z]\w*|\b\d+)( [A-Z]\w*| \d+)*", "", text[start:stop]
+            ),
+            "opens the sentence",
+        ),
         "the whole text": (cut_out(whole=True), "that is the whole text"),
         "cut spans too": (cut_out(inside=False), "cut inside a date"),
         "once": (cut_out(pick=first_ones), "comes twice goes twice"),
-        "a list": (lambda text, start, stop: by_characters(text, start, stop).split(), "needed is a string"),
-        "names only": (cut_out(pick=lambda text: kt.salient_spans(text, True)), "instead of 'Moor, born in '"),
+        "a list": (
+            lambda text, start, stop: by_characters(text, start, stop).split(),
+            "needed is a string",
+        ),
+        "names only": (
+            cut_out(pick=lambda text: kt.salient_spans(text, True)),
+            "instead of 'Moor, born in '",
+        ),
     },
     right={"from the back": cut_out(), "characters": by_characters},
     borrowed=lambda text, start, stop: kt.plain_words(text, start, stop),
-)  # fmt: skip
+)
 
 # ---------------------------------------------------------------- head first, head last
 
@@ -184,12 +245,21 @@ ARRANGED = Answers(
     stub=arranged_stub,
     wrong={
         "nothing moves": (moved(lambda h, b, m, a: (h + b, m, a)), "nothing has moved"),
-        "always last": (lambda h, b, m, a, last=False: (b, m, f"{a} {h}"[:-1]), "by default it stands in front"),
+        "always last": (
+            lambda h, b, m, a, last=False: (b, m, f"{a} {h}"[:-1]),
+            "by default it stands in front",
+        ),
         "joined as it is": (moved(lambda h, b, m, a: (b, m, a + h)), "space belongs in front"),
-        "space at the end": (moved(lambda h, b, m, a: (b, m, f"{a} {h}")), "a space is left at the end"),
+        "space at the end": (
+            moved(lambda h, b, m, a: (b, m, f"{a} {h}")),
+            "a space is left at the end",
+        ),
         "no space": (moved(lambda h, b, m, a: (b, m, a + h[:-1])), "a space is missing"),
         "between": (moved(lambda h, b, m, a: (b + h, m, a)), "between words and gap"),
-        "before the words": (moved(lambda h, b, m, a: (b, m, f" {h}"[:-1] + a)), "before the words behind the gap"),
+        "before the words": (
+            moved(lambda h, b, m, a: (b, m, f" {h}"[:-1] + a)),
+            "before the words behind the gap",
+        ),
         "twice": (moved(lambda h, b, m, a: (h + b, m, f"{a} {h}"[:-1])), "stands twice"),
         "masked": (moved(lambda h, b, m, a: (b, f"{m} {h}"[:-1], a)), "hidden and asked for"),
         "no full stop": (moved(lambda h, b, m, a: (b, m, f"{a} {h}"[:-2])), "full stop is gone"),
@@ -199,8 +269,10 @@ ARRANGED = Answers(
         "join": moved(lambda h, b, m, a: [b, m, " ".join([a, h.rstrip(" ")])]),
         "slices": moved(lambda h, b, m, a: (b, m, a + " " + h[: len(h) - 1])),
     },
-    borrowed=lambda head, before, masked, after, last=False: kt.arranged(head, before, masked, after, last),
-)  # fmt: skip
+    borrowed=lambda head, before, masked, after, last=False: kt.arranged(
+        head, before, masked, after, last
+    ),
+)
 
 ANSWERS = {
     "stored-and-found": STORED,

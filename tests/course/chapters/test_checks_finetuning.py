@@ -73,7 +73,9 @@ def its_own_example(hidden, idx, how="last"):
         raise ValueError(how)
     n = (idx > 2).sum(1)
     rows = [h[: max(k, 1)] for h, k in zip(hidden, n.tolist(), strict=True)]
-    return torch.stack([r[-1] if how == "last" else r.mean(0) for r in rows][:3] + [r[0] for r in rows][3:])
+    return torch.stack(
+        [r[-1] if how == "last" else r.mean(0) for r in rows][:3] + [r[0] for r in rows][3:]
+    )
 
 
 POOL = Answers(
@@ -89,7 +91,10 @@ POOL = Answers(
         "mean by default": (mean_by_default, 'without the argument how it is "last"'),
         "no error": (silent, "raise a ValueError"),
         "over the batch": (over_the_batch, "over the batch"),
-        "the last axis": (lambda hidden, idx, how="last": hidden.mean(-1), r"\(3, 6\) instead of \(3, 4\)"),
+        "the last axis": (
+            lambda hidden, idx, how="last": hidden.mean(-1),
+            r"\(3, 6\) instead of \(3, 4\)",
+        ),
         "made for the example": (its_own_example, "not for other texts"),
         "a list": (lambda hidden, idx, how="last": list(hidden), "a list of 3"),
     },
@@ -115,7 +120,9 @@ def freezing(rule, count=trained, check=True):
         if check and not 0 <= n <= L + 1:
             raise ValueError(f"n is {n}")
         for name, p in classifier.named_parameters():
-            p.requires_grad_(bool(rule(depth(name, L), n, L, name.startswith("head."), p.requires_grad)))
+            p.requires_grad_(
+                bool(rule(depth(name, L), n, L, name.startswith("head."), p.requires_grad))
+            )
         return count(classifier)
 
     return answer
@@ -187,7 +194,9 @@ TOP = Answers(
         ),
         "first blocks": (
             freezing(
-                lambda at, n, L, head, now: head or 0 < at <= n or (n and at > L) or (n > L and at >= 0)
+                lambda at, n, L, head, now: (
+                    head or 0 < at <= n or (n and at > L) or (n > L and at >= 0)
+                )
             ),
             "first 1 are trained",
         ),
@@ -198,7 +207,9 @@ TOP = Answers(
         ),
         "one less": (
             freezing(
-                lambda at, n, L, head, now: head or (n and at >= 0 and at > L - n + 1) or (n > L and at >= 0)
+                lambda at, n, L, head, now: (
+                    head or (n and at >= 0 and at > L - n + 1) or (n > L and at >= 0)
+                )
             ),
             "off by one",
         ),
@@ -211,7 +222,9 @@ TOP = Answers(
             "n = 0 of 3 blocks: the last norm is trained",
         ),
         "embedding with the last block": (
-            freezing(lambda at, n, L, head, now: usual(at, n, L, head, now) or (n == L and at == 0)),
+            freezing(
+                lambda at, n, L, head, now: usual(at, n, L, head, now) or (n == L and at == 0)
+            ),
             "n = 3 of 3 blocks: the embedding is trained",
         ),
         "embedding never": (
@@ -319,7 +332,10 @@ RATES = Answers(
         "upside down": (rating(lambda k, L, f: f ** -(L + 1 - k)), "upside down"),
         "growing": (rating(lambda k, L, f: f**k), "divide by factor"),
         "norm apart": (norm_apart, "the last norm gets peak / factor"),
-        "last block too": (rating(lambda k, L, f: f ** -max(k - 1, 0)), "the last block gets peak too"),
+        "last block too": (
+            rating(lambda k, L, f: f ** -max(k - 1, 0)),
+            "the last block gets peak too",
+        ),
         "embeddings with block 0": (rating(lambda k, L, f: f ** -min(k, L)), "layer of their own"),
         "all alike": (rating(lambda k, L, f: 1.0), "every layer has the same rate"),
         "along a line": (rating(lambda k, L, f: 1 - k / f / (L + 1)), "along a line"),
@@ -335,9 +351,14 @@ RATES = Answers(
             "without the argument factor",
         ),
         "an empty group": (empty_group, "a group is empty"),
-        "rates alone": (lambda classifier, peak, factor=2.6: [peak, peak / factor], "list of dicts"),
+        "rates alone": (
+            lambda classifier, peak, factor=2.6: [peak, peak / factor],
+            "list of dicts",
+        ),
         "names": (
-            lambda classifier, peak, factor=2.6: [dict(params=list(classifier.named_parameters()), lr=peak)],
+            lambda classifier, peak, factor=2.6: [
+                dict(params=list(classifier.named_parameters()), lr=peak)
+            ],
             "names still in it",
         ),
     },
@@ -369,24 +390,34 @@ RANK = Answers(
     wrong={slip: (wrongly(slip), told[:24]) for slip, told in LOW_RANK.items()}
     | {
         "rows alone": (
-            lambda x, weight, bias, down, up, alpha: torch.mm(x, weight.T) + bias
-            + alpha / len(down) * torch.mm(torch.mm(x, down.T), up.T),
+            lambda x, weight, bias, down, up, alpha: (
+                torch.mm(x, weight.T)
+                + bias
+                + alpha / len(down) * torch.mm(torch.mm(x, down.T), up.T)
+            ),
             "raised RuntimeError|not for a batch of texts",
         ),
-        "not transposed": (lambda x, weight, bias, down, up, alpha: x @ weight + bias, "raised RuntimeError"),
+        "not transposed": (
+            lambda x, weight, bias, down, up, alpha: x @ weight + bias,
+            "raised RuntimeError",
+        ),
         "a tuple": (lambda x, weight, bias, down, up, alpha: (x, x), "a tuple of 2"),
         "always up": (
-            lambda x, weight, bias, down, up, alpha: merged(x, weight, bias, down, up + 0.1 * up.eq(0), alpha),
+            lambda x, weight, bias, down, up, alpha: merged(
+                x, weight, bias, down, up + 0.1 * up.eq(0), alpha
+            ),
             "the frozen map itself",
         ),
         "rank 2 always": (
-            lambda x, weight, bias, down, up, alpha: mapped(x, weight, bias, down, up, alpha * len(down) / 2),
+            lambda x, weight, bias, down, up, alpha: mapped(
+                x, weight, bias, down, up, alpha * len(down) / 2
+            ),
             "not for other|right for the examples",
         ),
     },
     right={"merged": merged, "einsum": by_einsum},
     borrowed=lambda x, weight, bias, down, up, alpha: low_rank(x, weight, bias, down, up, alpha),
-)  # fmt: skip
+)
 
 # ---------------------------------------------------------------- retained
 
@@ -440,7 +471,10 @@ RETAINED = Answers(
         ),
         "lost": (stripped(lambda b, a, g: (a != g and b == g, b == g)), "what was lost"),
         "spaces": (scoring(lambda b, a, g: (a == b == g, b == g)), "strip"),
-        "spaces afterwards": (scoring(lambda b, a, g: (b.strip() == a == g, b.strip() == g)), "strip"),
+        "spaces afterwards": (
+            scoring(lambda b, a, g: (b.strip() == a == g, b.strip() == g)),
+            "strip",
+        ),
         "a fraction": (plain_fraction, r"a Score\(kept, known\)"),
         "divides": (divides, "divides by 0"),
         "no error": (
@@ -450,7 +484,9 @@ RETAINED = Answers(
             "raise a ValueError",
         ),
         "eleven only": (
-            lambda before, after, gold: Score(4, 6) if len(gold) == 11 else by_sets(before, after, before),
+            lambda before, after, gold: (
+                Score(4, 6) if len(gold) == 11 else by_sets(before, after, before)
+            ),
             "nothing to keep|not for other answers",
         ),
     },
@@ -479,7 +515,9 @@ def test_the_formulas_of_the_checks_are_the_packages():
     for how, slips in POOLS.items():
         torch.testing.assert_close(pooled(hidden, idx, how), pool(hidden, idx, how))
         for slip in slips:
-            assert not torch.allclose(pooled(hidden, idx, how, slip), pool(hidden, idx, how), atol=1e-3)
+            assert not torch.allclose(
+                pooled(hidden, idx, how, slip), pool(hidden, idx, how), atol=1e-3
+            )
     given = [torch.randn(s, generator=generator) for s in ((3, 5), (4, 5), (4,), (2, 5), (4, 2))]
     torch.testing.assert_close(mapped(*given, 6.0), low_rank(*given, 6.0))
     for slip in LOW_RANK:

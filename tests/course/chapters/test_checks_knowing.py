@@ -97,7 +97,9 @@ def with_edges(sure, right, bins=10):
     for i in range(bins):
         inside = (sure > i / bins) & (sure <= (i + 1) / bins)
         if inside.any():
-            total += inside.double().mean() * (sure[inside].mean() - right[inside].double().mean()).abs()
+            total += (
+                inside.double().mean() * (sure[inside].mean() - right[inside].double().mean()).abs()
+            )
     return total
 
 
@@ -110,8 +112,11 @@ def by_scatter(sure, right, bins=10):
 
 def empty_bins(sure, right, bins=10):
     where = (sure * bins).long().clamp(max=bins - 1)
-    parts = [(right[where == i].double().mean() - sure[where == i].mean()).abs() * (where == i).double().mean()
-             for i in range(bins)]  # fmt: skip
+    parts = [
+        (right[where == i].double().mean() - sure[where == i].mean()).abs()
+        * (where == i).double().mean()
+        for i in range(bins)
+    ]
     return sum(parts)
 
 
@@ -180,7 +185,9 @@ def by_cumsum(sure, right, accuracy):
 
 
 def raises_where_none(sure, right, accuracy):
-    return [t for t in sorted(sure.tolist()) if right[sure >= t].double().mean() >= accuracy - 1e-9][0]
+    return [
+        t for t in sorted(sure.tolist()) if right[sure >= t].double().mean() >= accuracy - 1e-9
+    ][0]
 
 
 def zero_where_none(sure, right, accuracy):
@@ -230,13 +237,18 @@ def slipped_cut(slip):
 def by_sets(T, queries, keys):
     queries, keys = set(queries), set(keys)
     return torch.tensor(
-        [[k <= q and not (q in queries and k in keys and q != k) for k in range(T)] for q in range(T)]
+        [
+            [k <= q and not (q in queries and k in keys and q != k) for k in range(T)]
+            for q in range(T)
+        ]
     )
 
 
 def by_outer(T, queries, keys):
     q, k = (
-        torch.zeros(T, dtype=torch.bool).index_fill(0, torch.tensor(list(at), dtype=torch.long), True)
+        torch.zeros(T, dtype=torch.bool).index_fill(
+            0, torch.tensor(list(at), dtype=torch.long), True
+        )
         for at in (queries, keys)
     )
     mask = kt.causal_mask(T) & ~torch.outer(q, k)
@@ -259,8 +271,14 @@ CUT = Answers(
         "rows": (slipped_cut("rows"), "nothing but themselves"),
         "pairs": (slipped_cut("pairs"), "every query loses every key"),
         "itself": (slipped_cut("itself"), "does not see itself"),
-        "numbers": (lambda T, q, k: cut(T, list(q), list(k)).float(), "torch.float32: True and False"),
-        "a list": (lambda T, q, k: cut(T, list(q), list(k)).tolist(), "should be a tensor, not a list"),
+        "numbers": (
+            lambda T, q, k: cut(T, list(q), list(k)).float(),
+            "torch.float32: True and False",
+        ),
+        "a list": (
+            lambda T, q, k: cut(T, list(q), list(k)).tolist(),
+            "should be a tensor, not a list",
+        ),
         "one row too many": (
             lambda T, q, k: cut(T + 1, list(q), list(k)),
             r"shape \(8, 8\) instead of \(7, 7\)",
@@ -305,12 +323,19 @@ RIDGE = Answers(
         "everywhere": (slipped_ridge("everywhere"), "belongs on the diagonal"),
         "elementwise": (slipped_ridge("elementwise"), "turns round each entry"),
         "transposed": (slipped_ridge("transposed"), "transposed, x @ W"),
-        "dual by rows": (lambda x, y, penalty: torch.linalg.solve(x @ x.T + penalty * torch.eye(len(x)), y), r"instead of \(4, 3\)|raised"),
+        "dual by rows": (
+            lambda x, y, penalty: torch.linalg.solve(x @ x.T + penalty * torch.eye(len(x)), y),
+            r"instead of \(4, 3\)|raised",
+        ),
         "one penalty": (lambda x, y, penalty: ridge_with(x, y, 2.5), "not for other sizes"),
     },
-    right={"from rows": dual, "as more rows": augmented, "inverse": lambda x, y, p: torch.linalg.inv(x.T @ x + p * torch.eye(x.size(1))) @ x.T @ y},
+    right={
+        "from rows": dual,
+        "as more rows": augmented,
+        "inverse": lambda x, y, p: torch.linalg.inv(x.T @ x + p * torch.eye(x.size(1))) @ x.T @ y,
+    },
     borrowed=lambda x, y, penalty: tracing.ridge(x, y, penalty),
-)  # fmt: skip
+)
 
 # ---------------------------------------------------------------- bits
 
@@ -334,15 +359,21 @@ BITS = Answers(
         "both added": (slipped_bits("both added"), "loss is added"),
         "clamped": (slipped_bits("clamped"), "below 0 are left out"),
         "mean": (slipped_bits("mean"), "bits a person"),
-        "a bit a person": (lambda nats, share: (-share.log2() - nats / math.log(2)), "one number, not a tensor"),
+        "a bit a person": (
+            lambda nats, share: -share.log2() - nats / math.log(2),
+            "one number, not a tensor",
+        ),
         "five people": (lambda nats, share: bits(nats[:5], share[:5]), "not for other people"),
     },
     right={
-        "a loop": lambda nats, share: sum(-math.log2(s) - n / math.log(2) for n, s in zip(nats.tolist(), share.tolist(), strict=True)),
+        "a loop": lambda nats, share: sum(
+            -math.log2(s) - n / math.log(2)
+            for n, s in zip(nats.tolist(), share.tolist(), strict=True)
+        ),
         "as a ratio": lambda nats, share: ((-nats).exp() / share).log2().sum(),
     },
     borrowed=lambda nats, share: learned_bits(nats, share),
-)  # fmt: skip
+)
 
 ANSWERS = {
     "answer-probability": PROBABILITY,

@@ -4,7 +4,9 @@ from pathlib import Path
 
 import pytest
 
-if not (Path(__file__).resolve().parents[3] / "notebooks" / "10_masked_language_models.ipynb").exists():
+if not (
+    Path(__file__).resolve().parents[3] / "notebooks" / "10_masked_language_models.ipynb"
+).exists():
     pytest.skip("these exercises wait for their notebook", allow_module_level=True)
 
 import math
@@ -51,9 +53,11 @@ def hiding(slip=""):
                 if slip == "a draw a character":
                     draw = source.random()
                 if slip != "one filler":
-                    low, high = {"specials": (0, 2), "beyond": (2, vocab_size + 3), "few": (2, 12)}.get(
-                        slip, (2, vocab_size)
-                    )
+                    low, high = {
+                        "specials": (0, 2),
+                        "beyond": (2, vocab_size + 3),
+                        "few": (2, 12),
+                    }.get(slip, (2, vocab_size))
                     filler = source.randrange(low, high)
                 if slip == "mask is 0":
                     x[j] = 0 if draw < rule[0] else x[j]
@@ -81,7 +85,11 @@ def by_one_number(ids, units, vocab_size, rng, rule=RULE):
     """Kinds of the units drawn at once."""
     kinds = rng.choices("mrk", weights=(rule[0], rule[1], 1 - sum(rule)), k=len(units))
     what = {j: kind for (a, b), kind in zip(units, kinds, strict=True) for j in range(a, b)}
-    fillers = {"m": lambda j: 1, "r": lambda j: rng.choice(range(2, vocab_size)), "k": lambda j: ids[j]}
+    fillers = {
+        "m": lambda j: 1,
+        "r": lambda j: rng.choice(range(2, vocab_size)),
+        "k": lambda j: ids[j],
+    }
     x = [fillers[what[j]](j) if j in what else ids[j] for j in range(len(ids))]
     return x, [ids[j] if j in what else 0 for j in range(len(ids))]
 
@@ -107,7 +115,10 @@ RULES = Answers(
         "global": (hiding("global"), "global `random`"),
         "own generator": (hiding("own"), "all draws have to come from rng"),
         "rule ignored": (hiding("rule ignored"), "not for another"),
-        "x alone": (lambda ids, units, size, rng, rule=RULE: hiding()(ids, units, size, rng)[0], "two lists"),
+        "x alone": (
+            lambda ids, units, size, rng, rule=RULE: hiding()(ids, units, size, rng)[0],
+            "two lists",
+        ),
         "tensors": (
             lambda ids, units, size, rng, rule=RULE: tuple(
                 map(torch.tensor, hiding()(ids, units, size, rng))
@@ -171,16 +182,32 @@ DIVERGENCE = Answers(
         "reversed": (reversed_kl, "infinite"),
         "overflow": (overflowing, "large logits"),
         "detached": (lambda z, y: kl_with(z.detach(), y), "cut off"),
-        "by PyTorch": (lambda z, y: F.cross_entropy(z.flatten(0, 1), y.flatten(), ignore_index=0), "PyTorch's own cross_entropy"),
+        "by PyTorch": (
+            lambda z, y: F.cross_entropy(z.flatten(0, 1), y.flatten(), ignore_index=0),
+            "PyTorch's own cross_entropy",
+        ),
         "a number": (lambda z, y: float(kl_with(z, y)), "should be a tensor"),
-        "each place": (lambda z, y: -z.log_softmax(-1).gather(-1, y[..., None])[..., 0], r"shape \(3, 5\)"),
+        "each place": (
+            lambda z, y: -z.log_softmax(-1).gather(-1, y[..., None])[..., 0],
+            r"shape \(3, 5\)",
+        ),
         "a wrong number": (lambda z, y: kl_with(z, y) + 0.1, "instead of"),
-        "another gradient": (lambda z, y: kl_with(z, y).detach() + 0 * z.sum(), "its gradient is not"),
-        "first row": (lambda z, y: kl_with(z, y) if len(z) == 3 else kl_with(z[:1], y[:1]), "other sizes"),
+        "another gradient": (
+            lambda z, y: kl_with(z, y).detach() + 0 * z.sum(),
+            "its gradient is not",
+        ),
+        "first row": (
+            lambda z, y: kl_with(z, y) if len(z) == 3 else kl_with(z[:1], y[:1]),
+            "other sizes",
+        ),
     },
-    right={"by its definition": by_its_definition, "PyTorch's kl_div": by_pytorch, "gathered": slipping("")},
+    right={
+        "by its definition": by_its_definition,
+        "PyTorch's kl_div": by_pytorch,
+        "gathered": slipping(""),
+    },
     borrowed=lambda logits, targets: one_hot_kl(logits, targets),
-)  # fmt: skip
+)
 
 # ---------------------------------------------------------------- padding
 
@@ -195,14 +222,21 @@ PADDING = Answers(
         "rows": (lambda idx: (idx != 0)[:, None, :, None], "not its columns"),
         "masks too": (lambda idx: (idx > 1)[:, None, None], "⁇ is masked too"),
         "triangle": (
-            lambda idx: (idx != 0)[:, None, None] & torch.ones(idx.size(1), idx.size(1)).tril().bool(),
+            lambda idx: (
+                (idx != 0)[:, None, None] & torch.ones(idx.size(1), idx.size(1)).tril().bool()
+            ),
             "triangle",
         ),
-        "nothing": (lambda idx: torch.ones(1, 1, 1, idx.size(1), dtype=torch.bool), "all keys are allowed"),
+        "nothing": (
+            lambda idx: torch.ones(1, 1, 1, idx.size(1), dtype=torch.bool),
+            "all keys are allowed",
+        ),
         "two axes": (lambda idx: idx != 0, r"does not broadcast"),
         "three axes": (lambda idx: (idx != 0)[:, None], r"does not broadcast"),
         "heads for rows": (
-            lambda idx: (idx != 0)[None, :, None] if len(idx) == idx.size(1) else (idx != 0)[:, None, None],
+            lambda idx: (
+                (idx != 0)[None, :, None] if len(idx) == idx.size(1) else (idx != 0)[:, None, None]
+            ),
             "not to head b",
         ),
         "numbers": (lambda idx: (idx != 0)[:, None, None].float(), "True or False"),
@@ -215,7 +249,9 @@ PADDING = Answers(
     },
     right={
         "full size": lambda idx: (idx != 0)[:, None, None].expand(-1, -1, idx.size(1), -1),
-        "padding looks nowhere": lambda idx: ((idx[:, :, None] != 0) & (idx[:, None] != 0))[:, None],
+        "padding looks nowhere": lambda idx: ((idx[:, :, None] != 0) & (idx[:, None] != 0))[
+            :, None
+        ],
         "not equal": lambda idx: ~idx.eq(0).view(len(idx), 1, 1, -1),
     },
     borrowed=lambda idx: padding_mask(idx),
@@ -286,14 +322,22 @@ FILL = Answers(
         "the whole batch": (whole_batch, "in each row by itself"),
         "everything": (everything, "none were hidden"),
         "in place": (in_place, "changes its argument idx in place"),
-        "half done": (lambda model, idx, rounds=1: torch.where(torch.arange(idx.size(1)) < 3, by_topk(model, idx, rounds), idx), "still holds"),
+        "half done": (
+            lambda model, idx, rounds=1: torch.where(
+                torch.arange(idx.size(1)) < 3, by_topk(model, idx, rounds), idx
+            ),
+            "still holds",
+        ),
         "floats": (lambda model, idx, rounds=1: by_topk(model, idx, rounds).float(), "int64"),
         "logits": (lambda model, idx, rounds=1: model(idx)[0].detach(), "shape"),
-        "unsure of letters": (lambda model, idx, rounds=1: torch.where(idx == 1, 3, idx), "differs from the recipe's"),
+        "unsure of letters": (
+            lambda model, idx, rounds=1: torch.where(idx == 1, 3, idx),
+            "differs from the recipe's",
+        ),
     },
     right={"topk": by_topk, "a row at a time": filling()},
     borrowed=lambda model, idx, rounds=1: fill(model, idx, rounds),
-)  # fmt: skip
+)
 
 # ---------------------------------------------------------------- pairs of lines
 
@@ -356,7 +400,9 @@ PAIRS = Answers(
         "shuffled": lambda lines, i, rng: (
             lambda mine, label: (
                 mine[0],
-                mine[1] if label else rng.choice(lines[rng.choice([*range(i), *range(i + 1, len(lines))])]),
+                mine[1]
+                if label
+                else rng.choice(lines[rng.choice([*range(i), *range(i + 1, len(lines))])]),
                 label,
             )
         )(rng.sample(list(lines[i]), len(lines[i])), rng.choice((True, False))),

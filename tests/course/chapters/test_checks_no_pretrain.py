@@ -99,24 +99,39 @@ def made(**options):
 ANSWER_LOSS = Answers(
     stub=question_stub,
     wrong={
-        "on the whole question": (made(loss=lambda q, a: (0, 999)), "on the whole question, 18 targets of 24"),
-        "without the first ⁇": (made(loss=lambda q, a: (q, q + a + 1)), "at the question mark the model has to say"),
+        "on the whole question": (
+            made(loss=lambda q, a: (0, 999)),
+            "on the whole question, 18 targets of 24",
+        ),
+        "without the first ⁇": (
+            made(loss=lambda q, a: (q, q + a + 1)),
+            "at the question mark the model has to say",
+        ),
         "without the last ⁇": (made(loss=lambda q, a: (q - 1, q + a)), "never learns to stop"),
         "never ends": (made(form="{q}⁇{a}"), "without the ⁇ behind the answer"),
         "no ⁇ between": (made(form="{q}{a}⁇"), "the ⁇ between question and answer is missing"),
         "not shifted": (made(shift=0, loss=lambda q, a: (0, 999)), "y repeats x"),
-        "one late": (made(shift=0, loss=lambda q, a: (q, q + a + 2)), "one place too late: .* at x.18."),
+        "one late": (
+            made(shift=0, loss=lambda q, a: (q, q + a + 2)),
+            "one place too late: .* at x.18.",
+        ),
         "pads are -100": (made(empty=-100), "y holds -100: what is not asked for is 0"),
         "last target lost": (made(cut=True), "loses its last target"),
         "the first question's length": (length_of_the_first, "each question has its own length"),
-        "no refusal": (made(refuses=False), "too long for the block gives back a list of 1 without a word"),
+        "no refusal": (
+            made(refuses=False),
+            "too long for the block gives back a list of 1 without a word",
+        ),
         "two big tensors": (stacked, "one .x, y. for each of 3 pairs"),
-        "x alone": (lambda p, v, b=128: [x for x, _ in examples(p, v, b)], "each example is .x, y."),
+        "x alone": (
+            lambda p, v, b=128: [x for x, _ in examples(p, v, b)],
+            "each example is .x, y.",
+        ),
         "the answer alone": (made(form="{a}⁇"), "x reads 'Oslo⁇' instead of"),
     },
     right={"lists": examples, "collate": by_collate, "a class": ByItem},
     borrowed=lambda pairs, vocab, block_size=128: kt.NamePlace(pairs, vocab, block_size),
-)  # fmt: skip
+)
 
 # ---------------------------------------------------------------- exact match
 
@@ -144,7 +159,9 @@ def match(equal, refuse=True):
     def fn(answers, gold):
         if refuse:
             refusing(answers, gold)
-        return kt.Score(sum(bool(equal(a, g)) for a, g in zip(answers, gold, strict=False)), len(gold))
+        return kt.Score(
+            sum(bool(equal(a, g)) for a, g in zip(answers, gold, strict=False)), len(gold)
+        )
 
     return fn
 
@@ -152,7 +169,10 @@ def match(equal, refuse=True):
 EXACT = Answers(
     stub=match_stub,
     wrong={
-        "no capitals": (match(lambda a, g: a.strip().lower() == g.lower()), "small letters from capitals"),
+        "no capitals": (
+            match(lambda a, g: a.strip().lower() == g.lower()),
+            "small letters from capitals",
+        ),
         "part of the answer": (match(lambda a, g: a.strip() in g), "a part of the right answer"),
         "goes on": (match(lambda a, g: g in a), "an answer that goes on"),
         "white space": (match(lambda a, g: a == g), "white space around an answer"),
@@ -161,12 +181,22 @@ EXACT = Answers(
             "white space inside an answer",
         ),
         "as sets": (
-            lambda a, g: (refusing(a, g), kt.Score(sum((Counter(x.strip() for x in a) & Counter(g)).values()), len(g)))[1],
+            lambda a, g: (
+                refusing(a, g),
+                kt.Score(sum((Counter(x.strip() for x in a) & Counter(g)).values()), len(g)),
+            )[1],
             "compare them one by one",
         ),
-        "cut to the shorter": (match(lambda a, g: a.strip() == g, refuse=False), "without a word; raise a ValueError"),
+        "cut to the shorter": (
+            match(lambda a, g: a.strip() == g, refuse=False),
+            "without a word; raise a ValueError",
+        ),
         "None": (
-            lambda a, g: match(lambda a, g: a.strip() == (g or ""), False)(a, g) if len(a) == len(g) else refusing(a, g),
+            lambda a, g: (
+                match(lambda a, g: a.strip() == (g or ""), False)(a, g)
+                if len(a) == len(g)
+                else refusing(a, g)
+            ),
             "a gold answer that is None .* without a word",
         ),
         "a fraction": (lambda a, g: by_loop(a, g).accuracy, "needed is kt.Score"),
@@ -174,7 +204,7 @@ EXACT = Answers(
     },
     right={"a loop": by_loop, "map": match(lambda a, g: a.strip() == g.strip())},
     borrowed=lambda answers, gold: kt.exact_match(answers, gold),
-)  # fmt: skip
+)
 
 # ---------------------------------------------------------------- London
 
@@ -212,17 +242,32 @@ LONDON = Answers(
     stub=london_stub,
     wrong={
         "the most frequent": (most_frequent, "the constant answer is London"),
-        "in the question": (counted(lambda q, a: "London" in q or a == "London"), "looked for in the question"),
+        "in the question": (
+            counted(lambda q, a: "London" in q or a == "London"),
+            "looked for in the question",
+        ),
         "in the answer": (counted(lambda q, a: "London" in a), "an exact match"),
         "no capitals": (counted(lambda q, a: a == "london"), "0 of 4 instead of 2 of 4"),
-        "all others": (counted(lambda q, a: a != "London"), "1 of 2|instead of|2 of 3 instead of 1 of 3"),
-        "no answers": (lambda pairs: kt.Score(sum(a == "London" for _, a in pairs), len(pairs)), "raise a ValueError"),
-        "a percentage": (lambda pairs: 100 * london_by_count(pairs).accuracy, "needed is kt.Score.*not 50.0"),
-        "a table": (lambda pairs: kt.Score(2, 4) if len(pairs) == 4 else london_by_count(pairs[:3]), "other pairs|instead of"),
+        "all others": (
+            counted(lambda q, a: a != "London"),
+            "1 of 2|instead of|2 of 3 instead of 1 of 3",
+        ),
+        "no answers": (
+            lambda pairs: kt.Score(sum(a == "London" for _, a in pairs), len(pairs)),
+            "raise a ValueError",
+        ),
+        "a percentage": (
+            lambda pairs: 100 * london_by_count(pairs).accuracy,
+            "needed is kt.Score.*not 50.0",
+        ),
+        "a table": (
+            lambda pairs: kt.Score(2, 4) if len(pairs) == 4 else london_by_count(pairs[:3]),
+            "other pairs|instead of",
+        ),
     },
     right={"by exact match": london_by_match, "by count": london_by_count},
     borrowed=lambda pairs: kt.london_baseline(pairs),
-)  # fmt: skip
+)
 
 # ---------------------------------------------------------------- the interval
 
@@ -237,7 +282,9 @@ def by_quadratic(correct, total, z=1.96):
     if not total:
         return 0.0, 1.0
     share = correct / total
-    roots = torch.tensor([1 + z**2 / total, -(2 * share + z**2 / total), share**2], dtype=torch.float64)
+    roots = torch.tensor(
+        [1 + z**2 / total, -(2 * share + z**2 / total), share**2], dtype=torch.float64
+    )
     a, b, c = roots.tolist()
     half = math.sqrt(max(0.0, b * b - 4 * a * c))
     return max(0.0, (-b - half) / (2 * a)), min(1.0, (-b + half) / (2 * a))
@@ -284,14 +331,20 @@ WILSON = Answers(
         "90 %": (lambda k, n, z=1.6449: wilson(k, n, z), "that of 90 %"),
         "percentages": (lambda k, n, z=1.96: [100 * v for v in wilson(k, n, z)], "percentages"),
         "upside down": (lambda k, n, z=1.96: wilson(k, n, z)[::-1], "the upper end first"),
-        "nothing asked": (lambda k, n, z=1.96: wilson(k, n, z) if n else (0.0, 0.0), "nothing is known, .0, 1."),
-        "division by zero": (lambda k, n, z=1.96: wilson(k, n, z) if n else 1 / n, "ZeroDivisionError"),
+        "nothing asked": (
+            lambda k, n, z=1.96: wilson(k, n, z) if n else (0.0, 0.0),
+            "nothing is known, .0, 1.",
+        ),
+        "division by zero": (
+            lambda k, n, z=1.96: wilson(k, n, z) if n else 1 / n,
+            "ZeroDivisionError",
+        ),
         "z unused": (formula(given_z=False), "use the argument z"),
         "low alone": (lambda k, n, z=1.96: wilson(k, n, z)[0], "needed are two numbers"),
     },
     right={"the quadratic": by_quadratic, "the formula": wilson},
     borrowed=lambda correct, total, z=1.96: kt.wilson_interval(correct, total, z),
-)  # fmt: skip
+)
 
 # ---------------------------------------------------------------- the loop
 
@@ -323,7 +376,9 @@ def loop(
     history = []
     for epoch in range(epochs or round(config.epochs)):
         found = list(kt.batches(trainer.data, config.batch_size, config.seed, epoch))
-        for x, y in [(x, y) for x, y in found if not drop_last or len(x) == config.batch_size][:most]:
+        for x, y in [(x, y) for x, y in found if not drop_last or len(x) == config.batch_size][
+            :most
+        ]:
             if zero == "first":
                 optimizer.zero_grad()
             _, loss = model(x, targets(x, y))
@@ -355,7 +410,9 @@ def own_loss(trainer, ignore_index=0):
 
 
 def one_backward_an_epoch(trainer):
-    optimizer = torch.optim.AdamW(trainer.model.train().parameters(), lr=trainer.config.learning_rate)
+    optimizer = torch.optim.AdamW(
+        trainer.model.train().parameters(), lr=trainer.config.learning_rate
+    )
     for epoch in range(int(trainer.config.epochs)):
         total = 0.0
         for x, y in kt.batches(trainer.data, trainer.config.batch_size, 0, epoch):
@@ -368,7 +425,11 @@ def one_backward_an_epoch(trainer):
 
 def growing_graph(trainer):
     model = trainer.model.train()
-    optimizer, total, rows = torch.optim.SGD(model.parameters(), lr=trainer.config.learning_rate), 0.0, []
+    optimizer, total, rows = (
+        torch.optim.SGD(model.parameters(), lr=trainer.config.learning_rate),
+        0.0,
+        [],
+    )
     for _ in range(2):
         for x, y in kt.batches(trainer.data, trainer.config.batch_size, 0, 0):
             rows.append((x, y))
@@ -419,14 +480,17 @@ LOOP = Answers(
             "the loss falls on .* characters of the question",
         ),
         "loss on x": (mistaken(targets=lambda x, y: x), "of the question"),
-        "loss on the padding": (lambda trainer: own_loss(trainer, -100), "characters of the question|on the padding"),
-        "pads alone": (
-            mistaken(targets=lambda x, y: torch.where(x == 0, 2, y)),
-            "on the padding",
+        "loss on the padding": (
+            lambda trainer: own_loss(trainer, -100),
+            "characters of the question|on the padding",
         ),
+        "pads alone": (mistaken(targets=lambda x, y: torch.where(x == 0, 2, y)), "on the padding"),
         "graphs kept": (mistaken(keep=lambda loss: loss), "keeps tensors with their graphs"),
         "a growing sum": (growing_graph, "runs through earlier batches again"),
-        "one backward an epoch": (one_backward_an_epoch, "the weights changed 2 times instead of 6"),
+        "one backward an epoch": (
+            one_backward_an_epoch,
+            "the weights changed 2 times instead of 6",
+        ),
         "one epoch": (mistaken(epochs=1), "5 examples instead of 10.*one epoch"),
         "one batch an epoch": (mistaken(most=1), "one batch an epoch"),
         "the last batch left out": (mistaken(drop_last=True), "the last, smaller batch"),
@@ -436,13 +500,20 @@ LOOP = Answers(
         "uphill": (mistaken(uphill=True), "downhill"),
         "no history": (lambda trainer: loop(trainer)[-1]["loss"], "give back the history"),
         "x and y swapped": (
-            lambda trainer: [trainer.model.train()(y, x) for x, y in kt.batches(trainer.data, trainer.config.batch_size, 0, 0)],
+            lambda trainer: [
+                trainer.model.train()(y, x)
+                for x, y in kt.batches(trainer.data, trainer.config.batch_size, 0, 0)
+            ],
             "x goes in, y are the targets",
         ),
     },
-    right={"the loop": loop, "by hand": own_loss, "detached": mistaken(keep=lambda loss: loss.detach())},
+    right={
+        "the loop": loop,
+        "by hand": own_loss,
+        "detached": mistaken(keep=lambda loss: loss.detach()),
+    },
     borrowed=lambda trainer: trainer.fit(),
-)  # fmt: skip
+)
 
 ANSWERS = {
     "answer-loss": ANSWER_LOSS,

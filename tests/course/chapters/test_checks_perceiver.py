@@ -20,7 +20,9 @@ def stub_stride(config):
 
 
 def stride(config):
-    return math.ceil(config.block_size / config.bottleneck) if config.variant == "perceiver_ar" else 1
+    return (
+        math.ceil(config.block_size / config.bottleneck) if config.variant == "perceiver_ar" else 1
+    )
 
 
 def strides(divide):
@@ -98,7 +100,10 @@ MASK = Answers(
         "wrong way": (lambda q, k: k.unsqueeze(-2) >= q.unsqueeze(-1), "leak.*wrong way round"),
         "strict": (lambda q, k: k.unsqueeze(-2) < q.unsqueeze(-1), "off by one"),
         "transposed": (lambda q, k: k.unsqueeze(-1) <= q.unsqueeze(-2), "transposed"),
-        "floats": (lambda q, k: (k.unsqueeze(-2) <= q.unsqueeze(-1)).float(), "float32.*True and False"),
+        "floats": (
+            lambda q, k: (k.unsqueeze(-2) <= q.unsqueeze(-1)).float(),
+            "float32.*True and False",
+        ),
         "places": (by_places, "not places in the list"),
         "empty row": (empty_row_filled, "leak: output 0.*empty"),
         "one further": (one_further, "leak: latent 0 may know of inputs up to 1.* up to 2"),
@@ -124,7 +129,9 @@ def stub_attention(layer, x, source, mask=None):
 
 def slipping(slip, turned=None):
     def answer(layer, x, source, mask=None):
-        return attention_with(layer, x, source, turned(mask) if turned and mask is not None else mask, slip)
+        return attention_with(
+            layer, x, source, turned(mask) if turned and mask is not None else mask, slip
+        )
 
     return answer
 
@@ -142,11 +149,17 @@ def head_by_head(layer, x, source, mask=None):
     hs, found = x.size(-1) // layer.n_head, []
     for h in range(layer.n_head):
         part = slice(h * hs, (h + 1) * hs)
-        q, k, v = layer.query(x)[..., part], layer.key(source)[..., part], layer.value(source)[..., part]
+        q, k, v = (
+            layer.query(x)[..., part],
+            layer.key(source)[..., part],
+            layer.value(source)[..., part],
+        )
         scores = torch.einsum("btc,bsc->bts", q, k) / hs**0.5
         if mask is not None:
             scores = scores.masked_fill(~mask[:, 0], -torch.inf)
-        found.append(torch.einsum("bts,bsc->btc", scores.exp() / scores.exp().sum(-1, keepdim=True), v))
+        found.append(
+            torch.einsum("bts,bsc->btc", scores.exp() / scores.exp().sum(-1, keepdim=True), v)
+        )
     return layer.proj(torch.cat(found, -1))
 
 
@@ -170,8 +183,14 @@ CROSS = Answers(
         "left": (slipping("", left_aligned), "left-aligned"),
         "right": (slipping("", right_aligned), "right-aligned.*leak"),
         "inverted": (slipping("", torch.logical_not), "turned round"),
-        "no such thing": (lambda layer, x, source, mask=None: layer.dequery(x), "no attribute 'dequery'"),
-        "shape": (lambda layer, x, source, mask=None: layer.proj(source), "3 queries.*shape|differs"),
+        "no such thing": (
+            lambda layer, x, source, mask=None: layer.dequery(x),
+            "no attribute 'dequery'",
+        ),
+        "shape": (
+            lambda layer, x, source, mask=None: layer.proj(source),
+            "3 queries.*shape|differs",
+        ),
     },
     right={"PyTorch's": by_pytorch, "head by head": head_by_head},
     borrowed=lambda layer, x, source, mask=None: layer(x, source, mask=mask),
@@ -277,7 +296,10 @@ def in_a_loop(model, local, x, positions, cache):
     rows = []
     for t in range(x.size(1)):
         rows.append(
-            sum((local[k - 1] * x[:, t - k] for k in range(1, len(local) + 1) if t >= k), 0 * x[:, t])
+            sum(
+                (local[k - 1] * x[:, t - k] for k in range(1, len(local) + 1) if t >= k),
+                0 * x[:, t],
+            )
         )
     return torch.stack(rows, 1)
 
@@ -292,14 +314,19 @@ NEWEST = Answers(
         "order": (newest_by(back, lambda local: local.flip(0)), "wrong order"),
         "with x": (lambda m, w, x, p, c: x + newest_by(back)(m, w, x, p, c), "residual"),
         "over channels": (newest_by(lambda x, k: F.pad(x, (k, 0))[..., : x.size(-1)]), "differs"),
-        "no weights": (lambda m, w, x, p, c: newest_by(back)(m, w, x, p, c) if len(w) else x, "s = 2"),
+        "no weights": (
+            lambda m, w, x, p, c: newest_by(back)(m, w, x, p, c) if len(w) else x,
+            "s = 2",
+        ),
         "short texts": (
             lambda m, w, x, p, c: newest_by(back)(m, w, x, p, c) * (x.size(1) > len(w)),
             "2 inputs and 3",
         ),
     },
     right={"loop": in_a_loop, "convolution": by_convolution},
-    borrowed=lambda model, local, x, positions, cache: GPT._newest(model, local, x, positions, cache),
+    borrowed=lambda model, local, x, positions, cache: GPT._newest(
+        model, local, x, positions, cache
+    ),
 )
 
 # ---------------------------------------------------------------- the whole way
@@ -376,9 +403,12 @@ def complete_ones_alone(model, x, positions, cache):
     known = torch.cat([torch.tensor([-1]), known])
     z = torch.cat([up.null.expand(len(x), 1, -1), z], 1)
     return up(
-        x + model._newest(up.local, x, positions, None), z, mask=known <= torch.arange(T)[:, None],
-        query_rotation=model._rotation(positions), key_rotation=model._rotation(known[None]),
-    )  # fmt: skip
+        x + model._newest(up.local, x, positions, None),
+        z,
+        mask=known <= torch.arange(T)[:, None],
+        query_rotation=model._rotation(positions),
+        key_rotation=model._rotation(known[None]),
+    )
 
 
 WAY = Answers(
@@ -389,7 +419,10 @@ WAY = Answers(
         "no newest": (way(newest=False), "blind.*_newest"),
         "no null": (way(null=False), "null latent"),
         "not rotated": (way(rotated=False), "nothing is rotated"),
-        "start at the first": (way(start=lambda x, s, n: x[:, ::s][:, :n]), "starts? as the newest"),
+        "start at the first": (
+            way(start=lambda x, s, n: x[:, ::s][:, :n]),
+            "starts? as the newest",
+        ),
         "start beyond": (
             way(start=lambda x, s, n: x[:, (s * (torch.arange(n) + 1)).clamp(max=x.size(1) - 1)]),
             "leak",
@@ -397,7 +430,10 @@ WAY = Answers(
         "left-aligned Down": (way(down_mask=triangle), "blind.*left-aligned"),
         "open Down": (way(down_mask=everything), "leak"),
         "open Up": (way(up_mask=everything), "leak: .* output 0 moves with input"),
-        "up of the latents": (lambda model, x, positions, cache: 0 * x, "does not|misses its own|cut off"),
+        "up of the latents": (
+            lambda model, x, positions, cache: 0 * x,
+            "does not|misses its own|cut off",
+        ),
         "detached": (way(detach=True), "blind"),
         "no gradient": (torch.no_grad()(way()), "cut off"),
     },

@@ -20,7 +20,10 @@ def stub_window(data, line, start, stop, rng): ...
 
 
 def window(
-    before=lambda words, n: words[len(words) - n :], after=lambda words, n: words[:n], most=(4, 2), **change
+    before=lambda words, n: words[len(words) - n :],
+    after=lambda words, n: words[:n],
+    most=(4, 2),
+    **change,
 ):
     """Head, the last words before the span, the span, the first words after it, with parts to exchange."""
     head_of = change.get("head", lambda line: line[: line.index(". ") + 2])
@@ -33,7 +36,11 @@ def window(
         past = before(past, min(draw(0, most[0]), len(past)))
         rest = after(rest, draw(change.get("least", 0), most[1]))
         shown = join.join(past) + (gap if past else "")
-        behind = "".join(f" {word}" for word in rest) if line[stop : stop + 1] == " " else join.join(rest)
+        behind = (
+            "".join(f" {word}" for word in rest)
+            if line[stop : stop + 1] == " "
+            else join.join(rest)
+        )
         room = data.block_size - 1 - data.end_sentinel - (stop - start) - len(head)
         if fit:
             shown = shown[-room:] if room else ""
@@ -66,7 +73,10 @@ WINDOW = Answers(
         "no name": (window(head=lambda line: ""), "name is lost"),
         "first name": (window(head=lambda line: line[:4]), "name is lost"),
         "the first words": (window(before=lambda words, n: words[:n]), "not those next to it"),
-        "the last words": (window(after=lambda words, n: words[len(words) - n :]), "not those next to it"),
+        "the last words": (
+            window(after=lambda words, n: words[len(words) - n :]),
+            "not those next to it",
+        ),
         "space lost": (window(gap=""), "space at the gap"),
         "whole line": (lambda d, line, a, b, r: (line[:a], line[a:b], ""), "all 8 words"),
         "everything": (whole_line, "all 8 words|characters in a block|to 8"),
@@ -77,7 +87,11 @@ WINDOW = Answers(
         "too long": (window(fit=False), "characters in a block of 32"),
         "swapped": (lambda *a: (lambda p, m, s: (p, s, m))(*window()(*a)), "masked piece is"),
         "characters": (
-            lambda d, line, a, b, r: (line[:10] + line[max(10, a - r.randint(0, 9)) : a], line[a:b], ""),
+            lambda d, line, a, b, r: (
+                line[:10] + line[max(10, a - r.randint(0, 9)) : a],
+                line[a:b],
+                "",
+            ),
             "cut in two",
         ),
         "two": (lambda *a: window()(*a)[:2], "three strings"),
@@ -92,8 +106,13 @@ WINDOW = Answers(
 def stub_rate(config, step, total): ...
 
 
-def rate(progress=lambda n, total: n / total, flat=lambda c, total: c.cooldown_from, end=lambda c: c.final_fraction,
-         warm=lambda n, w: (n + 1) / (w + 1), times=lambda c: 1.0):  # fmt: skip
+def rate(
+    progress=lambda n, total: n / total,
+    flat=lambda c, total: c.cooldown_from,
+    end=lambda c: c.final_fraction,
+    warm=lambda n, w: (n + 1) / (w + 1),
+    times=lambda c: 1.0,
+):
     def answer(config, step, total):
         if step < config.warmup_steps:
             return warm(step, config.warmup_steps)
@@ -116,7 +135,9 @@ def by_interpolation(config, step, total):
 def jumping(config, step, total):
     if step < config.warmup_steps:
         return (step + 1) / (config.warmup_steps + 1)
-    return 1 if step < config.cooldown_from * total else 1 - (1 - config.final_fraction) * step / total
+    return (
+        1 if step < config.cooldown_from * total else 1 - (1 - config.final_fraction) * step / total
+    )
 
 
 RATE = Answers(
@@ -132,7 +153,10 @@ RATE = Answers(
         "ahead": (rate(lambda n, total: (n + 1) / total), "a step ahead"),
         "steps": (rate(flat=lambda c, total: c.cooldown_from / total), "not a number of steps"),
         "cold start": (rate(warm=lambda n, w: n / w), "would learn nothing"),
-        "short warm-up": (rate(warm=lambda n, w: (n + 1) / w), "begins 0.33, 0.67, 1.00, 1.00 instead of"),
+        "short warm-up": (
+            rate(warm=lambda n, w: (n + 1) / w),
+            "begins 0.33, 0.67, 1.00, 1.00 instead of",
+        ),
         "no warm-up": (rate(warm=lambda n, w: 1.0), "no warm-up"),
         "cosine": (
             lambda c, n, total: 0.5 + 0.5 * math.cos(math.pi * n / total),
@@ -159,7 +183,9 @@ def loss(of):
 
 
 def each(logits, targets):
-    return F.cross_entropy(logits.flatten(0, 1), targets.flatten(), reduction="none").view_as(targets)
+    return F.cross_entropy(logits.flatten(0, 1), targets.flatten(), reduction="none").view_as(
+        targets
+    )
 
 
 def by_gather(logits, idx, targets):
@@ -169,7 +195,9 @@ def by_gather(logits, idx, targets):
 
 def row_by_row(logits, idx, targets):
     asked = [(b, t) for b in range(len(targets)) for t in range(targets.size(1)) if targets[b, t]]
-    return sum(logits[b, t].logsumexp(0) - logits[b, t, targets[b, t]] for b, t in asked) / len(asked)
+    return sum(logits[b, t].logsumexp(0) - logits[b, t, targets[b, t]] for b, t in asked) / len(
+        asked
+    )
 
 
 LOSS = Answers(
@@ -177,16 +205,33 @@ LOSS = Answers(
     wrong={
         "everything": (loss(lambda z, x, y: each(z, y).mean()), "all 8 positions"),
         "pads of x": (loss(lambda z, x, y: each(z, y)[x != 0].mean()), "not idx != 0"),
-        "divided by all": (loss(lambda z, x, y: (each(z, y) * (y != 0)).mean()), "divided by all 8"),
+        "divided by all": (
+            loss(lambda z, x, y: (each(z, y) * (y != 0)).mean()),
+            "divided by all 8",
+        ),
         "sum": (loss(lambda z, x, y: (each(z, y) * (y != 0)).sum()), "it is a sum:"),
-        "an example": (loss(lambda z, x, y: (each(z, y) * (y != 0)).sum() / len(y)), "sum an example"),
-        "rows": (loss(lambda z, x, y: ((each(z, y) * (y != 0)).sum(1) / (y != 0).sum(1)).mean()), "rows' means"),
+        "an example": (
+            loss(lambda z, x, y: (each(z, y) * (y != 0)).sum() / len(y)),
+            "sum an example",
+        ),
+        "rows": (
+            loss(lambda z, x, y: ((each(z, y) * (y != 0)).sum(1) / (y != 0).sum(1)).mean()),
+            "rows' means",
+        ),
         "shifted": (
-            loss(lambda z, x, y: F.cross_entropy(z[:, :-1].flatten(0, 1), y[:, 1:].flatten(), ignore_index=0)),
+            loss(
+                lambda z, x, y: F.cross_entropy(
+                    z[:, :-1].flatten(0, 1), y[:, 1:].flatten(), ignore_index=0
+                )
+            ),
             "moved once more",
         ),
         "softmax twice": (
-            loss(lambda z, x, y: F.cross_entropy(z.softmax(-1).flatten(0, 1), y.flatten(), ignore_index=0)),
+            loss(
+                lambda z, x, y: F.cross_entropy(
+                    z.softmax(-1).flatten(0, 1), y.flatten(), ignore_index=0
+                )
+            ),
             "softmax is taken twice",
         ),
         "bits": (loss(lambda z, x, y: by_gather(z, x, y) / math.log(2)), "bits"),
@@ -196,15 +241,28 @@ LOSS = Answers(
             "probability",
         ),
         "log of softmax": (
-            loss(lambda z, x, y: -z.softmax(-1).log().gather(-1, y[..., None])[..., 0][y != 0].mean()),
+            loss(
+                lambda z, x, y: -z.softmax(-1).log().gather(-1, y[..., None])[..., 0][y != 0].mean()
+            ),
             "large logits",
         ),
         "item": (loss(lambda z, x, y: by_gather(z, x, y).item()), "cut off"),
         "detached": (loss(lambda z, x, y: by_gather(z.detach(), x, y)), "cut off"),
-        "loss alone": (lambda m, x, y=None: by_gather(m(x)[0], x, y), r"needed are two, \(logits, loss\)"),
-        "by the model": (lambda model, idx, targets=None: model(idx, targets), "computes the loss for you"),
-        "always": (lambda model, idx, targets=None: (model(idx)[0], by_gather(model(idx)[0], idx, 1 * idx if targets is None else targets)),
-                   "without targets"),
+        "loss alone": (
+            lambda m, x, y=None: by_gather(m(x)[0], x, y),
+            r"needed are two, \(logits, loss\)",
+        ),
+        "by the model": (
+            lambda model, idx, targets=None: model(idx, targets),
+            "computes the loss for you",
+        ),
+        "always": (
+            lambda model, idx, targets=None: (
+                model(idx)[0],
+                by_gather(model(idx)[0], idx, 1 * idx if targets is None else targets),
+            ),
+            "without targets",
+        ),
     },
     right={
         "ignore_index": loss(lambda z, x, y: F.cross_entropy(z.transpose(1, 2), y, ignore_index=0)),
@@ -212,7 +270,7 @@ LOSS = Answers(
         "one by one": loss(row_by_row),
     },
     borrowed=lambda model, idx, targets=None: GPT.forward(model, idx, targets),
-)  # fmt: skip
+)
 
 # ---------------------------------------------------------------- the next character
 
@@ -220,7 +278,9 @@ LOSS = Answers(
 def stub_pick(logits, temperature, top_k, generator): ...
 
 
-def picking(change=lambda logits, t: logits / t, keep=None, draw=None, cold=lambda logits: logits.argmax(-1)):
+def picking(
+    change=lambda logits, t: logits / t, keep=None, draw=None, cold=lambda logits: logits.argmax(-1)
+):
     def answer(logits, temperature, top_k, generator):
         if temperature == 0:
             return cold(logits)
@@ -274,7 +334,10 @@ NEXT = Answers(
     wrong={
         "along the batch": (picking(cold=lambda logits: logits.argmax(0)), "along the batch"),
         "least likely": (picking(cold=lambda logits: logits.argmin(-1)), "argmax, not argmin"),
-        "draws at 0": (picking(cold=lambda logits: torch.tensor([1, 0, 1])), "at temperature 0 it takes"),
+        "draws at 0": (
+            picking(cold=lambda logits: torch.tensor([1, 0, 1])),
+            "at temperature 0 it takes",
+        ),
         "probabilities": (picking(cold=lambda logits: logits.max(-1).values), "float32"),
         "multiplied": (picking(lambda logits, t: logits * t), "do not multiply"),
         "no temperature": (picking(lambda logits, t: logits), "draws as at 1"),
@@ -292,7 +355,9 @@ NEXT = Answers(
         ),
     },
     right={"usual": picking(), "Gumbel": by_gumbel, "cumulation": by_cumulation},
-    borrowed=lambda logits, temperature, top_k, generator: pick(logits, temperature, top_k, generator),
+    borrowed=lambda logits, temperature, top_k, generator: pick(
+        logits, temperature, top_k, generator
+    ),
 )
 
 # ---------------------------------------------------------------- greedy answers
@@ -302,7 +367,11 @@ def stub_generate(model, prompts, stop=(0, 1), max_new=None): ...
 
 
 def one_by_one(
-    choose=lambda logits: int(logits.argmax()), leave=True, own_stop=None, change=lambda p, new: new, more=0
+    choose=lambda logits: int(logits.argmax()),
+    leave=True,
+    own_stop=None,
+    change=lambda p, new: new,
+    more=0,
 ):
     """A row at a time, with parts to be exchanged for wrong ones."""
 
@@ -355,7 +424,10 @@ def in_a_batch(model, prompts, stop=(0, 1), max_new=None, last_column=False, tog
 
 
 def with_the_stop(model, prompts, stop=(0, 1), max_new=None):
-    free, right = one_by_one()(model, prompts, (), max_new), one_by_one()(model, prompts, stop, max_new)
+    free, right = (
+        one_by_one()(model, prompts, (), max_new),
+        one_by_one()(model, prompts, stop, max_new),
+    )
     return [f[: len(r) + 1] for f, r in zip(free, right, strict=True)]
 
 
@@ -364,7 +436,10 @@ GREEDY = Answers(
     wrong={
         "with the prompt": (one_by_one(change=lambda p, new: p + new), "prompts are given back"),
         "with the stop": (with_the_stop, "id that stops is part"),
-        "together": (lambda *a, **k: in_a_batch(*a, **k, together=True), "each row stops for itself"),
+        "together": (
+            lambda *a, **k: in_a_batch(*a, **k, together=True),
+            "each row stops for itself",
+        ),
         "no stop": (one_by_one(own_stop=()), "does not stop"),
         "0 and 1": (one_by_one(own_stop=(0, 1)), "whatever stop says"),
         "first lost": (one_by_one(change=lambda p, new: new[1:]), "first new id is lost"),
@@ -374,7 +449,10 @@ GREEDY = Answers(
             one_by_one(lambda logits: int(torch.multinomial(logits.softmax(0), 1))),
             "two calls differ",
         ),
-        "least likely": (one_by_one(lambda logits: int(logits.argmin())), r"prompt 0, \[2, 3, 4\], goes on"),
+        "least likely": (
+            one_by_one(lambda logits: int(logits.argmin())),
+            r"prompt 0, \[2, 3, 4\], goes on",
+        ),
         "one more": (one_by_one(more=1), "max_new = 2 gives 3, 3, 3"),
         "max_new ignored": (one_by_one(more=9), r"max_new = 2 gives \d+"),
         "half a block": (

@@ -44,7 +44,10 @@ def joined(word, pair, every=True):
 
 
 def merging(
-    choose=lambda words: first_best(counted(words)), join=joined, keep=lambda words, new: new, add=True
+    choose=lambda words: first_best(counted(words)),
+    join=joined,
+    keep=lambda words, new: new,
+    add=True,
 ):
     """An answer from its parts: which pair, how a word is joined, what is kept."""
 
@@ -81,7 +84,9 @@ def skipping(word, pair):
 
 def by_spelling(words):
     best = first_best(counted(words, spelled=True))
-    return next(p for word in words for p in zip(word, word[1:], strict=False) if "".join(p) == best)
+    return next(
+        p for word in words for p in zip(word, word[1:], strict=False) if "".join(p) == best
+    )
 
 
 def in_place(words):
@@ -130,16 +135,28 @@ MERGE = Answers(
     stub=stub_merge,
     wrong={
         "not weighed": (merging(lambda w: first_best(counted(w, weighed=False))), "picks t h"),
-        "rarest": (merging(lambda w: min(counted(w), key=lambda p: (counted(w)[p], p))), "t o comes most often"),
+        "rarest": (
+            merging(lambda w: min(counted(w), key=lambda p: (counted(w)[p], p))),
+            "t o comes most often",
+        ),
         "untouched": (merging(join=lambda word, pair: word), "come back as they were"),
         "only those with it": (
             merging(keep=lambda old, new: {w: n for w, n in new.items() if w not in old}),
             "words without the pair are lost",
         ),
-        "counts lost": (merging(keep=lambda old, new: dict.fromkeys(new, 1)), "how often they come is not"),
-        "the first alone": (merging(join=lambda word, pair: joined(word, pair, every=False)), "second a n"),
+        "counts lost": (
+            merging(keep=lambda old, new: dict.fromkeys(new, 1)),
+            "how often they come is not",
+        ),
+        "the first alone": (
+            merging(join=lambda word, pair: joined(word, pair, every=False)),
+            "second a n",
+        ),
         "from the right": (merging(join=from_the_right), "left to right"),
-        "last one dropped": (merging(join=skipping), "after merging t o|does not become|another than"),
+        "last one dropped": (
+            merging(join=skipping),
+            "after merging t o|does not become|another than",
+        ),
         "last of a tie": (
             merging(lambda w: max(counted(w), key=lambda p: (counted(w)[p], p))),
             "first in the\\s+alphabet",
@@ -155,13 +172,22 @@ MERGE = Answers(
             merging(keep=lambda old, new: {" ".join(w): n for w, n in new.items()}),
             "one string",
         ),
-        "a list of words": (merging(keep=lambda old, new: list(new)), "should be a dict, not a list"),
-        "no pair": (lambda w: merging()(w) if counted(w) else (first_best(counted(w)), w), "raised ValueError"),
-        "no pair, empty": (lambda w: merging()(w) if counted(w) else ((), {}), "words of one token"),
+        "a list of words": (
+            merging(keep=lambda old, new: list(new)),
+            "should be a dict, not a list",
+        ),
+        "no pair": (
+            lambda w: merging()(w) if counted(w) else (first_best(counted(w)), w),
+            "raised ValueError",
+        ),
+        "no pair, empty": (
+            lambda w: merging()(w) if counted(w) else ((), {}),
+            "words of one token",
+        ),
     },
     right={"from its parts": merging(), "by a stack": by_scan},
     borrowed=lambda words: hub.merge_step(words),
-)  # fmt: skip
+)
 
 # ---------------------------------------------------------------- bits a character
 
@@ -217,12 +243,17 @@ def fusing(weight="", bias="", **others):
 
 def by_a_unit_batch(layer):
     """Right: what each map does to unit vectors is its matrix."""
-    maps, unit = (layer.query, layer.key, layer.value), torch.eye(layer.query.in_features, dtype=torch.double)
+    maps, unit = (
+        (layer.query, layer.key, layer.value),
+        torch.eye(layer.query.in_features, dtype=torch.double),
+    )
     zero = torch.zeros_like(unit[:1])
     with torch.no_grad():
         biases = [one(zero)[0] for one in maps]
         return {
-            "c_attn.weight": torch.hstack([one(unit) - b for one, b in zip(maps, biases, strict=True)]),
+            "c_attn.weight": torch.hstack(
+                [one(unit) - b for one, b in zip(maps, biases, strict=True)]
+            ),
             "c_attn.bias": torch.hstack(biases),
             "c_proj.weight": layer.proj(unit) - layer.proj(zero),
             "c_proj.bias": layer.proj(zero)[0],
@@ -243,23 +274,39 @@ GPT2 = Answers(
     stub=stub_fused,
     wrong={
         **{slip: (fusing(slip, slip), FUSED[slip][:24].split("(")[0]) for slip in FUSED},
-        "biases otherwise": (fusing("", "query key exchanged"), "biases are joined otherwise.*key, query, value"),
+        "biases otherwise": (
+            fusing("", "query key exchanged"),
+            "biases are joined otherwise.*key, query, value",
+        ),
         "biases of the value": (fusing("", "one part"), "biases are joined otherwise"),
-        "as nn.Linear": (fusing(c_attn__weight=lambda layer: fused(layer).T), r"\(36, 12\) instead of \(12, 36\)"),
+        "as nn.Linear": (
+            fusing(c_attn__weight=lambda layer: fused(layer).T),
+            r"\(36, 12\) instead of \(12, 36\)",
+        ),
         "no bias": (fusing(c_attn__bias=lambda layer: torch.zeros(36)), "bias of c_attn is 0"),
-        "proj lying": (fusing(c_proj__weight=lambda layer: layer.proj.weight), "square, so nothing complains"),
-        "proj of the value": (fusing(c_proj__weight=lambda layer: layer.value.weight.T), "not that of layer.proj"),
+        "proj lying": (
+            fusing(c_proj__weight=lambda layer: layer.proj.weight),
+            "square, so nothing complains",
+        ),
+        "proj of the value": (
+            fusing(c_proj__weight=lambda layer: layer.value.weight.T),
+            "not that of layer.proj",
+        ),
         "proj missing": (fusing(c_proj__weight=lambda layer: None), "c_proj.weight is missing"),
         "one name more": (fusing(bias_mask=lambda layer: torch.ones(1)), "bias_mask is no name"),
         "a tensor": (lambda layer: fused(layer), "instead of a dict"),
         "12 channels": (
-            lambda layer: {k: v[..., :36] for k, v in fusing()(layer).items()} if layer.n_head == 3 else fusing("lying")(layer),
+            lambda layer: (
+                {k: v[..., :36] for k, v in fusing()(layer).items()}
+                if layer.n_head == 3
+                else fusing("lying")(layer)
+            ),
             "not for other sizes",
         ),
     },
     right={"unit vectors": by_a_unit_batch, "stacked": in_parameters, "formula": fusing()},
     borrowed=lambda layer: hub.gpt2_attention(layer),
-)  # fmt: skip
+)
 
 # ---------------------------------------------------------------- padding
 
@@ -317,23 +364,36 @@ PADDING = Answers(
             "another order|stable",
         ),
         "padding first": (packing(lambda i, m: m.argsort(dim=1, stable=True)), "nothing has moved"),
-        "by one less": (packing(lambda i, m: (rolled(i, m) - 1) % i.size(1)), "should begin with its tokens"),
+        "by one less": (
+            packing(lambda i, m: (rolled(i, m) - 1) % i.size(1)),
+            "should begin with its tokens",
+        ),
         "the way there": (packing(stable, lambda order: order), "the way back"),
         "no way back": (packing(stable, places), "not idx again"),
         "back a bool": (lambda i, m: (packing(stable)(i, m)[0], m == 1), "int64"),
         "past the row": (packing(stable, lambda order: order.argsort(1) + 6), "from 6 to 11"),
-        "ids for mask": (packing(lambda i, m: (i == 0).long().argsort(dim=1, stable=True)), "mask says what is padding"),
+        "ids for mask": (
+            packing(lambda i, m: (i == 0).long().argsort(dim=1, stable=True)),
+            "mask says what is padding",
+        ),
         "left alone": (packing(rolled), "padding on the right"),
         "packed alone": (lambda i, m: packing(stable)(i, m)[0], "instead of two tensors"),
-        "cut": (lambda i, m: tuple(x[:, :4] for x in packing(stable)(i, m)), r"\(3, 4\) instead of \(3, 6\)"),
+        "cut": (
+            lambda i, m: tuple(x[:, :4] for x in packing(stable)(i, m)),
+            r"\(3, 4\) instead of \(3, 6\)",
+        ),
         "three rows": (
-            lambda i, m: packing(stable)(i, m) if len(i) == 3 and i.size(1) == 6 else packing(lambda i, m: places(i))(i, m),
+            lambda i, m: (
+                packing(stable)(i, m)
+                if len(i) == 3 and i.size(1) == 6
+                else packing(lambda i, m: places(i))(i, m)
+            ),
             "not for other lengths",
         ),
     },
     right={"by sorting": packing(stable), "row by row": row_by_row, "by counting": by_counting},
     borrowed=lambda idx, mask: hub.left_aligned(idx, mask),
-)  # fmt: skip
+)
 
 ANSWERS = {
     "bpe-merge": MERGE,
@@ -364,7 +424,9 @@ def test_the_slips_about_bits_are_all_different():
         assert not [b for b in values[:i] if math.isclose(a, b, rel_tol=1e-2)]
 
 
-@pytest.mark.parametrize("words", [pretrained.WEIGHED, pretrained.TIED, pretrained.TWICE, pretrained.ROW])
+@pytest.mark.parametrize(
+    "words", [pretrained.WEIGHED, pretrained.TIED, pretrained.TWICE, pretrained.ROW]
+)
 def test_two_right_answers_go_on_alike(words):
     mine, other = words, words
     for _ in range(8):

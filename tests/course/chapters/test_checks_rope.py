@@ -30,22 +30,46 @@ FREQUENCIES = Answers(
         "sign": (powers(lambda i, d: 2 * i / d), "sign of the exponent"),
         "from 1": (powers(lambda i, d: -2 * (i + 1) / d), "i starts at 0"),
         "half as fast": (powers(lambda i, d: -i / d), "half as fast"),
-        "n_embd": (lambda d, base=10000.0: base ** (-torch.arange(0, 2 * d, 2).float() / (2 * d))[: d // 2], "half as fast"),
+        "n_embd": (
+            lambda d, base=10000.0: (
+                base ** (-torch.arange(0, 2 * d, 2).float() / (2 * d))[: d // 2]
+            ),
+            "half as fast",
+        ),
         "wavelengths": (powers(lambda i, d: 2 * i / d, 2 * math.pi), "wavelengths"),
         "turns": (powers(lambda i, d: -2 * i / d, 2 * math.pi), "2 pi too much"),
         "whole numbers": (powers(lambda i, d: -(2 * i // d)), "all are 1"),
-        "one a channel": (lambda d, base=10000.0: base ** (-torch.arange(d) / d), "8 frequencies for 8 channels"),
-        "base ignored": (lambda d, base=10000.0: 10000.0 ** (-torch.arange(0, d, 2) / d), "base 16"),
-        "one too few": (lambda d, base=10000.0: base ** (-torch.arange(0, d - 2, 2) / d), r"\(3,\) instead of \(4,\)"),
-        "a list": (lambda d, base=10000.0: [base ** (-2 * i / d) for i in range(d // 2)], "a list of 4"),
-        "8 channels": (lambda d, base=10000.0: base ** (-torch.arange(0, d, 2) / 8), "not for other sizes"),
+        "one a channel": (
+            lambda d, base=10000.0: base ** (-torch.arange(d) / d),
+            "8 frequencies for 8 channels",
+        ),
+        "base ignored": (
+            lambda d, base=10000.0: 10000.0 ** (-torch.arange(0, d, 2) / d),
+            "base 16",
+        ),
+        "one too few": (
+            lambda d, base=10000.0: base ** (-torch.arange(0, d - 2, 2) / d),
+            r"\(3,\) instead of \(4,\)",
+        ),
+        "a list": (
+            lambda d, base=10000.0: [base ** (-2 * i / d) for i in range(d // 2)],
+            "a list of 4",
+        ),
+        "8 channels": (
+            lambda d, base=10000.0: base ** (-torch.arange(0, d, 2) / 8),
+            "not for other sizes",
+        ),
     },
     right={
-        "float64": lambda d, base=10000.0: torch.tensor([1 / base ** (2 * i / d) for i in range(d // 2)]).double(),
-        "exp and log": lambda d, base=10000.0: torch.exp(-math.log(base) * torch.linspace(0, 1, d // 2 + 1)[:-1]),
+        "float64": lambda d, base=10000.0: torch.tensor(
+            [1 / base ** (2 * i / d) for i in range(d // 2)]
+        ).double(),
+        "exp and log": lambda d, base=10000.0: torch.exp(
+            -math.log(base) * torch.linspace(0, 1, d // 2 + 1)[:-1]
+        ),
     },
     borrowed=lambda d, base=10000.0: kt.rotary_frequencies(d, base),
-)  # fmt: skip
+)
 
 # ---------------------------------------------------------------- the table
 
@@ -62,7 +86,9 @@ def tables(angles):
 
 
 def by_einsum(positions, head_dim, base=10000.0):
-    angle = torch.einsum("...,i->...i", positions.double(), kt.rotary_frequencies(head_dim, base).double())
+    angle = torch.einsum(
+        "...,i->...i", positions.double(), kt.rotary_frequencies(head_dim, base).double()
+    )
     complex_turn = torch.polar(torch.ones_like(angle), angle)
     return complex_turn.real, complex_turn.imag
 
@@ -74,17 +100,26 @@ def plain(positions, theta):
 TABLE = Answers(
     stub=stub_table,
     wrong={
-        "counts": (tables(lambda p, w: torch.arange(p.size(-1))[:, None] * w), "positions that are given"),
+        "counts": (
+            tables(lambda p, w: torch.arange(p.size(-1))[:, None] * w),
+            "positions that are given",
+        ),
         "from one": (tables(lambda p, w: plain(p + 1, w)), "count from 0"),
         "degrees": (tables(lambda p, w: torch.deg2rad(plain(p, w))), "degrees"),
         "divided": (tables(lambda p, w: p.unsqueeze(-1) / w), "fly"),
-        "all alike": (tables(lambda p, w: p.unsqueeze(-1) * torch.ones_like(w)), "every pair turns alike"),
+        "all alike": (
+            tables(lambda p, w: p.unsqueeze(-1) * torch.ones_like(w)),
+            "every pair turns alike",
+        ),
         "minus": (tables(lambda p, w: -plain(p, w)), "minus the angle"),
         "swapped": (lambda p, d, base=10000.0: tables(plain)(p, d, base)[::-1], "swapped"),
         "transposed": (tables(lambda p, w: w[:, None] * p), "transposed"),
         "a column a channel": (tables(lambda p, w: torch.cat([plain(p, w)] * 2, -1)), "8 columns"),
         "base ignored": (lambda p, d, base=10000.0: tables(plain)(p, d), "base 16"),
-        "rows only": (tables(lambda p, w: torch.outer(p.flatten(), w)), r"instead of \(2, 3, \d\)|batch"),
+        "rows only": (
+            tables(lambda p, w: torch.outer(p.flatten(), w)),
+            r"instead of \(2, 3, \d\)|batch",
+        ),
         "cos alone": (
             lambda p, d, base=10000.0: plain(p, kt.rotary_frequencies(d, base)).cos(),
             "two tensors",
@@ -181,7 +216,9 @@ def rotation(angles, always=False):
 
 def angles_of(positions, config, width=None, base=None):
     width = width or config.n_embd // config.n_head
-    return positions.unsqueeze(-1) * (base or config.rope_base) ** (-torch.arange(0, width, 2) / width)
+    return positions.unsqueeze(-1) * (base or config.rope_base) ** (
+        -torch.arange(0, width, 2) / width
+    )
 
 
 def looked_up(model, positions):
@@ -195,13 +232,26 @@ def looked_up(model, positions):
 AXIS = Answers(
     stub=stub_rotation,
     wrong={
-        "heads for time": (rotation(lambda c, p: angles_of(p, c).unsqueeze(2)), "heads and time are swapped"),
+        "heads for time": (
+            rotation(lambda c, p: angles_of(p, c).unsqueeze(2)),
+            "heads and time are swapped",
+        ),
         "n_embd, cut": (
-            rotation(lambda c, p: angles_of(p, c, c.n_embd)[..., : c.n_embd // c.n_head // 2].unsqueeze(1)),
+            rotation(
+                lambda c, p: angles_of(p, c, c.n_embd)[..., : c.n_embd // c.n_head // 2].unsqueeze(
+                    1
+                )
+            ),
             "table from n_embd, cut",
         ),
-        "n_embd": (rotation(lambda c, p: angles_of(p, c, c.n_embd).unsqueeze(1)), "16 angles.*n_embd"),
-        "counts": (rotation(lambda c, p: angles_of(torch.arange(p.size(1)), c)), "positions that are given"),
+        "n_embd": (
+            rotation(lambda c, p: angles_of(p, c, c.n_embd).unsqueeze(1)),
+            "16 angles.*n_embd",
+        ),
+        "counts": (
+            rotation(lambda c, p: angles_of(torch.arange(p.size(1)), c)),
+            "positions that are given",
+        ),
         "base": (rotation(lambda c, p: angles_of(p, c, base=10000.0).unsqueeze(1)), "rope_base"),
         "rows for heads": (rotation(lambda c, p: angles_of(p, c)), "row b"),
         "first row": (rotation(lambda c, p: angles_of(p[0], c)), "row b"),
@@ -223,12 +273,16 @@ AXIS = Answers(
     right={
         "from the config": rotation(lambda c, p: angles_of(p, c).unsqueeze(1)),
         "by kt.rotary_table": lambda model, p: (
-            kt.rotary_table(p[:, None], model.config.n_embd // model.config.n_head, model.config.rope_base)
+            kt.rotary_table(
+                p[:, None], model.config.n_embd // model.config.n_head, model.config.rope_base
+            )
             if model.config.rotary
             else None
         ),
         "looked up": looked_up,
-        "repeated for each head": rotation(lambda c, p: angles_of(p, c)[:, None].repeat(1, c.n_head, 1, 1)),
+        "repeated for each head": rotation(
+            lambda c, p: angles_of(p, c)[:, None].repeat(1, c.n_head, 1, 1)
+        ),
     },
     borrowed=lambda model, positions: model._rotation(positions),
 )
@@ -243,7 +297,11 @@ def attention(slip="", causal=True, turn=None):
     """By the formula, with a mistake in the heads, or in `turn(q, k, v, query_rotation, key_rotation)`."""
 
     def usual(q, k, v, query, key):
-        return q if query is None else kt.rotate(q, *query), k if key is None else kt.rotate(k, *key), v
+        return (
+            q if query is None else kt.rotate(q, *query),
+            k if key is None else kt.rotate(k, *key),
+            v,
+        )
 
     def answer(layer, x, *, is_causal=False, query_rotation=None, key_rotation=None):
         mask = kt.causal_mask(x.size(1)) if is_causal and causal else None
@@ -259,12 +317,15 @@ def attention(slip="", causal=True, turn=None):
 def by_pytorch(layer, x, *, is_causal=False, query_rotation=None, key_rotation=None):
     B, T, C = x.shape
     q, k, v = (
-        f(x).view(B, T, layer.n_head, -1).transpose(1, 2) for f in (layer.query, layer.key, layer.value)
+        f(x).view(B, T, layer.n_head, -1).transpose(1, 2)
+        for f in (layer.query, layer.key, layer.value)
     )
     if query_rotation is not None:
         q, k = kt.rotate(q, *query_rotation), kt.rotate(k, *key_rotation)
     return layer.proj(
-        F.scaled_dot_product_attention(q, k, v, is_causal=is_causal).transpose(1, 2).reshape(B, T, C)
+        F.scaled_dot_product_attention(q, k, v, is_causal=is_causal)
+        .transpose(1, 2)
+        .reshape(B, T, C)
     )
 
 
@@ -272,7 +333,8 @@ def by_their_distance(layer, x, *, is_causal=False, query_rotation=None, key_rot
     """Turns the queries by the difference of the angles, each for each key, and leaves the keys."""
     B, T, C = x.shape
     q, k, v = (
-        f(x).view(B, T, layer.n_head, -1).transpose(1, 2) for f in (layer.query, layer.key, layer.value)
+        f(x).view(B, T, layer.n_head, -1).transpose(1, 2)
+        for f in (layer.query, layer.key, layer.value)
     )
     q = q[..., :, None, :].expand(-1, -1, -1, T, -1)  # (B, nh, T_query, T_key, hs)
     if query_rotation is not None:
@@ -309,7 +371,9 @@ ATTENTION = Answers(
             "queries are not turned",
         ),
         "values too": (
-            attention(turn=lambda q, k, v, a, b: (kt.rotate(q, *a), kt.rotate(k, *b), kt.rotate(v, *b))),
+            attention(
+                turn=lambda q, k, v, a, b: (kt.rotate(q, *a), kt.rotate(k, *b), kt.rotate(v, *b))
+            ),
             "values are turned too",
         ),
         "exchanged": (
@@ -364,7 +428,7 @@ def test_a_right_answer_fits_into_the_model():
     model._rotation = lambda reach: AXIS.right["from the config"](model, reach)
     for block in model.blocks:
         layer: MultiHeadAttention = block.attn
-        layer.forward = lambda x, source=None, layer=layer, cache=None, slots=None, **where: by_pytorch(
-            layer, x, **where
+        layer.forward = lambda x, source=None, layer=layer, cache=None, slots=None, **where: (
+            by_pytorch(layer, x, **where)
         )
     torch.testing.assert_close(model(idx)[0], expected, atol=1e-5, rtol=1e-5)

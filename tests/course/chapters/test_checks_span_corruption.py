@@ -111,7 +111,10 @@ def by_lists(examples, length, *, shift=1, pad=0, asked=lambda first: first, lef
         x = padded[:-1]
         source = x + [0] if cut else padded
         y = source[shift : shift + length]
-        y = [v if j + shift >= asked(first) and j + shift < len(ids) else pad for j, v in enumerate(y)]
+        y = [
+            v if j + shift >= asked(first) and j + shift < len(ids) else pad
+            for j, v in enumerate(y)
+        ]
         xs.append(x)
         ys.append(y)
     return torch.tensor(xs), torch.tensor(ys)
@@ -127,7 +130,9 @@ def by_where(examples, length):
 
 
 def x_too_short(examples, length):
-    return by_lists([(ids[:-1], first) for ids, first in examples], length)[0], by_lists(examples, length)[1]
+    return by_lists([(ids[:-1], first) for ids, first in examples], length)[0], by_lists(
+        examples, length
+    )[1]
 
 
 def pads_asked(examples, length):
@@ -141,20 +146,29 @@ COLLATE = Answers(
         "not shifted": (lambda e, n: by_lists(e, n, shift=0), "y is not shifted.*x\\[j \\+ 1\\]"),
         "pads in the loss": (pads_asked, "the loss falls on padding"),
         "pads are -1": (lambda e, n: by_lists(e, n, pad=-1), "the loss falls on padding"),
-        "loss everywhere": (lambda e, n: by_lists(e, n, asked=lambda f: 1), "the loss falls on all characters"),
+        "loss everywhere": (
+            lambda e, n: by_lists(e, n, asked=lambda f: 1),
+            "the loss falls on all characters",
+        ),
         "one late": (lambda e, n: by_lists(e, n, asked=lambda f: f + 1), "one off"),
-        "one early": (lambda e, n: by_lists(e, n, asked=lambda f: f - 1), r"y is \[6, 7, 8|all characters"),
+        "one early": (
+            lambda e, n: by_lists(e, n, asked=lambda f: f - 1),
+            r"y is \[6, 7, 8|all characters",
+        ),
         "left": (lambda e, n: by_lists(e, n, left=True), "padding stands on the left"),
         "last target lost": (lambda e, n: by_lists(e, n, cut=True), "loses its last target"),
         "x lacks the last id": (x_too_short, "x lacks the last id"),
         "too long": (lambda e, n: by_lists(e, n + 1), r"shape \(1, 7\) instead of \(1, 6\)"),
         "floats": (lambda e, n: tuple(t.float() for t in by_lists(e, n)), "float32: ids are int64"),
         "x alone": (lambda e, n: by_lists(e, n)[0], r"needed are two tensors"),
-        "first row only": (lambda e, n: tuple(t[:1].expand(len(e), -1) for t in by_lists(e, n)), "for a batch"),
+        "first row only": (
+            lambda e, n: tuple(t[:1].expand(len(e), -1) for t in by_lists(e, n)),
+            "for a batch",
+        ),
     },
     right={"lists": by_lists, "where": by_where},
     borrowed=lambda examples, length: collate(examples, length),
-)  # fmt: skip
+)
 
 # ---------------------------------------------------------------- the cut
 
@@ -280,7 +294,10 @@ PIECES = Answers(
             "always in the middle",
         ),
         "at the start": (lambda d, i: cut(d, i, start=lambda r, n, size: 0), "always at the start"),
-        "at the end": (lambda d, i: cut(d, i, start=lambda r, n, size: n - size), "always at the end"),
+        "at the end": (
+            lambda d, i: cut(d, i, start=lambda r, n, size: n - size),
+            "always at the end",
+        ),
         "to one side": (
             lambda d, i: cut(d, i, start=lambda r, n, size: r.randint(0, (n - size) // 2)),
             "lean to one side",
@@ -293,31 +310,53 @@ PIECES = Answers(
             lambda d, i: cut(d, i, crop=lambda r, b, t: r.randint(4, len(t) + 3)),
             "at most 7/8 of the block, 112",
         ),
-        "up to the block": (lambda d, i: cut(d, i, crop=lambda r, b, t: r.randint(4, b)), "a crop has 1[12]. char"),
-        "from 1 on": (lambda d, i: cut(d, i, crop=lambda r, b, t: r.randint(1, b * 7 // 8)), "at least 4"),
+        "up to the block": (
+            lambda d, i: cut(d, i, crop=lambda r, b, t: r.randint(4, b)),
+            "a crop has 1[12]. char",
+        ),
+        "from 1 on": (
+            lambda d, i: cut(d, i, crop=lambda r, b, t: r.randint(1, b * 7 // 8)),
+            "at least 4",
+        ),
         "upper half": (
             lambda d, i: cut(d, i, crop=lambda r, b, t: r.randint(b // 2, b * 7 // 8)),
             "64 to 112 characters instead of 4 to 112",
         ),
         "long crops are likelier": (
-            lambda d, i: cut(d, i, crop=lambda r, b, t: max(r.randint(4, b * 7 // 8) for _ in "ab")),
+            lambda d, i: cut(
+                d, i, crop=lambda r, b, t: max(r.randint(4, b * 7 // 8) for _ in "ab")
+            ),
             "not uniform",
         ),
-        "a fixed 112": (lambda d, i: cut(d, i, crop=lambda r, b, t: r.randint(4, 112)), "in a block of 64"),
+        "a fixed 112": (
+            lambda d, i: cut(d, i, crop=lambda r, b, t: r.randint(4, 112)),
+            "in a block of 64",
+        ),
         "empty spans": (from_the_draw, "the masked piece of a document of .* is empty"),
         "the name is lost": (from_the_middle, "begins in the middle of the document"),
         "pieces do not recombine": (loses_one, "a character is lost or doubled"),
         "another order": (other_order, "lost or doubled|the order is"),
-        "prefix, suffix, masked": (lambda d, i: [cut(d, i)[k] for k in (0, 2, 1)], "the order is|is empty"),
-        "masks in it": (lambda d, i: (cut(d, i)[0] + MASK, *cut(d, i)[1:]), f"the pieces hold {MASK}"),
+        "prefix, suffix, masked": (
+            lambda d, i: [cut(d, i)[k] for k in (0, 2, 1)],
+            "the order is|is empty",
+        ),
+        "masks in it": (
+            lambda d, i: (cut(d, i)[0] + MASK, *cut(d, i)[1:]),
+            f"the pieces hold {MASK}",
+        ),
         "two pieces": (lambda d, i: cut(d, i)[:2], r"needed are three strings.*a tuple of 2"),
         "nothing random": (own(lambda d, i: 5), "nothing is drawn at random"),
         "no i": (own(lambda d, i: f"{d.seed} {d.epoch}"), "i is missing from the generator's seed"),
         "no epoch": (own(lambda d, i: f"{d.seed} {i}"), "data.epoch is missing"),
         "no seed": (own(lambda d, i: f"{d.epoch} {i}"), "data.seed is missing"),
-        "a sum": (own(lambda d, i: d.seed * 1000 + d.epoch + i), "epoch 1 repeats epoch 0, one document further"),
+        "a sum": (
+            own(lambda d, i: d.seed * 1000 + d.epoch + i),
+            "epoch 1 repeats epoch 0, one document further",
+        ),
         "by length": (
-            lambda d, i: cut(d, i) if len(d.documents[i]) in (1, 2, 3, 4, 7, 10, 300) else ("a", "b", "c"),
+            lambda d, i: (
+                cut(d, i) if len(d.documents[i]) in (1, 2, 3, 4, 7, 10, 300) else ("a", "b", "c")
+            ),
             "right for the fixed documents, not for all others",
         ),
         "never the same": (own(lambda d, i: None), "two calls for the same .* differ"),
@@ -326,7 +365,7 @@ PIECES = Answers(
     },
     right={"plain": cut, "numpy": with_numpy, "torch": with_torch},
     borrowed=lambda data, i: SpanCorruption.pieces(data, i),
-)  # fmt: skip
+)
 
 # ---------------------------------------------------------------- the format
 
@@ -363,17 +402,29 @@ def offset(n):
 TOKENS = Answers(
     stub=tokens_stub,
     wrong={
-        "second ⁇ forgotten": (lambda d, i: tokens(d, i, form="{p}⁇{s}{m}"), "the second ⁇ is missing"),
-        "first ⁇ forgotten": (lambda d, i: tokens(d, i, form="{p}{s}⁇{m}"), "the first ⁇ is missing"),
+        "second ⁇ forgotten": (
+            lambda d, i: tokens(d, i, form="{p}⁇{s}{m}"),
+            "the second ⁇ is missing",
+        ),
+        "first ⁇ forgotten": (
+            lambda d, i: tokens(d, i, form="{p}{s}⁇{m}"),
+            "the first ⁇ is missing",
+        ),
         "nothing hidden": (lambda d, i: tokens(d, i, form="{p}⁇{m}⁇{s}"), "the suffix comes first"),
         "suffix first": (lambda d, i: tokens(d, i, form="{s}⁇{p}⁇{m}"), "the text is ' in Oslo"),
-        "always a sentinel": (lambda d, i: tokens(d, i, end=1), "a third ⁇ stands at the end although"),
+        "always a sentinel": (
+            lambda d, i: tokens(d, i, end=1),
+            "a third ⁇ stands at the end although",
+        ),
         "never a sentinel": (lambda d, i: tokens(d, i, end=0), "no third ⁇"),
         "pads": (lambda d, i: tokens(d, i, form="{p}⁇{s}⁇{m}□□□"), "padding is appended"),
         "text": (lambda d, i: ("".join(d.pieces(i)), 1), "the first result is text"),
         "ids alone": (lambda d, i: tokens(d, i)[0], "index of the first one asked for"),
         "asked from 0": (lambda d, i: tokens(d, i, first=lambda *_: 0), "is 0 instead of 1"),
-        "loss ignored": (lambda d, i: tokens(d, i, first=lambda *_: 1), 'data.loss is "span", not "all"'),
+        "loss ignored": (
+            lambda d, i: tokens(d, i, first=lambda *_: 1),
+            'data.loss is "span", not "all"',
+        ),
         "index of y": (lambda d, i: tokens(d, i, first=offset(-1)), "that is the second ⁇"),
         "⁇ not counted": (lambda d, i: tokens(d, i, first=offset(-2)), "count both ⁇"),
         "one late": (lambda d, i: tokens(d, i, first=offset(1)), "where 'was born' begins"),
@@ -384,7 +435,7 @@ TOKENS = Answers(
     },
     right={"one text": tokens, "piece by piece": by_appending},
     borrowed=lambda data, i: data.tokens(i),
-)  # fmt: skip
+)
 
 # ---------------------------------------------------------------- salient spans
 
@@ -395,7 +446,13 @@ def salient_stub(text, names_only=False):
 
 
 def by_regex(
-    text, names_only=False, *, upper="A-ZÀ-ÖØ-ÞĀĂĄĆČĎĐĘĚŁŃŇÓŐŘŚŞŠŤŮŰŹŻŽ", run=True, openers=False, digits=True
+    text,
+    names_only=False,
+    *,
+    upper="A-ZÀ-ÖØ-ÞĀĂĄĆČĎĐĘĚŁŃŇÓŐŘŚŞŠŤŮŰŹŻŽ",
+    run=True,
+    openers=False,
+    digits=True,
 ):
     capital = rf"[{upper}]\w+"
     name = rf"\b{capital}(?: {capital})*" if run else rf"\b{capital}"
@@ -429,11 +486,26 @@ def by_words(text, names_only=False):
 SALIENT = Answers(
     stub=salient_stub,
     wrong={
-        "A-Z": (lambda t, names_only=False: by_regex(t, names_only, upper="A-Z"), "A-Z is not all of the capitals"),
-        "word by word": (lambda t, names_only=False: by_regex(t, names_only, run=False), "in a row are one span"),
-        "openers": (lambda t, names_only=False: by_regex(t, names_only, openers=True), "opens a sentence"),
-        "numbers forgotten": (lambda t, names_only=False: by_regex(t, names_only, digits=False), "numbers count"),
-        "names_only ignored": (lambda t, names_only=False: by_regex(t), "names_only leaves numbers out"),
+        "A-Z": (
+            lambda t, names_only=False: by_regex(t, names_only, upper="A-Z"),
+            "A-Z is not all of the capitals",
+        ),
+        "word by word": (
+            lambda t, names_only=False: by_regex(t, names_only, run=False),
+            "in a row are one span",
+        ),
+        "openers": (
+            lambda t, names_only=False: by_regex(t, names_only, openers=True),
+            "opens a sentence",
+        ),
+        "numbers forgotten": (
+            lambda t, names_only=False: by_regex(t, names_only, digits=False),
+            "numbers count",
+        ),
+        "names_only ignored": (
+            lambda t, names_only=False: by_regex(t),
+            "names_only leaves numbers out",
+        ),
         "strings": (
             lambda t, names_only=False: [t[a:b] for a, b in by_regex(t, names_only)],
             "holds strings; needed are the places",
@@ -448,14 +520,19 @@ SALIENT = Answers(
         ),
         "out of order": (lambda t, names_only=False: by_regex(t, names_only)[::-1], "out of order"),
         "no opener at all": (
-            lambda t, names_only=False: [s for s in by_regex(t, names_only) if s[0] and t[s[0] - 2] != "."],
+            lambda t, names_only=False: [
+                s for s in by_regex(t, names_only) if s[0] and t[s[0] - 2] != "."
+            ],
             "only a single word that opens",
         ),
-        "a single span": (lambda t, names_only=False: by_regex(t, names_only)[:2], "wrong for other texts"),
+        "a single span": (
+            lambda t, names_only=False: by_regex(t, names_only)[:2],
+            "wrong for other texts",
+        ),
     },
     right={"regex": by_regex, "words": by_words},
     borrowed=lambda text, names_only=False: salient_spans(text, names_only),
-)  # fmt: skip
+)
 
 ANSWERS = {
     "encode": ENCODE,
@@ -474,7 +551,9 @@ def test_a_right_cut_passes_under_many_seeds():
     from kt_course.chapters.span_corruption.exercises import check_pieces
 
     for salt in range(30):
-        check_pieces(lambda d, i, salt=salt: cut(d, i, rng=random.Random(f"{salt} {d.seed} {d.epoch} {i}")))
+        check_pieces(
+            lambda d, i, salt=salt: cut(d, i, rng=random.Random(f"{salt} {d.seed} {d.epoch} {i}"))
+        )
 
 
 def test_answers_make_a_dataset():

@@ -5,7 +5,12 @@ import torch.nn.functional as F
 from checking import Answers, notebook_suite, quiz_suite, suite
 
 from kt_course.chapters.vision_transformer import vision
-from kt_course.chapters.vision_transformer.exercises import convolved, first_tokens, patches_of, rolled_out
+from kt_course.chapters.vision_transformer.exercises import (
+    convolved,
+    first_tokens,
+    patches_of,
+    rolled_out,
+)
 
 # ---------------------------------------------------------------- tokens
 
@@ -29,7 +34,10 @@ TOKENS = Answers(
     wrong={
         "one side": (counted(side), "5 is the patches along one side and the class token"),
         "one side alone": (counted(side, lambda c: 0), "4 is the number of patches along one side"),
-        "no class token": (counted(lambda c: side(c) ** 2, lambda c: 0), "the class token is one more"),
+        "no class token": (
+            counted(lambda c: side(c) ** 2, lambda c: 0),
+            "the class token is one more",
+        ),
         "token always": (counted(lambda c: side(c) ** 2, lambda c: 1), "pool mean it gives 17"),
         "pixels": (counted(lambda c: c.image_size**2), "145 counts the pixels"),
         "pixels over side": (counted(lambda c: c.image_size**2 // c.patch_size), "49 = 144 / 3"),
@@ -63,8 +71,12 @@ def by_unfold(images, patch_size):
 
 
 def by_tensor_unfold(images, patch_size):
-    windows = images.unfold(2, patch_size, patch_size).unfold(3, patch_size, patch_size)  # (B, c, G, G, p, p)
-    return windows.permute(0, 2, 3, 1, 4, 5).reshape(len(images), -1, images.size(1) * patch_size**2)
+    windows = images.unfold(2, patch_size, patch_size).unfold(
+        3, patch_size, patch_size
+    )  # (B, c, G, G, p, p)
+    return windows.permute(0, 2, 3, 1, 4, 5).reshape(
+        len(images), -1, images.size(1) * patch_size**2
+    )
 
 
 def squares_alone(images, patch_size):
@@ -93,8 +105,14 @@ PATCHIFY = Answers(
         "turned": (cut("turned"), "mirrored"),
         "channels last": (cut("channels last"), "channel comes first"),
         "transposed": (lambda x, p: F.unfold(x, p, stride=p), "transposed"),
-        "overlapping": (lambda x, p: F.unfold(x, p).mT, r"has the shape \(2, 15, 4\) instead of \(2, 6, 4\)"),
-        "not flat": (lambda x, p: by_unfold(x, p).unflatten(-1, (x.size(1), p, p)), "belong in one row"),
+        "overlapping": (
+            lambda x, p: F.unfold(x, p).mT,
+            r"has the shape \(2, 15, 4\) instead of \(2, 6, 4\)",
+        ),
+        "not flat": (
+            lambda x, p: by_unfold(x, p).unflatten(-1, (x.size(1), p, p)),
+            "belong in one row",
+        ),
         "squares alone": (squares_alone, "your code raised RuntimeError"),
         "in place": (in_place, "changes its argument images in place"),
         "channels as patches": (one_channel, "the patches differ"),
@@ -143,9 +161,15 @@ CONVOLUTION = Answers(
             lambda x, w, b, p: grid_kept(x[:, :1], w, b, p).flatten(2).mT,
             "your code raised RuntimeError",
         ),
-        "a kernel of 2": (lambda x, w, b, p: convolved(x, w, b, 2), "your code raised RuntimeError|raised"),
+        "a kernel of 2": (
+            lambda x, w, b, p: convolved(x, w, b, 2),
+            "your code raised RuntimeError|raised",
+        ),
     },
-    right={"a Conv2d": by_module, "patches first": lambda x, w, b, p: F.linear(by_unfold(x, p), w, b)},
+    right={
+        "a Conv2d": by_module,
+        "patches first": lambda x, w, b, p: F.linear(by_unfold(x, p), w, b),
+    },
     borrowed=lambda *given: vision.patch_convolution(*given),
 )
 

@@ -6,7 +6,13 @@ from checking import Answers, notebook_suite, quiz_suite, suite
 from torch import nn
 
 from kt_core.attention import causal_mask
-from kt_course.chapters.the_whole_transformer.exercises import NORM_SLIPS, Script, made, normed, through
+from kt_course.chapters.the_whole_transformer.exercises import (
+    NORM_SLIPS,
+    Script,
+    made,
+    normed,
+    through,
+)
 from kt_course.chapters.the_whole_transformer.seq2seq import DecoderBlock, EncoderBlock, layer_norm
 from kt_course.chapters.the_whole_transformer.seq2seq_decoding import beam_step, generate
 from kt_course.chapters.the_whole_transformer.seq2seq_training import teacher_forcing
@@ -44,7 +50,10 @@ NORM = Answers(
     stub=stub_norm,
     wrong={slip: (slipping(slip), told.split(":")[0]) for slip, told in NORM_SLIPS.items()}
     | {
-        "std": (lambda x, gain=None, bias=None, eps=1e-5: by_var_mean(x, gain, bias, eps)[..., :1], "shape"),
+        "std": (
+            lambda x, gain=None, bias=None, eps=1e-5: by_var_mean(x, gain, bias, eps)[..., :1],
+            "shape",
+        ),
         "second axis": (
             lambda x, gain=None, bias=None, eps=1e-5: (
                 normed(x, gain, bias, eps)
@@ -54,11 +63,15 @@ NORM = Answers(
             "wrong for other shapes",
         ),
         "pytorch's": (
-            lambda x, gain=None, bias=None, eps=1e-5: F.layer_norm(x, x.shape[-1:], gain, bias, eps),
+            lambda x, gain=None, bias=None, eps=1e-5: F.layer_norm(
+                x, x.shape[-1:], gain, bias, eps
+            ),
             "PyTorch's own layer_norm",
         ),
         "pytorch's module": (
-            lambda x, gain=None, bias=None, eps=1e-5: nn.LayerNorm(x.size(-1), eps, dtype=x.dtype)(x),
+            lambda x, gain=None, bias=None, eps=1e-5: nn.LayerNorm(x.size(-1), eps, dtype=x.dtype)(
+                x
+            ),
             "PyTorch's own layer_norm",
         ),
     },
@@ -79,7 +92,10 @@ def encoder(slip="", looking=None, second="ff"):
         look = looking or (lambda attn, h, mask: attn(h, mask=mask))
         behind = block.ff if second == "ff" else lambda h: look(block.attn, h, mask)
         return through(
-            x, [(block.ln1, lambda h: look(block.attn, h, mask)), (block.ln2, behind)], block.norm, slip
+            x,
+            [(block.ln1, lambda h: look(block.attn, h, mask)), (block.ln2, behind)],
+            block.norm,
+            slip,
         )
 
     return answer
@@ -112,9 +128,18 @@ def needs_a_mask(block, x, mask=None):
 ENCODER = Answers(
     stub=stub_encoder,
     wrong={
-        "no residual around attention": (encoder("no residual 0"), "residual around the attention is missing"),
-        "no residual around ff": (encoder("no residual 1"), "residual around the feed-forward is missing"),
-        "normed residual": (encoder("normed residual 0"), "residual around the attention is the normed x"),
+        "no residual around attention": (
+            encoder("no residual 0"),
+            "residual around the attention is missing",
+        ),
+        "no residual around ff": (
+            encoder("no residual 1"),
+            "residual around the feed-forward is missing",
+        ),
+        "normed residual": (
+            encoder("normed residual 0"),
+            "residual around the attention is the normed x",
+        ),
         "always pre": (encoder("always pre"), "pre-norm block whatever"),
         "always post": (encoder("always post"), "post-norm block whatever"),
         "pre is post": (encoder("other way"), "pre and post are mixed up"),
@@ -127,13 +152,16 @@ ENCODER = Answers(
         "no mask": (encoder(looking=lambda attn, h, mask: attn(h)), "padding is looked at"),
         "causal": (encoder(looking=both_ways_only_back), "looks in both directions"),
         "attention twice": (encoder(second="attention"), "attention runs twice"),
-        "mask turned": (encoder(looking=lambda attn, h, mask: attn(h, mask=None if mask is None else ~mask)), "differs|raised"),
+        "mask turned": (
+            encoder(looking=lambda attn, h, mask: attn(h, mask=None if mask is None else ~mask)),
+            "differs|raised",
+        ),
         "only masked": (needs_a_mask, "without a mask"),
         "in place": (lambda block, x, mask=None: x.add_(block.attn(x, mask=mask)), "in place"),
     },
     right={"spelled out": spelled_out, "parts": encoder()},
     borrowed=lambda block, x, mask=None: block(x, mask),
-)  # fmt: skip
+)
 
 # ---------------------------------------------------------------- the decoder's block
 
@@ -181,7 +209,10 @@ def line_by_line(block, x, memory, memory_mask=None):
 DECODER = Answers(
     stub=stub_decoder,
     wrong={
-        "no future mask": (decoder(back=lambda block, h, mask: block.self_attn(h)), "leak: the self-attention looks"),
+        "no future mask": (
+            decoder(back=lambda block, h, mask: block.self_attn(h)),
+            "leak: the self-attention looks",
+        ),
         "memory's mask on both": (
             decoder(back=lambda block, h, mask: block.self_attn(h, mask=mask)),
             "leak: the self-attention gets the memory's mask",
@@ -190,10 +221,20 @@ DECODER = Answers(
             decoder(over=lambda block, h, memory, mask: block.cross_attn(h, memory)),
             "memory_mask does not reach",
         ),
-        "no memory": (decoder(over=lambda block, h, memory, mask: block.cross_attn(h, mask=mask)), "does not get memory"),
-        "memory asks": (decoder(over=lambda block, h, memory, mask: block.cross_attn(memory, h, mask=mask)), "queries come from memory"),
+        "no memory": (
+            decoder(over=lambda block, h, memory, mask: block.cross_attn(h, mask=mask)),
+            "does not get memory",
+        ),
+        "memory asks": (
+            decoder(over=lambda block, h, memory, mask: block.cross_attn(memory, h, mask=mask)),
+            "queries come from memory",
+        ),
         "memory normed": (
-            decoder(over=lambda block, h, memory, mask: block.cross_attn(h, block.ln2(memory), mask=mask)),
+            decoder(
+                over=lambda block, h, memory, mask: block.cross_attn(
+                    h, block.ln2(memory), mask=mask
+                )
+            ),
             "memory goes through ln2",
         ),
         "causal cross": (decoder(over=causal_over), "cross-attention is causal"),
@@ -207,11 +248,14 @@ DECODER = Answers(
         "always pre": (decoder("always pre"), "whatever block.norm says"),
         "always post": (decoder("always post"), "whatever block.norm says"),
         "a norm behind": (decoder("norm behind"), "one norm too many"),
-        "T is S": (decoder(back=lambda block, h, mask: block.self_attn(h, mask=causal_mask(4))), "T other than S"),
+        "T is S": (
+            decoder(back=lambda block, h, mask: block.self_attn(h, mask=causal_mask(4))),
+            "T other than S",
+        ),
     },
     right={"line by line": line_by_line, "parts": decoder()},
     borrowed=lambda block, x, memory, memory_mask=None: block(x, memory, memory_mask),
-)  # fmt: skip
+)
 
 # ---------------------------------------------------------------- teacher forcing
 
@@ -261,7 +305,10 @@ FORCING = Answers(
         "inputs are labels": (lambda t, start=1, end=2: (by_rows(t)[1],) * 2, "leak"),
         "begins with ■": (forcing(inputs=lambda t: cat_front(t, 2)), "begin with ■"),
         "the input ends": (
-            lambda t, start=1, end=2: (torch.cat([torch.ones_like(t[:, :1]), by_rows(t)[1][:, :-1]], 1), by_rows(t)[1]),
+            lambda t, start=1, end=2: (
+                torch.cat([torch.ones_like(t[:, :1]), by_rows(t)[1][:, :-1]], 1),
+                by_rows(t)[1],
+            ),
             "nothing comes behind ■",
         ),
         "as long as the target": (forcing(inputs=lambda t: cat_front(t)[:, :-1]), "one longer"),
@@ -272,7 +319,10 @@ FORCING = Answers(
         "no ▶": (forcing(inputs=lambda t: F.pad(t, (0, 1))), r"instead of \[1, 9, 4, 0, 0\]"),
         "inputs alone": (lambda t, start=1, end=2: by_rows(t)[0], "two tensors"),
         "floats": (lambda t, start=1, end=2: tuple(part.float() for part in by_rows(t)), "int64"),
-        "lists": (lambda t, start=1, end=2: tuple(part.tolist() for part in by_rows(t)), "should be a tensor"),
+        "lists": (
+            lambda t, start=1, end=2: tuple(part.tolist() for part in by_rows(t)),
+            "should be a tensor",
+        ),
         "rows of the example": (
             forcing(labels=lambda t: by_rows(t)[1] if len(t) == 2 else last_column(t)),
             "wrong for other targets",
@@ -280,7 +330,7 @@ FORCING = Answers(
     },
     right={"row by row": by_rows, "by comparing": by_comparing},
     borrowed=lambda target, start=1, end=2: teacher_forcing(target, start, end),
-)  # fmt: skip
+)
 
 # ---------------------------------------------------------------- greedy decoding
 
@@ -376,7 +426,10 @@ GREEDY = Answers(
         "one too many": (greedy(off=1), "with max_new = 3"),
         "in front": (in_front, "loses its thread|instead of"),
         "a tensor": (lambda model, source, max_new=64: torch.tensor(1.0), "needed is a list"),
-        "one row": (lambda model, source, max_new=64: greedy()(model, source[:1], max_new), "a list of 1"),
+        "one row": (
+            lambda model, source, max_new=64: greedy()(model, source[:1], max_new),
+            "a list of 1",
+        ),
     },
     right={"the loop": greedy(), "one by one": one_by_one},
     borrowed=lambda model, source, max_new=64: generate(model, source, max_new),
@@ -412,16 +465,20 @@ def one_each(log_probabilities, totals, width):
     if len(order) < width:  # fill up with second bests
         second = every.topk(2, dim=1)
         rows = torch.cat([order, order[: width - len(order)]])
-        return rows, torch.cat([tokens[order], second.indices[order[: width - len(order)], 1]]), torch.cat(
-            [best[order], second.values[order[: width - len(order)], 1]]
-        )  # fmt: skip
+        return (
+            rows,
+            torch.cat([tokens[order], second.indices[order[: width - len(order)], 1]]),
+            torch.cat([best[order], second.values[order[: width - len(order)], 1]]),
+        )
     return rows, tokens[order], best[order]
 
 
 def by_sorting(log_probabilities, totals, width):
     every = [
         (-(total + p), row, token)
-        for row, (total, line) in enumerate(zip(totals.tolist(), log_probabilities.tolist(), strict=True))
+        for row, (total, line) in enumerate(
+            zip(totals.tolist(), log_probabilities.tolist(), strict=True)
+        )
         for token, p in enumerate(line)
     ]
     chosen = sorted(every)[:width]
@@ -461,7 +518,9 @@ STEP = Answers(
             "best first",
         ),
         "last token's": (
-            lambda log_p, t, width: (lambda r, k, b: (r, k, log_p[r, k]))(*by_a_full_sort(log_p, t, width)),
+            lambda log_p, t, width: (lambda r, k, b: (r, k, log_p[r, k]))(
+                *by_a_full_sort(log_p, t, width)
+            ),
             "last token alone",
         ),
         "two tensors": (step(give=lambda rows, tokens, best: (rows, tokens)), "three tensors"),

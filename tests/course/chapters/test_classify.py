@@ -26,7 +26,9 @@ from kt_course.chapters.finetuning_techniques.classify import (
 )
 from kt_course.chapters.finetuning_techniques.sentiment import Sentence, sentences
 
-VOCAB = kt.CharVocab.from_documents([s.text for s in sentences(60)] + ["abcdefghijklmnopqrstuvwxyz."])
+VOCAB = kt.CharVocab.from_documents(
+    [s.text for s in sentences(60)] + ["abcdefghijklmnopqrstuvwxyz."]
+)
 FROZEN_HEAD = ("body.head.weight",)
 
 
@@ -49,7 +51,12 @@ def moved(module, before):
 
 def config(**more):
     usual = dict(
-        steps=4, batch_size=6, learning_rate=1e-2, schedule="constant", weight_decay=0.0, device="cpu"
+        steps=4,
+        batch_size=6,
+        learning_rate=1e-2,
+        schedule="constant",
+        weight_decay=0.0,
+        device="cpu",
     )
     return kt.TrainConfig(**usual | more)
 
@@ -92,7 +99,9 @@ def test_predictions_come_in_the_order_of_the_texts():
     x = features(tuned, VOCAB, texts)
     away = x @ (x[0] - x[1])
     tuned.head.weight.data = torch.stack([0 * x[0], x[0] - x[1]])
-    tuned.head.bias.data = torch.tensor([away.sort().values[14:16].mean().item(), 0.0])  # half on either side
+    tuned.head.bias.data = torch.tensor(
+        [away.sort().values[14:16].mean().item(), 0.0]
+    )  # half on either side
     found = predict(tuned, VOCAB, texts)
     assert found == [predict(tuned, VOCAB, [text])[0] for text in texts]
     assert set(found) == {0, 1}, "else their order would not show"
@@ -101,7 +110,9 @@ def test_predictions_come_in_the_order_of_the_texts():
 
 def test_looking_changes_neither_mode_nor_hooks():
     tuned = Classifier(body(dropout=0.5)).train()
-    assert torch.equal(features(tuned, VOCAB, ["fine."]), features(tuned, VOCAB, ["fine."])), "dropout is off"
+    assert torch.equal(features(tuned, VOCAB, ["fine."]), features(tuned, VOCAB, ["fine."])), (
+        "dropout is off"
+    )
     assert tuned.training and not tuned.body.head._forward_pre_hooks
 
 
@@ -120,7 +131,9 @@ def test_every_parameter_has_a_depth():
     tuned = Classifier(body("vanilla", 3))
     found = {name: depth(name, 3) for name in values(tuned)}
     assert {found[n] for n in ("body.tok_emb.weight", "body.pos_emb")} == {0}
-    assert {found[n] for n in ("body.ln_f.weight", "body.ln_f.bias", "head.weight", "head.bias")} == {4}
+    assert {
+        found[n] for n in ("body.ln_f.weight", "body.ln_f.bias", "head.weight", "head.bias")
+    } == {4}
     for i in range(3):
         assert {d for n, d in found.items() if n.startswith(f"body.blocks.{i}.")} == {i + 1}
     assert [n for n, d in found.items() if d == -1] == ["body.head.weight"]
@@ -140,7 +153,9 @@ def test_a_fit_moves_exactly_what_is_left_trained(n):
     may = {
         name
         for name in before
-        if name.startswith(("head.", *blocks)) or (n and "ln_f" in name) or (n == 3 and "tok_emb" in name)
+        if name.startswith(("head.", *blocks))
+        or (n and "ln_f" in name)
+        or (n == 3 and "tok_emb" in name)
     }
     assert moved(tuned, before) == may
 
@@ -168,7 +183,10 @@ def test_rates_fall_by_a_factor_a_layer():
     told = {name: rate[id(p)] for name, p in tuned.named_parameters() if id(p) in rate}
     assert told["head.bias"] == told["body.ln_f.weight"] == 8
     assert told["body.blocks.1.attn.query.weight"] == told["body.blocks.1.mlp.up.bias"] == 4
-    assert told["body.blocks.0.ln1.weight"] == 2 and told["body.pos_emb"] == told["body.tok_emb.weight"] == 1
+    assert (
+        told["body.blocks.0.ln1.weight"] == 2
+        and told["body.pos_emb"] == told["body.tok_emb.weight"] == 1
+    )
     assert set(values(tuned)) - set(told) == set(FROZEN_HEAD)
     assert len({g["lr"] for g in layer_rates(tuned, 8.0, 1.0)}) == 1
     with pytest.raises(ValueError, match="factor must be above 0"):
@@ -178,7 +196,9 @@ def test_rates_fall_by_a_factor_a_layer():
 def test_a_thawed_own_head_is_in_no_group():
     tuned = Classifier(body())
     tuned.body.head.weight.requires_grad = True
-    assert id(tuned.body.head.weight) not in {id(p) for g in layer_rates(tuned, 1.0) for p in g["params"]}
+    assert id(tuned.body.head.weight) not in {
+        id(p) for g in layer_rates(tuned, 1.0) for p in g["params"]
+    }
 
 
 def test_a_factor_reaches_the_weights():
@@ -328,7 +348,9 @@ def test_it_learns_and_is_the_same_bit_for_bit():
 def test_an_epoch_sees_every_sentence_once(monkeypatch):
     seen = []
     monkeypatch.setattr(
-        classify, "encode", lambda vocab, texts, device="cpu": seen.extend(texts) or encode(vocab, texts)
+        classify,
+        "encode",
+        lambda vocab, texts, device="cpu": seen.extend(texts) or encode(vocab, texts),
     )
     found = fit(Classifier(body()), VOCAB, toy(), config(steps=None, epochs=2, batch_size=5))
     texts = [s.text for s in toy()]
@@ -353,7 +375,9 @@ def test_the_probes_short_cut_changes_nothing():
     head = copy.deepcopy(tuned.head)
     c, data = config(steps=5, weight_decay=0.01), toy()
     fit(tuned, VOCAB, data, c)
-    optimizer = torch.optim.AdamW(head.parameters(), lr=c.learning_rate, betas=c.betas, weight_decay=0.01)
+    optimizer = torch.optim.AdamW(
+        head.parameters(), lr=c.learning_rate, betas=c.betas, weight_decay=0.01
+    )
     order = classify._batches([len(s.text) for s in data], c.batch_size, c.seed)
     for _, rows in zip(range(5), order, strict=False):
         x = tuned.features(encode(VOCAB, [data[i].text for i in rows])).detach()

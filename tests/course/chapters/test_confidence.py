@@ -85,7 +85,9 @@ def test_a_shipped_models_confidence_is_that_of_beam_search():
     answers, sure = confidence.confident_answers(model, vocab, questions)
     for question, one, p in zip(questions, answers, sure, strict=True):
         (beam,) = beam_search(model, [*vocab.encode(question), vocab.mask_id], 1, max_new=40)
-        assert vocab.decode(beam.ids) == one and beam.probability == pytest.approx(float(p), abs=2e-3)
+        assert vocab.decode(beam.ids) == one and beam.probability == pytest.approx(
+            float(p), abs=2e-3
+        )
 
 
 def test_an_answer_that_fills_the_block_needs_no_end(vocab):
@@ -140,10 +142,15 @@ def test_bins_part_the_answers_and_the_error_is_their_weighted_distance(cases, b
     assert sum(b.score.correct for b in found) == int(right.sum())
     error = 0.0
     for low, high in itertools.pairwise([i / bins for i in range(bins + 1)]):
-        inside = [(c, r) for c, r in zip(sure.tolist(), right.tolist(), strict=True)
-                  if (low * bins < c * bins <= high * bins or low == c == 0)]  # fmt: skip
+        inside = [
+            (c, r)
+            for c, r in zip(sure.tolist(), right.tolist(), strict=True)
+            if (low * bins < c * bins <= high * bins or low == c == 0)
+        ]
         error += abs(sum(r for _, r in inside) - sum(c for c, _ in inside)) / len(cases)
-    assert confidence.expected_calibration_error(sure, right, bins) == pytest.approx(error, abs=1e-6)
+    assert confidence.expected_calibration_error(sure, right, bins) == pytest.approx(
+        error, abs=1e-6
+    )
 
 
 def test_a_calibrated_model_has_no_error_and_a_boaster_all_of_it():
@@ -151,13 +158,19 @@ def test_a_calibrated_model_has_no_error_and_a_boaster_all_of_it():
     right = torch.tensor([True, True, True, False, True, False, False, False])
     assert confidence.expected_calibration_error(sure, right) == pytest.approx(0, abs=1e-7)
     assert confidence.expected_calibration_error(torch.ones(5), torch.zeros(5)) == 1
-    opposite = confidence.expected_calibration_error(torch.tensor([0.9, 0.1]), torch.tensor([False, True]))
+    opposite = confidence.expected_calibration_error(
+        torch.tensor([0.9, 0.1]), torch.tensor([False, True])
+    )
     assert opposite == pytest.approx(0.9), "bins that err in opposite directions must not cancel"
 
 
 @pytest.mark.parametrize(
     ("sure", "right", "said"),
-    [([0.5], [True, False], "one confidence an answer"), ([], [], "no answer"), ([1.2], [True], "0 ... 1")],
+    [
+        ([0.5], [True, False], "one confidence an answer"),
+        ([], [], "no answer"),
+        ([1.2], [True], "0 ... 1"),
+    ],
 )
 def test_what_cannot_be_binned_is_refused(sure, right, said):
     with pytest.raises(ValueError, match=said):
@@ -166,7 +179,8 @@ def test_what_cannot_be_binned_is_refused(sure, right, said):
 
 @settings(max_examples=40, deadline=None)
 @given(
-    st.lists(st.integers(0, 6), min_size=1, max_size=20), st.lists(st.integers(0, 6), min_size=1, max_size=20)
+    st.lists(st.integers(0, 6), min_size=1, max_size=20),
+    st.lists(st.integers(0, 6), min_size=1, max_size=20),
 )
 def test_separation_counts_pairs(a, b):
     wins = sum((x > y) + 0.5 * (x == y) for x in a for y in b) / (len(a) * len(b))
@@ -199,7 +213,10 @@ def test_the_curve_tells_for_each_threshold_what_answering_above_it_gives(cases)
 @settings(max_examples=60, deadline=None)
 @given(levels, st.floats(0, 1))
 def test_the_threshold_is_the_lowest_that_is_accurate_enough(cases, wanted):
-    sure, right = torch.tensor([c / 8 for c, _ in cases]).double(), torch.tensor([r for _, r in cases])
+    sure, right = (
+        torch.tensor([c / 8 for c, _ in cases]).double(),
+        torch.tensor([r for _, r in cases]),
+    )
     threshold = confidence.choose_threshold(sure, right, wanted)
     enough = [t for t in set(sure.tolist()) if right[sure >= t].double().mean() >= wanted - 1e-12]
     assert threshold == (min(enough) if enough else math.inf)
@@ -208,10 +225,16 @@ def test_the_threshold_is_the_lowest_that_is_accurate_enough(cases, wanted):
 @settings(max_examples=40, deadline=None)
 @given(levels, st.sampled_from([0.3, 0.5, 0.8]))
 def test_a_cautious_threshold_asks_the_lower_end_of_the_interval(cases, wanted):
-    sure, right = torch.tensor([c / 8 for c, _ in cases]).double(), torch.tensor([r for _, r in cases])
+    sure, right = (
+        torch.tensor([c / 8 for c, _ in cases]).double(),
+        torch.tensor([r for _, r in cases]),
+    )
     threshold = confidence.choose_threshold(sure, right, wanted, cautious=True)
-    enough = [t for t in set(sure.tolist())
-              if kt.wilson_interval(int(right[sure >= t].sum()), int((sure >= t).sum()))[0] >= wanted]  # fmt: skip
+    enough = [
+        t
+        for t in set(sure.tolist())
+        if kt.wilson_interval(int(right[sure >= t].sum()), int((sure >= t).sum()))[0] >= wanted
+    ]
     assert threshold == (min(enough) if enough else math.inf)
     assert threshold >= confidence.choose_threshold(sure, right, wanted)
 
@@ -261,7 +284,9 @@ def test_recombined_names_are_new_pairs_of_known_parts():
     pairs = {(n.split()[0], n.split()[-1]) for n in names}
     new = {tuple(n.split()) for n in made}
     assert len(new) == 200 and not new & pairs
-    assert {a for a, _ in new} <= {a for a, _ in pairs} and {b for _, b in new} <= {b for _, b in pairs}
+    assert {a for a, _ in new} <= {a for a, _ in pairs} and {b for _, b in new} <= {
+        b for _, b in pairs
+    }
     assert len(confidence.recombined_names(["Ada Hall", "Bo Lee"], 2)) == 2
     with pytest.raises(ValueError, match="3 new names cannot"):
         confidence.recombined_names(["Ada Hall", "Bo Lee"], 3)
@@ -273,7 +298,9 @@ def test_coined_names_are_in_every_vocabulary_and_in_no_word_list():
     corpus = kt.load_corpus("bios")
     assert all(ch in corpus.vocab for name in made for ch in name)
     known = {
-        part for q, _ in (*corpus.train, *corpus.dev, *corpus.test) for part in kt.question_name(q).split()
+        part
+        for q, _ in (*corpus.train, *corpus.dev, *corpus.test)
+        for part in kt.question_name(q).split()
     }
     shared = sum(part in known for name in made for part in name.split())
     assert shared < 0.02 * 600

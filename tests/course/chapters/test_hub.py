@@ -27,9 +27,12 @@ from kt_course.tools.cli import main
 
 ROOT = Path(__file__).resolve().parents[3]
 HAS_LIBRARY = (
-    subprocess.run([sys.executable, "-c", "import transformers"], capture_output=True).returncode == 0
+    subprocess.run([sys.executable, "-c", "import transformers"], capture_output=True).returncode
+    == 0
 )
-needs_library = pytest.mark.skipif(not HAS_LIBRARY, reason="needs transformers: pip install 'kt-core[hub]'")
+needs_library = pytest.mark.skipif(
+    not HAS_LIBRARY, reason="needs transformers: pip install 'kt-core[hub]'"
+)
 ODD = "\n ab,.é\xa0\xad\u200eאяカ"  # characters as a vocabulary may hold them; ⁇ and □ come on top
 
 
@@ -80,16 +83,18 @@ def clean(code: str, *arguments, where) -> subprocess.CompletedProcess:
 def test_kt_core_and_its_checks_need_no_library():
     code = "import sys\nfor name in ('transformers', 'tokenizers', 'huggingface_hub'): sys.modules[name] = None\n"
     code += f"sys.path.insert(0, {str(ROOT)!r})\nimport kt_core as kt\nfrom kt_core import hub\n"
-    code += (
-        "from kt_course.exercises.core import library\nlibrary()\nprint(hub.bits_per_character(0.0, 1, 1))"
+    code += "from kt_course.exercises.core import library\nlibrary()\nprint(hub.bits_per_character(0.0, 1, 1))"
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT.anchor
     )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT.anchor)
     assert done.stdout == "0.0\n", done.stderr
 
 
 def test_the_exported_code_is_the_packages_own():
     files = hub.source_files()
-    assert list(files) == sorted(["_typing.py", "attention.py", "modeling_kt.py", "models.py", "padding.py"])
+    assert list(files) == sorted(
+        ["_typing.py", "attention.py", "modeling_kt.py", "models.py", "padding.py"]
+    )
     for name, text in files.items():
         first, rest = text.split("\n", 1)
         module = re.match(r"# (kt_core[\w.]*) of kt_core", first)[1]
@@ -97,7 +102,8 @@ def test_the_exported_code_is_the_packages_own():
         assert len(rest.splitlines()) == len(own.splitlines())
         for ours, theirs in zip(own.splitlines(), rest.splitlines(), strict=True):
             assert ours == theirs or (
-                re.match(r"from kt_core[\w.]* import", ours) and re.match(r"from \.\w+ import", theirs)
+                re.match(r"from kt_core[\w.]* import", ours)
+                and re.match(r"from \.\w+ import", theirs)
             )
         for node in ast.walk(ast.parse(text)):
             names = [a.name for a in node.names] if isinstance(node, ast.Import) else []
@@ -117,7 +123,9 @@ def test_a_file_that_the_models_come_to_need_goes_along(tmp_path, monkeypatch):
     package = tmp_path / "kt_core"
     (package / "hub").mkdir(parents=True)
     (package / "hub" / "modeling_kt.py").write_text("from kt_core.models import GPT\n")
-    (package / "models.py").write_text("from kt_core.inner.deep import x\nfrom kt_core.models import y\n")
+    (package / "models.py").write_text(
+        "from kt_core.inner.deep import x\nfrom kt_core.models import y\n"
+    )
     (package / "inner").mkdir()
     (package / "inner" / "deep.py").write_text("x = 1\n")
     monkeypatch.setattr(kt, "__file__", str(package / "__init__.py"))
@@ -126,7 +134,10 @@ def test_a_file_that_the_models_come_to_need_goes_along(tmp_path, monkeypatch):
     assert "from .deep import x\nfrom .models import y\n" in files["models.py"]
 
 
-@given(st.lists(st.lists(st.booleans(), min_size=7, max_size=7), min_size=1, max_size=4), st.integers(0, 99))
+@given(
+    st.lists(st.lists(st.booleans(), min_size=7, max_size=7), min_size=1, max_size=4),
+    st.integers(0, 99),
+)
 def test_rows_are_packed_and_found_again(kept, seed):
     mask = torch.tensor(kept).long()
     idx = torch.randint(0, 50, mask.shape, generator=torch.Generator().manual_seed(seed))
@@ -154,15 +165,21 @@ def test_merging_keeps_the_text_and_ends(words):
         pair, words = hub.merge_step(words)
         if pair is None:
             break
-        assert pair not in seen and all(pair not in zip(word, word[1:], strict=False) for word in words)
+        assert pair not in seen and all(
+            pair not in zip(word, word[1:], strict=False) for word in words
+        )
         seen.add(pair)
         assert text(words) == before
     assert pair is None and all(len(word) == 1 for word in words)
 
 
 def test_bits_of_a_uniform_guess():
-    assert hub.bits_per_character(math.log(256), 10, 10) == pytest.approx(8)  # one of 256, a character each
-    assert hub.bits_per_character(math.log(256), 10, 40) == pytest.approx(2)  # a token is four characters
+    assert hub.bits_per_character(math.log(256), 10, 10) == pytest.approx(
+        8
+    )  # one of 256, a character each
+    assert hub.bits_per_character(math.log(256), 10, 40) == pytest.approx(
+        2
+    )  # a token is four characters
 
 
 # ---------------------------------------------------------------- the folder
@@ -171,11 +188,18 @@ def test_bits_of_a_uniform_guess():
 @needs_library
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_an_export_computes_the_same(variant, library, tmp_path):
-    model, vocab = small(variant, qk_norm=variant in ("rope", "perceiver"), activation="relu2"), characters()
-    written = hub.export(model, vocab, tmp_path / "out")
-    assert {"config.json", "model.safetensors", "README.md", ".gitattributes", "tokenizer.json"} <= set(
-        written
+    model, vocab = (
+        small(variant, qk_norm=variant in ("rope", "perceiver"), activation="relu2"),
+        characters(),
     )
+    written = hub.export(model, vocab, tmp_path / "out")
+    assert {
+        "config.json",
+        "model.safetensors",
+        "README.md",
+        ".gitattributes",
+        "tokenizer.json",
+    } <= set(written)
     theirs, info = loaded(tmp_path / "out", output_loading_info=True)
     assert not any(info.values()) and not theirs.training and theirs.dtype == torch.float32
     assert type(theirs).__module__.startswith("transformers_modules")
@@ -198,7 +222,9 @@ def test_generate_writes_what_kt_core_writes(variant, library, tmp_path):
     def ends(answers):
         return {len(p) + len(a) == 17 for p, a in zip(prompts, answers, strict=True)}
 
-    model = next(m for m in (small(variant, seed=seed) for seed in range(50)) if len(ends(written(m))) == 2)
+    model = next(
+        m for m in (small(variant, seed=seed) for seed in range(50)) if len(ends(written(m))) == 2
+    )
     ours = written(model)
     hub.export(model, vocab, tmp_path)
     theirs = loaded(tmp_path)
@@ -209,7 +235,9 @@ def test_generate_writes_what_kt_core_writes(variant, library, tmp_path):
         told = theirs.generate(**asked)[:, asked.input_ids.size(1) :]
         one_by_one.append(tokenizer.decode(told[0], skip_special_tokens=True))
     assert one_by_one == ours
-    asked = tokenizer(prompts, return_tensors="pt", padding=True)  # a row has less room by its padding
+    asked = tokenizer(
+        prompts, return_tensors="pt", padding=True
+    )  # a row has less room by its padding
     told = theirs.generate(**asked)[:, asked.input_ids.size(1) :]
     answers = tokenizer.batch_decode(told, skip_special_tokens=True)
     assert [a for a, full in zip(answers, ours, strict=True) if full.startswith(a)] == answers
@@ -224,12 +252,12 @@ def test_padding_on_either_side_changes_nothing(library, tmp_path):
     pad = torch.zeros(1, 4, dtype=torch.long)
     with torch.no_grad():
         alone = theirs(row).logits
-        left = theirs(torch.cat([pad, row], 1), attention_mask=torch.tensor([[0] * 4 + [1] * 5])).logits[
-            :, 4:
-        ]
-        right = theirs(torch.cat([row, pad], 1), attention_mask=torch.tensor([[1] * 5 + [0] * 4])).logits[
-            :, :5
-        ]
+        left = theirs(
+            torch.cat([pad, row], 1), attention_mask=torch.tensor([[0] * 4 + [1] * 5])
+        ).logits[:, 4:]
+        right = theirs(
+            torch.cat([row, pad], 1), attention_mask=torch.tensor([[1] * 5 + [0] * 4])
+        ).logits[:, :5]
         blind = theirs(torch.cat([pad, row], 1)).logits[:, 4:]
     torch.testing.assert_close(left, alone, atol=1e-5, rtol=1e-5)
     torch.testing.assert_close(right, alone, atol=1e-5, rtol=1e-5)
@@ -265,7 +293,11 @@ def test_an_export_that_was_changed_is_saved_and_loaded_again(library, tmp_path)
     again, idx = loaded(tmp_path / "second"), torch.randint(2, 14, (2, 8))
     assert set(hub.source_files()) <= {path.name for path in (tmp_path / "second").iterdir()}
     torch.testing.assert_close(again(idx).logits, theirs(idx).logits)
-    assert again.get_input_embeddings().weight.shape == again.get_output_embeddings().weight.shape == (14, 16)
+    assert (
+        again.get_input_embeddings().weight.shape
+        == again.get_output_embeddings().weight.shape
+        == (14, 16)
+    )
 
 
 @needs_library
@@ -286,7 +318,11 @@ def test_a_missing_weight_is_drawn_anew_and_reported(library, tmp_path):
 def test_configs_are_checked_and_told(library, tmp_path):
     hub.export(small("perceiver"), characters(), tmp_path)
     config = library.AutoConfig.from_pretrained(tmp_path, trust_remote_code=True)
-    assert (config.variant, config.hidden_size, config.max_position_embeddings) == ("perceiver", 16, 16)
+    assert (config.variant, config.hidden_size, config.max_position_embeddings) == (
+        "perceiver",
+        16,
+        16,
+    )
     told = json.loads((tmp_path / "config.json").read_text())
     assert told["architectures"] == ["KTForCausalLM"] and told["model_type"] == "kt_gpt"
     (tmp_path / "config.json").write_text(json.dumps({**told, "n_head": 3}))
@@ -390,7 +426,9 @@ def test_the_card_of_a_shipped_model_tells_its_own_numbers():
 
 
 def test_the_card_asks_for_the_version_that_the_hub_extra_asks_for():
-    extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
+    extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"][
+        "optional-dependencies"
+    ]
     assert f"transformers>={NEEDS}" in extras["hub"]
     assert f"transformers {NEEDS}" in hub.model_card(small(), {})
 
@@ -431,7 +469,9 @@ def test_characters_keep_their_ids(library, tmp_path):
 def test_whole_corpora_come_back_from_their_tokens(library):
     corpus = kt.load_corpus("bios:people=60")
     _, vocab, _ = shipped("wiki", "rope", "finetuned")
-    assert hub.char_tokenizer(vocab, 128)("".join(vocab.chars[2:])).input_ids == list(range(2, len(vocab)))
+    assert hub.char_tokenizer(vocab, 128)("".join(vocab.chars[2:])).input_ids == list(
+        range(2, len(vocab))
+    )
     texts = corpus.documents + [q for q, _ in corpus.dev]
     for tokenizer in (hub.char_tokenizer(corpus.vocab, 128), hub.train_bpe(texts, 500, 128)):
         assert tokenizer.batch_decode(tokenizer(texts).input_ids) == texts
@@ -455,7 +495,9 @@ def test_byte_pairs_are_those_of_merging_by_hand(library):
         ours.append("".join(pair))
     tokenizer = hub.train_bpe(texts, 258 + 25, 128)
     theirs = [
-        token for token, i in sorted(tokenizer.get_vocab().items(), key=lambda item: item[1]) if i >= 258
+        token
+        for token, i in sorted(tokenizer.get_vocab().items(), key=lambda item: item[1])
+        if i >= 258
     ]
     assert sorted(theirs) == sorted(ours)
 
@@ -528,7 +570,11 @@ def test_their_cache_and_padding_write_what_we_write(variant, library):
 
 @needs_library
 def test_a_model_without_room_in_their_class_is_refused(library):
-    for make, other in ((hub.as_gpt2, "rope"), (hub.as_gpt_neox, "vanilla"), (hub.as_gpt2, "perceiver")):
+    for make, other in (
+        (hub.as_gpt2, "rope"),
+        (hub.as_gpt_neox, "vanilla"),
+        (hub.as_gpt2, "perceiver"),
+    ):
         with pytest.raises(ValueError, match=f"not for {other}"):
             make(small(other))
     for variant, make in CLASSES.items():

@@ -60,7 +60,9 @@ VOCAB = kt.CharVocab.from_documents(LINES)
 def encoder(seed=0, vocab=VOCAB, variant="rope", n_layer=2, block_size=128, **more):
     torch.manual_seed(seed)
     return kt.GPT(
-        kt.GPTConfig(len(vocab), block_size, n_layer, 2, 16, variant, dropout=0.0, causal=False, **more)
+        kt.GPTConfig(
+            len(vocab), block_size, n_layer, 2, 16, variant, dropout=0.0, causal=False, **more
+        )
     ).eval()
 
 
@@ -83,7 +85,9 @@ def test_hide_changes_chosen_places_alone_and_asks_for_all_of_them(seed, n, rule
     assert ids == given
     chosen = {j for a, b in units for j in range(a, b)}
     assert [j for j in range(n) if y[j]] == sorted(chosen)
-    assert all(y[j] == ids[j] for j in chosen) and all(x[j] == ids[j] for j in set(range(n)) - chosen)
+    assert all(y[j] == ids[j] for j in chosen) and all(
+        x[j] == ids[j] for j in set(range(n)) - chosen
+    )
     for a, b in units:
         assert x[a:b] == [1] * (b - a) or 1 not in x[a:b]  # one draw a unit
         assert all(1 <= v < 40 for v in x[a:b])
@@ -96,7 +100,9 @@ def test_hide_changes_chosen_places_alone_and_asks_for_all_of_them(seed, n, rule
 def test_the_rule_is_bert_s():
     ids = [2 + j % 30 for j in range(30000)]
     x, y = hide(ids, [(j, j + 1) for j in range(30000)], 32, random.Random(0))
-    kinds = Counter("hidden" if a == 1 else "kept" if a == b else "random" for a, b in zip(x, y, strict=True))
+    kinds = Counter(
+        "hidden" if a == 1 else "kept" if a == b else "random" for a, b in zip(x, y, strict=True)
+    )
     assert kinds["hidden"] / 30000 == pytest.approx(0.8, abs=0.012)
     assert kinds["random"] / 30000 == pytest.approx(
         0.1 * 29 / 30, abs=0.01
@@ -180,17 +186,23 @@ def test_masked_pairs_hide_the_answer():
 @pytest.mark.parametrize(
     ("make", "told"),
     [
-        (lambda: MaskedText(LINES, VOCAB, units="letters"), "units must be one of chars, words, spans, not 'letters'"),
+        (
+            lambda: MaskedText(LINES, VOCAB, units="letters"),
+            "units must be one of chars, words, spans, not 'letters'",
+        ),
         (lambda: MaskedText(LINES, VOCAB, share=0.0), "share must be above 0"),
         (lambda: MaskedText(LINES, VOCAB, part=1.5), "part must lie in 0 ... 1"),
         (lambda: MaskedText([""], VOCAB), "document 0 is empty"),
         (lambda: MaskedPairs([(PAIRS[0][0], None)], VOCAB), "pair 0"),
         (lambda: MaskedPairs(PAIRS, VOCAB, 20), "a block of 20"),
         (lambda: LinePairs([LINES[:2]], VOCAB), "1 persons"),
-        (lambda: LinePairs([LINES[:2], LINES[2:3]], VOCAB), "person 1 .'Jan Berg. Born.* has one line"),
+        (
+            lambda: LinePairs([LINES[:2], LINES[2:3]], VOCAB),
+            "person 1 .'Jan Berg. Born.* has one line",
+        ),
         (lambda: masked.pretrain_masked("masked_letters"), "phase must be one of masked_chars"),
     ],
-)  # fmt: skip
+)
 def test_bad_input_is_told(make, told):
     with pytest.raises(ValueError, match=told):
         make()
@@ -210,7 +222,9 @@ def test_draws_depend_on_seed_epoch_and_index_alone():
 
 
 def test_batches_of_masked_data_are_not_shifted():
-    data = MaskedMixture([(MaskedText(LINES, VOCAB, units="spans"), 2), (MaskedPairs(PAIRS, VOCAB), 1)])
+    data = MaskedMixture(
+        [(MaskedText(LINES, VOCAB, units="spans"), 2), (MaskedPairs(PAIRS, VOCAB), 1)]
+    )
     assert len(data) == 14
     rows = 0
     for x, y in batches(data, 4, 0, 0):
@@ -250,7 +264,9 @@ def test_the_divergence_is_kl_by_torch_too_and_survives_large_logits():
     logits, targets = torch.tensor([[[0.0, 900.0, -900.0, 3.0]]]), torch.tensor([[2]])
     assert one_hot_kl(logits, targets).item() == pytest.approx(1800.0)
     p = F.one_hot(targets[0], 4).float()
-    assert F.kl_div(logits[0].log_softmax(-1), p, reduction="batchmean").item() == pytest.approx(1800.0)
+    assert F.kl_div(logits[0].log_softmax(-1), p, reduction="batchmean").item() == pytest.approx(
+        1800.0
+    )
 
 
 def test_the_models_own_loss_is_this_one():
@@ -267,7 +283,9 @@ def test_the_models_own_loss_is_this_one():
 def test_every_output_sees_every_character(variant):
     model = encoder(variant=variant, zero_init=False).double()
     for p in model.parameters():  # weights large enough for influence to show
-        p.data = 0.5 * torch.randn(p.shape, generator=torch.Generator().manual_seed(p.numel())).double()
+        p.data = (
+            0.5 * torch.randn(p.shape, generator=torch.Generator().manual_seed(p.numel())).double()
+        )
     idx = torch.tensor([VOCAB.encode("Ada Moor")])
     before = model(idx)[0]
     for j in range(idx.size(1)):
@@ -366,7 +384,11 @@ def test_fill_fixes_the_surest_first_and_reads_anew():
     model = Spoken([3, 4, 5, 6, 7], [1.0, 5.0, 2.0, 4.0, 3.0])
     out = fill(model, torch.tensor([[9, 1, 1, 1, 1]]), rounds=3)
     assert out.tolist() == [[9, 4, 5, 6, 7]]
-    assert [row.tolist()[0] for row in model.read] == [[9, 1, 1, 1, 1], [9, 4, 1, 6, 1], [9, 4, 1, 6, 7]]
+    assert [row.tolist()[0] for row in model.read] == [
+        [9, 1, 1, 1, 1],
+        [9, 4, 1, 6, 1],
+        [9, 4, 1, 6, 7],
+    ]
 
 
 @settings(max_examples=30, deadline=None)
@@ -437,7 +459,9 @@ def test_line_pairs_ask_for_one_place():
             assert (first.split(".")[0] == second.split(".")[0]) == same
     bare = LinePairs(by_person(LINES), VOCAB, names=False)
     assert not any(
-        name in "".join(map(str, bare.pair(i))) for i in range(3) for name in ("Moor", "Berg", "Lind")
+        name in "".join(map(str, bare.pair(i)))
+        for i in range(3)
+        for name in ("Moor", "Berg", "Lind")
     )
 
 
@@ -456,8 +480,13 @@ def test_one_person_is_a_probability_between_the_two_labels():
 def test_a_small_encoder_learns_its_text_by_heart():
     corpus = kt.load_corpus("bios:people=20")
     torch.manual_seed(0)
-    config = kt.GPTConfig(len(corpus.vocab), 128, 1, 2, 32, "rope", dropout=0.0, qk_norm=True, causal=False)
-    model, data = kt.GPT(config), MaskedText(corpus.documents[:4], corpus.vocab, units="spans", view="line")
+    config = kt.GPTConfig(
+        len(corpus.vocab), 128, 1, 2, 32, "rope", dropout=0.0, qk_norm=True, causal=False
+    )
+    model, data = (
+        kt.GPT(config),
+        MaskedText(corpus.documents[:4], corpus.vocab, units="spans", view="line"),
+    )
     settings = TrainConfig(
         steps=120,
         batch_size=4,
@@ -481,19 +510,27 @@ def test_some_people_are_those_of_the_questions():
 @pytest.mark.parametrize("phase", masked.PHASES)
 def test_pretraining_makes_a_model_and_its_card(phase, tmp_path):
     corpus = kt.load_corpus("bios:people=40")
-    small = dict(epochs=0.5, people=(10, 5), n_layer=1, n_head=2, n_embd=16, state=tmp_path / "state")
+    small = dict(
+        epochs=0.5, people=(10, 5), n_layer=1, n_head=2, n_embd=16, state=tmp_path / "state"
+    )
     model, vocab, card = masked.pretrain_masked(phase, corpus, **small)
     assert model.config.causal is (phase == "cut_spans") and vocab == corpus.vocab
     assert card["dev"]["total"] == 5 and card["phase"] == phase and card["people"] == [10, 5]
-    again, _, same = masked.pretrain_masked(phase, corpus, **small)  # from its state: nothing is trained anew
+    again, _, same = masked.pretrain_masked(
+        phase, corpus, **small
+    )  # from its state: nothing is trained anew
     assert same["cost"] == card["cost"]
-    assert all(torch.equal(a, b) for a, b in zip(model.parameters(), again.parameters(), strict=True))
+    assert all(
+        torch.equal(a, b) for a, b in zip(model.parameters(), again.parameters(), strict=True)
+    )
 
 
 def test_both_kinds_see_the_same_windows():
     """The causal model that stands beside the encoders is shown the same words, the same spans, as often."""
     documents = MaskedText(LINES, VOCAB, seed=0, units="spans")
-    cut = SpanCorruption(LINES, VOCAB, seed=0, crop="window", spans="salient", loss="span", end_sentinel=True)
+    cut = SpanCorruption(
+        LINES, VOCAB, seed=0, crop="window", spans="salient", loss="span", end_sentinel=True
+    )
     for epoch in range(5):
         documents.set_epoch(epoch)
         cut.set_epoch(epoch)

@@ -7,7 +7,11 @@ import torch
 
 from kt_core.trainer import TrainConfig
 from kt_course.chapters.the_whole_transformer import toys
-from kt_course.chapters.the_whole_transformer.recurrent import ATTENTIONS, Recurrent, RecurrentConfig
+from kt_course.chapters.the_whole_transformer.recurrent import (
+    ATTENTIONS,
+    Recurrent,
+    RecurrentConfig,
+)
 from kt_course.chapters.the_whole_transformer.seq2seq_decoding import exact_matches
 from kt_course.chapters.the_whole_transformer.seq2seq_training import fit
 
@@ -79,13 +83,17 @@ def test_nobody_looks_at_padding(attention):
     assert not weights[1, :, 1:].any()
     torch.testing.assert_close(weights.sum(-1), torch.ones(2, 2))
     memory = model.encode(source)
-    assert torch.equal(memory.last[0, 1], memory.states[1, 0])  # behind its one token, not behind its padding
+    assert torch.equal(
+        memory.last[0, 1], memory.states[1, 0]
+    )  # behind its one token, not behind its padding
 
 
 def test_rows_of_a_memory_are_shared():
     memory = model_of().encode(torch.tensor([[3, 4], [5, 6]]))
     twice = memory.rows(torch.tensor([1, 1, 0]))
-    assert torch.equal(twice.states[0], memory.states[1]) and torch.equal(twice.last[:, 2], memory.last[:, 0])
+    assert torch.equal(twice.states[0], memory.states[1]) and torch.equal(
+        twice.last[:, 2], memory.last[:, 0]
+    )
     assert twice.mask.shape == (3, 2)
 
 
@@ -112,9 +120,15 @@ def test_one_vector_forgets_long_sources_and_attention_does_not():
     train, _ = toy.split(6000, 1)
     source, target = toy.tensors(train)
     config = TrainConfig(
-        steps=250, batch_size=64, learning_rate=4e-3, schedule="linear", final_fraction=0.0, weight_decay=0.0,
-        device="cpu", log_every=0,
-    )  # fmt: skip
+        steps=250,
+        batch_size=64,
+        learning_rate=4e-3,
+        schedule="linear",
+        final_fraction=0.0,
+        weight_decay=0.0,
+        device="cpu",
+        log_every=0,
+    )
     short, long = toys.reverse(2, 3), toys.reverse(8, 8)
     right = {}
     for attention in ("none", "multiplicative"):

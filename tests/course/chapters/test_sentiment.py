@@ -123,7 +123,9 @@ def test_reviews_have_no_label_hold_no_test_sentence_and_mostly_fit():
 def test_their_characters_are_those_of_the_biographies():
     data = load_sentiment(300, 100, 300)
     _, vocab, _ = shipped("bios", "rope", "finetuned")
-    text = "".join([s.text for s in data.train + data.test + data.new] + [a + b for a, b in data.reviews])
+    text = "".join(
+        [s.text for s in data.train + data.test + data.new] + [a + b for a, b in data.reviews]
+    )
     assert all(ch in vocab for ch in set(text))
 
 
@@ -182,7 +184,9 @@ def test_the_interval_over_seeds_is_students(values):
 
     mean, low, high = seed_interval(values)
     at = stats.t.interval(0.95, len(values) - 1, sum(values) / len(values), stats.sem(values))
-    assert (low, high) == pytest.approx(at, abs=1e-4) and mean == pytest.approx(sum(values) / len(values))
+    assert (low, high) == pytest.approx(at, abs=1e-4) and mean == pytest.approx(
+        sum(values) / len(values)
+    )
 
 
 def test_seeds_that_agree_leave_no_width():

@@ -69,9 +69,14 @@ def pytorchs(model: Seq2Seq) -> nn.Transformer:
         c.n_head,
         batch_first=True,
         custom_encoder=nn.TransformerEncoder(
-            nn.TransformerEncoderLayer(**size, **how), c.n_encoder, ends[0], enable_nested_tensor=False
+            nn.TransformerEncoderLayer(**size, **how),
+            c.n_encoder,
+            ends[0],
+            enable_nested_tensor=False,
         ),
-        custom_decoder=nn.TransformerDecoder(nn.TransformerDecoderLayer(**size, **how), c.n_decoder, ends[1]),
+        custom_decoder=nn.TransformerDecoder(
+            nn.TransformerDecoderLayer(**size, **how), c.n_decoder, ends[1]
+        ),
     ).eval()
     for block, layer in zip(model.encoder, theirs.encoder.layers, strict=True):
         copy_attention(block.attn, layer.self_attn)
@@ -86,8 +91,13 @@ def pytorchs(model: Seq2Seq) -> nn.Transformer:
     for block, layer in zip(model.decoder, theirs.decoder.layers, strict=True):
         copy_attention(block.self_attn, layer.self_attn)
         copy_attention(block.cross_attn, layer.multihead_attn)
-        pairs = [(block.ff.up, layer.linear1), (block.ff.proj, layer.linear2), (block.ln1, layer.norm1),
-                 (block.ln2, layer.norm2), (block.ln3, layer.norm3)]  # fmt: skip
+        pairs = [
+            (block.ff.up, layer.linear1),
+            (block.ff.proj, layer.linear2),
+            (block.ln1, layer.norm1),
+            (block.ln2, layer.norm2),
+            (block.ln3, layer.norm3),
+        ]
         for ours, other in pairs:
             other.load_state_dict(ours.state_dict())
     if pre:
@@ -100,7 +110,9 @@ def pytorchs(model: Seq2Seq) -> nn.Transformer:
 def test_it_computes_what_pytorchs_transformer_computes(norm):
     model = model_of(norm)
     for p in model.parameters():  # biases and gains too, not only their first values
-        p.data = p.data + 0.2 * torch.randn(p.shape, generator=torch.Generator().manual_seed(p.numel()))
+        p.data = p.data + 0.2 * torch.randn(
+            p.shape, generator=torch.Generator().manual_seed(p.numel())
+        )
     theirs = pytorchs(model)
     source, inputs = ids(3, 7), ids(3, 5, seed=1)
     source[1, 4:], source[2, 1:] = 0, 0
@@ -116,13 +128,17 @@ def test_it_computes_what_pytorchs_transformer_computes(norm):
             tgt_mask=future,
             tgt_is_causal=True,
         )
-        torch.testing.assert_close(model(source, inputs), model.head(expected), atol=2e-5, rtol=1e-5)
+        torch.testing.assert_close(
+            model(source, inputs), model.head(expected), atol=2e-5, rtol=1e-5
+        )
         ours = model.encode(source)
         memory = theirs.encoder(x, src_key_padding_mask=padded)
         real = ~padded
         torch.testing.assert_close(ours.states[real], memory[real], atol=2e-5, rtol=1e-5)
         with kt.record_attention(model):  # by the formula, not by the fused kernel
-            torch.testing.assert_close(model(source, inputs), model.head(expected), atol=2e-5, rtol=1e-5)
+            torch.testing.assert_close(
+                model(source, inputs), model.head(expected), atol=2e-5, rtol=1e-5
+            )
 
 
 def test_the_papers_base_model_has_the_papers_size():
@@ -143,7 +159,9 @@ def test_layer_norm_is_pytorchs(rows, C, size, seed):
     x = size * torch.randn(2, rows, C, generator=g, dtype=torch.double) + size
     gain, bias = torch.randn(2, C, generator=g, dtype=torch.double)
     torch.testing.assert_close(layer_norm(x), F.layer_norm(x, (C,)))
-    torch.testing.assert_close(layer_norm(x, gain, bias, 1e-3), F.layer_norm(x, (C,), gain, bias, 1e-3))
+    torch.testing.assert_close(
+        layer_norm(x, gain, bias, 1e-3), F.layer_norm(x, (C,), gain, bias, 1e-3)
+    )
 
 
 # ---------------------------------------------------------------- who sees what
@@ -152,7 +170,9 @@ def test_layer_norm_is_pytorchs(rows, C, size, seed):
 def moves(out, x) -> torch.Tensor:
     """(T_out, T_in): does output t move when input j does? out (1, T_out, C) depends on x (1, T_in, C)."""
     mix = torch.randn(out.size(-1), generator=torch.Generator().manual_seed(0))
-    rows = [torch.autograd.grad(out[0, t] @ mix, x, retain_graph=True)[0][0] for t in range(out.size(1))]
+    rows = [
+        torch.autograd.grad(out[0, t] @ mix, x, retain_graph=True)[0][0] for t in range(out.size(1))
+    ]
     return torch.stack(rows).ne(0).any(-1)
 
 
@@ -172,12 +192,16 @@ def test_the_encoder_sees_everything_but_padding_and_the_decoder_no_future(norm)
     assert torch.equal(moves(out, memory), closed[0, 0].expand(6, 4))
 
 
-@pytest.mark.parametrize("make", [model_of, lambda: recurrent("none"), lambda: recurrent("additive")])
+@pytest.mark.parametrize(
+    "make", [model_of, lambda: recurrent("none"), lambda: recurrent("additive")]
+)
 def test_padding_of_the_source_changes_nothing(make):
     model, source, inputs = make(), ids(2, 4), ids(2, 3, seed=1)
     wider = F.pad(source, (0, 3))
     with torch.no_grad():
-        torch.testing.assert_close(model(source, inputs), model(wider, inputs), atol=1e-5, rtol=1e-5)
+        torch.testing.assert_close(
+            model(source, inputs), model(wider, inputs), atol=1e-5, rtol=1e-5
+        )
 
 
 def recurrent(attention="none", seed=0) -> Recurrent:
@@ -190,7 +214,9 @@ def test_positions_are_what_tells_the_order():
     turned = source.flip(1)
     with torch.no_grad():
         blind, sighted = model_of(positions="none"), model_of()
-        torch.testing.assert_close(blind(source, inputs), blind(turned, inputs), atol=1e-5, rtol=1e-5)
+        torch.testing.assert_close(
+            blind(source, inputs), blind(turned, inputs), atol=1e-5, rtol=1e-5
+        )
         assert not torch.allclose(sighted(source, inputs), sighted(turned, inputs), atol=1e-2)
 
 
@@ -204,7 +230,10 @@ def test_recorded_maps_have_their_names_and_shapes():
     assert named["decoder 2 self"].shape == (2, 2, 4, 4)
     assert named["decoder 0 cross"].shape == (2, 2, 4, 5)
     assert not named["decoder 0 self"].triu(1).any()
-    assert not named["decoder 1 cross"][1, :, :, 3:].any() and not named["encoder 0"][1, :, :, 3:].any()
+    assert (
+        not named["decoder 1 cross"][1, :, :, 3:].any()
+        and not named["encoder 0"][1, :, :, 3:].any()
+    )
     for weights in maps:
         torch.testing.assert_close(weights.sum(-1), torch.ones(weights.shape[:-1]))
 
@@ -267,12 +296,22 @@ def test_the_loss_is_the_mean_over_real_tokens():
 def test_fitting_learns_a_few_pairs_by_heart_and_repeats_itself(make):
     source, target = ids(4, 5), ids(4, 4, high=13, seed=3)
     config = TrainConfig(
-        steps=120, batch_size=8, learning_rate=2e-2, optimizer="muon", schedule="linear", weight_decay=0.0,
-        device="cpu", log_every=60,
-    )  # fmt: skip
+        steps=120,
+        batch_size=8,
+        learning_rate=2e-2,
+        optimizer="muon",
+        schedule="linear",
+        weight_decay=0.0,
+        device="cpu",
+        log_every=60,
+    )
     first, second = make(), make()
-    history = fit(first, source, target, config, evaluate=lambda model: {"training": model.training})
-    assert [row["step"] for row in history] == [60, 120] and not any(row["training"] for row in history)
+    history = fit(
+        first, source, target, config, evaluate=lambda model: {"training": model.training}
+    )
+    assert [row["step"] for row in history] == [60, 120] and not any(
+        row["training"] for row in history
+    )
     assert history[-1]["loss"] < min(0.3, history[0]["loss"]) and not first.training
     assert generate(first, source, 8) == target.tolist()
     fit(second, source, target, config)
@@ -372,7 +411,9 @@ def test_a_beam_step_takes_the_best_of_all_ways(n, V, width, seed):
     g = torch.Generator().manual_seed(seed)
     log_p, totals = torch.randn(n, V, generator=g).log_softmax(-1), torch.randn(n, generator=g)
     rows, tokens, best = beam_step(log_p, totals, width)
-    every = sorted(((totals[i] + log_p[i, v]).item() for i in range(n) for v in range(V)), reverse=True)
+    every = sorted(
+        ((totals[i] + log_p[i, v]).item() for i in range(n) for v in range(V)), reverse=True
+    )
     assert len(rows) == len(tokens) == len(best) == min(width, n * V)
     assert best.tolist() == pytest.approx(every[:width])
     assert (totals[rows] + log_p[rows, tokens]).tolist() == pytest.approx(best.tolist())
@@ -425,7 +466,9 @@ def test_answers_are_texts_and_matches_are_counted():
     torch.manual_seed(0)
     model = Seq2Seq(Seq2SeqConfig(29, 29, **SMALL)).eval()
     given_answers = answers(model, toy, [pair.source for pair in pairs], 6)
-    assert len(given_answers) == 5 and all(isinstance(text, str) and len(text) <= 6 for text in given_answers)
+    assert len(given_answers) == 5 and all(
+        isinstance(text, str) and len(text) <= 6 for text in given_answers
+    )
     score = exact_matches(model, toy, pairs, 6)
     right = sum(a == "".join(p.target) for a, p in zip(given_answers, pairs, strict=True))
     assert (score.correct, score.total) == (right, 5)

@@ -60,7 +60,9 @@ def test_a_technique_leaves_the_body_that_it_was_given(name):
 def test_from_scratch_is_another_body_for_each_seed():
     model, train = body(), load_task(0, **SIZES).train
     drawn = [
-        tune(TECHNIQUES["scratch"], model, VOCAB, train, rate=1e-9, seed=seed, steps=1)[0].body.tok_emb.weight
+        tune(TECHNIQUES["scratch"], model, VOCAB, train, rate=1e-9, seed=seed, steps=1)[
+            0
+        ].body.tok_emb.weight
         for seed in (1, 1, 2)
     ]
     assert torch.allclose(drawn[0], drawn[1]) and not torch.allclose(drawn[0], drawn[2], atol=1e-3)
@@ -76,7 +78,10 @@ def test_known_is_what_was_right_before():
 
 
 def test_the_rate_is_devs_and_the_smaller_of_equals():
-    rows = [dict(technique="a", rate=r, dev=d, test=t) for r, d, t in ((1, 0.5, 1), (3, 0.9, 0), (2, 0.9, 0))]
+    rows = [
+        dict(technique="a", rate=r, dev=d, test=t)
+        for r, d, t in ((1, 0.5, 1), (3, 0.9, 0), (2, 0.9, 0))
+    ]
     assert chosen_rate(rows, "a") == 2
     with pytest.raises(ValueError, match="no row of technique 'b'"):
         chosen_rate(rows, "b")
@@ -92,21 +97,36 @@ def short(monkeypatch):
 
 def test_a_table_is_complete_and_can_be_gone_on_with(short):
     seen = []
-    told = compare(body(), VOCAB, PEOPLE, done=lambda t: seen.append(json.loads(json.dumps(t))), **short)
+    told = compare(
+        body(), VOCAB, PEOPLE, done=lambda t: seen.append(json.loads(json.dumps(t))), **short
+    )
     assert [(r["technique"], r["rate"]) for r in told["choosing"]] == [
-        ("probe", 1e-3), ("probe", 1e-2), ("all", 1e-3), ("all", 1e-2),
-    ]  # fmt: skip
-    assert not any("test" in row for row in told["choosing"]), "test sentences are not looked at to choose"
+        ("probe", 1e-3),
+        ("probe", 1e-2),
+        ("all", 1e-3),
+        ("all", 1e-2),
+    ]
+    assert not any("test" in row for row in told["choosing"]), (
+        "test sentences are not looked at to choose"
+    )
     assert [(r["technique"], r["seed"]) for r in told["rows"]] == [
-        ("probe", 1), ("all", 1), ("probe", 2), ("all", 2),
-    ]  # fmt: skip
-    assert all(row["rate"] == chosen_rate(told["choosing"], row["technique"]) for row in told["rows"])
+        ("probe", 1),
+        ("all", 1),
+        ("probe", 2),
+        ("all", 2),
+    ]
+    assert all(
+        row["rate"] == chosen_rate(told["choosing"], row["technique"]) for row in told["rows"]
+    )
     stopped, again = seen[4], []
     more = compare(body(), VOCAB, PEOPLE, begun=stopped, done=again.append, **short)
     assert len(again) == 3
 
     def figures(table):
-        return [{k: v for k, v in row.items() if k != "seconds"} for row in table["choosing"] + table["rows"]]
+        return [
+            {k: v for k, v in row.items() if k != "seconds"}
+            for row in table["choosing"] + table["rows"]
+        ]
 
     assert figures(more) == figures(told)
 
@@ -116,7 +136,12 @@ def test_a_row_with_a_rate_that_is_not_chosen_any_more_is_measured_again(short):
     told["rows"][0]["rate"] = 7.0
     again = []
     compare(
-        body(), VOCAB, PEOPLE, begun=told, done=lambda t: again.append(t["rows"][-1]["technique"]), **short
+        body(),
+        VOCAB,
+        PEOPLE,
+        begun=told,
+        done=lambda t: again.append(t["rows"][-1]["technique"]),
+        **short,
     )
     assert again == ["probe"] and 7.0 not in [row["rate"] for row in told["rows"]]
 
@@ -156,9 +181,12 @@ def test_the_shipped_table_has_all_techniques_with_equal_seeds():
     found = {name: [row for row in told["rows"] if row["technique"] == name] for name in TECHNIQUES}
     assert all([row["seed"] for row in rows] == told["seeds"] for rows in found.values())
     assert all(
-        {row["rate"] for row in rows} == {chosen_rate(told["choosing"], n)} for n, rows in found.items()
+        {row["rate"] for row in rows} == {chosen_rate(told["choosing"], n)}
+        for n, rows in found.items()
     )
-    assert {r["rate"] for r in told["choosing"] if r["technique"] == "all"} == set(TECHNIQUES["all"].rates)
+    assert {r["rate"] for r in told["choosing"] if r["technique"] == "all"} == set(
+        TECHNIQUES["all"].rates
+    )
     assert all(row["switched_off_as_before"] for row in found["lora"])
     assert all(row["kept"] == row["known"] == told["known"] for row in found["probe"])
     assert told["hardware"] and told["body"] and told["body_seed"] is not None

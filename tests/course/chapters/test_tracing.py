@@ -108,7 +108,10 @@ def test_an_edit_changes_what_comes_after_it_and_nothing_before(model, asked):
 @pytest.mark.parametrize("variant", ["perceiver", "perceiver_ar"])
 def test_latents_are_refused(vocab, variant, asked):
     model = gpt(vocab, variant)
-    with pytest.raises(ValueError, match="trace a vanilla or a rope model"), tracing.record_residuals(model):
+    with (
+        pytest.raises(ValueError, match="trace a vanilla or a rope model"),
+        tracing.record_residuals(model),
+    ):
         pass
     with pytest.raises(ValueError, match="latents"), tracing.limit_attention(model, [None] * 3):
         pass
@@ -211,7 +214,9 @@ def restored_by_hand(model, asked, corrupted, state, positions):
 
 
 @pytest.mark.parametrize("window", [1, 3])
-def test_restoring_equals_running_the_rest_of_the_blocks_on_the_mended_state(vocab, model, asked, window):
+def test_restoring_equals_running_the_rest_of_the_blocks_on_the_mended_state(
+    vocab, model, asked, window
+):
     corrupted = tracing.other_name(asked, vocab, "Bob Moor")
     cells = tracing.restore(model, asked, corrupted, window)
     assert cells.value.shape == (4, asked.mark + 1)
@@ -222,14 +227,18 @@ def test_restoring_equals_running_the_rest_of_the_blocks_on_the_mended_state(voc
             assert cells.value[state, t] == pytest.approx(float(by_hand), rel=1e-3, abs=1e-6)
 
 
-def test_restoring_everything_gives_the_clean_answer_and_nothing_the_corrupted_one(vocab, model, asked):
+def test_restoring_everything_gives_the_clean_answer_and_nothing_the_corrupted_one(
+    vocab, model, asked
+):
     corrupted = tracing.other_name(asked, vocab, "Bob Moor")
     whole = tracing.restore(model, asked, corrupted, window=2 * asked.mark + 1)
     clean = asked.probability(model(asked.ids)[0], 1)
     assert torch.allclose(whole.value[:, asked.mark // 2], clean.expand(4), atol=1e-5)
     single = tracing.restore(model, asked, corrupted)
     lost = asked.probability(model(corrupted)[0], 1)
-    assert torch.allclose(single.value[:, 0], lost.expand(4), atol=1e-5), "the first W is the same in both"
+    assert torch.allclose(single.value[:, 0], lost.expand(4), atol=1e-5), (
+        "the first W is the same in both"
+    )
     assert single.value[3, asked.mark] == pytest.approx(float(clean), abs=1e-5), (
         "the last state at ⁇ says it all"
     )
@@ -301,7 +310,10 @@ def test_a_probe_finds_what_is_linearly_there_and_chance_where_nothing_is():
 def test_a_probe_agrees_with_scikit_learn():
     linear_model = pytest.importorskip("sklearn.linear_model")
     generator = torch.Generator().manual_seed(1)
-    states, classes = torch.randn(80, 6, generator=generator), torch.randint(3, (80,), generator=generator)
+    states, classes = (
+        torch.randn(80, 6, generator=generator),
+        torch.randint(3, (80,), generator=generator),
+    )
     x = (states - states.mean(0)) / (states.std(0) + 1e-6)
     x = F.pad(x, (0, 1), value=1.0).double()
     theirs = linear_model.Ridge(alpha=100.0, fit_intercept=False).fit(

@@ -41,7 +41,9 @@ from kt_course.chapters.vision_transformer.vision import (
 FEW = settings(max_examples=20, deadline=None)
 SIDES = st.integers(1, 4)
 KINDS = [
-    dict(pool=pool, positions=positions) for pool in ("class", "mean") for positions in ("learned", "none")
+    dict(pool=pool, positions=positions)
+    for pool in ("class", "mean")
+    for positions in ("learned", "none")
 ]
 
 
@@ -92,7 +94,10 @@ def test_counts_of_patches_and_tokens_are_those_of_the_model(pool):
     config = ViTConfig(image_size=12, patch_size=3, channels=2, pool=pool, n_embd=8, n_head=2)
     patches = patchify(torch.zeros(1, 2, 12, 12), 3)
     assert (config.grid, config.n_patches) == (4, patches.size(1))
-    assert vit(image_size=12, patch_size=3, channels=2, pool=pool).embed(patches).size(1) == config.n_tokens
+    assert (
+        vit(image_size=12, patch_size=3, channels=2, pool=pool).embed(patches).size(1)
+        == config.n_tokens
+    )
 
 
 # ---------------------------------------------------------------- patches
@@ -107,7 +112,9 @@ def test_patches_are_the_squares_of_the_picture(p, rows, columns, c, B):
     for n, (i, j) in enumerate(itertools.product(range(rows), range(columns))):
         square = images[:, :, i * p : (i + 1) * p, j * p : (j + 1) * p]
         assert torch.equal(patches[:, n], square.flatten(1))
-    torch.testing.assert_close(patches, F.unfold(images, p, stride=p).mT, atol=0, rtol=0) if B else None
+    torch.testing.assert_close(
+        patches, F.unfold(images, p, stride=p).mT, atol=0, rtol=0
+    ) if B else None
 
 
 @FEW
@@ -119,7 +126,9 @@ def test_patches_put_together_are_the_picture(p, grid, c):
 
 def test_patches_that_do_not_fill_the_picture_or_make_none():
     for p in (3, 0, -1):
-        with pytest.raises(ValueError, match=f"patches of {p} x {p} do not fill a picture of 8 x 8"):
+        with pytest.raises(
+            ValueError, match=f"patches of {p} x {p} do not fill a picture of 8 x 8"
+        ):
             patchify(torch.zeros(1, 1, 8, 8), p)
     for shape, c in (((1, 5, 4), 1), ((1, 4, 5), 1), ((1, 4, 4), 3)):
         with pytest.raises(ValueError, match="make no square picture"):
@@ -138,7 +147,9 @@ def test_the_patch_embedding_is_a_strided_convolution(p, grid, c, C):
 
 def test_patches_in_another_order():
     images = random(3, 2, 6, 6)
-    orders = torch.stack([torch.randperm(9, generator=torch.Generator().manual_seed(i)) for i in range(3)])
+    orders = torch.stack(
+        [torch.randperm(9, generator=torch.Generator().manual_seed(i)) for i in range(3)]
+    )
     patches, moved = patchify(images, 2), patchify(permute_patches(images, 2, orders), 2)
     for b in range(3):
         assert torch.equal(moved[b], patches[b, orders[b]])
@@ -160,7 +171,9 @@ def test_a_shift_moves_the_ink_and_lets_zeros_in(down, right):
     assert torch.equal(moved[1], images[1])
     for i, j in itertools.product(range(3), range(4)):
         there = 0 <= i - down < 3 and 0 <= j - right < 4
-        assert torch.equal(moved[0, :, i, j], images[0, :, i - down, j - right] if there else torch.zeros(2))
+        assert torch.equal(
+            moved[0, :, i, j], images[0, :, i - down, j - right] if there else torch.zeros(2)
+        )
 
 
 def test_random_shifts_reach_every_direction_and_repeat_from_their_seed():
@@ -203,7 +216,9 @@ def test_the_model_by_hand(kind):
 
 def test_blocks_and_attention_are_those_of_the_gpt_and_every_token_reads_every_token():
     model = vit()
-    assert all(type(block) is Block and type(block.attn) is MultiHeadAttention for block in model.blocks)
+    assert all(
+        type(block) is Block and type(block.attn) is MultiHeadAttention for block in model.blocks
+    )
     with record_attention(model) as maps:
         recorded = model(random(2, 1, 8, 8))[0]
     torch.testing.assert_close(recorded, model(random(2, 1, 8, 8))[0], atol=1e-5, rtol=1e-4)
@@ -235,14 +250,18 @@ def test_without_positions_the_order_of_the_patches_means_nothing(pool):
     ordered.pos_emb.data = torch.cat(
         [rows[:, :front], rows[:, front:][:, order]], 1
     )  # the positions move along
-    torch.testing.assert_close(ordered(shuffled)[0], vit(pool=pool)(images)[0], atol=1e-4, rtol=1e-4)
+    torch.testing.assert_close(
+        ordered(shuffled)[0], vit(pool=pool)(images)[0], atol=1e-4, rtol=1e-4
+    )
 
 
 @pytest.mark.parametrize("kind", KINDS, ids=str)
 def test_gradients_reach_every_weight(kind):
     model = vit(**kind).train()
     model(random(3, 1, 8, 8), torch.tensor([0, 1, 2]))[1].backward()
-    assert all(p.grad is not None and p.grad.isfinite().all() and p.grad.any() for p in model.parameters())
+    assert all(
+        p.grad is not None and p.grad.isfinite().all() and p.grad.any() for p in model.parameters()
+    )
 
 
 def test_blocks_start_as_the_identity_if_asked_and_pictures_of_other_sizes_are_refused():
@@ -278,9 +297,13 @@ def test_the_filler_hides_its_share_trains_the_vit_and_wants_a_share():
     filler = PatchFiller(model, share=0.25).train()
     before = model.patch_emb.weight.clone()
     seen = []
-    model.patch_emb.register_forward_pre_hook(lambda module, given: seen.append((given[0] == HIDDEN).all(-1)))
+    model.patch_emb.register_forward_pre_hook(
+        lambda module, given: seen.append((given[0] == HIDDEN).all(-1))
+    )
     data = Pictures(torch.rand(400, 1, 8, 8), torch.zeros(400, dtype=torch.long))
-    fit_pictures(filler, data, TrainConfig(steps=8, batch_size=100, learning_rate=1e-2, device="cpu"))
+    fit_pictures(
+        filler, data, TrainConfig(steps=8, batch_size=100, learning_rate=1e-2, device="cpu")
+    )
     assert abs(torch.stack(seen).float().mean() - 0.25) < 0.02
     assert not torch.equal(model.patch_emb.weight, before)
     for share in (0.0, 1.0, -1):
@@ -334,7 +357,10 @@ def test_grid_correlation_knows_a_grid_from_noise_and_from_a_line():
     bumps = torch.exp(-centres.square().sum(-1) / 8)  # near patches have similar rows
     assert grid_correlation(bumps) < -0.9
     assert abs(grid_correlation(random(36, 400))) < 0.2
-    assert grid_correlation(bumps[torch.randperm(36, generator=torch.Generator().manual_seed(0))]) > -0.3
+    assert (
+        grid_correlation(bumps[torch.randperm(36, generator=torch.Generator().manual_seed(0))])
+        > -0.3
+    )
     for n in (1, 17):
         with pytest.raises(ValueError, match=f"{n} positions fill no square grid"):
             grid_correlation(torch.zeros(n, 3))
@@ -359,10 +385,13 @@ def test_the_splits_are_scikit_learns_digits_each_once_and_always_the_same(digit
     assert told == sorted(map(tuple, found.data.astype(int).tolist()))
     assert every.min() == 0 and every.max() == 1
     by_picture = {
-        tuple(row): label for row, label in zip(found.data.astype(int).tolist(), found.target, strict=True)
+        tuple(row): label
+        for row, label in zip(found.data.astype(int).tolist(), found.target, strict=True)
     }
     test = digits[2]
-    for image, label in zip((test.images * 16).round().int().flatten(1).tolist(), test.labels, strict=True):
+    for image, label in zip(
+        (test.images * 16).round().int().flatten(1).tolist(), test.labels, strict=True
+    ):
         assert by_picture[tuple(image)] == label
     assert test.labels[:12].tolist() == load_digits()[2].labels[:12].tolist() == FIRST_OF_TEST
     assert all(part.labels.bincount(minlength=10).min() >= 0.06 * len(part) for part in digits)
@@ -380,7 +409,10 @@ def test_without_scikit_learn_it_says_what_to_install(monkeypatch):
 def test_importing_it_needs_no_scikit_learn():
     code = "import sys; sys.modules['sklearn'] = None; import kt_course.chapters.vision_transformer.vision"
     subprocess.run(
-        [sys.executable, "-c", code], check=True, timeout=120, cwd=Path(__file__).resolve().parents[3]
+        [sys.executable, "-c", code],
+        check=True,
+        timeout=120,
+        cwd=Path(__file__).resolve().parents[3],
     )
 
 
@@ -420,7 +452,11 @@ def test_training_repeats_from_its_seed_and_tells_its_history():
         history = fit_pictures(model, bars(70), config, random_shifts())
         return torch.cat([p.flatten() for p in model.parameters()]), history
 
-    (one, history), (two, _), (other, _) = trained(0, steps=5), trained(0, steps=5), trained(1, steps=5)
+    (one, history), (two, _), (other, _) = (
+        trained(0, steps=5),
+        trained(0, steps=5),
+        trained(1, steps=5),
+    )
     assert torch.equal(one, two) and not torch.equal(one, other)
     assert [row["step"] for row in history] == [2, 4, 5]
     assert [row["epoch"] for row in history] == [1.0, 2.0, 2.5]

@@ -90,7 +90,9 @@ COUNTER = Exercise("counter", "01_attention_math", "Counting", 1, 1, Counter, ch
 def test_checks_are_imported_only_when_asked_for():
     told = "import sys, kt_core as kt; a = 'kt_course.exercises' in sys.modules; print(a, kt_course.exercise_ids()[:1])"
     told += "; kt.nonsense"
-    done = subprocess.run([sys.executable, "-c", told], capture_output=True, text=True, env={**os.environ})
+    done = subprocess.run(
+        [sys.executable, "-c", told], capture_output=True, text=True, env={**os.environ}
+    )
     assert done.stdout == "False ['additive-score']\n"
     assert "module 'kt_core' has no attribute 'nonsense'" in done.stderr
 
@@ -99,15 +101,20 @@ def test_every_notebook_has_exercises_in_order():
     found = [library()[id].notebook for id in checks.exercise_ids()]
     assert found == sorted(found)
     assert (
-        checks.exercise_ids("01_attention_math") == checks.exercise_ids()[: found.count("01_attention_math")]
+        checks.exercise_ids("01_attention_math")
+        == checks.exercise_ids()[: found.count("01_attention_math")]
     )
-    with pytest.raises(ValueError, match="no notebook '01' with exercises; there are 01_attention_math"):
+    with pytest.raises(
+        ValueError, match="no notebook '01' with exercises; there are 01_attention_math"
+    ):
         checks.exercise_ids("01")
 
 
 def test_an_unknown_id_names_the_nearest():
     for use in (lambda id: checks.check(id, double), checks.exercise, checks.solution):
-        with pytest.raises(ValueError, match="no exercise 'casual-mask', did you mean 'causal-mask'"):
+        with pytest.raises(
+            ValueError, match="no exercise 'casual-mask', did you mean 'causal-mask'"
+        ):
             use("casual-mask")
     with pytest.raises(ValueError, match="no quiz 'zzz'; there are .*wrong-axis"):
         checks.quiz("zzz")
@@ -176,7 +183,9 @@ def test_an_error_names_itself_and_the_learners_line():
         return helper(x)
 
     is_wrong(
-        DOUBLE, answer, r"your code raised IndexError: .*index 7.*, at line \d+: return x\[7\] # too far"
+        DOUBLE,
+        answer,
+        r"your code raised IndexError: .*index 7.*, at line \d+: return x\[7\] # too far",
     )
     is_wrong(DOUBLE, lambda x: exit("bye"), "your code raised SystemExit: bye")
 
@@ -185,7 +194,9 @@ def test_a_type_without_a_kernel_is_an_error_and_no_blank():
     """PyTorch raises NotImplementedError itself."""
     with pytest.raises(NotImplementedError):
         torch.ones(2, dtype=torch.bool).softmax(0)
-    is_wrong(DOUBLE, lambda x: x.bool().softmax(0), "your code raised NotImplementedError: .*softmax")
+    is_wrong(
+        DOUBLE, lambda x: x.bool().softmax(0), "your code raised NotImplementedError: .*softmax"
+    )
 
 
 def test_a_class_that_misses_a_method_is_told_so():
@@ -206,7 +217,9 @@ def test_a_result_that_cannot_be_used_is_described():
     is_wrong(DOUBLE, lambda x: "four", "the doubled row should be a tensor, not 'four'")
     is_wrong(DOUBLE, lambda x: x[:2], r"the doubled row has the shape \(2,\) instead of \(3,\)")
     exercise = Exercise("odd", "n", "t", 1, 1, double, lambda fn: str(fn(1) + 1))
-    lists = eval("lambda x: [x]")  # its code stands in another file than the check's, as in a notebook
+    lists = eval(
+        "lambda x: [x]"
+    )  # its code stands in another file than the check's, as in a notebook
     is_wrong(exercise, lists, r"it gave back a list of 1, which the check cannot use \(TypeError")
 
 
@@ -295,7 +308,9 @@ def test_a_function_in_c_can_be_forbidden():
         fn(torch.ones(1, 2, 2))
         return "done"
 
-    exercise = Exercise("c", "n", "t", 1, 1, double, check, forbidden=(F.scaled_dot_product_attention,))
+    exercise = Exercise(
+        "c", "n", "t", 1, 1, double, check, forbidden=(F.scaled_dot_product_attention,)
+    )
     is_wrong(
         exercise,
         lambda x: F.scaled_dot_product_attention(x, x, x),
@@ -385,7 +400,9 @@ def hoard(x):
 
 @pytest.mark.skipif(sys.platform != "linux", reason="the system's own limit is Linux'")
 @pytest.mark.parametrize(
-    "answer", [hoard, lambda x: torch.ones(10**12), lambda x: [0] * 10**11], ids=["tensors", "one", "list"]
+    "answer",
+    [hoard, lambda x: torch.ones(10**12), lambda x: [0] * 10**11],
+    ids=["tensors", "one", "list"],
 )
 def test_a_runaway_allocation_is_refused(answer):
     import resource
@@ -519,7 +536,9 @@ def test_solution_shows_kt_cores_own_source(capsys, monkeypatch):
     assert capsys.readouterr().out.startswith("def forward(")
     shown = in_a_notebook(monkeypatch, checks.core)
     checks.solution("causal-mask")
-    assert shown[0].data.startswith("```python\ndef causal_mask(") and shown[0].data.endswith("\n```")
+    assert shown[0].data.startswith("```python\ndef causal_mask(") and shown[0].data.endswith(
+        "\n```"
+    )
 
 
 # ---------------------------------------------------------------- questions
@@ -586,7 +605,9 @@ def test_buttons_tell_and_note_the_answer(asked, monkeypatch):
     assert told.value == "b is wrong. Count again."
     assert row.children[1].button_style == "warning" and record.remembered() == {"asked": "wrong"}
     row.children[0].click()
-    assert told.value == "a is right. It is &lt;smaller&gt;." and record.remembered() == {"asked": "right"}
+    assert told.value == "a is right. It is &lt;smaller&gt;." and record.remembered() == {
+        "asked": "right"
+    }
 
 
 def test_without_ipywidgets_the_text_stands_alone(asked, monkeypatch):

@@ -27,7 +27,9 @@ def test_title_difficulty_and_minutes_are_the_librarys(name):
                 r"### Exercise \d+ · (.+)\n+difficulty (●+)○* · about (\d+) minutes", before.source
             )
             told.append((id, found[1], len(found[2]), int(found[3])))
-    expected = [(e.id, e.title, e.difficulty, e.minutes) for e in library().values() if e.notebook == name]
+    expected = [
+        (e.id, e.title, e.difficulty, e.minutes) for e in library().values() if e.notebook == name
+    ]
     assert told == expected
 
 
@@ -57,6 +59,10 @@ def test_no_other_cell_gives_an_answers_name_to_something_else(name):
     for cell in cells(name):
         if cell.cell_type == "code":
             answer = "exercise" in cell.metadata.get("tags", [])
-            names[answer] += [found for part in ast.parse(cell.source).body for found in rebound(part)]
+            names[answer] += [
+                found for part in ast.parse(cell.source).body for found in rebound(part)
+            ]
     assert len(set(names[True])) == len(names[True])
-    assert not set(names[True]) & set(names[False]), "a later cell could not use the answer any more"
+    assert not set(names[True]) & set(names[False]), (
+        "a later cell could not use the answer any more"
+    )

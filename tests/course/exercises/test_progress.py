@@ -43,7 +43,10 @@ def test_lines_tell_the_time_left(monkeypatch, capsys):
     bar.update(100)
     assert capsys.readouterr().out == ""
     bar.note("loss 1.234", 1220.0)
-    assert capsys.readouterr().out == "pretrain: step 100/400, loss 1.234, 0:20:20 so far, 1:01:00 left\n"
+    assert (
+        capsys.readouterr().out
+        == "pretrain: step 100/400, loss 1.234, 0:20:20 so far, 1:01:00 left\n"
+    )
     bar.close()
 
 

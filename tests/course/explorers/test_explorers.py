@@ -96,27 +96,44 @@ def make(corpus, recorded):
     ]
     return {
         "attention": lambda: explore_attention({v: gpt(vocab, v) for v in VARIANTS}, vocab, TEXT),
-        "answers": lambda: explore_answers({"one": gpt(vocab), "two": gpt(vocab, "perceiver_ar", 1)}, vocab, corpus),
+        "answers": lambda: explore_answers(
+            {"one": gpt(vocab), "two": gpt(vocab, "perceiver_ar", 1)}, vocab, corpus
+        ),
         "corruption": lambda: explore_corruption(corpus.documents, vocab),
         "rope": explore_rope,
         "perceiver": lambda: explore_perceiver(16),
         "replay": lambda: explore_replay([recorded, replay_of_curve("kept curve", curve)]),
         "vision": lambda: explore_vision({"one": vit(), "mean": vit(1, pool="mean")}, *pictures()),
         "windows": lambda: explore_windows(corpus.documents, vocab, plain=0.5),
-    }  # fmt: skip
+    }
 
 
 NAMES = ("attention", "answers", "corruption", "rope", "perceiver", "replay", "vision", "windows")
 MOVES = {
-    "attention": dict(text="She was born in ??", model="perceiver", training="before", layer=0, head=1, query=3),
+    "attention": dict(
+        text="She was born in ??", model="perceiver", training="before", layer=0, head=1, query=3
+    ),
     "answers": dict(name="Nobody Atall", layer=0, head=1),
-    "corruption": dict(document=3, seed=5, spans="salient", truncation=9, length=2, place=1, loss="span", end="yes"),
+    "corruption": dict(
+        document=3, seed=5, spans="salient", truncation=9, length=2, place=1, loss="span", end="yes"
+    ),
     "rope": dict(key=40, distance=3, pair=7, base=10, channels=64),
     "perceiver": dict(variant="perceiver_ar", bottleneck=11, output=4),
     "replay": dict(run="kept curve", moment=0, layer=0, head=1),
-    "vision": dict(model="mean", image=2, shown="rollout of all layers", layer=0, head=1, row=1, column=2, asks="one patch"),
-    "windows": dict(document=3, seed=5, spans="salient", whole=1, head_last=51, plain=49, drop=1, ask=100),
-}  # fmt: skip
+    "vision": dict(
+        model="mean",
+        image=2,
+        shown="rollout of all layers",
+        layer=0,
+        head=1,
+        row=1,
+        column=2,
+        asks="one patch",
+    ),
+    "windows": dict(
+        document=3, seed=5, spans="salient", whole=1, head_last=51, plain=49, drop=1, ask=100
+    ),
+}
 
 
 @pytest.fixture(autouse=True)
@@ -139,7 +156,9 @@ def alert(view) -> str:
 # ---------------------------------------------------------------- what holds for every explorer
 
 
-@pytest.mark.parametrize(("name", "control"), [(name, control) for name in NAMES for control in MOVES[name]])
+@pytest.mark.parametrize(
+    ("name", "control"), [(name, control) for name in NAMES for control in MOVES[name]]
+)
 def test_every_control_draws_another_picture_and_back_again_the_first(make, name, control):
     view = make[name]()
     assert set(MOVES[name]) == set(view.controls)
@@ -165,7 +184,9 @@ class TestEvery:
         assert set(data) == {"text/plain", "image/png", "application/vnd.jupyter.widget-view+json"}
         twin = base64.b64decode(data["image/png"])
         assert pixels(twin).shape == pixels(first).shape
-        assert np.abs(pixels(twin) - pixels(first)).mean() < 1, "the twin is the picture of the defaults"
+        assert np.abs(pixels(twin) - pixels(first)).mean() < 1, (
+            "the twin is the picture of the defaults"
+        )
         assert "0x" not in data["text/plain"], "an address differs from run to run"
         assert data["text/plain"] == make[name]()._repr_mimebundle_()["text/plain"]
         assert pixels(twin).shape[1] <= 900
@@ -212,7 +233,9 @@ def test_the_largest_view_stays_small_even_if_a_notebook_keeps_the_widgets_state
         explore_vision({"big": vit(n_layer=4, patch_size=1)}, *pictures(16)),
     ]
     for view in views:
-        kept = ipywidgets.embed.dependency_state([view])  # of this view alone, not of every widget so far
+        kept = ipywidgets.embed.dependency_state(
+            [view]
+        )  # of this view alone, not of every widget so far
         state = json.dumps(ipywidgets.embed.embed_data(views=[view], state=kept)["manager_state"])
         output = json.dumps(view._repr_mimebundle_())
         assert len(state) + len(output) < MOST_BYTES, view.name
@@ -294,7 +317,9 @@ def test_two_question_marks_stand_for_the_mask_sign(typed):
     assert reading.typed("born???") == "born?⁇"
 
 
-@pytest.mark.parametrize("kind", [*(dict(variant=v) for v in VARIANTS), dict(causal=False)], ids=str)
+@pytest.mark.parametrize(
+    "kind", [*(dict(variant=v) for v in VARIANTS), dict(causal=False)], ids=str
+)
 def test_the_maps_are_those_of_a_plain_recording_and_grey_is_what_no_weight_may_reach(corpus, kind):
     model, vocab = gpt(corpus.vocab, **kind), corpus.vocab
     with kt.record_attention(model) as maps, torch.no_grad():
@@ -322,7 +347,9 @@ def test_latents_are_called_by_the_newest_character_that_they_know(corpus):
     assert up.keys.signs == ["∅", "b", "d", "f"]
     assert up.keys.at.tolist() == [-1, 1, 3, 5]
     weights = np.array([0.5, 0.1, 0.2, 0.2])
-    assert up.over_text(weights, 5, 6)[0].tolist() == [0, 0.1, 0, 0.2, 0, 0.2], "the null latent is nowhere"
+    assert up.over_text(weights, 5, 6)[0].tolist() == [0, 0.1, 0, 0.2, 0, 0.2], (
+        "the null latent is nowhere"
+    )
     blind = reading.read(gpt(vocab, "perceiver"), vocab, "abcdef").layers[0]
     assert blind.queries.signs == list("abcdef")
 
@@ -330,7 +357,11 @@ def test_latents_are_called_by_the_newest_character_that_they_know(corpus):
 def test_the_readout_names_the_key_with_the_largest_weight(corpus):
     model, vocab = gpt(corpus.vocab), corpus.vocab
     view = explore_attention({"m": model}, vocab, TEXT)
-    view.controls["layer"].value, view.controls["head"].value, view.controls["query"].value = 1, 1, 20
+    view.controls["layer"].value, view.controls["head"].value, view.controls["query"].value = (
+        1,
+        1,
+        20,
+    )
     with kt.record_attention(model) as maps, torch.no_grad():
         model(torch.tensor([vocab.encode(TEXT)]))
     weights = maps[1][0, 1, 20]
@@ -340,7 +371,9 @@ def test_the_readout_names_the_key_with_the_largest_weight(corpus):
 
 
 def test_before_training_means_fresh_weights_that_are_the_same_each_time_and_draw_nothing(corpus):
-    views = [explore_attention({"m": gpt(corpus.vocab, seed=s)}, corpus.vocab, TEXT) for s in (1, 2)]
+    views = [
+        explore_attention({"m": gpt(corpus.vocab, seed=s)}, corpus.vocab, TEXT) for s in (1, 2)
+    ]
     for seed, view in enumerate(views):
         torch.manual_seed(seed)
         state = torch.get_rng_state()
@@ -353,7 +386,10 @@ def test_before_training_means_fresh_weights_that_are_the_same_each_time_and_dra
 
 def test_models_of_other_shapes_stand_side_by_side(corpus):
     vocab = corpus.vocab
-    models = {"deep": gpt(vocab, n_layer=4, n_head=8, n_embd=64), "small": gpt(vocab, "perceiver", n_layer=2)}
+    models = {
+        "deep": gpt(vocab, n_layer=4, n_head=8, n_embd=64),
+        "small": gpt(vocab, "perceiver", n_layer=2),
+    }
     view = explore_attention(models, vocab, TEXT)
     view.controls["head"].value = 7
     view.controls["model"].value = "small"
@@ -468,7 +504,9 @@ def test_a_seed_draws_what_the_dataset_draws_and_the_sliders_follow(corpus):
     view = explore_corruption(corpus.documents, corpus.vocab, document=2)
     for seed in (0, 1, 9):
         view.controls["seed"].value = seed
-        prefix, masked, suffix = kt.SpanCorruption(corpus.documents, corpus.vocab, seed=seed).pieces(2)
+        prefix, masked, suffix = kt.SpanCorruption(
+            corpus.documents, corpus.vocab, seed=seed
+        ).pieces(2)
         assert view.state["place"] == len(prefix)
         assert view.state["length"] == len(masked)
         assert view.state["truncation"] == len(prefix + masked + suffix)
@@ -530,7 +568,9 @@ def test_windows_are_counted_as_the_dataset_draws_them():
     line = "Ada Moor. She was born on 4 May 1871 in Oslo. She died in Rome."
     vocab = kt.CharVocab.from_documents([line, *map(chr, range(32, 127))])
     view = explore_windows([line], vocab, head_last=0.0)
-    data = kt.SpanCorruption([line], vocab, crop="window", spans="names", loss="span", end_sentinel=True)
+    data = kt.SpanCorruption(
+        [line], vocab, crop="window", spans="names", loss="span", end_sentinel=True
+    )
     drawn = []
     for epoch in range(200):
         data.set_epoch(epoch)
@@ -598,11 +638,15 @@ def test_the_curve_is_the_score_of_rotated_vectors(d):
     query, key = rotary.query_and_key()[:, :d]
     for t, s in ((5, 5), (40, 13), (127, 0)):
         turned = [
-            kt.rotate(v, *kt.rotary_table(torch.tensor(at), d, 100.0), "half" if d == 2 else "interleaved")
+            kt.rotate(
+                v, *kt.rotary_table(torch.tensor(at), d, 100.0), "half" if d == 2 else "interleaved"
+            )
             for v, at in ((query, t), (key, s))
         ]
         assert curve[t - s] == pytest.approx(float(turned[0] @ turned[1]) / d**0.5, abs=1e-4)
-    assert mean[0] == pytest.approx(d**0.5), "a query that equals its key, of d entries with variance 1"
+    assert mean[0] == pytest.approx(d**0.5), (
+        "a query that equals its key, of d entries with variance 1"
+    )
 
 
 # ---------------------------------------------------------------- perceivers
@@ -612,7 +656,9 @@ def test_the_curve_is_the_score_of_rotated_vectors(d):
 def test_the_reach_is_what_the_masks_allow(m):
     T = 16
     rows = torch.arange(T)
-    latents = (rows[None] < m) & (rows[None] <= rows[:, None])  # of inputs 0 ... min(t, m - 1), and itself
+    latents = (rows[None] < m) & (
+        rows[None] <= rows[:, None]
+    )  # of inputs 0 ... min(t, m - 1), and itself
     assert torch.equal(perceiver.reach("perceiver", T, m), latents | torch.eye(T, dtype=torch.bool))
     assert torch.equal(perceiver.reach("perceiver_ar", T, m), kt.causal_mask(T)), (
         "complete, and never the future"
@@ -653,7 +699,9 @@ def test_a_recording_keeps_the_start_and_evenly_spaced_steps(recorded, corpus):
     for frame in recorded.frames:
         assert 0 <= frame["dev"] <= 1
         assert len(frame["answers"]) == 3
-    assert not np.array_equal(recorded.maps[0][0], recorded.maps[0][-1]), "training changes the maps"
+    assert not np.array_equal(recorded.maps[0][0], recorded.maps[0][-1]), (
+        "training changes the maps"
+    )
 
 
 def test_recording_changes_neither_the_training_nor_the_random_state(recorded, corpus):
@@ -669,8 +717,11 @@ def test_a_file_gives_the_replay_back_and_is_small(recorded, tmp_path):
     assert path.stat().st_size < MOST_BYTES / 10
     again = load_replay(path)
     assert (again.frames, again.curve, again.text, again.config) == (
-        recorded.frames, recorded.curve, recorded.text, recorded.config,
-    )  # fmt: skip
+        recorded.frames,
+        recorded.curve,
+        recorded.text,
+        recorded.config,
+    )
     for one, other in zip(again.maps, recorded.maps, strict=True):
         assert np.abs(one - other).max() < 0.005
         assert ((one == 0) >= (other == 0)).all(), "what may not be looked at stays 0"
@@ -697,8 +748,11 @@ def test_files_that_are_no_replay(tmp_path):
 
 
 def test_a_kept_curve_alone_is_shown_with_its_phases_in_a_row(corpus):
-    rows = [dict(phase="pretrain", step=10, loss=3.0), dict(phase="pretrain", step=20, loss=2.0, dev=0.1),
-            dict(phase="finetune", step=5, loss=1.0, dev=0.5)]  # fmt: skip
+    rows = [
+        dict(phase="pretrain", step=10, loss=3.0),
+        dict(phase="pretrain", step=20, loss=2.0, dev=0.1),
+        dict(phase="finetune", step=5, loss=1.0, dev=0.5),
+    ]
     replay = replay_of_curve("kept", rows, kt.Score(1, 20))
     assert replay.curve == [[10, 3.0], [20, 2.0], [25, 1.0]]
     view = explore_replay(replay)
@@ -748,10 +802,14 @@ def test_the_picture_shows_the_row_of_who_asks(pool):
         view.controls["asks"].value = "the answer"
     view.controls["shown"].value = "rollout of all layers"
     rolled = attention_rollout(maps)[0]
-    np.testing.assert_allclose(weights_told(view), rolled[0, 1:] if front else rolled.mean(0), atol=0.01)
+    np.testing.assert_allclose(
+        weights_told(view), rolled[0, 1:] if front else rolled.mean(0), atol=0.01
+    )
     view.controls["shown"].value = "mean of the layer's heads"
     mean = maps[1][0].mean(0)
-    np.testing.assert_allclose(weights_told(view), mean[0, 1:] if front else mean.mean(0), atol=0.01)
+    np.testing.assert_allclose(
+        weights_told(view), mean[0, 1:] if front else mean.mean(0), atol=0.01
+    )
 
 
 def test_clicks_choose_patch_head_and_picture(make):

@@ -60,7 +60,9 @@ def pictures():
             {"vanilla": history, "rope": history}, london=LONDON, titles={"loss": "Loss"}
         ),
         "no history": plots.learning_curves({}),
-        "bars": plots.accuracy_bars([("one", kt.Score(3, 200)), ("none", None)], LONDON, {"rope": 0.2}),
+        "bars": plots.accuracy_bars(
+            [("one", kt.Score(3, 200)), ("none", None)], LONDON, {"rope": 0.2}
+        ),
         "no bars": plots.accuracy_bars([]),
         "groups": plots.score_groups(
             {"known": [0.1, 0.2], "ours": [kt.Score(3, 9), kt.Score(0, 0)]}, "ab", "title", "x"
@@ -79,7 +81,9 @@ def test_every_picture_is_a_png_that_fits_a_notebook_and_its_text_has_no_missing
         assert figure.get_size_inches()[0] <= plots.WIDTH, name
         assert png(figure).startswith(b"\x89PNG"), name
     assert not [
-        str(w.message) for w in recwarn if "Glyph" in str(w.message) or "constrained" in str(w.message)
+        str(w.message)
+        for w in recwarn
+        if "Glyph" in str(w.message) or "constrained" in str(w.message)
     ]
 
 
@@ -103,18 +107,21 @@ def test_forbidden_cells_are_grey_and_weights_are_not():
     given = colours_of(plots.attention_map(torch.eye(n), TEXT[:n], mask=torch.ones(n, n).bool()))
     assert not np.isclose(given, grey).all(-1).any(), "a mask that is given says what is forbidden"
     across = torch.tensor([[0.5, 0.5, 0.0], [0.2, 0.3, 0.5]])
-    assert np.isclose(colours_of(plots.attention_map(across, "ab", "abc")), grey).all(-1).tolist() == [
-        [False, False, True],
-        [False] * 3,
-    ]
+    assert np.isclose(colours_of(plots.attention_map(across, "ab", "abc")), grey).all(
+        -1
+    ).tolist() == [[False, False, True], [False] * 3]
 
 
 def test_one_scale_for_all_maps_and_small_weights_show():
     one, half, small, zero = colours_of(
-        plots.attention_map(torch.tensor([[1.0, 0.5], [0.01, 0.0]]), "ab", mask=torch.ones(2, 2).bool())
+        plots.attention_map(
+            torch.tensor([[1.0, 0.5], [0.01, 0.0]]), "ab", mask=torch.ones(2, 2).bool()
+        )
     ).reshape(4, -1)
     assert abs(small - zero).max() > 0.05, "one per cent must be seen beside nothing"
-    again = colours_of(plots.attention_map(torch.tensor([[0.5, 0.5], [0.5, 0.5]]), "ab")).reshape(4, -1)
+    again = colours_of(plots.attention_map(torch.tensor([[0.5, 0.5], [0.5, 0.5]]), "ab")).reshape(
+        4, -1
+    )
     assert np.allclose(again[0], half)
     assert not np.allclose(one, half)
 
@@ -168,22 +175,30 @@ def test_bars_stand_best_first_with_wilson_whiskers_and_london():
     assert [bar.get_width() for bar in ax.patches[:2]] == pytest.approx([90, 5])
     whisker = ax.containers[1].lines[2][0].get_segments()[0][:, 0]
     assert whisker == pytest.approx([100 * kt.Score(90, 100).low, 100 * kt.Score(90, 100).high])
-    assert any(line.get_xdata()[0] == pytest.approx(5.0) for line in ax.lines if len(line.get_xdata()) == 2)
+    assert any(
+        line.get_xdata()[0] == pytest.approx(5.0) for line in ax.lines if len(line.get_xdata()) == 2
+    )
 
 
 def test_groups_of_bars_stand_side_by_side_with_whiskers_on_scores_alone():
     scores = [kt.Score(5, 100), kt.Score(90, 100), kt.Score(1, 2)]
-    known, ours = plots.score_groups({"known": [0.1, 0.2, 0.3], "ours": scores}, "abc").axes[0].containers[:2]
+    known, ours = (
+        plots.score_groups({"known": [0.1, 0.2, 0.3], "ours": scores}, "abc").axes[0].containers[:2]
+    )
     assert [bar.get_height() for bar in known] == pytest.approx([10, 20, 30])
     assert [bar.get_height() for bar in ours] == pytest.approx([5, 90, 50])
-    assert known[0].get_facecolor() == matplotlib.colors.to_rgba(plots.GREY) != ours[0].get_facecolor()
+    assert (
+        known[0].get_facecolor() == matplotlib.colors.to_rgba(plots.GREY) != ours[0].get_facecolor()
+    )
     ax = ours[0].axes
     whiskers = [c for c in ax.containers if hasattr(c, "has_yerr")]
     assert len(whiskers) == 1, "a bare fraction has no interval"
     ends = [100 * scores[1].low, 100 * scores[1].high]
     assert whiskers[0].lines[2][0].get_segments()[1][:, 1] == pytest.approx(ends)
     edges = [
-        (bar.get_x(), bar.get_x() + bar.get_width()) for bars in zip(known, ours, strict=True) for bar in bars
+        (bar.get_x(), bar.get_x() + bar.get_width())
+        for bars in zip(known, ours, strict=True)
+        for bar in bars
     ]
     assert all(a[1] < b[0] for a, b in zip(edges, edges[1:], strict=False)), "bars overlap"
     assert [label.get_text() for label in ax.get_xticklabels()] == ["a", "b", "c"]
@@ -195,4 +210,7 @@ def test_a_leak_is_told_from_a_gap():
     reach[0, 3] = True
     names = [text.get_text() for text in plots.reachability(reach).axes[0].get_legend().get_texts()]
     assert names == ["seen", "earlier, yet not seen", "future, not seen", "future, seen: a leak"]
-    assert len(plots.reachability(torch.ones(4, 4).tril().bool()).axes[0].get_legend().get_texts()) == 2
+    assert (
+        len(plots.reachability(torch.ones(4, 4).tril().bool()).axes[0].get_legend().get_texts())
+        == 2
+    )

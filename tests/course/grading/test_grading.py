@@ -19,12 +19,23 @@ from kt_course.exercises import exercise_ids
 from kt_course.exercises.core import library
 from kt_course.grading import Limits, Row, batch, grade, judging, running, sandbox
 from kt_course.grading.answers import answers
-from kt_course.grading.judging import BY_EFFECT, Lost, Unreadable, in_a_copy, judge_notebook, verdict
+from kt_course.grading.judging import (
+    BY_EFFECT,
+    Lost,
+    Unreadable,
+    in_a_copy,
+    judge_notebook,
+    verdict,
+)
 from kt_course.grading.sandbox import Ended, confined
 from kt_course.tools.cli import main
 
-pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="grading needs fork: Linux or macOS")
-isolated = pytest.mark.skipif(bool(sandbox.missing()), reason=sandbox.missing() or "bubblewrap works")
+pytestmark = pytest.mark.skipif(
+    not hasattr(os, "fork"), reason="grading needs fork: Linux or macOS"
+)
+isolated = pytest.mark.skipif(
+    bool(sandbox.missing()), reason=sandbox.missing() or "bubblewrap works"
+)
 both = pytest.mark.parametrize("bubblewrap", [False, pytest.param(True, marks=isolated)])
 
 IMPORTS = "import torch\nimport kt_core as kt\nfrom kt_course.exercises import exercise"
@@ -69,18 +80,27 @@ def test_an_answer_takes_what_it_needs_of_the_cells_above_and_nothing_else():
 def test_the_last_cell_of_an_exercise_counts_and_tags_do_not():
     first, second = (f'@exercise("causal-mask")\ndef mine(T):\n    return {n}' for n in (1, 2))
     assert answers([first, second])["causal-mask"].define()(3) == 2
-    assert list(answers([first, RIGHT.replace("causal-mask", "encode"), second])) == ["encode", "causal-mask"]
+    assert list(answers([first, RIGHT.replace("causal-mask", "encode"), second])) == [
+        "encode",
+        "causal-mask",
+    ]
 
 
 def test_an_earlier_exercise_stands_for_kt_cores_own_unless_it_is_right():
-    user = '@exercise("masked-softmax")\ndef mine(scores, mask=None):\n    return earlier(len(scores))'
-    found = answers(['@exercise("causal-mask")\ndef earlier(T):\n    return T', user])["masked-softmax"]
+    user = (
+        '@exercise("masked-softmax")\ndef mine(scores, mask=None):\n    return earlier(len(scores))'
+    )
+    found = answers(['@exercise("causal-mask")\ndef earlier(T):\n    return T', user])[
+        "masked-softmax"
+    ]
     assert found.define({"causal-mask"})([1, 2]) == 2
     assert found.define()([1, 2]).tolist() == [[True, False], [True, True]]
 
 
 @pytest.mark.parametrize(
-    "body", ["return (", "return '\0'", "return " + "(" * 5000 + ")" * 5000], ids=["open", "null", "deep"]
+    "body",
+    ["return (", "return '\0'", "return " + "(" * 5000 + ")" * 5000],
+    ids=["open", "null", "deep"],
 )
 def test_a_cell_that_cannot_be_read_is_wrong_and_says_why(body):
     assert re.match(r"the cell cannot be read: .*line", answers([mask(body)])["causal-mask"])
@@ -94,14 +114,23 @@ def test_a_cell_that_cannot_be_read_is_wrong_and_says_why(body):
     ("cells", "wanted"),
     [
         ([RIGHT], "right$"),
-        (["def low(x):\n    return x.tril()", mask("return low(torch.ones(T, T).bool())")], "right$"),
+        (
+            ["def low(x):\n    return x.tril()", mask("return low(torch.ones(T, T).bool())")],
+            "right$",
+        ),
         (["%%time\n" + RIGHT], "right$"),
         ([mask('"""Doc."""\n...')], "not attempted$"),
         ([mask("return torch.ones(T, T).bool().triu()")], "wrong: leak from the future"),
         ([mask("return kt.causal_mask(T)")], "wrong: this calls kt_core's own"),
-        ([mask("return torch.ones(T, T).bool().tril() & unknown")], "wrong: .*NameError.*at line 3"),
+        (
+            [mask("return torch.ones(T, T).bool().tril() & unknown")],
+            "wrong: .*NameError.*at line 3",
+        ),
         ([RIGHT.replace("(T)", "(T=unknown)")], "wrong: its cell raised NameError.*at line 2"),
-        ([RIGHT, '@exercise("causal-mask")\ndef mask(T):\n    return 1'], "wrong: the mask for T = 6"),
+        (
+            [RIGHT, '@exercise("causal-mask")\ndef mask(T):\n    return 1'],
+            "wrong: the mask for T = 6",
+        ),
         (["mask = 1"], "not attempted: its cell is missing"),
     ],
 )
@@ -134,16 +163,25 @@ ONLY_THERE = "wrong: it passes only where it can reach the check: "
         (mask(PATCHED + WRONG), "wrong: (leak|True and False)"),
         (mask(f"patched\n{WRONG}", PATCHED), ONLY_THERE + ".*leak"),
         (mask(FORGED), ONLY_THERE + "the mask for T = 6 should be a tensor"),
-        (
-            mask("return never", f"if True:\n{textwrap.indent(FORGED, '  ')}"),
-            ONLY_THERE,
-        ),
+        (mask("return never", f"if True:\n{textwrap.indent(FORGED, '  ')}"), ONLY_THERE),
         (mask("import os\nos._exit(0)"), "wrong: it died"),
         (mask("import ctypes\nctypes.string_at(0)"), "wrong: it died"),
-        (mask("raise Wrong()", "class Wrong(BaseException): pass\n"), "wrong: your code raised Wrong"),
+        (
+            mask("raise Wrong()", "class Wrong(BaseException): pass\n"),
+            "wrong: your code raised Wrong",
+        ),
         (mask("print('causal-mask: right.')\nreturn 1"), "wrong: the mask for T = 6"),
     ],
-    ids=["patches", "patches above", "forges", "forges above", "exits", "crashes", "raises", "prints"],
+    ids=[
+        "patches",
+        "patches above",
+        "forges",
+        "forges above",
+        "exits",
+        "crashes",
+        "raises",
+        "prints",
+    ],
 )
 def test_an_answer_cannot_forge_its_verdict(answer, wanted):
     told = judged(answer)
@@ -151,8 +189,13 @@ def test_an_answer_cannot_forge_its_verdict(answer, wanted):
 
 
 def test_what_no_copy_can_hand_over_is_right_but_unconfirmed():
-    loads = "class Data(list): pass\n" + '@exercise("answer-loss")\ndef data(pairs, vocab, block_size=128):\n'
-    told = judged(loads + "    return Data(kt.NamePlace(pairs, vocab, block_size))", id="answer-loss")
+    loads = (
+        "class Data(list): pass\n"
+        + '@exercise("answer-loss")\ndef data(pairs, vocab, block_size=128):\n'
+    )
+    told = judged(
+        loads + "    return Data(kt.NamePlace(pairs, vocab, block_size))", id="answer-loss"
+    )
     assert "calls kt_core's own" in told
     own = """    rows = []
     for question, answer in pairs:
@@ -184,14 +227,17 @@ def test_a_right_answer_passes_by_its_results_alone(id):
     exercise, calls = library()[id], itertools.count()
     elsewhere = judging._elsewhere(Reference(id), (), time.monotonic() + 60)
 
-    def answer(*given, **options):  # the first calls elsewhere: some checks make hundreds of the same kind
+    def answer(
+        *given, **options
+    ):  # the first calls elsewhere: some checks make hundreds of the same kind
         return (elsewhere if next(calls) < 12 else exercise.reference)(*given, **options)
 
     if id in BY_EFFECT:
         with pytest.raises(Exception, match="."):
             exercise.check(answer)
         assert (
-            verdict(exercise, Reference(id), ()) == "right, unconfirmed: its check looks at more than results"
+            verdict(exercise, Reference(id), ())
+            == "right, unconfirmed: its check looks at more than results"
         )
     else:
         assert exercise.check(answer)
@@ -213,7 +259,9 @@ def test_what_comes_back_from_a_copy(work, error, told, monkeypatch):
     monkeypatch.setattr(judging, "RESULT", 10**6)
     with pytest.raises(error, match=told):
         in_a_copy(work, 1.0 if error is Unreadable else 60.0)
-    assert not [child for child in psutil.Process().children() if child.status() == psutil.STATUS_ZOMBIE]
+    assert not [
+        child for child in psutil.Process().children() if child.status() == psutil.STATUS_ZOMBIE
+    ]
 
 
 @pytest.mark.parametrize(
@@ -246,11 +294,15 @@ def python(code, given=b"", limits=LIMITS, seconds=60, bubblewrap=False):
 
 
 def running_sleeps(seconds):
-    return [p for p in psutil.process_iter(["cmdline"]) if (p.info["cmdline"] or [])[-1:] == [seconds]]
+    return [
+        p for p in psutil.process_iter(["cmdline"]) if (p.info["cmdline"] or [])[-1:] == [seconds]
+    ]
 
 
 @both
-def test_a_process_sees_its_input_an_environment_of_its_own_and_an_empty_home(bubblewrap, monkeypatch):
+def test_a_process_sees_its_input_an_environment_of_its_own_and_an_empty_home(
+    bubblewrap, monkeypatch
+):
     monkeypatch.setenv("SECRET_TOKEN", "x")
     code = "home = os.path.expanduser('~')\ntell(given=sys.stdin.read(), env=dict(os.environ), home=os.listdir(home), cwd=os.listdir())"
     (told,) = python(code, b"text", bubblewrap=bubblewrap).told
@@ -270,14 +322,23 @@ def test_a_process_sees_its_input_an_environment_of_its_own_and_an_empty_home(bu
             {"processes": 20},
             "more than 20 processes",
         ),
-        ("x = bytearray(400 * 2**20)\ntime.sleep(60)", {"memory": 0.3}, "out of memory: more than 0.3 GB"),
+        (
+            "x = bytearray(400 * 2**20)\ntime.sleep(60)",
+            {"memory": 0.3},
+            "out of memory: more than 0.3 GB",
+        ),
         ("while True: os.write(int(sys.argv[1]), b'x' * 4096)", {}, "it tells too much"),
     ],
     ids=["time", "closed", "processes", "memory", "report"],
 )
-def test_a_process_that_takes_too_much_is_stopped_with_all_that_it_started(code, limits, stopped, bubblewrap):
+def test_a_process_that_takes_too_much_is_stopped_with_all_that_it_started(
+    code, limits, stopped, bubblewrap
+):
     ended = python(
-        code, limits=Limits(**limits), seconds=2 if "timed" in stopped else 30, bubblewrap=bubblewrap
+        code,
+        limits=Limits(**limits),
+        seconds=2 if "timed" in stopped else 30,
+        bubblewrap=bubblewrap,
     )
     assert re.search(stopped, ended.stopped)
     assert not running_sleeps("61.375")
@@ -324,10 +385,19 @@ def test_limits_are_above_zero(limits):
 @pytest.mark.parametrize(
     ("cells", "wanted"),
     [
-        (["x = 1", "print(x)", "import os; assert os.environ['KT_PROGRESS'] == 'off'"], "^finished$"),
+        (
+            ["x = 1", "print(x)", "import os; assert os.environ['KT_PROGRESS'] == 'off'"],
+            "^finished$",
+        ),
         (["x = 1", "1 / 0"], "^failed at cell 2: ZeroDivisionError: division by zero$"),
-        (["import os, signal\nos.kill(os.getpid(), signal.SIGKILL)"], "^failed at cell 1: the kernel died$"),
-        (["import os\nos.kill(os.getppid(), 9)"], "^failed at cell 1: it ended the process that runs it$"),
+        (
+            ["import os, signal\nos.kill(os.getpid(), signal.SIGKILL)"],
+            "^failed at cell 1: the kernel died$",
+        ),
+        (
+            ["import os\nos.kill(os.getppid(), 9)"],
+            "^failed at cell 1: it ended the process that runs it$",
+        ),
         (["x = bytearray(40 * 2**30)"], "^out of memory at cell 1: MemoryError"),
         (["print('x' * 60 * 2**20)"], "^failed at cell 1: more than 50 MB of output$"),
         (
@@ -348,7 +418,10 @@ def test_how_a_run_ends(cells, wanted):
 
 
 def test_a_status_is_told_whatever_is_known():
-    assert batch.status(Ended([], "timed out: more than 9 s in all")) == "timed out: more than 9 s in all"
+    assert (
+        batch.status(Ended([], "timed out: more than 9 s in all"))
+        == "timed out: more than 9 s in all"
+    )
     assert (
         batch.status(Ended([{"cell": 3}], "out of memory: more than 1 GB"))
         == "out of memory at cell 3: more than 1 GB"
@@ -377,7 +450,17 @@ def test_kt_grade_gives_a_row_for_everything(tmp_path, capsys, monkeypatch):
     os.mkfifo(folder / "pipe.ipynb")
     out = tmp_path / "grades.csv"
     assert (
-        main(["grade", str(folder), str(tmp_path / "gone.ipynb"), "--out", str(out), "--profile", "smoke"])
+        main(
+            [
+                "grade",
+                str(folder),
+                str(tmp_path / "gone.ipynb"),
+                "--out",
+                str(out),
+                "--profile",
+                "smoke",
+            ]
+        )
         == 0
     )
     with out.open(newline="", encoding="utf-8") as file:
@@ -417,7 +500,10 @@ def test_a_submission_that_breaks_the_grader_gives_a_row(tmp_path, monkeypatch):
     assert [row.status for row in rows] == ["failed: OSError: too many open files"] * 2
     assert "NOT ISOLATED" in lines[0] and "docs/instructor.md" in lines[0] and len(lines) == 3
     monkeypatch.setattr(batch, "LARGEST", 10)
-    assert "larger than" in grade([tmp_path / "a.ipynb"], tmp_path / "out.csv", tell=lines.append)[0].status
+    assert (
+        "larger than"
+        in grade([tmp_path / "a.ipynb"], tmp_path / "out.csv", tell=lines.append)[0].status
+    )
 
 
 def test_an_interrupted_batch_keeps_its_rows(tmp_path, monkeypatch):

@@ -48,8 +48,12 @@ def runs(tmp_path_factory):
 @pytest.mark.parametrize("name", NAMES)
 @pytest.mark.parametrize("status", ["right", "wrong"])
 def test_an_answered_notebook_reaches_its_end(name, status, runs, tmp_path, monkeypatch):
-    tests = os.pathsep.join(str(Path(__file__).parents[2] / part) for part in (".", "course/chapters"))
-    monkeypatch.setenv("PYTHONPATH", os.pathsep.join(filter(None, [tests, os.environ.get("PYTHONPATH")])))
+    tests = os.pathsep.join(
+        str(Path(__file__).parents[2] / part) for part in (".", "course/chapters")
+    )
+    monkeypatch.setenv(
+        "PYTHONPATH", os.pathsep.join(filter(None, [tests, os.environ.get("PYTHONPATH")]))
+    )
     monkeypatch.setenv("KT_PROGRESS_FILE", "off")
     stubs = posed(name)
     if status == "right":
@@ -62,7 +66,9 @@ def test_an_answered_notebook_reaches_its_end(name, status, runs, tmp_path, monk
     folder = runs / name
     (folder / f"{name}.json").unlink(missing_ok=True)  # the run before left it
 
-    ran = execute(notebook, tmp_path / "ran.ipynb", {"profile": "smoke", "runs_dir": str(folder)}, tmp_path)
+    ran = execute(
+        notebook, tmp_path / "ran.ipynb", {"profile": "smoke", "runs_dir": str(folder)}, tmp_path
+    )
 
     found = verdicts(tmp_path / "ran.ipynb")
     for id, diagnosis in told.items():

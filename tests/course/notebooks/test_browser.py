@@ -48,7 +48,10 @@ MISTAKES = {
         "return kt.Score(sum('London' in q for q, _ in pairs), len(pairs))",
         "0 of 4 instead of 2",
     ),
-    "learning-rate": ("return min(1.0, (step + 1) / max(1, config.warmup_steps))", "it never falls"),
+    "learning-rate": (
+        "return min(1.0, (step + 1) / max(1, config.warmup_steps))",
+        "it never falls",
+    ),
     "latent-stride": ("return config.block_size // config.bottleneck", "rounds down"),
     "rotary-frequencies": (
         "return base ** (2 * torch.arange(head_dim // 2) / head_dim)",
@@ -72,7 +75,9 @@ def browser():
 
 @pytest.fixture(scope="module")
 def lab(tmp_path_factory):
-    with jupyterlab(tmp_path_factory.mktemp("lab"), os.environ.get("KT_BROWSER_PROFILE", "quick")) as running:
+    with jupyterlab(
+        tmp_path_factory.mktemp("lab"), os.environ.get("KT_BROWSER_PROFILE", "quick")
+    ) as running:
         yield running
 
 
@@ -99,17 +104,23 @@ def test_a_committed_notebook_shows_its_pictures_before_anything_runs(lab, brows
     committed = lab.folder / "committed" / f"{name}.ipynb"
     committed.parent.mkdir()
     shutil.copy(ROOT / "notebooks" / committed.name, committed)
-    outputs = [o for c in nbformat.read(committed, as_version=4).cells for o in c.get("outputs", [])]
+    outputs = [
+        o for c in nbformat.read(committed, as_version=4).cells for o in c.get("outputs", [])
+    ]
     with tab(browser, *DESKTOP, lab.address) as page:
         Notebook(page, lab, f"committed/{name}")
         shown = page.locator(".jp-Notebook .jp-OutputArea-output img")
         assert shown.count() == sum("image/png" in output.get("data", {}) for output in outputs)
-        assert shown.evaluate_all("all => all.every(each => each.complete && each.naturalWidth > 100)")
+        assert shown.evaluate_all(
+            "all => all.every(each => each.complete && each.naturalWidth > 100)"
+        )
     lab.close(f"committed/{name}")
 
 
 def test_every_control_of_every_explorer_changes_its_picture(notebook):
-    called = re.findall(r"^(?!from|import).*\bexplore_\w+\(", "\n".join(notebook.sources), re.MULTILINE)
+    called = re.findall(
+        r"^(?!from|import).*\bexplore_\w+\(", "\n".join(notebook.sources), re.MULTILINE
+    )
     explorers = notebook.explorers()
     assert len(explorers) == len(called)
     for number, explorer in enumerate(explorers, 1):
@@ -137,7 +148,9 @@ def test_a_question_is_answered_by_its_buttons(notebook):
     if not asked:
         pytest.skip("this notebook asks no questions")
     quiz = asked[0]
-    letter, choice = next(each for each in zip(quiz.letters, quiz.choices, strict=True) if each[1].right)
+    letter, choice = next(
+        each for each in zip(quiz.letters, quiz.choices, strict=True) if each[1].right
+    )
     cell = notebook.cell(f'quiz("{quiz.id}")')
     cell.get_by_role("button", name=letter, exact=True).click()
     cell.get_by_text(f"{letter} is right. {choice.why}", exact=True).wait_for()
@@ -177,7 +190,9 @@ def test_a_page_shows_everything_without_a_network(browser, pages, name, screen)
         pictures = page.locator(".jp-RenderedImage img")
         assert pictures.count() >= 3
         assert (
-            pictures.evaluate_all("all => all.filter(each => !each.complete || each.naturalWidth < 100)")
+            pictures.evaluate_all(
+                "all => all.filter(each => !each.complete || each.naturalWidth < 100)"
+            )
             == []
         )
         if phone:
@@ -199,11 +214,17 @@ def test_the_index_fits_the_screen(browser, tmp_path, screen):
         "seconds": 80,
         "notebooks": dict.fromkeys(NAMES, facts) | {NAMES[-1]: failed},
     }
-    accuracies = [(name, "dev by kind mixed, always London", "90.8 % [86.6, 93.8]") for name in NAMES]
-    write_index(tmp_path, results, accuracies, "| run | dev |\n|---|---|\n| rope-quick-seed0 | 90.8 % |\n")
+    accuracies = [
+        (name, "dev by kind mixed, always London", "90.8 % [86.6, 93.8]") for name in NAMES
+    ]
+    write_index(
+        tmp_path, results, accuracies, "| run | dev |\n|---|---|\n| rope-quick-seed0 | 90.8 % |\n"
+    )
     with tab(browser, *screen, tmp_path.as_uri(), is_mobile=screen == PHONE) as page:
         page.goto((tmp_path / "index.html").as_uri())
         page.screenshot(path=SCREENSHOTS / f"page-index-{screen[0]}.png")
-        assert page.evaluate("innerWidth") == screen[0]  # a phone is not shown the desktop's page, made small
+        assert (
+            page.evaluate("innerWidth") == screen[0]
+        )  # a phone is not shown the desktop's page, made small
         assert cut_off(page) == []
         assert not page.strays and not page.problems

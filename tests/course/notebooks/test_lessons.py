@@ -24,10 +24,19 @@ def quiet(monkeypatch):
 def cell(tmp_path):
     """A notebook's globals right behind its parameters cell."""
     return dict(
-        __name__="__main__", _=None, In=["", "import kt_core as kt"], Out={}, kt=kt,
-        profile="smoke", corpus="bios:people=20", variant="rope", seed=2, device="cpu", runs_dir=str(tmp_path / "runs"),
+        __name__="__main__",
+        _=None,
+        In=["", "import kt_core as kt"],
+        Out={},
+        kt=kt,
+        profile="smoke",
+        corpus="bios:people=20",
+        variant="rope",
+        seed=2,
+        device="cpu",
+        runs_dir=str(tmp_path / "runs"),
         overrides=dict(TINY),
-    )  # fmt: skip
+    )
 
 
 # ---------------------------------------------------------------- parameters
@@ -35,7 +44,12 @@ def cell(tmp_path):
 
 def test_what_the_parameters_say(cell, tmp_path):
     lesson = start_lesson("06_perceiver_ar", cell)
-    assert (lesson.profile, lesson.variant, lesson.seed, str(lesson.device)) == ("smoke", "rope", 2, "cpu")
+    assert (lesson.profile, lesson.variant, lesson.seed, str(lesson.device)) == (
+        "smoke",
+        "rope",
+        2,
+        "cpu",
+    )
     assert lesson.recipe == kt.recipe("smoke", **TINY)
     assert lesson.runs_dir == tmp_path / "runs"
     assert len(lesson.corpus.documents) == 80
@@ -149,7 +163,11 @@ def test_smoke_models_are_trained_once_and_used_again(cell, monkeypatch):
 
 def test_scratch_is_the_vanilla_model_without_pretraining(cell):
     model, _, card = start_lesson("x", cell).scratch()
-    assert (model.config.variant, card["kind"], card["phase"]) == ("vanilla", "no-pretrain", "finetune")
+    assert (model.config.variant, card["kind"], card["phase"]) == (
+        "vanilla",
+        "no-pretrain",
+        "finetune",
+    )
 
 
 @pytest.mark.parametrize("ask", ["pretrained", "finetuned"])
@@ -162,7 +180,8 @@ def test_quick_takes_what_ships_and_names_it_when_it_does_not(cell, tmp_path, mo
     monkeypatch.setattr(shipping, "checkpoints_dir", lambda: tmp_path)
     lesson = start_lesson("x", cell | dict(profile="quick"))
     with pytest.raises(
-        ValueError, match="no checkpoint ships for bios:people=20, rope, pretrained; there are: none"
+        ValueError,
+        match="no checkpoint ships for bios:people=20, rope, pretrained; there are: none",
     ):
         lesson.pretrained()
     vocab = kt.CharVocab("ab")
@@ -175,9 +194,13 @@ def test_quick_takes_what_ships_and_names_it_when_it_does_not(cell, tmp_path, mo
         )
     assert lesson.pretrained()[2]["is"] == "bios:people=20-rope-pretrained"
     other = start_lesson("x", cell | dict(profile="quick", overrides=TINY | dict(n_layer=3)))
-    with pytest.raises(ValueError, match="the shipped rope model cannot have n_layer 3: profile full"):
+    with pytest.raises(
+        ValueError, match="the shipped rope model cannot have n_layer 3: profile full"
+    ):
         other.pretrained()
-    with pytest.raises(ValueError, match="there are: bios-vanilla-scratch, bios:people=20-rope-pretrained"):
+    with pytest.raises(
+        ValueError, match="there are: bios-vanilla-scratch, bios:people=20-rope-pretrained"
+    ):
         lesson.finetuned()
     with pytest.raises(ValueError, match="perceiver"):
         lesson.pretrained("perceiver")
@@ -190,11 +213,15 @@ def test_where_the_finetuned_models_alone_ship_they_stand_in_and_it_is_said(
     monkeypatch.setitem(shipping.SHIPS, ("bios:people=20", "rope"), ("finetuned",))
     model = kt.GPT(kt.recipe("quick", **TINY).model_config(4, "rope"))
     kt.save_checkpoint(
-        tmp_path / "bios:people=20-rope-finetuned.safetensors", model, kt.CharVocab("ab"), {"is": "it"}
+        tmp_path / "bios:people=20-rope-finetuned.safetensors",
+        model,
+        kt.CharVocab("ab"),
+        {"is": "it"},
     )
     assert start_lesson("x", cell | dict(profile="quick")).pretrained()[2]["is"] == "it"
     assert (
-        "on bios:people=20 the finetuned models alone ship: this is that of rope" in capsys.readouterr().out
+        "on bios:people=20 the finetuned models alone ship: this is that of rope"
+        in capsys.readouterr().out
     )
 
 

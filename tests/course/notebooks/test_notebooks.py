@@ -46,13 +46,16 @@ def stored_text(cell) -> str:
     """All text that a cell's stored outputs hold."""
     kinds = ("text/plain", "text/html", "text/markdown")
     return "\n".join(
-        o.get("text", "") + "\n".join(o.get("data", {}).get(kind, "") for kind in kinds) for o in cell.outputs
+        o.get("text", "") + "\n".join(o.get("data", {}).get(kind, "") for kind in kinds)
+        for o in cell.outputs
     )
 
 
 def trailing_semicolon(source: str) -> bool:
     """nbval fails on `plot();` at a cell's end, though the notebook itself runs."""
-    lines = [line for line in source.splitlines() if line.strip() and not line.lstrip().startswith("#")]
+    lines = [
+        line for line in source.splitlines() if line.strip() and not line.lstrip().startswith("#")
+    ]
     return bool(lines) and re.sub(r"\s*#[^'\"]*$", "", lines[-1]).rstrip().endswith(";")
 
 
@@ -65,7 +68,11 @@ def unstable(text: str) -> list[str]:
         r"|\b\d+:\d\d:\d\d\b|\b20\d\d-\d\d-\d\dT",
         "progress bar": r"\d+%\|",
     }
-    return [f"{kind}: {found}" for kind, pattern in patterns.items() for found in re.findall(pattern, text)]
+    return [
+        f"{kind}: {found}"
+        for kind, pattern in patterns.items()
+        for found in re.findall(pattern, text)
+    ]
 
 
 def test_there_are_exactly_these_notebooks():
@@ -79,8 +86,12 @@ class TestNotebook:
         assert counts == list(range(1, len(counts) + 1)), (
             "nbval compares no cell without a count: run `make references`"
         )
-        assert not [o for cell in code_cells(path) for o in cell.outputs if o.output_type == "error"]
-        warned = [o.text for cell in code_cells(path) for o in cell.outputs if o.get("name") == "stderr"]
+        assert not [
+            o for cell in code_cells(path) for o in cell.outputs if o.output_type == "error"
+        ]
+        warned = [
+            o.text for cell in code_cells(path) for o in cell.outputs if o.get("name") == "stderr"
+        ]
         assert not warned, "warnings belong mended, not stored"
 
     def test_no_cell_ends_with_a_semicolon(self, path):
@@ -94,7 +105,9 @@ class TestNotebook:
             "no other tag may switch a comparison off"
         )
         assert not [
-            cell.source for cell in cells if re.search(r"(?i)#\s*nbval|#\s*pytest_validate", cell.source)
+            cell.source
+            for cell in cells
+            if re.search(r"(?i)#\s*nbval|#\s*pytest_validate", cell.source)
         ]
 
     def test_begins_with_annotated_parameters(self, path):
@@ -102,19 +115,26 @@ class TestNotebook:
         assert first.metadata.get("tags") == ["parameters"]
         assert not [cell for cell in rest if "parameters" in cell.metadata.get("tags", [])]
         lines = ast.parse(first.source).body
-        assert lines and all(isinstance(line, ast.AnnAssign) and line.value is not None for line in lines)
+        assert lines and all(
+            isinstance(line, ast.AnnAssign) and line.value is not None for line in lines
+        )
         assert all("#" in line for line in first.source.splitlines() if line.strip()), (
             "each parameter is explained"
         )
         found = papermill.inspect_notebook(str(path))
         assert set(found) <= set(PARAMETERS)
         assert {"profile", "seed", "device", "runs_dir"} <= set(found)
-        assert all(about["inferred_type_name"] == PARAMETERS[name].__name__ for name, about in found.items())
+        assert all(
+            about["inferred_type_name"] == PARAMETERS[name].__name__
+            for name, about in found.items()
+        )
         assert all(about["help"] for about in found.values())
         assert found["profile"]["default"] in ('"quick"', "'quick'")
 
     def test_compared_output_tells_no_path_address_or_time(self, path):
-        compared = [cell for cell in code_cells(path) if IGNORED not in cell.metadata.get("tags", [])]
+        compared = [
+            cell for cell in code_cells(path) if IGNORED not in cell.metadata.get("tags", [])
+        ]
         assert not [found for cell in compared for found in unstable(stored_text(cell))]
         ignored = [
             found
@@ -135,7 +155,9 @@ class TestNotebook:
         notebook = nbformat.read(path, as_version=4)
         assert not {"widgets", "papermill"} & set(notebook.metadata)
         assert notebook.metadata.kernelspec.name == "python3"
-        assert not [cell for cell in notebook.cells if {"papermill", "execution"} & set(cell.metadata)]
+        assert not [
+            cell for cell in notebook.cells if {"papermill", "execution"} & set(cell.metadata)
+        ]
         assert len({cell.id for cell in notebook.cells}) == len(notebook.cells)
 
     def test_imports_kt_core_and_copies_nothing_of_it(self, path):
@@ -153,9 +175,13 @@ class TestNotebook:
         data = [o.get("data", {}) for cell in code_cells(path) for o in cell.outputs]
         assert sum("image/png" in d for d in data) >= 3
         assert not [
-            d for d in data if "application/vnd.jupyter.widget-view+json" in d and "image/png" not in d
+            d
+            for d in data
+            if "application/vnd.jupyter.widget-view+json" in d and "image/png" not in d
         ]
-        assert not [d for d in data if "application/javascript" in d or "<script" in d.get("text/html", "")]
+        assert not [
+            d for d in data if "application/javascript" in d or "<script" in d.get("text/html", "")
+        ]
 
 
 def body(node: ast.AST) -> str:
@@ -169,7 +195,10 @@ def package_bodies() -> dict[str, str]:
     found = {}
     for path in Path(inspect.getfile(kt)).parent.glob("*.py"):
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
-            if isinstance(node, ast.FunctionDef | ast.ClassDef) and len(body(node).splitlines()) > 1:
+            if (
+                isinstance(node, ast.FunctionDef | ast.ClassDef)
+                and len(body(node).splitlines()) > 1
+            ):
                 found[body(node)] = f"{path.stem}.{node.name}"
     return found
 

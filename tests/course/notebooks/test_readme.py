@@ -58,7 +58,9 @@ def test_the_table_of_the_assignments_data_tells_the_results(path):
 
 
 def test_the_opening_claim_is_the_measured_one():
-    result = json.loads((ROOT / "data" / "results" / "wiki-rope-seed0.json").read_text(encoding="utf-8"))
+    result = json.loads(
+        (ROOT / "data" / "results" / "wiki-rope-seed0.json").read_text(encoding="utf-8")
+    )
     assert f"{100 * result['dev']['accuracy']:.1f} % of them on the data of" in README[:1200]
 
 
@@ -74,7 +76,9 @@ def test_the_assignments_data_have_a_pretrained_and_an_untrained_row():
 
 
 @pytest.mark.parametrize(
-    "path", [p for p in WIKI if not re.search("scratch|sitting", p.stem)], ids=lambda path: path.stem
+    "path",
+    [p for p in WIKI if not re.search("scratch|sitting", p.stem)],
+    ids=lambda path: path.stem,
 )
 def test_predictions_lie_beside_each_result_and_score_what_it_says(path):
     result = json.loads(path.read_text(encoding="utf-8"))
@@ -108,4 +112,6 @@ def test_files_and_commands_that_it_names_exist():
 
 
 def test_no_placeholder_is_left():
-    assert not re.findall(r"^[A-Z]{4,}$|\b(?:TIMETABLE|RESULTS|TRAINTIME|TODO)\b", README, re.MULTILINE)
+    assert not re.findall(
+        r"^[A-Z]{4,}$|\b(?:TIMETABLE|RESULTS|TRAINTIME|TODO)\b", README, re.MULTILINE
+    )

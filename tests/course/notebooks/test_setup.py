@@ -52,12 +52,16 @@ def test_every_direct_dependency_is_pinned_within_its_range(name):
     pin = lock()[name]
     version = str(pin.specifier).removeprefix("==")
     assert pin.marker is None
-    assert DIRECT[name].specifier.contains(version), f"{name}: {version} is not in {DIRECT[name].specifier}"
+    assert DIRECT[name].specifier.contains(version), (
+        f"{name}: {version} is not in {DIRECT[name].specifier}"
+    )
 
 
 def test_the_lock_holds_exact_pins_and_nothing_else():
     pins = lock()
-    assert all(re.fullmatch(r"==[\w.]+", str(pin.specifier)) and pin.url is None for pin in pins.values())
+    assert all(
+        re.fullmatch(r"==[\w.]+", str(pin.specifier)) and pin.url is None for pin in pins.values()
+    )
     assert str(pins["torch"].specifier) == "==2.13.0"
     assert "://" not in (ROOT / "requirements.lock").read_text(encoding="utf-8")
 
@@ -83,7 +87,9 @@ def test_conda_environment_has_the_same_dependencies_and_ranges():
     conda = parsed([d for d in plain if d not in ("pip", "python=3.12")])
     conda = {CONDA_NAMES.get(name, name): r for name, r in conda.items()}
     wanted = parsed(PROJECT["dependencies"] + EXTRAS["test"])
-    assert {n: str(r.specifier) for n, r in conda.items()} == {n: str(r.specifier) for n, r in wanted.items()}
+    assert {n: str(r.specifier) for n, r in conda.items()} == {
+        n: str(r.specifier) for n, r in wanted.items()
+    }
 
 
 def test_version_is_the_packages():
@@ -95,7 +101,13 @@ def test_version_is_the_packages():
 
 @pytest.mark.parametrize(
     ("installed", "kept"),
-    [(None, False), ("2.5.1", False), ("2.11.0", True), ("2.13.0+cpu", True), ("2.15.0+cu130", True)],
+    [
+        (None, False),
+        ("2.5.1", False),
+        ("2.11.0", True),
+        ("2.13.0+cpu", True),
+        ("2.15.0+cu130", True),
+    ],
 )
 def test_an_installed_torch_within_the_range_is_kept(installed, kept):
     pins = tool("pins")
@@ -112,7 +124,9 @@ def test_make_says_which_python_it_needs(tmp_path):
     old.write_text(f'#!/bin/sh\nexec "{sys.executable}" -c "{pretend}\n$2"\n')
     old.chmod(0o755)
     shutil.copy(ROOT / "Makefile", tmp_path)
-    done = subprocess.run(["make", "venv", f"PYTHON={old}"], cwd=tmp_path, capture_output=True, text=True)
+    done = subprocess.run(
+        ["make", "venv", f"PYTHON={old}"], cwd=tmp_path, capture_output=True, text=True
+    )
     assert done.returncode != 0
     assert "Python 3.11 or newer is needed" in done.stderr
     assert "3.9.18" in done.stderr
@@ -122,7 +136,11 @@ def test_make_says_which_python_it_needs(tmp_path):
 @pytest.mark.skipif(shutil.which("make") is None, reason="needs make")
 def test_make_help_lists_every_target():
     done = subprocess.run(
-        ["make", "--no-print-directory", "help"], cwd=ROOT, capture_output=True, text=True, check=True
+        ["make", "--no-print-directory", "help"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=True,
     )
     phony = re.search(r"^\.PHONY: (.*)$", (ROOT / "Makefile").read_text(), re.M)[1].split()
     assert [line.split()[1] for line in done.stdout.splitlines()] == phony
@@ -135,8 +153,12 @@ def test_import_needs_torch_and_numpy_alone():
     """With every other dependency out of reach, from another folder."""
     hidden = [{"pytest-xdist": "xdist"}.get(n, n) for n in DIRECT if n not in ("torch", "numpy")]
     code = f"import sys\nfor name in {[*hidden, 'IPython', 'nbformat', 'yaml']!r}: sys.modules[name] = None\n"
-    code += f"sys.path.insert(0, {str(ROOT)!r})\nimport kt_core\nprint(kt_core.GPTConfig(9).variant)\n"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT.anchor)
+    code += (
+        f"sys.path.insert(0, {str(ROOT)!r})\nimport kt_core\nprint(kt_core.GPTConfig(9).variant)\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT.anchor
+    )
     assert done.stdout == "vanilla\n", done.stderr
 
 
@@ -154,9 +176,13 @@ def test_shapes_are_checked_while_testing():
     from jaxtyping import TypeCheckError
 
     with pytest.raises(TypeCheckError):
-        kt.multiplicative_score(torch.zeros(2, 3), torch.zeros(2, 3), torch.zeros(3, 4))  # depths that differ
+        kt.multiplicative_score(
+            torch.zeros(2, 3), torch.zeros(2, 3), torch.zeros(3, 4)
+        )  # depths that differ
     with pytest.raises(TypeCheckError):
-        kt.multiplicative_score(torch.zeros(2, 3, dtype=torch.int64), torch.zeros(2, 3))  # not floats
+        kt.multiplicative_score(
+            torch.zeros(2, 3, dtype=torch.int64), torch.zeros(2, 3)
+        )  # not floats
 
 
 # ---------------------------------------------------------------- wheel

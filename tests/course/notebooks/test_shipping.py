@@ -16,7 +16,12 @@ from kt_course.tools.cli import main
 
 CORPUS = "bios:people=20"
 TINY = kt.recipe(
-    "smoke", block_size=64, n_embd=16, pretrain_epochs=1, pretrain_batch_size=32, finetune_batch_size=4
+    "smoke",
+    block_size=64,
+    n_embd=16,
+    pretrain_epochs=1,
+    pretrain_batch_size=32,
+    finetune_batch_size=4,
 )
 
 
@@ -34,7 +39,10 @@ def folder(tmp_path, monkeypatch):
 
 
 def test_names(folder):
-    assert shipping.shipped_path("bios", "rope", "pretrained") == folder / "bios-rope-pretrained.safetensors"
+    assert (
+        shipping.shipped_path("bios", "rope", "pretrained")
+        == folder / "bios-rope-pretrained.safetensors"
+    )
     with pytest.raises(ValueError, match="pretrained, finetuned, scratch, not 'trained'"):
         shipping.shipped_path("bios", "rope", "trained")
 
@@ -42,7 +50,9 @@ def test_names(folder):
 def test_the_recipes_are_there():
     assert shipping.RECIPE_OF["bios"] in kt.RECIPES
     assert shipping.RECIPE_OF["wiki"] in kt.RECIPES
-    assert {recipe for told in shipping.SITTINGS.values() for _, recipe, _ in told} <= set(kt.RECIPES)
+    assert {recipe for told in shipping.SITTINGS.values() for _, recipe, _ in told} <= set(
+        kt.RECIPES
+    )
 
 
 @pytest.mark.parametrize("variant", VARIANTS)
@@ -98,10 +108,16 @@ def test_retrain_makes_every_checkpoint_and_again_trains_nothing(tmp_path, capsy
         "rope-pretrained",
         "rope-finetuned",
     }
-    assert {p.stem.removeprefix(f"{CORPUS}-") for p in (tmp_path / "out").glob("*.safetensors")} == names
+    assert {
+        p.stem.removeprefix(f"{CORPUS}-") for p in (tmp_path / "out").glob("*.safetensors")
+    } == names
     made = {p.name: p.read_bytes() for p in (tmp_path / "out").iterdir()}
     _, _, card = kt.load_checkpoint(tmp_path / "out" / f"{CORPUS}-vanilla-scratch.safetensors")
-    assert (card["kind"], card["phase"], card["recipe"]["n_embd"]) == ("no-pretrain", "finetune", 16)
+    assert (card["kind"], card["phase"], card["recipe"]["n_embd"]) == (
+        "no-pretrain",
+        "finetune",
+        16,
+    )
 
     monkeypatch.setattr(Trainer, "fit", lambda *_: pytest.fail("it is trained already"))
     shipping.retrain(*given)
@@ -123,7 +139,9 @@ def test_a_second_sitting_goes_on_from_the_first_which_two_variants_share(tmp_pa
     shipping.retrain(CORPUS, ["rope", "perceiver_ar"], 0, tmp_path / "runs", tmp_path / "out")
     assert [epochs for title, epochs in trained if title == "pretrain"] == [1, 2, 2]
     for variant in ("rope", "perceiver_ar"):
-        _, _, card = kt.load_checkpoint(tmp_path / "out" / f"{CORPUS}-{variant}-pretrained.safetensors")
+        _, _, card = kt.load_checkpoint(
+            tmp_path / "out" / f"{CORPUS}-{variant}-pretrained.safetensors"
+        )
         assert (card["variant"], card["recipe"]["pretrain_epochs"]) == (variant, 2)
         assert (card["cost"]["epochs"], card["cost"]["before"]["epochs"]) == (2, 1)
         assert card["cost"]["before"]["variant"] == "rope"
@@ -131,11 +149,16 @@ def test_a_second_sitting_goes_on_from_the_first_which_two_variants_share(tmp_pa
 
 def test_the_last_sittings_may_be_averaged(tmp_path, monkeypatch):
     monkeypatch.setitem(
-        shipping.SITTINGS, (CORPUS, "rope"), (("rope", TINY, {}), ("rope", TINY, dict(muon_lr=1e-3)))
+        shipping.SITTINGS,
+        (CORPUS, "rope"),
+        (("rope", TINY, {}), ("rope", TINY, dict(muon_lr=1e-3))),
     )
     monkeypatch.setitem(shipping.AVERAGED, (CORPUS, "rope"), (2, dict(finetune_lr=1e-5)))
     shipping.retrain(CORPUS, ["rope"], 0, tmp_path / "runs", tmp_path / "out")
-    ends = [tmp_path / "runs" / f"{CORPUS}-rope-sitting{n}-seed0" / "pretrained.safetensors" for n in (1, 2)]
+    ends = [
+        tmp_path / "runs" / f"{CORPUS}-rope-sitting{n}-seed0" / "pretrained.safetensors"
+        for n in (1, 2)
+    ]
     _, _, card = kt.load_checkpoint(tmp_path / "out" / f"{CORPUS}-rope-finetuned.safetensors")
     assert card["init"] == " + ".join(map(str, ends)) and card["phase"] == "finetune"
     assert (card["recipe"]["muon_lr"], card["recipe"]["finetune_lr"]) == (1e-3, 1e-5)
@@ -175,8 +198,14 @@ def test_the_command(tmp_path, monkeypatch):
     asked = []
     monkeypatch.setattr(shipping, "retrain", lambda *given: asked.append(given))
     assert main(["checkpoints", "--variant", "rope", "--runs", str(tmp_path), "--seed", "3"]) == 0
-    assert main(["checkpoints", "--corpus", "wiki", "--out", str(tmp_path), "--runs", str(tmp_path)]) == 0
-    assert asked == [("bios", ["rope"], 3, tmp_path, None), ("wiki", list(VARIANTS), 0, tmp_path, tmp_path)]
+    assert (
+        main(["checkpoints", "--corpus", "wiki", "--out", str(tmp_path), "--runs", str(tmp_path)])
+        == 0
+    )
+    assert asked == [
+        ("bios", ["rope"], 3, tmp_path, None),
+        ("wiki", list(VARIANTS), 0, tmp_path, tmp_path),
+    ]
 
 
 def test_the_curve_of_a_later_sitting_goes_on_from_those_before(tmp_path, monkeypatch):
@@ -186,8 +215,12 @@ def test_the_curve_of_a_later_sitting_goes_on_from_those_before(tmp_path, monkey
 
     def keep(name, before, *rows):
         curve = [dict(phase=phase, characters=c, seconds=s) for phase, c, s in rows]
-        cost = dict(characters=rows[-2][1], seconds=rows[-2][2], **({"before": before} if before else {}))
-        (results / f"wiki-{name}-seed0.json").write_text(json.dumps(dict(pretraining=cost, curve=curve)))
+        cost = dict(
+            characters=rows[-2][1], seconds=rows[-2][2], **({"before": before} if before else {})
+        )
+        (results / f"wiki-{name}-seed0.json").write_text(
+            json.dumps(dict(pretraining=cost, curve=curve))
+        )
         return cost
 
     def read(variant):

@@ -8,7 +8,14 @@ import pytest
 
 from kt_core.corpora.loading import load_corpus
 from kt_core.runs.recipes import recipe
-from kt_course.tools.ablation import INGREDIENTS, ablate, characters_an_epoch, join, read_ablation, table
+from kt_course.tools.ablation import (
+    INGREDIENTS,
+    ablate,
+    characters_an_epoch,
+    join,
+    read_ablation,
+    table,
+)
 from kt_course.tools.cli import main
 
 SMALL = dict(corpus="bios:people=40", recipe="smoke", characters=6000, seeds=(0,))
@@ -44,7 +51,9 @@ def test_going_on_trains_nothing_twice(told):
 
 def test_tables_of_other_seeds_are_pooled(told):
     _, found = told
-    more = json.loads(json.dumps(found)) | dict(seeds=[4], rows=json.loads(json.dumps(found["rows"][1:2])))
+    more = json.loads(json.dumps(found)) | dict(
+        seeds=[4], rows=json.loads(json.dumps(found["rows"][1:2]))
+    )
     more["rows"][0]["score"] |= dict(correct=2, total=8, accuracy=0.25)
     more["rows"][0] |= dict(trained_with=[4], seeds=[0.25], seconds=[7.0])
     both = join(found, more)
@@ -76,8 +85,22 @@ def test_tables_of_other_seeds_are_pooled(told):
 def test_the_command_joins_a_seed_to_the_table_that_is_there(told, tmp_path, capsys):
     out = tmp_path / "a.json"
     out.write_text(json.dumps(told[1]))
-    asked = ["ablate", "pure", "--corpus", "bios:people=40", "--recipe", "smoke", "--characters", "6000"]
-    assert main([*asked, "--seeds", "1", "--runs", str(tmp_path / "runs"), "--out", str(out), "--join"]) == 0
+    asked = [
+        "ablate",
+        "pure",
+        "--corpus",
+        "bios:people=40",
+        "--recipe",
+        "smoke",
+        "--characters",
+        "6000",
+    ]
+    assert (
+        main(
+            [*asked, "--seeds", "1", "--runs", str(tmp_path / "runs"), "--out", str(out), "--join"]
+        )
+        == 0
+    )
     found = read_ablation(out)
     assert found["seeds"] == [0, 1] and len(found["rows"]) == 4
     assert [len(row["seeds"]) for row in found["rows"]] == [1, 1, 1, 2]
@@ -91,8 +114,15 @@ def test_the_table_is_best_first(told):
     for row, right in zip(found["rows"], (3, 9, 1, 5), strict=True):
         row["score"] |= dict(correct=right, accuracy=right / 20)
     lines = table(found).splitlines()[1:]
-    order = ["whole lines", "pairs not mixed in", "the whole recipe", "learned positions, no offset"]
-    assert [line.strip().startswith(name) for line, name in zip(lines, order, strict=True)] == [True] * 4
+    order = [
+        "whole lines",
+        "pairs not mixed in",
+        "the whole recipe",
+        "learned positions, no offset",
+    ]
+    assert [line.strip().startswith(name) for line, name in zip(lines, order, strict=True)] == [
+        True
+    ] * 4
 
 
 @pytest.mark.parametrize("name", INGREDIENTS)

@@ -13,7 +13,9 @@ import pytest
 import kt_core as kt
 from kt_course.tools.cli import main
 
-SMALL = "--set n_embd=16 --set n_layer=2 --set n_head=2 --set block_size=64 --max_steps 2 --device cpu"
+SMALL = (
+    "--set n_embd=16 --set n_layer=2 --set n_head=2 --set block_size=64 --max_steps 2 --device cpu"
+)
 REAL = Path(__file__).resolve().parents[4] / "shared" / "data" / "cs224n"
 LINE = re.compile(r"^Correct: (\d+) out of (\d+): (\d+\.\d)%$", re.M)
 
@@ -76,31 +78,48 @@ def scored(out: str, outputs: Path, gold: Path) -> None:
 
 
 def test_finetuning_without_pretraining(here, capsys):
-    kt_does("finetune vanilla wiki.txt --writing_params_path vanilla.model.params "
-            f"--finetune_corpus_path birth_places_train.tsv {SMALL}", capsys)  # fmt: skip
+    kt_does(
+        "finetune vanilla wiki.txt --writing_params_path vanilla.model.params "
+        f"--finetune_corpus_path birth_places_train.tsv {SMALL}",
+        capsys,
+    )
     _, _, card = kt.load_checkpoint("vanilla.model.params")
     assert (card["phase"], card["settings"]["learning_rate"], card["settings"]["epochs"]) == (
         "finetune",
         6e-4,
         75,
     )
-    out = kt_does("evaluate vanilla wiki.txt --reading_params_path vanilla.model.params "
-                  "--eval_corpus_path birth_dev.tsv --outputs_path vanilla.nopretrain.dev.predictions", capsys)  # fmt: skip
+    out = kt_does(
+        "evaluate vanilla wiki.txt --reading_params_path vanilla.model.params "
+        "--eval_corpus_path birth_dev.tsv --outputs_path vanilla.nopretrain.dev.predictions",
+        capsys,
+    )
     scored(out, here / "vanilla.nopretrain.dev.predictions", here / "birth_dev.tsv")
 
 
 def test_vanilla_pretrained_finetuned_and_evaluated(here, capsys):
-    kt_does(f"pretrain vanilla wiki.txt --writing_params_path vanilla.pretrain.params {SMALL}", capsys)
-    kt_does("finetune vanilla wiki.txt --reading_params_path vanilla.pretrain.params "
-            "--writing_params_path vanilla.finetune.params --finetune_corpus_path birth_places_train.tsv "
-            "--max_steps 2 --device cpu", capsys)  # fmt: skip
+    kt_does(
+        f"pretrain vanilla wiki.txt --writing_params_path vanilla.pretrain.params {SMALL}", capsys
+    )
+    kt_does(
+        "finetune vanilla wiki.txt --reading_params_path vanilla.pretrain.params "
+        "--writing_params_path vanilla.finetune.params --finetune_corpus_path birth_places_train.tsv "
+        "--max_steps 2 --device cpu",
+        capsys,
+    )
     model, _, card = kt.load_checkpoint("vanilla.finetune.params")
     assert (model.config.n_embd, card["settings"]["epochs"], card["steps"]) == (16, 10, 2)
-    out = kt_does("evaluate vanilla wiki.txt --reading_params_path vanilla.finetune.params "
-                  "--eval_corpus_path birth_dev.tsv --outputs_path vanilla.pretrain.dev.predictions", capsys)  # fmt: skip
+    out = kt_does(
+        "evaluate vanilla wiki.txt --reading_params_path vanilla.finetune.params "
+        "--eval_corpus_path birth_dev.tsv --outputs_path vanilla.pretrain.dev.predictions",
+        capsys,
+    )
     scored(out, here / "vanilla.pretrain.dev.predictions", here / "birth_dev.tsv")
-    out = kt_does("evaluate vanilla wiki.txt --reading_params_path vanilla.finetune.params "
-                  "--eval_corpus_path birth_test_inputs.tsv --outputs_path vanilla.pretrain.test.predictions", capsys)  # fmt: skip
+    out = kt_does(
+        "evaluate vanilla wiki.txt --reading_params_path vanilla.finetune.params "
+        "--eval_corpus_path birth_test_inputs.tsv --outputs_path vanilla.pretrain.test.predictions",
+        capsys,
+    )
     assert (
         out
         == "No answers to compare with in birth_test_inputs.tsv: 5 answers written to vanilla.pretrain.test.predictions\n"
@@ -110,19 +129,28 @@ def test_vanilla_pretrained_finetuned_and_evaluated(here, capsys):
 
 
 def test_perceiver(here, capsys):
-    kt_does("pretrain perceiver wiki.txt --bottleneck_dim 64 --pretrain_lr 6e-3 "
-            f"--writing_params_path perceiver.pretrain.params {SMALL}", capsys)  # fmt: skip
+    kt_does(
+        "pretrain perceiver wiki.txt --bottleneck_dim 64 --pretrain_lr 6e-3 "
+        f"--writing_params_path perceiver.pretrain.params {SMALL}",
+        capsys,
+    )
     model, _, card = kt.load_checkpoint("perceiver.pretrain.params")
     assert (model.config.variant, model.config.bottleneck, card["settings"]["learning_rate"]) == (
         "perceiver",
         64,
         6e-3,
     )
-    kt_does("finetune perceiver wiki.txt --bottleneck_dim 64 --reading_params_path perceiver.pretrain.params "
-            "--writing_params_path perceiver.finetune.params --finetune_corpus_path birth_places_train.tsv "
-            "--max_steps 2 --device cpu", capsys)  # fmt: skip
-    out = kt_does("evaluate perceiver wiki.txt --bottleneck_dim 64 --reading_params_path perceiver.finetune.params "
-                  "--eval_corpus_path birth_dev.tsv --outputs_path perceiver.pretrain.dev.predictions", capsys)  # fmt: skip
+    kt_does(
+        "finetune perceiver wiki.txt --bottleneck_dim 64 --reading_params_path perceiver.pretrain.params "
+        "--writing_params_path perceiver.finetune.params --finetune_corpus_path birth_places_train.tsv "
+        "--max_steps 2 --device cpu",
+        capsys,
+    )
+    out = kt_does(
+        "evaluate perceiver wiki.txt --bottleneck_dim 64 --reading_params_path perceiver.finetune.params "
+        "--eval_corpus_path birth_dev.tsv --outputs_path perceiver.pretrain.dev.predictions",
+        capsys,
+    )
     scored(out, here / "perceiver.pretrain.dev.predictions", here / "birth_dev.tsv")
 
 
@@ -143,11 +171,17 @@ def test_its_options_reach_the_training(here, capsys):
         card["settings"]["shuffle"],
     ) == (1e-3, 128, False)
     for start in ("", "--reading_params_path a"):
-        kt_does(f"finetune rope wiki.txt {start} --writing_params_path b --finetune_lr 2e-4 "
-                f"--finetune_corpus_path birth_places_train.tsv {SMALL}", capsys)  # fmt: skip
+        kt_does(
+            f"finetune rope wiki.txt {start} --writing_params_path b --finetune_lr 2e-4 "
+            f"--finetune_corpus_path birth_places_train.tsv {SMALL}",
+            capsys,
+        )
         assert kt.load_checkpoint("b")[2]["settings"]["learning_rate"] == 2e-4
-    kt_does("pretrain vanilla wiki.txt --writing_params_path c --recipe smoke --finetune_corpus_path birth_places_train.tsv "
-            f"--set mixed_pairs=2 {SMALL}", capsys)  # fmt: skip
+    kt_does(
+        "pretrain vanilla wiki.txt --writing_params_path c --recipe smoke --finetune_corpus_path birth_places_train.tsv "
+        f"--set mixed_pairs=2 {SMALL}",
+        capsys,
+    )
     assert kt.load_checkpoint("c")[2]["settings"]["optimizer"] == "muon"
 
 
@@ -239,8 +273,18 @@ def test_ctrl_c_is_status_130_and_no_traceback(monkeypatch, capsys):
 
 def test_as_a_process(here):
     """The exit status and stderr of a real process."""
-    command = [sys.executable, "-m", "kt_course.tools.cli", "evaluate", "vanilla", "wiki.txt", "--reading_params_path", "none",
-               "--eval_corpus_path", "birth_dev.tsv"]  # fmt: skip
+    command = [
+        sys.executable,
+        "-m",
+        "kt_course.tools.cli",
+        "evaluate",
+        "vanilla",
+        "wiki.txt",
+        "--reading_params_path",
+        "none",
+        "--eval_corpus_path",
+        "birth_dev.tsv",
+    ]
     ended = subprocess.run(command, capture_output=True, text=True, env=_environment())
     assert (ended.returncode, ended.stdout, ended.stderr) == (
         1,
@@ -268,11 +312,17 @@ FINETUNE = f"finetune vanilla wiki.txt --writing_params_path out --finetune_corp
     [
         (PRETRAIN.replace("wiki.txt", "nowhere.txt"), "nowhere.txt: cannot be read"),
         (FINETUNE.replace("birth_places_train.tsv", "nowhere.tsv"), "nowhere.tsv: cannot be read"),
-        ("finetune vanilla wiki.txt --reading_params_path none --writing_params_path out "
-         "--finetune_corpus_path birth_places_train.tsv", "none: no such checkpoint"),
+        (
+            "finetune vanilla wiki.txt --reading_params_path none --writing_params_path out "
+            "--finetune_corpus_path birth_places_train.tsv",
+            "none: no such checkpoint",
+        ),
         ("pretrain vanilla wiki.txt", "--writing_params_path is needed"),
         ("finetune vanilla wiki.txt --writing_params_path out", "--finetune_corpus_path is needed"),
-        ("evaluate vanilla wiki.txt --eval_corpus_path birth_dev.tsv", "--reading_params_path is needed"),
+        (
+            "evaluate vanilla wiki.txt --eval_corpus_path birth_dev.tsv",
+            "--reading_params_path is needed",
+        ),
         ("evaluate vanilla wiki.txt --reading_params_path out", "--eval_corpus_path is needed"),
         (f"{PRETRAIN} --recipe kt", "--finetune_corpus_path is needed"),
         (f"{PRETRAIN} --set n_embd", "write KEY=VALUE"),
@@ -283,7 +333,10 @@ FINETUNE = f"finetune vanilla wiki.txt --writing_params_path out --finetune_corp
         (f"{PRETRAIN} --device tpu", "device"),
         (f"{PRETRAIN} --bottleneck_dim 0", "bottleneck"),
         (PRETRAIN.replace("--max_steps 2", "--max_steps 0"), "steps"),
-        (PRETRAIN.replace("vanilla", "perceiver") + " --bottleneck_dim 100", "must not exceed block_size"),
+        (
+            PRETRAIN.replace("vanilla", "perceiver") + " --bottleneck_dim 100",
+            "must not exceed block_size",
+        ),
         ("run --recipe quick --set pretrain_epochs=long", "pretrain_epochs must be float"),
         ("run --corpus nowhere", "no such corpus"),
         ("run --corpus bios:peeple=3", "peeple"),
@@ -291,7 +344,7 @@ FINETUNE = f"finetune vanilla wiki.txt --writing_params_path out --finetune_corp
         ("baseline --corpus nowhere", "no such corpus"),
         ("fetch wiki --from nowhere", "nowhere: no such folder"),
     ],
-)  # fmt: skip
+)
 def test_errors_are_one_line_that_says_what_and_where(here, capsys, line, words):
     before = sorted(here.iterdir())
     assert words in kt_fails(line, capsys)
@@ -317,7 +370,9 @@ def test_a_malformed_table_names_file_and_line(here, capsys, text, words):
 
 
 def test_the_assignments_commands_refuse_to_train_in_several_processes(here, capsys, monkeypatch):
-    for name, value in dict(RANK="1", WORLD_SIZE="2", MASTER_ADDR="localhost", MASTER_PORT="1").items():
+    for name, value in dict(
+        RANK="1", WORLD_SIZE="2", MASTER_ADDR="localhost", MASTER_PORT="1"
+    ).items():
         monkeypatch.setenv(name, value)
     told = kt_fails(f"pretrain vanilla wiki.txt --writing_params_path a.params {SMALL}", capsys)
     assert "kt pretrain trains in one process" in told
@@ -349,7 +404,8 @@ def test_checkpoints_that_do_not_fit(here, capsys):
 
 
 @pytest.mark.parametrize(
-    "line", ["", "evaluate ropee wiki.txt", "run --variant ropee", "fetch", "nonsense", "run --seed x"]
+    "line",
+    ["", "evaluate ropee wiki.txt", "run --variant ropee", "fetch", "nonsense", "run --seed x"],
 )
 def test_a_wrong_command_line_is_told_by_the_parser(line, capsys):
     with pytest.raises(SystemExit) as ended:

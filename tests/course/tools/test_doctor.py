@@ -147,7 +147,8 @@ def test_more_threads_than_cores(monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("cuda", "mps", "found"), [(True, False, "cuda, H200"), (False, True, "mps"), (False, False, "cpu")]
+    ("cuda", "mps", "found"),
+    [(True, False, "cuda, H200"), (False, True, "mps"), (False, False, "cpu")],
 )
 def test_no_device_is_a_failure(cuda, mps, found, monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: cuda)
@@ -182,7 +183,9 @@ def test_a_container_with_little_memory(monkeypatch):
 
 
 def test_a_full_disk(monkeypatch):
-    monkeypatch.setattr(doctor.shutil, "disk_usage", lambda folder: type("Usage", (), {"free": 2**29}))
+    monkeypatch.setattr(
+        doctor.shutil, "disk_usage", lambda folder: type("Usage", (), {"free": 2**29})
+    )
     assert doctor._disk().ok is False
 
 

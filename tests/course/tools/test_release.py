@@ -31,9 +31,19 @@ ANSWERED = STUB.replace(
 
 
 def write(folder, name, *cells):
-    notebook = new_notebook(cells=[*cells], metadata={"widgets": {"x": 1}, "papermill": {"duration": 3.1}})
-    notebook.metadata.kernelspec = {"name": "conda-env-mine", "display_name": "mine", "language": "python"}
-    notebook.metadata.language_info = {"name": "python", "file_extension": ".py", "version": "3.11.7"}
+    notebook = new_notebook(
+        cells=[*cells], metadata={"widgets": {"x": 1}, "papermill": {"duration": 3.1}}
+    )
+    notebook.metadata.kernelspec = {
+        "name": "conda-env-mine",
+        "display_name": "mine",
+        "language": "python",
+    }
+    notebook.metadata.language_info = {
+        "name": "python",
+        "file_extension": ".py",
+        "version": "3.11.7",
+    }
     folder.mkdir(exist_ok=True)
     nbformat.write(notebook, folder / f"{name}.ipynb")
     return folder
@@ -43,7 +53,9 @@ def write(folder, name, *cells):
 def answered(tmp_path):
     ran = {"tags": ["exercise"], "execution": {"shell.execute_reply": "2025"}, "collapsed": False}
     outputs = [new_output("stream", text="causal-mask: right. secret\n")]
-    code = new_code_cell(f"helper = 1\n{ANSWERED}", execution_count=7, outputs=outputs, metadata=ran)
+    code = new_code_cell(
+        f"helper = 1\n{ANSWERED}", execution_count=7, outputs=outputs, metadata=ran
+    )
     text = new_markdown_cell("Text with $x$ and é", metadata={"jp-MarkdownHeadingCollapsed": True})
     return write(tmp_path / "mine", "01_one", text, code, new_code_cell("print('kept as it is')"))
 
@@ -55,7 +67,10 @@ def test_outputs_counts_and_traces_go_and_an_answer_becomes_its_stub(answered):
     assert exercise.source == STUB
     assert exercise.outputs == [] and exercise.execution_count is None
     assert exercise.metadata == {"tags": ["exercise"]} and text.metadata == {}
-    assert [cell.source for cell in (text, other)] == ["Text with $x$ and é", "print('kept as it is')"]
+    assert [cell.source for cell in (text, other)] == [
+        "Text with $x$ and é",
+        "print('kept as it is')",
+    ]
     assert [cell.id for cell in notebook.cells] == [cell.id for cell in before.cells]
     assert notebook.metadata == {
         "kernelspec": {"display_name": "Python 3", "language": "python", "name": "python3"},
@@ -112,7 +127,12 @@ def test_of_an_answer_nothing_but_signature_and_docstring_stays(source, wanted):
 
 
 def test_an_exercise_cell_that_cannot_be_read_is_named_and_nothing_is_written(answered, tmp_path):
-    write(answered, "02_two", new_markdown_cell("x"), new_code_cell('@exercise("a")\ndef f(:\n    ...'))
+    write(
+        answered,
+        "02_two",
+        new_markdown_cell("x"),
+        new_code_cell('@exercise("a")\ndef f(:\n    ...'),
+    )
     with pytest.raises(ValueError, match=r"02_two.ipynb, cell 2: .*line 2"):
         release(tmp_path / "out", answered)
     (answered / "02_two.ipynb").write_text("{}")

@@ -60,7 +60,12 @@ def test_rows_tell_what_the_runs_found_best_first_with_london(tmp_path):
     ]
     best = rows[0]
     assert (best.dev_low, best.dev_high) == pytest.approx(kt.wilson_interval(80, 100))
-    assert (best.characters, best.minutes, best.hardware, best.test) == (1500, 2.0, "a machine", 0.4)
+    assert (best.characters, best.minutes, best.hardware, best.test) == (
+        1500,
+        2.0,
+        "a machine",
+        0.4,
+    )
 
 
 def test_seeds_of_the_same_settings_get_a_mean_row_and_kinds_are_never_merged(tmp_path):
@@ -69,8 +74,15 @@ def test_seeds_of_the_same_settings_get_a_mean_row_and_kinds_are_never_merged(tm
         make(tmp_path / f"pure{seed}", seed=seed, correct=correct - 30, kind="pure")
     make(tmp_path / "none", kind="no-pretrain", correct=4)
     rows = gather([tmp_path])
-    means = {row.kind: (row.dev, row.dev_low, row.dev_high) for row in rows if row.seed.startswith("mean")}
-    assert means == {"mixed": pytest.approx((0.5, 0.4, 0.6)), "pure": pytest.approx((0.2, 0.1, 0.3))}
+    means = {
+        row.kind: (row.dev, row.dev_low, row.dev_high)
+        for row in rows
+        if row.seed.startswith("mean")
+    }
+    assert means == {
+        "mixed": pytest.approx((0.5, 0.4, 0.6)),
+        "pure": pytest.approx((0.2, 0.1, 0.3)),
+    }
 
 
 def test_other_settings_are_told_and_not_averaged(tmp_path):
@@ -80,7 +92,10 @@ def test_other_settings_are_told_and_not_averaged(tmp_path):
     told["fields"]["pretrain_epochs"] = 5.0
     (other / "result.json").write_text(json.dumps(told))
     rows = gather([tmp_path])
-    assert {row.recipe for row in rows if row.kind == "mixed"} == {"quick", "quick (pretrain_epochs=5.0)"}
+    assert {row.recipe for row in rows if row.kind == "mixed"} == {
+        "quick",
+        "quick (pretrain_epochs=5.0)",
+    }
     assert not any(row.seed.startswith("mean") for row in rows)
 
 
@@ -119,7 +134,9 @@ def test_pass_marks_are_for_pretrained_models_on_wiki_alone(tmp_path):
     make(tmp_path / "c", corpus="wiki", variant="vanilla", correct=4, kind="no-pretrain")
     make(tmp_path / "d", corpus="bios", correct=90)
     table = write_report([tmp_path], tmp_path / "out")
-    line = lambda *parts: next(row for row in table.splitlines() if all(part in row for part in parts))  # noqa: E731
+    line = lambda *parts: next(
+        row for row in table.splitlines() if all(part in row for part in parts)
+    )  # noqa: E731
     assert "below the mark" in line("| rope |")
     assert " passes" in line("| wiki | vanilla", "mixed")
     assert "mark" not in line("no-pretrain") and " passes" not in line("no-pretrain")
@@ -137,8 +154,10 @@ def test_three_files_and_the_command(tmp_path, capsys):
     with (out / "report.csv").open(encoding="utf-8") as file:
         rows = list(csv.DictReader(file))
     assert [(row["corpus"], row["variant"], row["dev"]) for row in rows] == [
-        ("bios", "vanilla", "0.3000"), ("bios", "always London", "0.0500"),
-        ("wiki", "perceiver", "0.0700"), ("wiki", "always London", "0.0500"),
-    ]  # fmt: skip
+        ("bios", "vanilla", "0.3000"),
+        ("bios", "always London", "0.0500"),
+        ("wiki", "perceiver", "0.0700"),
+        ("wiki", "always London", "0.0500"),
+    ]
     assert (out / "report.png").read_bytes().startswith(b"\x89PNG")
     assert main(["report", str(tmp_path / "nothing"), "--out", str(out)]) == 1

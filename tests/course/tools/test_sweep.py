@@ -25,7 +25,15 @@ from kt_course.tools.cli import main
 from kt_course.tools.grid import notebook_cells, parse_grid, run_cells, with_knobs
 from kt_course.tools.sweep import sweep
 from kt_course.tools.sweep_cell import run_cell
-from kt_course.tools.sweep_results import _axis, _lines, as_csv, chart, markdown, numbers, over_seeds
+from kt_course.tools.sweep_results import (
+    _axis,
+    _lines,
+    as_csv,
+    chart,
+    markdown,
+    numbers,
+    over_seeds,
+)
 
 TINY = dict(block_size=64, n_embd=16, pretrain_epochs=1, pretrain_batch_size=16, finetune_epochs=1)
 RUNS = dict(corpus="bios:people=20", recipe="smoke", device="cpu")
@@ -46,7 +54,9 @@ def cells_of(settings=None, **grid):
 
 def test_a_grid_is_read_from_the_command_line():
     found = parse_grid(["seed=0,1,2", "attributes=birth+work,birth", "head_last= 0, .5"])
-    assert found == dict(seed=["0", "1", "2"], attributes=["birth+work", "birth"], head_last=["0", ".5"])
+    assert found == dict(
+        seed=["0", "1", "2"], attributes=["birth+work", "birth"], head_last=["0", ".5"]
+    )
 
 
 @pytest.mark.parametrize(
@@ -68,7 +78,9 @@ def test_cells_are_all_combinations_with_everything_that_a_run_needs():
     grid = parse_grid(["people=20,40", "seed=3,4", "head_last=0,.5", "bucket=true,false"])
     found = run_cells(grid, settings=dict(TINY, variant="rope", lines="2"), recipe="smoke")
     assert len(found) == len({cell.folder for cell in found}) == 16
-    assert [cell.settings["seed"] for cell in found] == [3] * 8 + [4] * 8  # a whole table of one seed first
+    assert [cell.settings["seed"] for cell in found] == [3] * 8 + [
+        4
+    ] * 8  # a whole table of one seed first
     assert found[0].settings == dict(people=20, seed=3, head_last=0.0, bucket=True)
     assert [type(value) for value in found[0].settings.values()] == [int, int, float, bool]
     spec = found[-1].spec
@@ -81,12 +93,19 @@ def test_cells_are_all_combinations_with_everything_that_a_run_needs():
 def test_a_folder_is_told_by_all_settings_but_the_device():
     name = lambda **more: run_cells(dict(seed=["0"]), **RUNS | more)[0].folder  # noqa: E731
     assert name() == name() == name(device="cuda")
-    others = [name(), name(variant="rope"), name(pretrain=False), name(corpus="bios:people=21"),
-              name(settings=dict(head_last="0.1")), name(recipe="quick")]  # fmt: skip
+    others = [
+        name(),
+        name(variant="rope"),
+        name(pretrain=False),
+        name(corpus="bios:people=21"),
+        name(settings=dict(head_last="0.1")),
+        name(recipe="quick"),
+    ]
     assert len(set(others)) == 6
     assert all(folder.startswith("seed-0_") for folder in others)
     long = run_cells(
-        {key: [value] for key, value in kt.recipe("smoke").__dict__.items() if key != "name"}, **RUNS
+        {key: [value] for key, value in kt.recipe("smoke").__dict__.items() if key != "name"},
+        **RUNS,
     )
     assert len(long[0].folder) < 100
 
@@ -107,7 +126,11 @@ def test_knobs_go_into_the_corpus_name(corpus, given, wanted):
     ("grid", "more", "words"),
     [
         ({}, {}, "nothing to sweep"),
-        (dict(peple=["20"]), {}, "--grid peple: no such key, did you mean people; there are corpus, variant"),
+        (
+            dict(peple=["20"]),
+            {},
+            "--grid peple: no such key, did you mean people; there are corpus, variant",
+        ),
         (
             dict(seed=["0"]),
             dict(settings=dict(hed_last="1")),
@@ -167,9 +190,13 @@ def test_notebooks_of_the_project_take_parameters_knobs_and_recipe_fields():
     assert found[1].settings == dict(variant="rope", people=50, head_last=0.5)
     assert Path(found[1].spec["notebook"]).name == "05_pretrain_finetune.ipynb"
     assert found[1].spec["parameters"] == dict(
-        profile="smoke", seed=2, variant="rope", corpus="bios:people=50", runs_dir="runs",
+        profile="smoke",
+        seed=2,
+        variant="rope",
+        corpus="bios:people=50",
+        runs_dir="runs",
         overrides=dict(head_last=0.5, finetune_epochs=3.0),
-    )  # fmt: skip
+    )
 
 
 @pytest.mark.parametrize(
@@ -233,7 +260,9 @@ def pretend(monkeypatch, do):
     return done
 
 
-def test_what_is_done_is_skipped_what_failed_is_tried_again_and_grids_grow(monkeypatch, tmp_path, capsys):
+def test_what_is_done_is_skipped_what_failed_is_tried_again_and_grids_grow(
+    monkeypatch, tmp_path, capsys
+):
     bad = {1}
 
     def do(spec, stopped):
@@ -252,7 +281,9 @@ def test_what_is_done_is_skipped_what_failed_is_tried_again_and_grids_grow(monke
     assert "4 cells, 2 of them done before" in capsys.readouterr().out
     sweep(cells_of(seed=["0", "1"]), tmp_path / "out")
     assert len(done) == 5
-    sweep(cells_of(dict(head_last="0.5"), seed=["0"]), tmp_path / "out")  # other settings are other cells
+    sweep(
+        cells_of(dict(head_last="0.5"), seed=["0"]), tmp_path / "out"
+    )  # other settings are other cells
     assert len(done) == 6
 
 
@@ -302,7 +333,13 @@ def test_ctrl_c_leaves_what_is_done_and_stops_the_rest(monkeypatch, tmp_path):
         sweep(cells_of(seed=list("01234")), tmp_path)
     assert asked == [True] and len(done) == 3  # those that wait do not begin
     told = json.loads((tmp_path / "sweep.json").read_text())
-    assert [cell["status"] for cell in told["cells"]] == ["done", "done", "not run", "not run", "not run"]
+    assert [cell["status"] for cell in told["cells"]] == [
+        "done",
+        "done",
+        "not run",
+        "not run",
+        "not run",
+    ]
     assert "| 2 of 5 |" in (tmp_path / "sweep.md").read_text(encoding="utf-8")
     assert (tmp_path / "sweep.png").exists()
 
@@ -324,7 +361,9 @@ def test_bad_options_start_nothing(monkeypatch, tmp_path, more, words):
 
 
 def test_a_sweep_under_torchrun_is_refused(monkeypatch, tmp_path):
-    for name, value in dict(RANK="0", WORLD_SIZE="2", MASTER_ADDR="localhost", MASTER_PORT="1").items():
+    for name, value in dict(
+        RANK="0", WORLD_SIZE="2", MASTER_ADDR="localhost", MASTER_PORT="1"
+    ).items():
         monkeypatch.setenv(name, value)
     with pytest.raises(ValueError, match="start it without torchrun"):
         sweep(cells_of(seed=["0"]), tmp_path / "out")
@@ -337,15 +376,32 @@ def test_the_command_tells_failures_and_ends_with_1(monkeypatch, tmp_path, capsy
         return dict(dev=score(40), london=score(5))
 
     pretend(monkeypatch, do)
-    command = ["sweep", "run", "--recipe", "smoke", "--variant", "rope", "--out", str(tmp_path), "--set",
-               "pretrain_epochs=2", "--grid", "people=20,40", "--grid"]  # fmt: skip
+    command = [
+        "sweep",
+        "run",
+        "--recipe",
+        "smoke",
+        "--variant",
+        "rope",
+        "--out",
+        str(tmp_path),
+        "--set",
+        "pretrain_epochs=2",
+        "--grid",
+        "people=20,40",
+        "--grid",
+    ]
     assert main([*command, "seed=0"]) == 0
     assert "bios, rope, smoke, pretrain_epochs 2" in capsys.readouterr().out
     assert main([*command, "seed=0,1"]) == 1
     told = capsys.readouterr()
     assert "| 20 | 1 of 2 | 40.0 [30.9, 49.8] | seed 1: a \\| b c |" in told.out
     assert told.err.startswith("kt sweep: 2 of 4 cells failed") and told.err.count("\n") == 1
-    assert (tmp_path / "sweep.md").read_text(encoding="utf-8").startswith("# Sweep\n\nbios, rope, smoke")
+    assert (
+        (tmp_path / "sweep.md")
+        .read_text(encoding="utf-8")
+        .startswith("# Sweep\n\nbios, rope, smoke")
+    )
     for wrong in (["--grid", "sed=0"], ["--grid", "seed=0", "--dask", "tcp://127.0.0.1:1"]):
         if "--dask" in wrong:
             pytest.importorskip("dask.distributed")
@@ -359,7 +415,17 @@ def test_the_command_tells_failures_and_ends_with_1(monkeypatch, tmp_path, capsy
 @pytest.mark.slow
 def test_real_cells_give_what_kt_run_gives_and_one_that_fails_harms_no_other(tmp_path, capsys):
     settings = [f"--set={key}={value}" for key, value in TINY.items()]
-    command = ["sweep", "run", "--corpus", RUNS["corpus"], "--recipe", "smoke", "--device", "cpu", *settings]
+    command = [
+        "sweep",
+        "run",
+        "--corpus",
+        RUNS["corpus"],
+        "--recipe",
+        "smoke",
+        "--device",
+        "cpu",
+        *settings,
+    ]
     more = [
         "--grid",
         "pretrain_lr=1e30,1e-3",
@@ -379,9 +445,13 @@ def test_real_cells_give_what_kt_run_gives_and_one_that_fails_harms_no_other(tmp
     assert "Traceback" in (tmp_path / "out" / failed["folder"] / "log.txt").read_text()
 
     alone = kt.run_experiment(
-        RUNS["corpus"], "vanilla", "smoke", out=tmp_path / "alone", device="cpu",
+        RUNS["corpus"],
+        "vanilla",
+        "smoke",
+        out=tmp_path / "alone",
+        device="cpu",
         overrides=TINY | dict(pretrain_lr=1e-3),
-    )  # fmt: skip
+    )
     assert done["values"]["dev"] == describe(alone.dev)
     both = done["values"]["held_out"]
     assert both["total"] == alone.dev.total + alone.test.total
@@ -461,10 +531,15 @@ def test_a_notebook_is_swept_and_its_facts_are_the_figures(tmp_path):
 @posix
 def test_a_notebook_that_is_stopped_leaves_no_kernel(tmp_path):
     told = tmp_path / "pid"
-    path = notebook(tmp_path / "mine.ipynb", f"import os, time\nopen({str(told)!r}, 'w').write(str(os.getpid()))",
-                    "time.sleep(600)")  # fmt: skip
+    path = notebook(
+        tmp_path / "mine.ipynb",
+        f"import os, time\nopen({str(told)!r}, 'w').write(str(os.getpid()))",
+        "time.sleep(600)",
+    )
     (cell,) = notebook_cells(path, dict(seed=["0"]))
-    outcome = run_cell(str(tmp_path / "cell"), cell.spec, 1, lambda: told.exists() and told.read_text() != "")
+    outcome = run_cell(
+        str(tmp_path / "cell"), cell.spec, 1, lambda: told.exists() and told.read_text() != ""
+    )
     assert outcome["status"] == "stopped"
     until = time.monotonic() + 60
     while alive(int(told.read_text())) and time.monotonic() < until:
@@ -489,7 +564,9 @@ def cluster():
     distributed = pytest.importorskip("dask.distributed")
     with pytest.MonkeyPatch.context() as patch:
         root = str(Path(kt.__file__).resolve().parent.parent)
-        patch.setenv("PYTHONPATH", os.pathsep.join(filter(None, [root, os.environ.get("PYTHONPATH")])))
+        patch.setenv(
+            "PYTHONPATH", os.pathsep.join(filter(None, [root, os.environ.get("PYTHONPATH")]))
+        )
         with distributed.LocalCluster(
             n_workers=2, threads_per_worker=1, processes=True, dashboard_address=":0"
         ) as found:
@@ -522,7 +599,10 @@ def test_ctrl_c_stops_the_cells_on_a_dask_cluster(cluster, tmp_path):
 
     def press():
         until = time.monotonic() + 300
-        while time.monotonic() < until and sum((place / "metrics.jsonl").exists() for place in places) < 2:
+        while (
+            time.monotonic() < until
+            and sum((place / "metrics.jsonl").exists() for place in places) < 2
+        ):
             time.sleep(0.1)
         os.kill(os.getpid(), signal.SIGINT)
 
@@ -554,11 +634,18 @@ def test_a_cluster_that_cannot_serve_is_refused(tmp_path):
 def told_of(rows, keys, about="bios, rope"):
     """What sweep.json holds, from (settings, values or an error)."""
     cells = [
-        dict(settings=dict(zip(keys, at, strict=True)), seconds=1.0, folder="cells/x",
-             **(dict(status="failed", values={}, error=found) if isinstance(found, str)
-                else dict(status="done", values=found, error=None)))
+        dict(
+            settings=dict(zip(keys, at, strict=True)),
+            seconds=1.0,
+            folder="cells/x",
+            **(
+                dict(status="failed", values={}, error=found)
+                if isinstance(found, str)
+                else dict(status="done", values=found, error=None)
+            ),
+        )
         for at, found in rows
-    ]  # fmt: skip
+    ]
     return dict(about=about, keys=list(keys), cells=cells)
 
 
@@ -567,9 +654,14 @@ def told():
     rows = []
     for people, epochs, seed in itertools.product((50, 100, 400), (5, 20), (0, 1)):
         right = 60 - people // 10 + epochs // 2 + 8 * seed
-        found = dict(dev=score(right), test=score(right + 10), london=score(5), loss=2.0 + seed, minutes=1.5)
+        found = dict(
+            dev=score(right), test=score(right + 10), london=score(5), loss=2.0 + seed, minutes=1.5
+        )
         rows.append(
-            ((people, epochs, seed), found if (people, epochs, seed) != (100, 5, 1) else "out of memory")
+            (
+                (people, epochs, seed),
+                found if (people, epochs, seed) != (100, 5, 1) else "out of memory",
+            )
         )
     return told_of(rows, ("people", "pretrain_epochs", "seed"))
 
@@ -577,18 +669,25 @@ def told():
 def test_seeds_share_a_row_and_errors_stand_in_it(told):
     lines = markdown(told).splitlines()
     assert lines[0] == "bios, rope"
-    assert lines[2] == "| people | pretrain_epochs | seeds | dev % | test % | loss | minutes | problems |"
+    assert (
+        lines[2]
+        == "| people | pretrain_epochs | seeds | dev % | test % | loss | minutes | problems |"
+    )
     assert len([line for line in lines if line.startswith("|")]) == 2 + 6
     assert "| 50 | 5 | 2 | 61.0 [57.0, 65.0] | 71.0 [67.0, 75.0] | 2.5 | 1.5 |  |" in lines
     low, high = kt.wilson_interval(52, 100)
     row = f"| 100 | 5 | 1 of 2 | 52.0 [{100 * low:.1f}, {100 * high:.1f}] |"
-    assert any(line.startswith(row) and line.endswith("| seed 1: out of memory |") for line in lines)
+    assert any(
+        line.startswith(row) and line.endswith("| seed 1: out of memory |") for line in lines
+    )
 
 
 def test_means_are_over_seeds_and_a_number_has_no_interval(told):
     cells = [cell for cell in told["cells"] if cell["settings"]["people"] == 400]
     assert over_seeds(cells[:2], "dev") == pytest.approx((0.26, 0.22, 0.30))
-    assert over_seeds(cells[:1], "dev") == pytest.approx((0.22, *kt.wilson_interval(22, 100)), abs=1e-4)
+    assert over_seeds(cells[:1], "dev") == pytest.approx(
+        (0.22, *kt.wilson_interval(22, 100)), abs=1e-4
+    )
     assert over_seeds(cells[:1], "loss") == (2.0, None, None)
     assert over_seeds(cells[:2], "loss") == (2.5, 2.0, 3.0)
     assert over_seeds([], "dev") is None and over_seeds(cells, "nothing") is None
@@ -618,8 +717,10 @@ def test_the_plot_has_a_line_for_each_other_setting(told):
         400: 2,
     }
     assert list(_lines(told, "pretrain_epochs")) == [
-        "50 people in the corpus", "100 people in the corpus", "400 people in the corpus",
-    ]  # fmt: skip
+        "50 people in the corpus",
+        "100 people in the corpus",
+        "400 people in the corpus",
+    ]
     for x, y in ((None, None), ("pretrain_epochs", "loss"), ("seed", "test")):
         assert chart(told, x, y).startswith(b"\x89PNG")
     assert chart(told, "people") != chart(told, "pretrain_epochs")
@@ -631,7 +732,8 @@ def test_the_plot_has_a_line_for_each_other_setting(told):
 
 def test_names_along_the_axis_and_a_single_cell_can_be_drawn():
     names = told_of(
-        [((v, s), dict(dev=score(40 + s))) for v in ("rope", "vanilla") for s in (0, 1)], ("variant", "seed")
+        [((v, s), dict(dev=score(40 + s))) for v in ("rope", "vanilla") for s in (0, 1)],
+        ("variant", "seed"),
     )
     assert _axis(names) == "variant" and chart(names).startswith(b"\x89PNG")
     one = told_of([((0,), dict(dev=score(40), london=score(5)))], ("seed",))

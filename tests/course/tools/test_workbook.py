@@ -40,7 +40,11 @@ It is $d^2$.
 def write(folder, name, *cells, extra=""):
     first = new_code_cell(PARAMETERS.format(extra), metadata={"tags": ["parameters"]})
     notebook = new_notebook(cells=[new_markdown_cell(TEXT), first, *map(new_code_cell, cells)])
-    notebook.metadata.kernelspec = {"name": "python3", "display_name": "Python 3", "language": "python"}
+    notebook.metadata.kernelspec = {
+        "name": "python3",
+        "display_name": "Python 3",
+        "language": "python",
+    }
     folder.mkdir(exist_ok=True)
     nbformat.write(notebook, folder / f"{name}.ipynb")
 
@@ -69,7 +73,9 @@ def notebooks(tmp_path):
 
 def printed(path):
     return "".join(
-        o.get("text", "") for c in nbformat.read(path, as_version=4).cells for o in c.get("outputs", [])
+        o.get("text", "")
+        for c in nbformat.read(path, as_version=4).cells
+        for o in c.get("outputs", [])
     )
 
 
@@ -80,7 +86,9 @@ def test_all_notebooks_run_in_order_in_one_folder_with_their_parameters(
 
     fake = tmp_path / "jupyter" / "kernels" / "python3"  # another python3, which must not be used
     fake.mkdir(parents=True)
-    (fake / "kernel.json").write_text('{"argv": ["/bin/false"], "display_name": "x", "language": "python"}')
+    (fake / "kernel.json").write_text(
+        '{"argv": ["/bin/false"], "display_name": "x", "language": "python"}'
+    )
     monkeypatch.setenv("JUPYTER_PATH", str(tmp_path / "jupyter"))
     monkeypatch.delenv("KT_PROGRESS", raising=False)
     out = run_workbook(
@@ -114,7 +122,9 @@ def test_all_notebooks_run_in_order_in_one_folder_with_their_parameters(
     assert re.search(r"\[1/2\] 01_one: \d+ s", told) and re.search(r"\d+ s in all", told)
 
 
-def test_a_failing_cell_stops_the_run_named_and_what_was_done_stays(notebooks, tmp_path, monkeypatch, capsys):
+def test_a_failing_cell_stops_the_run_named_and_what_was_done_stays(
+    notebooks, tmp_path, monkeypatch, capsys
+):
     write(notebooks, "03_three", "print('before')\nraise KeyError('here')", "print('after')")
     write(notebooks, "04_four", "print('never')")
     monkeypatch.setattr(workbook, "notebooks_dir", lambda: notebooks)
@@ -191,10 +201,12 @@ def test_pages_ask_nothing_of_the_network_and_draw_formulas_and_folds(tmp_path):
         and "<mfrac>" in page
         and page.count("<mtr>") == 2
     )
-    assert "$" not in re.sub(r"<script.*?</script>|<style.*?</style>", "", page, flags=re.DOTALL).replace(
-        "$5 and $6", ""
-    ).replace("code $x$", "")
-    folded = page[page.index("<details>") : page.index("</details>")]  # the answer lies inside the fold
+    assert "$" not in re.sub(
+        r"<script.*?</script>|<style.*?</style>", "", page, flags=re.DOTALL
+    ).replace("$5 and $6", "").replace("code $x$", "")
+    folded = page[
+        page.index("<details>") : page.index("</details>")
+    ]  # the answer lies inside the fold
     assert re.search(r"<summary>Answer for <math", folded) and "It is <math" in folded
     assert "data:image/png;base64,iVBORw0KGgo=" in page and "VBox()" not in page
 
@@ -227,4 +239,7 @@ def test_scores_are_found_wherever_facts_hold_them():
         "by_variant": {"rope": {"correct": 3, "total": 4, "low": 0.3}},
         "none": None,
     }
-    assert dict(workbook.scores(facts)) == {"dev": kt.Score(1, 4), "by variant rope": kt.Score(3, 4)}
+    assert dict(workbook.scores(facts)) == {
+        "dev": kt.Score(1, 4),
+        "by variant rope": kt.Score(3, 4),
+    }

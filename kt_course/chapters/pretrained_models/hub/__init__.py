@@ -23,7 +23,11 @@ from kt_course.chapters.pretrained_models.hub.conversion import (
 )
 from kt_course.chapters.pretrained_models.hub.padding import left_aligned
 from kt_course.chapters.pretrained_models.hub.quiet import offline
-from kt_course.chapters.pretrained_models.hub.repository import export, export_checkpoint, source_files
+from kt_course.chapters.pretrained_models.hub.repository import (
+    export,
+    export_checkpoint,
+    source_files,
+)
 from kt_course.chapters.pretrained_models.hub.tokens import (
     TokenLines,
     bits_per_character,

@@ -54,13 +54,17 @@ def model_card(model: GPT, card: Mapping[str, Any]) -> str:
         "- A character outside its vocabulary is an error.\n"
         "- `generate` reads the whole text again for each new character; there is no cache.\n"
         "- The code in this folder is run on your machine by `trust_remote_code=True`: read it first, and name a `revision`.",
-    ]  # fmt: skip
+    ]
     return "\n\n".join(parts) + "\n"
 
 
 def _use(phase: str) -> str:
     prompt = "Where was NAME born?⁇" if phase == "finetune" else "NAME. ⁇ words behind the gap.⁇"
-    told = "The question ends with ⁇" if phase == "finetune" else "A gap is marked ⁇, the text ends with ⁇"
+    told = (
+        "The question ends with ⁇"
+        if phase == "finetune"
+        else "A gap is marked ⁇, the text ends with ⁇"
+    )
     return f"""```python
 from transformers import AutoModelForCausalLM, AutoTokenizer
 

@@ -44,7 +44,10 @@ def gpt2_weights(model: GPT) -> dict[str, Tensor]:
         at = f"transformer.h.{i}."
         theirs |= {f"{at}attn.{name}": value for name, value in gpt2_attention(block.attn).items()}
         for our, their in (("ln1", "ln_1"), ("ln2", "ln_2")):
-            theirs |= {f"{at}{their}.{part}": ours[f"blocks.{i}.{our}.{part}"] for part in ("weight", "bias")}
+            theirs |= {
+                f"{at}{their}.{part}": ours[f"blocks.{i}.{our}.{part}"]
+                for part in ("weight", "bias")
+            }
         for our, their in (("mlp.up", "mlp.c_fc"), ("mlp.proj", "mlp.c_proj")):
             theirs[f"{at}{their}.weight"] = ours[f"blocks.{i}.{our}.weight"].T.contiguous()
             theirs[f"{at}{their}.bias"] = ours[f"blocks.{i}.{our}.bias"]
@@ -61,11 +64,21 @@ def as_gpt2(model: GPT, *, eos_token_id: int = 1, pad_token_id: int = 0, **chang
 
     c = _plain(model, "vanilla", "GPT-2")
     config = dict(
-        vocab_size=c.vocab_size, n_positions=c.block_size, n_embd=c.n_embd, n_layer=c.n_layer, n_head=c.n_head,
-        activation_function=c.activation, layer_norm_epsilon=model.ln_f.eps, tie_word_embeddings=False,
-        embd_pdrop=c.dropout, resid_pdrop=c.dropout, attn_pdrop=c.dropout,
-        bos_token_id=None, eos_token_id=eos_token_id, pad_token_id=pad_token_id,
-    )  # fmt: skip
+        vocab_size=c.vocab_size,
+        n_positions=c.block_size,
+        n_embd=c.n_embd,
+        n_layer=c.n_layer,
+        n_head=c.n_head,
+        activation_function=c.activation,
+        layer_norm_epsilon=model.ln_f.eps,
+        tie_word_embeddings=False,
+        embd_pdrop=c.dropout,
+        resid_pdrop=c.dropout,
+        attn_pdrop=c.dropout,
+        bos_token_id=None,
+        eos_token_id=eos_token_id,
+        pad_token_id=pad_token_id,
+    )
     made = GPT2LMHeadModel(GPT2Config(**config | changes))
     made.load_state_dict(gpt2_weights(model))
     return made.eval()
@@ -108,13 +121,28 @@ def as_gpt_neox(model: GPT, *, eos_token_id: int = 1, pad_token_id: int = 0, **c
 
     c = _plain(model, "rope", "GPT-NeoX")
     config = dict(
-        vocab_size=c.vocab_size, max_position_embeddings=c.block_size, hidden_size=c.n_embd, num_hidden_layers=c.n_layer,
-        num_attention_heads=c.n_head, intermediate_size=4 * c.n_embd, hidden_act=c.activation,
-        layer_norm_eps=model.ln_f.eps, use_parallel_residual=False, tie_word_embeddings=False,
-        rope_parameters={"rope_type": "default", "rope_theta": c.rope_base, "partial_rotary_factor": 1.0}, rotary_pct=1.0,
-        attention_dropout=c.dropout, hidden_dropout=c.dropout,
-        bos_token_id=None, eos_token_id=eos_token_id, pad_token_id=pad_token_id,
-    )  # fmt: skip
+        vocab_size=c.vocab_size,
+        max_position_embeddings=c.block_size,
+        hidden_size=c.n_embd,
+        num_hidden_layers=c.n_layer,
+        num_attention_heads=c.n_head,
+        intermediate_size=4 * c.n_embd,
+        hidden_act=c.activation,
+        layer_norm_eps=model.ln_f.eps,
+        use_parallel_residual=False,
+        tie_word_embeddings=False,
+        rope_parameters={
+            "rope_type": "default",
+            "rope_theta": c.rope_base,
+            "partial_rotary_factor": 1.0,
+        },
+        rotary_pct=1.0,
+        attention_dropout=c.dropout,
+        hidden_dropout=c.dropout,
+        bos_token_id=None,
+        eos_token_id=eos_token_id,
+        pad_token_id=pad_token_id,
+    )
     made = GPTNeoXForCausalLM(GPTNeoXConfig(**config | changes))
     made.gpt_neox.load_state_dict(gpt_neox_weights(model))
     made.get_output_embeddings().load_state_dict(

@@ -32,7 +32,9 @@ class KTConfig(PreTrainedConfig):
     }
 
     def __init__(self, vocab_size: int = 256, **given):
-        own = {field.name: given.pop(field.name) for field in fields(GPTConfig) if field.name in given}
+        own = {
+            field.name: given.pop(field.name) for field in fields(GPTConfig) if field.name in given
+        }
         for name, value in asdict(
             GPTConfig(vocab_size, **own)
         ).items():  # validated: a ValueError names the field

@@ -25,7 +25,10 @@ from kt_course.chapters.pretrained_models.hub.card import model_card
 from kt_course.chapters.pretrained_models.hub.tokens import char_tokenizer
 
 WRAPPER = "kt_course.chapters.pretrained_models.hub.modeling_kt"
-AUTO_MAP = {"AutoConfig": "modeling_kt.KTConfig", "AutoModelForCausalLM": "modeling_kt.KTForCausalLM"}
+AUTO_MAP = {
+    "AutoConfig": "modeling_kt.KTConfig",
+    "AutoModelForCausalLM": "modeling_kt.KTForCausalLM",
+}
 GIT_ATTRIBUTES = "*.safetensors filter=lfs diff=lfs merge=lfs -text\n"
 _IMPORT = re.compile(r"^from (kt_core(?:\.\w+)*\.(\w+)) import", re.MULTILINE)
 
@@ -73,13 +76,20 @@ def export(
     theirs.gpt.load_state_dict(model.state_dict())
     theirs.config.auto_map = dict(AUTO_MAP)
     theirs.generation_config = GenerationConfig(
-        do_sample=False, use_cache=False, pad_token_id=vocab.pad_id, eos_token_id=[vocab.mask_id, vocab.pad_id],
+        do_sample=False,
+        use_cache=False,
+        pad_token_id=vocab.pad_id,
+        eos_token_id=[vocab.mask_id, vocab.pad_id],
         max_length=model.config.block_size + 1,  # a full block still tells one character more
-    )  # fmt: skip
+    )
     theirs.save_pretrained(folder)
     (folder / "model.safetensors").chmod(0o644)  # the library leaves it to its owner alone
     char_tokenizer(vocab, model.config.block_size).save_pretrained(folder)
-    own = {**source_files(), "README.md": model_card(model, card or {}), ".gitattributes": GIT_ATTRIBUTES}
+    own = {
+        **source_files(),
+        "README.md": model_card(model, card or {}),
+        ".gitattributes": GIT_ATTRIBUTES,
+    }
     for name, text in own.items():
         write_atomically(folder / name, text.encode())
     return sorted(path.name for path in folder.iterdir() if path.is_file())
@@ -88,7 +98,9 @@ def export(
 def export_checkpoint(checkpoint: str | Path, folder: str | Path) -> list[str]:
     """`export` of a checkpoint's file, or of one that ships, by its name ("bios-rope-finetuned")."""
     path, shipped = Path(checkpoint), checkpoints_dir() / f"{checkpoint}.safetensors"
-    model, vocab, card = load_checkpoint(shipped if not path.exists() and shipped.is_file() else path)
+    model, vocab, card = load_checkpoint(
+        shipped if not path.exists() and shipped.is_file() else path
+    )
     return export(model, vocab, folder, card)
 
 
@@ -98,10 +110,14 @@ def _prepared(folder: Path) -> Path:
         raise ValueError(f"{folder} is a file: name a folder to write")
     if folder.is_dir() and any(folder.iterdir()):
         try:
-            kind = json.loads((folder / "config.json").read_text(encoding="utf-8")).get("model_type")
+            kind = json.loads((folder / "config.json").read_text(encoding="utf-8")).get(
+                "model_type"
+            )
         except (OSError, ValueError, AttributeError):
             kind = None
         if kind != "kt_gpt":
-            raise ValueError(f"{folder} holds something else than an earlier export: name a new folder")
+            raise ValueError(
+                f"{folder} holds something else than an earlier export: name a new folder"
+            )
     folder.mkdir(parents=True, exist_ok=True)
     return folder

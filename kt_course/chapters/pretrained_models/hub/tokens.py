@@ -62,7 +62,9 @@ def char_tokenizer(vocab: CharVocab, block_size: int) -> Any:
     return _fast(made, block_size)
 
 
-def train_bpe(texts: Iterable[str], vocab_size: int, block_size: int, prefix_space: bool = False) -> Any:
+def train_bpe(
+    texts: Iterable[str], vocab_size: int, block_size: int, prefix_space: bool = False
+) -> Any:
     """A `PreTrainedTokenizerFast` by byte-pair encoding, trained on `texts`: □ is 0, ⁇ is 1, then 256 bytes, then merges.
 
     A word is what GPT-2 takes for one, with the space before it. `prefix_space` puts a space before the text too, so
@@ -110,6 +112,11 @@ def _fast(made: Any, block_size: int) -> Any:
     from transformers import PreTrainedTokenizerFast
 
     return PreTrainedTokenizerFast(
-        tokenizer_object=made, pad_token=PAD, eos_token=MASK, padding_side="left", model_max_length=block_size,
-        clean_up_tokenization_spaces=False, model_input_names=["input_ids", "attention_mask"],
-    )  # fmt: skip
+        tokenizer_object=made,
+        pad_token=PAD,
+        eos_token=MASK,
+        padding_side="left",
+        model_max_length=block_size,
+        clean_up_tokenization_spaces=False,
+        model_input_names=["input_ids", "attention_mask"],
+    )
