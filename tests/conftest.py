@@ -15,3 +15,18 @@ if all(importlib.util.find_spec(name) for name in ("jaxtyping", "beartype")):
     # Not beartype.beartype itself: it would stop the bad values that tests hand to functions without shapes,
     # before the ValueError that these functions promise.
     install_import_hook(["kt_core", "kt_course"], "shapecheck.check_shapes")
+
+
+@pytest.fixture(autouse=True)
+def quiet(monkeypatch):
+    """No progress bars, and no entries in the learner's own progress file."""
+    monkeypatch.setenv("KT_PROGRESS", "off")
+    monkeypatch.setenv("KT_PROGRESS_FILE", "off")
+
+
+@pytest.fixture(scope="session")
+def small_corpus():
+    """The bios corpus with 20 people."""
+    from kt_core.corpora.loading import load_corpus
+
+    return load_corpus("bios:people=20")

@@ -15,11 +15,6 @@ from kt_course.lesson import start_lesson
 TINY = dict(block_size=64, n_embd=16, pretrain_epochs=1, pretrain_batch_size=32)
 
 
-@pytest.fixture(autouse=True)
-def quiet(monkeypatch):
-    monkeypatch.setenv("KT_PROGRESS", "off")
-
-
 @pytest.fixture
 def cell(tmp_path):
     """A notebook's globals right behind its parameters cell."""

@@ -26,8 +26,7 @@ TINY = kt.recipe(
 
 
 @pytest.fixture(autouse=True)
-def quiet(monkeypatch):
-    monkeypatch.setenv("KT_PROGRESS", "off")
+def small_recipe(monkeypatch):
     monkeypatch.setitem(shipping.RECIPE_OF, CORPUS, TINY)
 
 

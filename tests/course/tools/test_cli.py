@@ -20,11 +20,6 @@ REAL = Path(__file__).resolve().parents[4] / "shared" / "data" / "cs224n"
 LINE = re.compile(r"^Correct: (\d+) out of (\d+): (\d+\.\d)%$", re.M)
 
 
-@pytest.fixture(autouse=True)
-def quiet(monkeypatch):
-    monkeypatch.setenv("KT_PROGRESS", "off")
-
-
 @pytest.fixture(scope="module")
 def stand_ins(tmp_path_factory):
     """Small files under the names of the assignment's."""

@@ -40,11 +40,6 @@ RUNS = dict(corpus="bios:people=20", recipe="smoke", device="cpu")
 posix = pytest.mark.skipif(os.name == "nt", reason="signals as POSIX has them")
 
 
-@pytest.fixture(autouse=True)
-def quiet(monkeypatch):
-    monkeypatch.setenv("KT_PROGRESS", "off")
-
-
 def cells_of(settings=None, **grid):
     return run_cells(grid, settings=settings or {}, **RUNS)
 
