@@ -39,7 +39,7 @@ from kt_core.models import GPT, GPTConfig
 from kt_core.runs.checkpoints import CheckpointError, load_checkpoint, save_checkpoint
 from kt_core.runs.experiment import Result, run_experiment
 from kt_core.runs.recipes import RECIPES, Recipe, recipe
-from kt_core.runs.text_rules import arranged, askable, behind_head, plain_words, salient_spans
+from kt_core.runs.text_rules import arrange_window, askable_spans, name_prefix_end, plain_words, salient_spans
 from kt_core.trainer import TrainConfig, Trainer
 from kt_core.vocab import MASK, PAD, CharVocab
 
@@ -63,11 +63,11 @@ __all__ = [
     "Trainer",
     "additive_score",
     "answer",
-    "arranged",
-    "askable",
+    "arrange_window",
+    "askable_spans",
     "attend",
     "batches",
-    "behind_head",
+    "name_prefix_end",
     "causal_mask",
     "exact_match",
     "fetch_wiki",

@@ -18,7 +18,7 @@ from collections.abc import Iterator, Sequence
 import torch
 
 from kt_core._typing import Int, Tensor
-from kt_core.runs.text_rules import arranged, askable, behind_head, plain_words, question_of
+from kt_core.runs.text_rules import arrange_window, askable_spans, name_prefix_end, plain_words, phrase_as_question
 from kt_core.vocab import CharVocab
 
 CROPS = ("prefix", "line", "window")
@@ -164,7 +164,7 @@ class SpanCorruption(_TokenDataset):
         """
         rng = random.Random(f"{self.seed} {self.epoch} {i}")
         document = self.documents[i]
-        fits = behind_head(document) < min(len(document), self._room // 2)
+        fits = name_prefix_end(document) < min(len(document), self._room // 2)
         if self.crop == "window" and rng.random() >= self.whole and fits:
             return self._window(document, *self._span(document, rng), rng)
         longest = self._room
@@ -185,7 +185,7 @@ class SpanCorruption(_TokenDataset):
         if self.loss == "span":
             asked = len(shown)
         elif self.loss == "body":
-            head = self.documents[i][: behind_head(self.documents[i])]
+            head = self.documents[i][: name_prefix_end(self.documents[i])]
             # a head that stands last is behind the body's beginning: asked for with the rest
             asked = max(1, len(os.path.commonprefix([pieces[0], head])))
         return ids, asked
@@ -199,7 +199,7 @@ class SpanCorruption(_TokenDataset):
         self, document: str, start: int, stop: int, rng: random.Random
     ) -> tuple[str, str, str]:
         """Head and a few words, the span, a few words."""
-        head = document[: behind_head(document)]
+        head = document[: name_prefix_end(document)]
         masked = document[start:stop][: self._room - len(head)]
         before, after = document[len(head) : start], document[stop:]
         if self.plain and rng.random() < self.plain:
@@ -215,22 +215,22 @@ class SpanCorruption(_TokenDataset):
             )
         if self.ask and rng.random() < self.ask:
             words = [word for word in before + after if word]
-            asked = question_of(head, words, rng.randint(0, len(words)))
+            asked = phrase_as_question(head, words, rng.randint(0, len(words)))
             return asked[: self._room - len(masked) - 1] + "?", masked, ""
         room = self._room - len(head) - len(masked)
         before = " ".join(before)[-room:] if room else ""
         after = " ".join(after)[: room - len(before)]
         last = bool(self.head_last) and rng.random() < self.head_last
-        return arranged(head, before, masked, after, last)
+        return arrange_window(head, before, masked, after, last)
 
     def _span(self, text: str, rng: random.Random) -> tuple[int, int]:
         first = 0  # where a span may begin
         if self.spans != "random" or self.crop == "window":
-            first = behind_head(text)
+            first = name_prefix_end(text)
             if first >= len(text):  # cut right behind the head: nothing else to ask for
                 first = 0
         if self.spans != "random":
-            found = askable(text, self.spans != "salient", self.spans == "leading")
+            found = askable_spans(text, self.spans != "salient", self.spans == "leading")
             if found and rng.random() >= self.random_share:
                 return rng.choice(found)
         length = max(1, round((len(text) - first) * rng.uniform(1 / 8, 3 / 8)))

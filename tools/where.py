@@ -28,7 +28,9 @@ def group(value: int, starts: dict[str, int]) -> str:
 def main() -> None:
     """Writes the table and prints it."""
     corpus = kt.load_corpus("wiki")
-    line_of = {line[: kt.behind_head(line)].removesuffix(". "): line for line in corpus.documents}
+    line_of = {
+        line[: kt.name_prefix_end(line)].removesuffix(". "): line for line in corpus.documents
+    }
     often = Counter(answer for _, answer in corpus.train)
     told, right = {}, {}
     for path in sorted((RESULTS / "predictions").glob("wiki-*-dev.txt")):

@@ -13,7 +13,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from kt_core.datasets import Mixture, NamePlace, SpanCorruption, batches, collate
-from kt_core.runs.text_rules import arranged, askable, behind_head, plain_words, salient_spans
+from kt_core.runs.text_rules import (
+    arrange_window,
+    askable_spans,
+    name_prefix_end,
+    plain_words,
+    salient_spans,
+)
 from kt_core.vocab import CharVocab
 
 LINES = [
@@ -141,7 +147,7 @@ def test_loss_on_the_body_leaves_the_head_out():
     data = spans(loss="body", crop="line", spans="salient")
     for i, (prefix, masked, suffix) in drawn(data, 20):
         y = data[i][1]
-        head = LINES[i][: behind_head(LINES[i])]
+        head = LINES[i][: name_prefix_end(LINES[i])]
         assert prefix.startswith(head)
         assert VOCAB.decode(y[y != 0].tolist()) == f"{prefix}⁇{suffix}⁇{masked}"[len(head) :]
 
@@ -219,7 +225,7 @@ def test_window_crop_shows_the_head_and_a_few_words_around_the_span(cut):
     data = spans(LINES, 128, crop="window", spans=cut, whole=0.0)
     before, after, starts = set(), set(), set()
     for i, (prefix, masked, suffix) in drawn(data, 150):
-        head = LINES[i][: behind_head(LINES[i])]
+        head = LINES[i][: name_prefix_end(LINES[i])]
         assert prefix.startswith(head) and masked
         shown = prefix[len(head) :] + masked + suffix
         rest = LINES[i][len(head) :]
@@ -251,7 +257,7 @@ def test_windows_of_lines_with_a_long_head_or_nothing_behind_it_are_their_beginn
 
 
 def test_the_head_ends_with_the_first_full_stop():
-    assert behind_head("Ada Moor. She. He") == 10 and behind_head("no head") == 0
+    assert name_prefix_end("Ada Moor. She. He") == 10 and name_prefix_end("no head") == 0
 
 
 def test_head_last_puts_the_head_behind_the_words_some_of_the_time():
@@ -357,8 +363,12 @@ def test_plain_words_keep_all_that_is_not_salient(text, start, stop):
 
 
 def test_the_head_in_front_or_behind():
-    assert arranged("Bo Ek. ", "born in ", "Oslo", ", he") == ("Bo Ek. born in ", "Oslo", ", he")
-    assert arranged("Bo Ek. ", "born in ", "Oslo", ", he", last=True) == (
+    assert arrange_window("Bo Ek. ", "born in ", "Oslo", ", he") == (
+        "Bo Ek. born in ",
+        "Oslo",
+        ", he",
+    )
+    assert arrange_window("Bo Ek. ", "born in ", "Oslo", ", he", name_last=True) == (
         "born in ",
         "Oslo",
         ", he Bo Ek.",
@@ -367,18 +377,22 @@ def test_the_head_in_front_or_behind():
 
 def test_what_can_be_asked_for_stands_behind_the_head_and_not_in_it():
     text = "Ada Moor. Moor, born 3 May 1902 in Oslo, met Bo Ek, then Oslo."
-    found = [text[a:b] for a, b in askable(text)]
+    found = [text[a:b] for a, b in askable_spans(text)]
     assert found == ["3 May 1902", "Oslo", "Bo Ek", "Oslo"]
-    assert [text[a:b] for a, b in askable(text, names_only=True)] == ["Oslo", "Bo Ek", "Oslo"]
-    assert [text[a:b] for a, b in askable(text, True, leading=True)] == ["Oslo", "Bo Ek", "Oslo"]
+    assert [text[a:b] for a, b in askable_spans(text, names_only=True)] == ["Oslo", "Bo Ek", "Oslo"]
+    assert [text[a:b] for a, b in askable_spans(text, True, leading=True)] == [
+        "Oslo",
+        "Bo Ek",
+        "Oslo",
+    ]
     places = "Ada Moor. She was born in Oslo, Norway, in 1902, Norway, and lived in Rome, Paris, Lima and Bern."
-    assert [places[a:b] for a, b in askable(places, True, leading=True)] == [
+    assert [places[a:b] for a, b in askable_spans(places, True, leading=True)] == [
         "Oslo",
         "Norway",
         "Rome",
         "Bern",
     ]
-    assert [places[a:b] for a, b in askable(places, leading=True)] == [
+    assert [places[a:b] for a, b in askable_spans(places, leading=True)] == [
         "Oslo",
         "1902",
         "Rome",
@@ -386,7 +400,9 @@ def test_what_can_be_asked_for_stands_behind_the_head_and_not_in_it():
     ]
     data = spans([places], 128, crop="window", spans="leading")
     assert {masked for _, (_, masked, _) in drawn(data, 99)} == {"Oslo", "Norway", "Rome", "Bern"}
-    assert askable("no head 1902") == [(8, 12)] and askable("Ada Moor. Moor came.") == []
+    assert (
+        askable_spans("no head 1902") == [(8, 12)] and askable_spans("Ada Moor. Moor came.") == []
+    )
 
 
 # ---------------------------------------------------------------- salient spans

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 from kt_core.evaluation import stored_and_found
-from kt_core.runs.text_rules import arranged, askable, plain_words
+from kt_core.runs.text_rules import arrange_window, askable_spans, plain_words
 from kt_course.exercises.core import Exercise, Wrong, describe, fresh_random, letters, unforeseen
 from kt_course.exercises.quizzes import Choice, Quiz
 
@@ -126,7 +126,7 @@ def check_askable(fn: Callable) -> str:
         (
             "some text of Bo Ek without a head",
             ["Bo Ek"],
-            "a text without a head hides nothing: behind_head gives 0",
+            "a text without a head hides nothing: name_prefix_end gives 0",
         ),
         (
             "Ada Moor. ",
@@ -148,7 +148,7 @@ def check_askable(fn: Callable) -> str:
             ]
             rng.shuffle(said)
             text = f"{name}. she " + ", then ".join(said)
-            wanted = [text[a:b] for a, b in askable(text)]
+            wanted = [text[a:b] for a, b in askable_spans(text)]
             if (got := spans(fn(text), text)) != wanted:
                 raise Wrong(f"in {text!r} it finds {got} instead of {wanted}")
     return "salient spans behind the head that the head does not hold"
@@ -235,7 +235,7 @@ def check_arranged(fn: Callable) -> str:
             else ""
         )
         raise Wrong(f"in front: {first} instead of ('Ada Moor. born in ', 'Oslo', ', she'){why}")
-    last, right = got(*pieces, last=True), ("born in ", "Oslo", ", she Ada Moor.")
+    last, right = got(*pieces, name_last=True), ("born in ", "Oslo", ", she Ada Moor.")
     likely = {
         ("Ada Moor. born in ", "Oslo", ", she"): ": nothing has moved",
         ("born in ", "Oslo", ", sheAda Moor. "): ": the head's space belongs in front of it now",
@@ -269,14 +269,16 @@ def check_arranged(fn: Callable) -> str:
     }
     if last != right:
         raise Wrong(f"behind the words: {last} instead of {right}{likely.get(last, '')}")
-    if (told := got("Bo Ek. ", "", "Kiel", "", last=True)) != ("", "Kiel", " Bo Ek."):
+    if (told := got("Bo Ek. ", "", "Kiel", "", name_last=True)) != ("", "Kiel", " Bo Ek."):
         raise Wrong(f"with no words at all: {told} instead of ('', 'Kiel', ' Bo Ek.')")
     rng = fresh_random()
     with unforeseen("right for two names, wrong for others"):
         for _ in range(10):
             head, *rest = (letters(rng.randint(1, 9), rng) for _ in range(4))
             for last in (False, True):
-                if got(f"{head}. ", *rest, last=last) != arranged(f"{head}. ", *rest, last):
+                if got(f"{head}. ", *rest, name_last=last) != arrange_window(
+                    f"{head}. ", *rest, last
+                ):
                     raise Wrong(
                         f"right for two names; wrong for the head {head + '. '!r} and the pieces {rest}"
                     )
@@ -287,8 +289,12 @@ EXERCISES = (
     Exercise(
         "stored-and-found", NOTEBOOK, "Stored, found, guessed", 2, 8, stored_and_found, check_stored
     ),
-    Exercise("askable", NOTEBOOK, "What is worth asking for", 2, 8, askable, check_askable),
-    Exercise("head-last", NOTEBOOK, "The name in front or behind", 1, 4, arranged, check_arranged),
+    Exercise(
+        "askable-spans", NOTEBOOK, "What is worth asking for", 2, 8, askable_spans, check_askable
+    ),
+    Exercise(
+        "name-last", NOTEBOOK, "The name in front or behind", 1, 4, arrange_window, check_arranged
+    ),
     Exercise("plain-words", NOTEBOOK, "Only the name tells", 3, 15, plain_words, check_plain),
 )
 

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from kt_core.datasets import SPANS, SpanCorruption
-from kt_core.runs.text_rules import behind_head, salient_spans
+from kt_core.runs.text_rules import name_prefix_end, salient_spans
 from kt_core.vocab import MASK, CharVocab
 from kt_course.explorers.panels import HIGH, LINE, characters, legend
 from kt_course.explorers.shell import Choice, Slider, View, explorer, page
@@ -80,7 +80,7 @@ def explore_windows(
             data.set_epoch(epoch)
             ids, first = data.tokens(0)
             examples.append((vocab.decode(ids), first))
-        name = text[: behind_head(text)].removesuffix(". ")
+        name = text[: name_prefix_end(text)].removesuffix(". ")
         asked = Counter(example[first:].removesuffix(MASK) for example, first in examples)
         # by their words: a window may begin inside of a date
         told_by = " ".join(text[a:b] for a, b in salient_spans(text) if a >= len(name))
@@ -101,7 +101,7 @@ def explore_windows(
         ax.text(0.3, 0.3, f"Document {state['document']}: {above}", fontsize=11)
         ground = _named(text, name)
         for masked in asked if state["spans"] != "random" else ():  # random spans overlap
-            at = text.find(masked, behind_head(text))
+            at = text.find(masked, name_prefix_end(text))
             if at >= 0:
                 ground[at : at + len(masked)] = [ASKED] * len(masked)
         at = characters(ax, signs, ground[: len(signs)], 0.3, 0.42) + 0.45

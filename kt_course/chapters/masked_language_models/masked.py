@@ -27,7 +27,7 @@ from kt_core.corpora.loading import Corpus, load_corpus, question_name
 from kt_core.corpora.textfiles import Pair
 from kt_core.datasets import Mixture, NamePlace, SpanCorruption, _TokenDataset
 from kt_core.models import GPT, GPTConfig
-from kt_core.runs.text_rules import behind_head
+from kt_core.runs.text_rules import name_prefix_end
 from kt_core.vocab import CharVocab
 
 UNITS = ("chars", "words", "spans")
@@ -230,7 +230,7 @@ def some_people(
     """The first pairs of train and of dev, and the lines of these people: (train pairs, dev pairs, documents)."""
     asked = corpus.train[:train], corpus.dev[:dev]
     heads = {f"{question_name(q)}. " for pairs in asked for q, _ in pairs}
-    return *asked, [line for line in corpus.documents if line[: behind_head(line)] in heads]
+    return *asked, [line for line in corpus.documents if line[: name_prefix_end(line)] in heads]
 
 
 def pretrain_masked(

@@ -15,7 +15,7 @@ import torch
 
 from kt_core._typing import Float, Tensor
 from kt_core.models import GPT
-from kt_core.runs.text_rules import behind_head
+from kt_core.runs.text_rules import name_prefix_end
 from kt_core.vocab import MASK, CharVocab
 from kt_course.chapters.masked_language_models.masked import END, MaskedDataset, padded
 
@@ -30,7 +30,7 @@ def by_person(documents: Sequence[str]) -> list[list[str]]:
     """The lines of each person, known by the name that a line opens with, in the order of their first lines."""
     found: dict[str, list[str]] = {}
     for document in documents:
-        found.setdefault(document[: behind_head(document)], []).append(document)
+        found.setdefault(document[: name_prefix_end(document)], []).append(document)
     return list(found.values())
 
 
@@ -91,7 +91,7 @@ class LinePairs(MaskedDataset):
         rng = random.Random(f"pairs {self.seed} {self.epoch} {i}")
         first, second, same = line_pair(self.lines, i, rng)
         if not self.names:
-            first, second = first[behind_head(first) :], second[behind_head(second) :]
+            first, second = first[name_prefix_end(first) :], second[name_prefix_end(second) :]
         return first, second, same
 
     def tokens(self, i: int) -> tuple[list[int], list[int]]:

@@ -87,7 +87,7 @@ def askable_stub(text, names_only=False):
     ...
 
 
-def behind(keep, head=lambda text: kt.behind_head(text) % len(text), handed=True):
+def behind(keep, head=lambda text: kt.name_prefix_end(text) % len(text), handed=True):
     """Salient spans for which keep(text, start, stop, first) holds."""
 
     def answer(text, names_only=False):
@@ -98,7 +98,7 @@ def behind(keep, head=lambda text: kt.behind_head(text) % len(text), handed=True
 
 
 def by_comprehension(text, names_only=False):
-    first = kt.behind_head(text)
+    first = kt.name_prefix_end(text)
     first = 0 if first == len(text) else first
     return [
         [a, b]
@@ -144,17 +144,19 @@ ASKABLE = Answers(
         "nothing behind": (
             behind(
                 lambda text, a, b, first: a >= first and text[a:b] not in text[:first],
-                head=kt.behind_head,
+                head=kt.name_prefix_end,
             ),
             "nothing behind the head",
         ),
         "a head is needed": (
-            lambda text, names_only=False: GOOD(text, names_only) if kt.behind_head(text) else [],
+            lambda text, names_only=False: (
+                GOOD(text, names_only) if kt.name_prefix_end(text) else []
+            ),
             "without a head",
         ),
     },
     right={"modulo": GOOD, "comprehension": by_comprehension},
-    borrowed=lambda text, names_only=False: kt.askable(text, names_only),
+    borrowed=lambda text, names_only=False: kt.askable_spans(text, names_only),
 )
 
 # ---------------------------------------------------------------- plain words
@@ -231,14 +233,14 @@ PLAIN = Answers(
 # ---------------------------------------------------------------- head first, head last
 
 
-def arranged_stub(head, before, masked, after, last=False):
+def arranged_stub(head, before, masked, after, name_last=False):
     """(prefix, masked, suffix), the head in front or behind."""
     ...
 
 
 def moved(behind):
     """In front as it should be, behind as told."""
-    return lambda h, b, m, a, last=False: behind(h, b, m, a) if last else (h + b, m, a)
+    return lambda h, b, m, a, name_last=False: behind(h, b, m, a) if name_last else (h + b, m, a)
 
 
 ARRANGED = Answers(
@@ -246,7 +248,7 @@ ARRANGED = Answers(
     wrong={
         "nothing moves": (moved(lambda h, b, m, a: (h + b, m, a)), "nothing has moved"),
         "always last": (
-            lambda h, b, m, a, last=False: (b, m, f"{a} {h}"[:-1]),
+            lambda h, b, m, a, name_last=False: (b, m, f"{a} {h}"[:-1]),
             "by default it stands in front",
         ),
         "joined as it is": (moved(lambda h, b, m, a: (b, m, a + h)), "space belongs in front"),
@@ -263,21 +265,21 @@ ARRANGED = Answers(
         "twice": (moved(lambda h, b, m, a: (h + b, m, f"{a} {h}"[:-1])), "stands twice"),
         "masked": (moved(lambda h, b, m, a: (b, f"{m} {h}"[:-1], a)), "hidden and asked for"),
         "no full stop": (moved(lambda h, b, m, a: (b, m, f"{a} {h}"[:-2])), "full stop is gone"),
-        "one string": (lambda h, b, m, a, last=False: h + b + m + a, "three strings"),
+        "one string": (lambda h, b, m, a, name_last=False: h + b + m + a, "three strings"),
     },
     right={
         "join": moved(lambda h, b, m, a: [b, m, " ".join([a, h.rstrip(" ")])]),
         "slices": moved(lambda h, b, m, a: (b, m, a + " " + h[: len(h) - 1])),
     },
-    borrowed=lambda head, before, masked, after, last=False: kt.arranged(
-        head, before, masked, after, last
+    borrowed=lambda head, before, masked, after, name_last=False: kt.arrange_window(
+        head, before, masked, after, name_last
     ),
 )
 
 ANSWERS = {
     "stored-and-found": STORED,
-    "askable": ASKABLE,
-    "head-last": ARRANGED,
+    "askable-spans": ASKABLE,
+    "name-last": ARRANGED,
     "plain-words": PLAIN,
 }
 TestExercises = suite("08_making_knowledge_extractable", ANSWERS)
