@@ -29,8 +29,9 @@ import pytest
 import torch
 
 from kt_course import exercises as checks
-from kt_course.exercises.core import Exercise, Verdict, library, questions
+from kt_course.exercises.core import Exercise, Verdict, library
 from kt_course.exercises.judge import judge
+from kt_course.exercises.quizzes import quizzes
 
 MANY = 5  # wrong answers an exercise, at least
 
@@ -170,18 +171,18 @@ def suite(notebook: str, answers: dict[str, Answers]) -> type:
 
 def quiz_suite(notebook: str) -> type:
     """A test class over a notebook's questions: every choice is explained, and answering says which are right."""
-    quizzes = [quiz for quiz in questions().values() if quiz.notebook == notebook]
+    questions = [quiz for quiz in quizzes().values() if quiz.notebook == notebook]
 
     class TestQuizzes:
         def test_there_are_some(self):
-            assert quizzes
+            assert questions
 
-        @pytest.mark.parametrize("quiz", quizzes, ids=[quiz.id for quiz in quizzes])
+        @pytest.mark.parametrize("quiz", questions, ids=[quiz.id for quiz in questions])
         def test_every_choice_is_explained(self, quiz, capsys, monkeypatch):
             monkeypatch.setenv("KT_PROGRESS_FILE", "off")
             for letter, choice in zip(quiz.letters, quiz.choices, strict=True):
                 checks.quiz(quiz.id, letter)
-                expected = f"{letter} is {'right' if choice.right else 'wrong'}. {choice.why}\n"
+                expected = f"{letter} is {'right' if choice.correct else 'wrong'}. {choice.why}\n"
                 assert capsys.readouterr().out == expected
                 assert len(choice.why) > 20 and choice.why[-1] in ".?!)"
             checks.quiz(quiz.id)
@@ -207,7 +208,7 @@ def notebook_suite(notebook: str) -> type:
                 r'^(?:kt\.checks\.)?quiz\("(.+)"\)', "\n".join(c.source for c in code), re.M
             )
             assert sorted(asked) == sorted(
-                q.id for q in questions().values() if q.notebook == notebook
+                q.id for q in quizzes().values() if q.notebook == notebook
             )
 
         @pytest.mark.parametrize("number", range(1, len(posed) + 1), ids=[e.id for e in posed])

@@ -1,6 +1,6 @@
 """Exercises: what one is, how an answer is judged, and the one line that says so.
 
-A module of this package lists its notebook's exercises as `EXERCISES` and its questions as `QUIZZES`. A check gets
+A module of this package lists its notebook's exercises as `EXERCISES`. A check gets
 the learner's function alone. It raises `Wrong` with the diagnosis, or returns what it verified in one short line:
 
     def check_causal_mask(fn: Callable) -> str:
@@ -110,12 +110,6 @@ def _modules() -> tuple[Any, ...]:
 def library() -> dict[str, Exercise]:
     """All exercises by id, in the order of the notebooks."""
     return by_id(exercise for module in _modules() for exercise in module.EXERCISES)
-
-
-@functools.cache
-def questions() -> dict[str, Any]:
-    """All quizzes by id, in the order of the notebooks."""
-    return by_id(quiz for module in _modules() for quiz in getattr(module, "QUIZZES", ()))
 
 
 def by_id(things: Iterable[Any]) -> dict[str, Any]:

@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 
 from kt_core.corpora.files import write_json
-from kt_course.exercises.core import library, questions
+from kt_course.exercises.core import library
 
 
 def progress_file() -> Path | None:
@@ -58,9 +58,11 @@ def progress() -> None:
     Only answers that were given are kept: in $KT_PROGRESS_FILE, else in progress.json in a folder kt-core of the
     user's data folder (~/.local/share on Linux). KT_PROGRESS_FILE=off keeps nothing: set it where tests run.
     """
+    from kt_course.exercises.quizzes import quizzes
+
     kept = remembered()
     rows: dict[str, list[str]] = {}
-    for thing in (*library().values(), *questions().values()):
+    for thing in (*library().values(), *quizzes().values()):
         rows.setdefault(thing.notebook, []).append(thing.id)
     print(f"{'notebook':24s}{'done':>6s}{'wrong':>7s}{'open':>6s}   next")
     for notebook, ids in sorted(rows.items()):

@@ -1,28 +1,35 @@
-"""Questions with choices: text that stays in a static page, and buttons where somebody can press them."""
+"""Questions with explained choices: static text, with buttons below it in a live notebook."""
 
 from __future__ import annotations
 
+import functools
 import html
+import tomllib
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from kt_core.runs.progress import progress_mode
-from kt_course.exercises.core import in_notebook, look_up, questions
+from kt_course import chapters
+from kt_course.exercises.core import by_id, in_notebook, look_up
 from kt_course.exercises.progress_store import remember
+
+LETTERS = "abcdefgh"
+CHAPTERS = Path(chapters.__file__).parent
 
 
 @dataclass(frozen=True)
 class Choice:
-    """One choice and why it is right or wrong. Plain text: no LaTeX, no HTML."""
+    """One choice and why it is correct or wrong. Plain text: no LaTeX, no HTML."""
 
     text: str
     why: str
-    right: bool = False
+    correct: bool = False
 
 
 @dataclass(frozen=True)
 class Quiz:
-    """A question with two choices or more, one or several of them right. They are lettered a, b, c ..."""
+    """A question with at least two choices, one or several of them correct, lettered a, b, c ..."""
 
     id: str
     notebook: str
@@ -30,30 +37,68 @@ class Quiz:
     choices: tuple[Choice, ...]
 
     def __post_init__(self):
-        if len(self.choices) < 2 or not any(choice.right for choice in self.choices):
-            raise ValueError(f"quiz {self.id} needs two choices or more, and a right one")
-        if all(choice.right for choice in self.choices):
+        if len(self.choices) < 2 or not any(choice.correct for choice in self.choices):
+            raise ValueError(f"quiz {self.id} needs at least two choices, and a correct one")
+        if all(choice.correct for choice in self.choices):
             raise ValueError(f"quiz {self.id} needs a wrong choice")
         if missing := [choice.text for choice in self.choices if not choice.why]:
             raise ValueError(f"quiz {self.id}: no explanation for {missing[0]!r}")
 
     @property
     def letters(self) -> str:
-        return "abcdefgh"[: len(self.choices)]
+        return LETTERS[: len(self.choices)]
 
-    def told(self, letter: str) -> str:
+    def explain(self, letter: str) -> str:
         """One choice explained: "b is right. ..."."""
         choice = self.choices[self.letters.index(letter)]
-        return f"{letter} is {'right' if choice.right else 'wrong'}. {choice.why}"
+        return f"{letter} is {'right' if choice.correct else 'wrong'}. {choice.why}"
+
+
+def read_quizzes(path: Path) -> list[Quiz]:
+    """Read the questions of one chapter.
+
+    Args:
+        path: A quiz.toml: `notebook`, and one [[quiz]] per question with `id`, `question`,
+            `answer` (the letters of all correct choices) and [[quiz.choices]] with `text`, `why`.
+
+    Returns:
+        The questions in the file's order.
+
+    Raises:
+        ValueError: Naming the file and the question with a missing, unknown or unfitting entry.
+    """
+    try:
+        content = tomllib.loads(path.read_text(encoding="utf-8"))
+        return [_parse(content.get("notebook"), **entry) for entry in content["quiz"]]
+    except (KeyError, TypeError, ValueError) as error:
+        raise ValueError(f"{path}: {error}") from error
+
+
+def _parse(notebook: str, *, id: str, question: str, answer: str, choices: list[dict]) -> Quiz:
+    if not notebook:
+        raise ValueError("no entry `notebook`")
+    if unknown := set(answer) - set(LETTERS[: len(choices)]):
+        raise ValueError(f"quiz {id} has no choice {min(unknown)!r}")
+    pairs = zip(LETTERS, choices, strict=False)
+    parsed = tuple(Choice(**choice, correct=letter in answer) for letter, choice in pairs)
+    return Quiz(id, notebook, question, parsed)
+
+
+@functools.cache
+def quizzes() -> dict[str, Quiz]:
+    """All questions by id, in the order of the notebooks."""
+    files = [read_quizzes(path) for path in CHAPTERS.glob("*/quiz.toml")]
+    ordered = sorted(files, key=lambda questions: questions[0].notebook)
+    return by_id(quiz for questions in ordered for quiz in questions)
 
 
 def quiz(id: str, answer: str | None = None) -> None:
     """Show a question; or, given an answer such as "b", say whether it is right and why.
 
-    The text with its folded explanations is the same on every machine and stays in a static page. Where somebody
-    watches (a notebook without KT_PROGRESS=off, and ipywidgets at hand) buttons come below it.
+    The text with its folded explanations is the same on every machine, so a static page keeps it.
+    In a live notebook (without KT_PROGRESS=off, with ipywidgets installed) buttons come below it.
     """
-    asked: Quiz = look_up(questions(), id, "quiz")
+    asked: Quiz = look_up(quizzes(), id, "quiz")
     if answer is not None:
         print(settle(asked, answer))
         return
@@ -74,9 +119,9 @@ def settle(asked: Quiz, answer: str) -> str:
         raise ValueError(
             f"quiz {asked.id}: an answer is one of {', '.join(asked.letters)}, not {answer!r}"
         )
-    right = asked.choices[asked.letters.index(letter)].right
+    right = asked.choices[asked.letters.index(letter)].correct
     remember(asked.id, "right" if right else "wrong")
-    return asked.told(letter)
+    return asked.explain(letter)
 
 
 def as_text(asked: Quiz) -> str:
@@ -91,10 +136,10 @@ def as_text(asked: Quiz) -> str:
 
 
 def as_html(asked: Quiz) -> str:
-    """Question, choices, and each choice's explanation folded below it; no script, no style sheet."""
+    """Question and choices, each with a folded explanation; no script, no style sheet."""
     rows = [f"<p><b>Question.</b> {html.escape(asked.question)}</p>"]
     for letter, choice in zip(asked.letters, asked.choices, strict=True):
-        told = html.escape(asked.told(letter).removeprefix(f"{letter} is "))
+        told = html.escape(asked.explain(letter).removeprefix(f"{letter} is "))
         rows.append(
             f"<details><summary>{letter}) {html.escape(choice.text)}</summary>"
             f"<p>{told[0].upper()}{told[1:]}</p></details>"
@@ -113,7 +158,7 @@ def buttons(asked: Quiz) -> Any:
 
     def pressed(button: Any) -> None:
         told.value = html.escape(settle(asked, button.description))
-        right = asked.choices[asked.letters.index(button.description)].right
+        right = asked.choices[asked.letters.index(button.description)].correct
         button.button_style = "success" if right else "warning"
 
     for button in row:

@@ -34,7 +34,6 @@ from kt_course.exercises.core import (
     unforeseen,
 )
 from kt_course.exercises.mistakes import MULTI_HEAD, attention_with, numbers, randomised, recognise
-from kt_course.exercises.quizzes import Choice, Quiz
 
 NOTEBOOK = "01_attention_math"
 
@@ -538,93 +537,4 @@ EXERCISES = (
         check_sinusoidal_positions,
     ),
     Exercise("leak-detector", NOTEBOOK, "A leak detector", 4, 15, sees_future, check_leak_detector),
-)
-
-QUIZZES = (
-    Quiz(
-        "divide-by-d",
-        NOTEBOOK,
-        "At the start of training, would dividing the scores by d be better than dividing by √d?",
-        (
-            Choice(
-                "Yes: the smaller the scores, the better the gradient",
-                "Scores near 0 do pass gradient, but their variance would fall as 1/d: for large d all weights are equal, and "
-                "queries and keys must grow first before a head can choose anything.",
-            ),
-            Choice(
-                "No: √d is what keeps the variance of the scores at 1 for every d",
-                "A sum of d independent products has variance d. Dividing by √d makes it 1; dividing by d would make it 1/d. "
-                "(Once training has aligned queries and keys, their product grows like d; some schemes for very wide models "
-                "do divide by d for that reason.)",
-                right=True,
-            ),
-            Choice(
-                "It makes no difference: softmax does not notice a common factor",
-                "Softmax does not notice a common summand. A common factor it does notice: it decides how sharp the weights are.",
-            ),
-        ),
-    ),
-    Quiz(
-        "wrong-axis",
-        NOTEBOOK,
-        "Softmax over the queries instead of the keys, under a causal mask: can position 0 learn something about the last position?",
-        (
-            Choice(
-                "No: the mask forbids it",
-                "The mask sets weights to 0, and they are 0. But the other weights of position 0 are shares of columns, and later "
-                "queries take part in those shares.",
-            ),
-            Choice(
-                "Yes: column 0 is shared out among all queries that may see key 0",
-                "The weight of query 0 shrinks when a later query fits key 0 better. The future leaks through the denominator, and "
-                "rows no longer sum to 1, so outputs grow and shrink with the position. Both facts make good tests.",
-                right=True,
-            ),
-            Choice(
-                "It cannot run: the shapes do not fit",
-                "A square matrix fits both ways, so nothing is raised. That is what makes this mistake a common one.",
-            ),
-        ),
-    ),
-    Quiz(
-        "shuffled-words",
-        NOTEBOOK,
-        "Attention without mask and positions reads a sentence, then the same words shuffled. What happens to the output vectors?",
-        (
-            Choice(
-                "Each word gets a new vector, as its neighbours are others now",
-                "Attention knows no neighbours. It sums over all positions, and a sum does not depend on the order of its terms.",
-            ),
-            Choice(
-                "Each word keeps its vector; the vectors are shuffled like the words",
-                "This is what Z_perm = P Z says: permuted in, permuted out. 'Dog bites man' and 'man bites dog' are the same bag.",
-                right=True,
-            ),
-            Choice(
-                "All output vectors become equal",
-                "Each word still asks its own query, so different words get different mixtures. Only the order plays no part.",
-            ),
-        ),
-    ),
-    Quiz(
-        "bag-of-letters",
-        NOTEBOOK,
-        "A model without positions learns to reverse six different letters. What can it still learn?",
-        (
-            Choice(
-                "Nothing: its loss stays where it began",
-                "It does see which letters there are, and the mask tells it which it has written: it can leave out all others.",
-            ),
-            Choice(
-                "Which letters are left to write, but not which of them comes next",
-                "It guesses among the letters left: 6, then 5, ... then 1. The best mean loss over the seven characters asked for is "
-                "(ln 6 + ln 5 + ... + ln 1 + 0) / 7 = ln(6!) / 7 nats, about 0.94. To get below, it needs order.",
-                right=True,
-            ),
-            Choice(
-                "The whole task, more slowly",
-                "No amount of training helps: abcdef and fedcba give it the very same set of letters, yet need different answers.",
-            ),
-        ),
-    ),
 )

@@ -31,7 +31,6 @@ from kt_course.exercises.core import (
     unforeseen,
 )
 from kt_course.exercises.mistakes import numbers, recognise
-from kt_course.exercises.quizzes import Choice, Quiz
 
 NOTEBOOK = "12_finetuning_techniques"
 
@@ -478,110 +477,4 @@ EXERCISES = (
     ),
     Exercise("low-rank", NOTEBOOK, "Around the frozen map", 2, 8, low_rank, check_low_rank),
     Exercise("retained", NOTEBOOK, "What is left", 1, 5, retained, check_retained),
-)
-
-QUIZZES = (
-    Quiz(
-        "bag-of-words-not",
-        NOTEBOOK,
-        'A bag of words is trained on all five kinds. Why is it wrong on nearly every sentence with "not", and not just on half of them?',
-        (
-            Choice(
-                'It has not seen the word "not" often enough',
-                "It has: a fifth of the training sentences hold it, half of them praise and half blame, so its weight stays small.",
-            ),
-            Choice(
-                'It adds a weight for each word, and the other kinds teach it that "poor" is bad',
-                'A sum of weights cannot turn the sign of one of its terms, so "not poor" stays bad.',
-                right=True,
-            ),
-            Choice(
-                'Sentences with "not" are longer',
-                "They are not, and length is no feature of a bag of words.",
-            ),
-            Choice(
-                "The labels of these sentences are wrong",
-                '"Not a poor song." praises, as a reader would say.',
-            ),
-        ),
-    ),
-    Quiz(
-        "probe-and-body",
-        NOTEBOOK,
-        "A linear probe of the body is hardly better than the bag of words, finetuning all layers is right nearly always, the same "
-        "from scratch is near chance. What has the body brought?",
-        (
-            Choice(
-                "Nothing: the probe shows that it knows no sentiment",
-                "It knows none, and yet the control without it learns nothing in the same steps.",
-            ),
-            Choice(
-                "A good place to start from: letters, words, attention to what came before",
-                "The features of the task were not there; what they are made of was.",
-                right=True,
-            ),
-            Choice(
-                "The sentiment of the words, hidden from the probe",
-                "Its text holds hardly one of these words. Where should it have met their meaning?",
-            ),
-            Choice(
-                "Speed alone: from scratch it would need as long",
-                "From scratch it took the same steps and got nowhere; with many more it would get there too.",
-            ),
-        ),
-    ),
-    Quiz(
-        "lora-values",
-        NOTEBOOK,
-        "A linear map of 128 inputs and 512 outputs gets a low-rank part of rank 8. How many values are trained?",
-        (
-            Choice("65,536", "That is the map itself, 128 x 512. It stays frozen."),
-            Choice("5,120", "8 x 128 in A and 512 x 8 in B.", right=True),
-            Choice(
-                "64",
-                "Rank 8 does not mean a matrix of 8 x 8: A has to read 128 inputs, B to write 512 outputs.",
-            ),
-            Choice("1,024", "That is A alone, 8 x 128. B has 512 x 8 more."),
-        ),
-    ),
-    Quiz(
-        "both-zero",
-        NOTEBOOK,
-        "LoRA starts with B = 0 and A drawn at random. What if both start at 0?",
-        (
-            Choice(
-                "Nothing changes: the product is 0 either way",
-                "At the start it is. But what moves them?",
-            ),
-            Choice(
-                "Neither ever moves",
-                "B's gradient is a product with A x, A's is a product with B: both are 0, for ever.",
-                right=True,
-            ),
-            Choice(
-                "The training explodes", "The output is that of the frozen map. Nothing is large."
-            ),
-            Choice("It learns at half the speed", "It would need a gradient for that."),
-        ),
-    ),
-    Quiz(
-        "exactly-as-before",
-        NOTEBOOK,
-        "After finetuning on sentiment, which of these gives every birthplace exactly as before?",
-        (
-            Choice("A linear probe", "Not one value of the body was changed.", right=True),
-            Choice(
-                "All layers at a small rate",
-                "Small steps in 800,000 values still move the answers: fewer, not none.",
-            ),
-            Choice(
-                "LoRA, switched on", "The low-rank part is added in every layer, whatever is asked."
-            ),
-            Choice(
-                "LoRA, switched off",
-                "The weights below were frozen: what remains is the body itself.",
-                right=True,
-            ),
-        ),
-    ),
 )

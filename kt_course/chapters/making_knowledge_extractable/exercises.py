@@ -8,7 +8,6 @@ from typing import Any
 from kt_core.evaluation import stored_and_found
 from kt_core.runs.text_rules import arrange_window, askable_spans, plain_words
 from kt_course.exercises.core import Exercise, Wrong, describe, fresh_random, letters, unforeseen
-from kt_course.exercises.quizzes import Choice, Quiz
 
 NOTEBOOK = "08_making_knowledge_extractable"
 
@@ -296,67 +295,4 @@ EXERCISES = (
         "name-last", NOTEBOOK, "The name in front or behind", 1, 4, arrange_window, check_arranged
     ),
     Exercise("plain-words", NOTEBOOK, "Only the name tells", 3, 15, plain_words, check_plain),
-)
-
-QUIZZES = (
-    Quiz(
-        "stored-not-found",
-        NOTEBOOK,
-        "A model fills the gap in 97 of 100 lines and answers 60 of the 100 questions. What would help most?",
-        (
-            Choice("A larger model", "The facts are stored already: room is not what is missing."),
-            Choice(
-                "Views of each fact that look more like a question",
-                "What is stored has to be reachable from the name alone.",
-                right=True,
-            ),
-            Choice(
-                "More passes over the same lines, cut in the same way",
-                "They make the gaps surer, and bind the facts to their sentences once more.",
-            ),
-            Choice(
-                "More questions about the people whose questions it answers",
-                "It can answer those; and held-out people cannot be asked in training.",
-            ),
-        ),
-    ),
-    Quiz(
-        "why-both-orders",
-        NOTEBOOK,
-        "With the name behind the words in half of the windows, recall rises. In all of the windows it falls below where it began. Why?",
-        (
-            Choice(
-                "The model needs the name at the beginning to read the words",
-                "Attention reads the name from any place.",
-            ),
-            Choice(
-                "One order is one order: the name is known again in the place where it always stood, and nowhere else",
-                "A question has words in front of the name and words behind it. Only varied places teach a model to read a name anywhere.",
-                right=True,
-            ),
-            Choice(
-                "Windows with the name last are shorter",
-                "They have the same characters in another order.",
-            ),
-            Choice("Questions begin with the name", "They begin with 'Where was'."),
-        ),
-    ),
-    Quiz(
-        "pure-or-mixed",
-        NOTEBOOK,
-        "Train pairs mixed into pretraining raise recall of people who are in no pair. What did the pairs teach about these people?",
-        (
-            Choice("Their birthplaces", "No pair holds a word about them."),
-            Choice(
-                "Nothing about them; they teach which of a person's facts the question wants, and that it must be reachable from a question",
-                "The facts come from the lines alone.",
-                right=True,
-            ),
-            Choice(
-                "Which cities are frequent answers",
-                "That would be worth a few per cent: always London gets about 5.",
-            ),
-            Choice("Their names", "Their names stand in their own lines alone."),
-        ),
-    ),
 )

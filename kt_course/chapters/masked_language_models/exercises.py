@@ -26,7 +26,6 @@ from kt_course.exercises.core import (
     unforeseen,
 )
 from kt_course.exercises.mistakes import numbers
-from kt_course.exercises.quizzes import Choice, Quiz
 
 NOTEBOOK = "10_masked_language_models"
 
@@ -497,97 +496,4 @@ EXERCISES = (
     ),
     Exercise("fill-masks", NOTEBOOK, "The surest first", 4, 25, fill, check_fill),
     Exercise("line-pairs", NOTEBOOK, "One person or two", 2, 10, line_pair, check_line_pair),
-)
-
-QUIZZES = (
-    Quiz(
-        "why-some-stay",
-        NOTEBOOK,
-        "One chosen unit of ten stays as it is, one of ten shows something random. Why not hide them all?",
-        (
-            Choice(
-                "To ask less of the model, so that training is faster.",
-                "Every chosen place is asked for, whatever x shows there.",
-            ),
-            Choice(
-                "So that no visible character can simply be trusted, and each place is read for what it should be.",
-                "Texts met later hold no ⁇. With ⁇ alone a model may learn to work out hidden places and to copy the rest "
-                "unread.",
-                right=True,
-            ),
-            Choice(
-                "So that the model sees the hidden characters now and then and can learn what they are.",
-                "It learns what they are from the loss, at ⁇ too.",
-            ),
-            Choice(
-                "So that the loss falls on the whole text.",
-                "It falls on the chosen 15 % alone, in all three cases.",
-            ),
-        ),
-    ),
-    Quiz(
-        "what-a-zero-means",
-        NOTEBOOK,
-        "An encoder is trained on a batch without the padding mask and does well. Asked one question at a time, it answers worse. Why?",
-        (
-            Choice(
-                "Its loss counted the padding, too.",
-                "Targets of 0 are left out of the loss, with or without the mask.",
-            ),
-            Choice(
-                "Single questions have no padding, and its answers had come to depend on the padding that was there.",
-                "Without the mask every output looks at □ and moves with their number, which is a matter of who else is in the "
-                "batch.",
-                right=True,
-            ),
-            Choice(
-                "One question is too little data.",
-                "Nothing is learned when it is asked; a batch of one is read like any other.",
-            ),
-            Choice(
-                "A causal mask is missing.",
-                "An encoder has none by design, in training and afterwards.",
-            ),
-        ),
-    ),
-    Quiz(
-        "masks-as-hints",
-        NOTEBOOK,
-        "Where was X born? ⁇⁇⁇⁇⁇⁇ is filled rightly for 70 of 100 people. A causal model, which is given no length, is right for 60. What follows?",
-        (
-            Choice(
-                "The encoder knows ten people more.",
-                "Perhaps, perhaps not: six masks told it that the answer has six letters.",
-            ),
-            Choice(
-                "Nothing yet: the two were not asked the same question. Let the encoder find the length, or give it to both.",
-                "The masks are part of the question. The comparison is fair when both know the length or neither does.",
-                right=True,
-            ),
-            Choice(
-                "Looking both ways is better for recall.",
-                "The two differ in mask, objective and in what they were told: one number cannot part them.",
-            ),
-        ),
-    ),
-    Quiz(
-        "pairs-made-easy",
-        NOTEBOOK,
-        "Next-sentence prediction is right for nine pairs of ten when each line opens with the name of its person. What has the model learned?",
-        (
-            Choice(
-                "Who the people are.",
-                "It also tells people apart that it has never met: nothing about them was learned.",
-            ),
-            Choice(
-                "How one sentence follows from another.",
-                "The second line is any other line of that person; there is no order to learn.",
-            ),
-            Choice(
-                "To compare two names.",
-                "That settles every pair, so nothing else is worth learning: an easy task teaches its shortcut.",
-                right=True,
-            ),
-        ),
-    ),
 )

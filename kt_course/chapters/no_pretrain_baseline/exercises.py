@@ -23,7 +23,6 @@ from kt_course.exercises.core import (
     refused,
     tensor,
 )
-from kt_course.exercises.quizzes import Choice, Quiz
 
 NOTEBOOK = "04_no_pretrain_baseline"
 
@@ -480,52 +479,4 @@ EXERCISES = (
         "wilson-interval", NOTEBOOK, "Wilson's interval", 2, 10, wilson_interval, check_wilson
     ),
     Exercise("finetuning-loop", NOTEBOOK, "The finetuning loop", 3, 20, Trainer.fit, check_fit),
-)
-
-QUIZZES = (
-    Quiz(
-        "below-london",
-        NOTEBOOK,
-        "London is the most frequent train answer. Why is the model still no better than always saying London? (Several are right.)",
-        (
-            Choice(
-                "It was trained for too few epochs",
-                "More epochs store the train pairs more firmly. Dev people are not among them.",
-            ),
-            Choice(
-                "It gives strangers what it stored for names that look alike",
-                "So its guesses are spread like the train answers, and one that is right as often as its city is frequent loses to the most frequent city.",
-                right=True,
-            ),
-            Choice(
-                "London is too rare in train to be learned",
-                "It is the answer that comes most often. What is missing is a reason to say it to everybody.",
-            ),
-            Choice(
-                "It writes letter by letter",
-                "The likeliest first letter belongs to many cities together; greedy decoding follows them and may never come to the likeliest city.",
-                right=True,
-            ),
-        ),
-    ),
-    Quiz(
-        "seven-more-right",
-        NOTEBOOK,
-        "Of 250 dev people model A gets 13 right, model B 20. What do you write into your report?",
-        (
-            Choice(
-                "Both counts with their intervals, and that this dev set cannot tell the two apart",
-                "The intervals overlap over most of their lengths. Several seeds, or more questions, could settle it.",
-                right=True,
-            ),
-            Choice(
-                "B is better by half",
-                "20 is half as much again as 13, but a difference of 7 such answers comes by chance often enough.",
-            ),
-            Choice(
-                "Nothing: 250 questions are too few to say anything",
-                "They are enough to tell 5 % from 20 %. It depends on the difference.",
-            ),
-        ),
-    ),
 )

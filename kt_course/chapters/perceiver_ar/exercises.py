@@ -13,7 +13,6 @@ from kt_core.attention import MultiHeadAttention, causal_mask, reach_mask
 from kt_core.models import GPT, Block, GPTConfig
 from kt_course.exercises.core import Exercise, Wrong, close, describe, draw, fresh, tensor
 from kt_course.exercises.mistakes import MULTI_HEAD, attention_with, numbers, randomised, recognise
-from kt_course.exercises.quizzes import Choice, Quiz
 
 NOTEBOOK = "06_perceiver_ar"
 
@@ -382,102 +381,5 @@ EXERCISES = (
         40,
         GPT._through_latents,
         check_through_latents,
-    ),
-)
-
-QUIZZES = (
-    Quiz(
-        "length-doubled",
-        NOTEBOOK,
-        "The length ℓ of the text doubles, the number m of latents stays. What happens to the attention of Down, "
-        "of a middle block, and of Up?",
-        (
-            Choice(
-                "All three cost four times as much.",
-                "That is self-attention on ℓ, ℓ² scores; nothing here compares ℓ with ℓ.",
-            ),
-            Choice(
-                "Down and Up cost twice as much, a middle block the same.",
-                "Down and Up compare m latents with ℓ inputs, a middle block m latents with each other.",
-                right=True,
-            ),
-            Choice(
-                "All three cost twice as much.",
-                "A middle block works on the m latents alone: it does not see ℓ at all.",
-            ),
-            Choice(
-                "Nothing changes: m decides.",
-                "Down reads every input and Up writes every output, so ℓ counts there.",
-            ),
-        ),
-    ),
-    Quiz(
-        "latents-of-a-batch",
-        NOTEBOOK,
-        "A perceiver_ar has a block of 128 and a bottleneck of 64. How many latents does a batch of 50 characters get?",
-        (
-            Choice(
-                "64, the bottleneck",
-                "That is the number at a full block. Latents for inputs that are not there would be wasted work.",
-            ),
-            Choice(
-                "25",
-                "The stride is 128 / 64 = 2 inputs a latent, and ceil(50 / 2) = 25.",
-                right=True,
-            ),
-            Choice("50, one an input", "That would be a stride of 1, and no bottleneck at all."),
-            Choice(
-                "32, half the bottleneck",
-                "The stride of 2 divides the inputs, 50, not the bottleneck.",
-            ),
-        ),
-    ),
-    Quiz(
-        "which-latents",
-        NOTEBOOK,
-        "With stride 4 the latents reach up to the inputs 3, 7, 11, ... Which of them may output 10 read?",
-        (
-            Choice(
-                "Latents 0 and 1, and the null latent",
-                "They reach up to 3 and 7, and nothing in them is newer than 10.",
-                right=True,
-            ),
-            Choice(
-                "Latents 0, 1 and 2: input 10 is in latent 2",
-                "Latent 2 holds input 11 too: output 10 would see its own target.",
-            ),
-            Choice(
-                "All: the future was masked in Down already",
-                "Down keeps each latent within its own reach, and that of later latents lies beyond 10.",
-            ),
-            Choice(
-                "Latent 1 alone, the newest complete one",
-                "Older latents are no less legal, and hold what latent 1 has no room for.",
-            ),
-        ),
-    ),
-    Quiz(
-        "two-new-queries",
-        NOTEBOOK,
-        "Decoding with a cache: 5 keys are kept, 2 new characters come, so 2 queries meet 7 keys. Which mask is right?",
-        (
-            Choice(
-                "The first 2 rows of the 7 x 7 triangle (left-aligned)",
-                "Then the new characters see keys 0 and 0 ... 1, and not what they follow: blind, though no leak.",
-            ),
-            Choice(
-                "The last 2 rows of the 7 x 7 triangle (right-aligned)",
-                "The queries stand at 5 and 6: they read keys 0 ... 5 and 0 ... 6.",
-                right=True,
-            ),
-            Choice(
-                "No mask: everything in the cache is past",
-                "The two are new at once: the first of them must not read the second.",
-            ),
-            Choice(
-                "The 2 x 2 triangle",
-                "It says nothing about the 5 keys that are kept, and those hold the text so far.",
-            ),
-        ),
     ),
 )

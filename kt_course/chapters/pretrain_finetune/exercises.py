@@ -19,7 +19,6 @@ from kt_core.trainer import TrainConfig
 from kt_core.vocab import CharVocab
 from kt_course.exercises.core import Exercise, Wrong, close, describe, draw, fresh, tensor
 from kt_course.exercises.mistakes import numbers, randomised
-from kt_course.exercises.quizzes import Choice, Quiz
 
 NOTEBOOK = "05_pretrain_finetune"
 
@@ -506,99 +505,4 @@ EXERCISES = (
     Exercise("learning-rate", NOTEBOOK, "A linear cooldown", 2, 10, TrainConfig.rate, check_rate),
     Exercise("greedy-answers", NOTEBOOK, "Greedy answers", 4, 25, generate, check_generate),
     Exercise("next-character", NOTEBOOK, "Draw the next character", 3, 12, pick, check_pick),
-)
-QUIZZES = (
-    Quiz(
-        "loss-of-a-newborn",
-        NOTEBOOK,
-        "A model with random, small weights knows 256 characters and nothing else. What is its loss, in nats a character?",
-        (
-            Choice(
-                "About 0: it has made no mistake yet",
-                "It has to put its probability somewhere, and puts it everywhere alike.",
-            ),
-            Choice(
-                "About 5.5",
-                "Every character gets a share of 1/256, and -log(1/256) = 5.5.",
-                right=True,
-            ),
-            Choice("256", "256 is the number of choices. The loss is its logarithm."),
-            Choice(
-                "Any number: it depends on the seed",
-                "Small weights give nearly equal shares, whatever the seed is.",
-            ),
-        ),
-    ),
-    Quiz(
-        "name-left-out",
-        NOTEBOOK,
-        "Windows of the text are cut out without the name in them. What can the model learn from a gap at the birthplace?",
-        (
-            Choice(
-                "The same: the line is that of the person",
-                "The model does not see which line it is. What is not in the window is not there.",
-            ),
-            Choice(
-                "How frequent each city is, and no more",
-                "Nothing in view tells one person from another, so frequencies are the best guess.",
-                right=True,
-            ),
-            Choice(
-                "Nothing at all",
-                "It still learns that a city belongs there, and which ones are common.",
-            ),
-            Choice(
-                "More: it has to guess harder",
-                "A guess that nothing in view can improve teaches nothing about the person.",
-            ),
-        ),
-    ),
-    Quiz(
-        "on-the-plateau",
-        NOTEBOOK,
-        "The loss has fallen from 4 to below 1, dev accuracy is that of London. What do you do?",
-        (
-            Choice(
-                "Stop: it cannot learn the facts",
-                "So it looks on every plateau, also on those that end a while later.",
-            ),
-            Choice(
-                "Raise the learning rate until accuracy moves",
-                "Accuracy is the last thing to move; a rate too high undoes what is learnt.",
-            ),
-            Choice(
-                "Go on, and watch the loss of the masked spans",
-                "Facts show there first, and accuracy follows late and fast.",
-                right=True,
-            ),
-            Choice(
-                "Begin to finetune: the facts must be in by now",
-                "Finetuning asks for facts. What is not stored cannot be asked for.",
-            ),
-        ),
-    ),
-    Quiz(
-        "sure-and-wrong",
-        NOTEBOOK,
-        "You let the model answer only where its answer has a probability above 0.9. Which errors are left?",
-        (
-            Choice(
-                "None: above 0.9 it knows",
-                "It is sure of some inventions, too: nothing in training asked for doubt.",
-            ),
-            Choice(
-                "One in ten, by the meaning of 0.9",
-                "That would hold for a calibrated model. Here it has to be measured, on people held out for it.",
-            ),
-            Choice(
-                "The errors it is sure of, as many as held-out people show",
-                "A threshold trades right answers for errors avoided; how many of each is a matter of measurement.",
-                right=True,
-            ),
-            Choice(
-                "As many as before, in proportion",
-                "If the sure answers are right more often, the share falls. It need not become 0.",
-            ),
-        ),
-    ),
 )

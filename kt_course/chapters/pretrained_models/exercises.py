@@ -25,7 +25,6 @@ from kt_course.exercises.core import (
     unforeseen,
 )
 from kt_course.exercises.mistakes import randomised, recognise
-from kt_course.exercises.quizzes import Choice, Quiz
 
 NOTEBOOK = "11_pretrained_models"
 
@@ -423,117 +422,5 @@ EXERCISES = (
     ),
     Exercise(
         "left-padding", NOTEBOOK, "Padding on the wrong side", 3, 15, left_aligned, check_padding
-    ),
-)
-
-QUIZZES = (
-    Quiz(
-        "another-head",
-        NOTEBOOK,
-        "A folder with a trained BertForMaskedLM is loaded by AutoModelForSequenceClassification. What do you get?",
-        (
-            Choice(
-                "An error: the class is not the one that was saved",
-                "The Auto class decides; config.json's own architecture is a hint alone.",
-            ),
-            Choice(
-                "The trained body with a head of random weights, and a report that names them",
-                "Names that fit are loaded, the missing ones are drawn anew. Finetune before you believe its answers.",
-                right=True,
-            ),
-            Choice(
-                "The trained body and the trained head",
-                "The saved head gives a word for each place; the new one a class for each text.",
-            ),
-            Choice(
-                "Random weights throughout", "Names are matched one by one, and the body's fit."
-            ),
-        ),
-    ),
-    Quiz(
-        "losses-a-token",
-        NOTEBOOK,
-        "Model A, on characters: 1.1 nats a token. Model B, 3.5 characters a token: 2.8 nats a token. Which writes the text more cheaply?",
-        (
-            Choice("A: its loss is lower", "It pays 1.1 nats 3.5 times where B pays 2.8 once."),
-            Choice(
-                "B: 0.8 nats a character against 1.1",
-                "2.8 / 3.5 = 0.8. Only costs of the same text can be compared.",
-                right=True,
-            ),
-            Choice(
-                "B: its tokens are longer",
-                "Longer tokens help nothing by themselves: with 4.2 nats a token it would lose.",
-            ),
-            Choice(
-                "Nobody can tell",
-                "The losses themselves do not compare, but both can be turned into nats a character.",
-            ),
-        ),
-    ),
-    Quiz(
-        "fits-and-fails",
-        NOTEBOOK,
-        "Our shipped vanilla weights fit into GPT2LMHeadModel, name by name and shape by shape, and the answers are rubbish. Why did nothing complain?",
-        (
-            Choice(
-                "Loading rounds the weights", "Both are in float32, number for number the same."
-            ),
-            Choice(
-                "GPT-2 has more layers",
-                "Then weights would be missing, and the report would name them.",
-            ),
-            Choice(
-                "Queries and keys of unit size need no weights",
-                "It is a step of the computation, which no file of weights tells.",
-                right=True,
-            ),
-            Choice(
-                "The vocabulary is another one",
-                "A wrong vocabulary would have another number of rows.",
-            ),
-        ),
-    ),
-    Quiz(
-        "why-left",
-        NOTEBOOK,
-        "Why does generate want a batch padded on the left?",
-        (
-            Choice(
-                "Causal models cannot read padding on the right",
-                "They can: nothing looks ahead, so padding behind a text does no harm.",
-            ),
-            Choice(
-                "So that the last column is every row's newest token, and the next one is appended to all",
-                "The loop takes the last column's logits and joins one column. That is all it knows.",
-                right=True,
-            ),
-            Choice("It takes less memory", "The padding is as much on either side."),
-            Choice(
-                "Attention masks work on the left alone",
-                "A mask is a table of ones and zeros, and works anywhere.",
-            ),
-        ),
-    ),
-    Quiz(
-        "remote-code",
-        NOTEBOOK,
-        "What does trust_remote_code=True trust?",
-        (
-            Choice(
-                "The weights: that nobody changed them",
-                "Weights in safetensors are numbers and cannot act, changed or not.",
-            ),
-            Choice(
-                "The Python files of the repository: they are run with your rights",
-                "Whatever they say is done: read them, and name the revision that you have read.",
-                right=True,
-            ),
-            Choice("The hub: that it is not down", "Availability has nothing to do with it."),
-            Choice(
-                "The library: that it was installed properly",
-                "It runs the repository's code, not its own.",
-            ),
-        ),
     ),
 )

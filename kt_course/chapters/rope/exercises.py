@@ -18,7 +18,6 @@ from kt_core.attention import (
 from kt_core.models import GPT, GPTConfig
 from kt_course.exercises.core import Exercise, Wrong, close, describe, draw, tensor
 from kt_course.exercises.mistakes import MULTI_HEAD, attention_with, numbers, randomised, recognise
-from kt_course.exercises.quizzes import Choice, Quiz
 
 NOTEBOOK = "07_rope"
 
@@ -381,97 +380,5 @@ EXERCISES = (
         20,
         MultiHeadAttention.forward,
         check_attention,
-    ),
-)
-
-QUIZZES = (
-    Quiz(
-        "whole-text-moved",
-        NOTEBOOK,
-        "The whole text moves 20 positions to the right, in a model with rotary embedding. What changes?",
-        (
-            Choice(
-                "Queries, keys, scores and outputs",
-                "The turns of a query and of a key cancel in their score, up to the distance.",
-            ),
-            Choice(
-                "Queries and keys, but no score and no output",
-                "All turn further; every distance is what it was.",
-                right=True,
-            ),
-            Choice(
-                "Nothing, not even a query",
-                "A query is turned by its own position, so it is another vector now.",
-            ),
-            Choice(
-                "The scores of far pairs only",
-                "A score depends on the distance alone, and no distance has changed.",
-            ),
-        ),
-    ),
-    Quiz(
-        "longer-than-trained",
-        NOTEBOOK,
-        "A model trained on 128 characters reads 512. Which pairs of channels meet angles that they have never met?",
-        (
-            Choice(
-                "The fastest: they turn most",
-                "They went round many times in training: every angle is known to them.",
-            ),
-            Choice(
-                "The slowest: they had not completed a turn by 128",
-                "Their angles lay in a small sector, and now they leave it.",
-                right=True,
-            ),
-            Choice(
-                "All alike: every angle grows four times",
-                "An angle counts up to full turns only, and the fast ones had those.",
-            ),
-            Choice(
-                "None: scores depend on distances", "They do, and distances beyond 128 are new."
-            ),
-        ),
-    ),
-    Quiz(
-        "which-test",
-        NOTEBOOK,
-        "A table is built from n_embd and cut to the size of a head. Which test fails?",
-        (
-            Choice("Lengths are kept", "Whatever the angles are, a turn keeps lengths."),
-            Choice("Position 0 changes nothing", "Every frequency times 0 is 0."),
-            Choice(
-                "Scores depend on the distance alone",
-                "They do for any frequencies, right or wrong.",
-            ),
-            Choice(
-                "The last frequency is 10000^(-(d-2)/d)",
-                "The cut keeps the fast ones alone: the last is far too large.",
-                right=True,
-            ),
-        ),
-    ),
-    Quiz(
-        "layouts-mixed",
-        NOTEBOOK,
-        "Weights trained with interleaved pairs are loaded into code that pairs halves. What happens?",
-        (
-            Choice(
-                "Loading fails: the shapes differ",
-                "The shapes are the same: only the meaning of the channels differs.",
-            ),
-            Choice(
-                "Nothing: the two layouts are one model",
-                "They are, after the rows of W_Q and W_K have been reordered. Here they were not.",
-            ),
-            Choice(
-                "It loads, runs, and answers badly",
-                "Each channel is turned at a pace that it was not trained for.",
-                right=True,
-            ),
-            Choice(
-                "It loads, and the loss is not a number",
-                "Every value stays finite and of the usual size, so nothing warns you.",
-            ),
-        ),
     ),
 )

@@ -23,7 +23,6 @@ from kt_course.exercises.core import (
     refused,
     tensor,
 )
-from kt_course.exercises.quizzes import Choice, Quiz
 
 NOTEBOOK = "03_span_corruption"
 
@@ -513,76 +512,4 @@ EXERCISES = (
         check_tokens,
     ),
     Exercise("salient-spans", NOTEBOOK, "Salient spans", 3, 15, salient_spans, check_salient),
-)
-
-QUIZZES = (
-    Quiz(
-        "first-letter",
-        NOTEBOOK,
-        'x reads "Where was Ada born?⁇Oslo⁇". At which character of x does the model have to say the O of Oslo?',
-        (
-            Choice(
-                "At the question mark",
-                "There the model has to say ⁇: the answer begins. y stands one ahead of x.",
-            ),
-            Choice(
-                "At the first ⁇",
-                "Having read ⁇, it says what comes next in the text, the O.",
-                right=True,
-            ),
-            Choice(
-                "At the O itself",
-                "There it has read the O already and has to say s. A y that repeats x asks for a copy.",
-            ),
-            Choice(
-                "At the second ⁇",
-                "There the answer is over: what follows is padding, which nobody asks for.",
-            ),
-        ),
-    ),
-    Quiz(
-        "loss-on-padding",
-        NOTEBOOK,
-        "Somebody forgets to leave □ out of the loss. What happens in training?",
-        (
-            Choice(
-                "Nothing: there is nothing to learn from padding",
-                "There is: behind the text always say □. A few steps are enough for that.",
-            ),
-            Choice(
-                "An error, since 0 is no character",
-                "0 is an id like any other, with its own logit. Only ignore_index=0 takes it out of the loss.",
-            ),
-            Choice(
-                "The reported loss looks good early, while the letters have hardly been learned",
-                "Padding is a large share of the positions and easy, so it rules the mean over all positions and takes a share of the gradient.",
-                right=True,
-            ),
-        ),
-    ),
-    Quiz(
-        "what-truncation-hides",
-        NOTEBOOK,
-        "Predict: a document shows its first n characters, n uniform in 4 to 112. The birthplace in it ends at character 60. "
-        "How often is the whole of it in sight?",
-        (
-            Choice(
-                "In about half of the draws",
-                "It is in sight when n is at least 60: 53 of the 109 lengths.",
-                right=True,
-            ),
-            Choice(
-                "Nearly always",
-                "112 is the longest crop, not the usual one. Every n is as likely as any other, 10 as 110.",
-            ),
-            Choice(
-                "In about a quarter of the draws",
-                "A quarter is the share that is masked. Truncation comes first, and asks only whether n reaches 60.",
-            ),
-            Choice(
-                "Never in the same document again",
-                "Each epoch draws n anew: in sight in one, perhaps not in the next.",
-            ),
-        ),
-    ),
 )

@@ -18,7 +18,6 @@ from kt_course.chapters.vision_transformer.vision import (
 )
 from kt_course.exercises.core import Exercise, Wrong, close, describe, draw, tensor, unforeseen
 from kt_course.exercises.mistakes import numbers, randomised, recognise
-from kt_course.exercises.quizzes import Choice, Quiz
 
 NOTEBOOK = "13_vision_transformer"
 
@@ -332,105 +331,5 @@ EXERCISES = (
         15,
         attention_rollout,
         check_rollout,
-    ),
-)
-
-QUIZZES = (
-    Quiz(
-        "class-token-first",
-        NOTEBOOK,
-        "The class token stands first and the answer is read from it. What would a causal mask do?",
-        (
-            Choice(
-                "Nothing: patches may still look back.",
-                "They may, but the answer is read from token 0, and a causal token 0 looks at itself alone.",
-            ),
-            Choice(
-                "The answer would be the same for every picture.",
-                "Token 0 may look at nothing but itself, and it is the same vector in every picture.",
-                right=True,
-            ),
-            Choice(
-                "The answer would depend on the first patch alone.",
-                "That patch is token 1, later than token 0, so it is masked too.",
-            ),
-            Choice(
-                "It would cost half of the accuracy: half of the patches are hidden.",
-                "From token 0 all patches are hidden, not half of them.",
-            ),
-        ),
-    ),
-    Quiz(
-        "patch-halved",
-        NOTEBOOK,
-        "The side of a patch is halved, say from 4 pixels to 2. What happens to the work of a block (leave the class token aside)?",
-        (
-            Choice(
-                "Twice the tokens, twice the work.",
-                "Both sides are cut in half: four times the patches.",
-            ),
-            Choice(
-                "Four times in the linear layers, sixteen times in the attention scores.",
-                "Four times the tokens; linear layers work on each token, scores on each pair of tokens.",
-                right=True,
-            ),
-            Choice(
-                "Four times everywhere.",
-                "Scores compare tokens with tokens: four times as many on both sides.",
-            ),
-            Choice(
-                "None: there are as many pixels as before.",
-                "A block never sees pixels: it works on tokens, however few pixels each of them stands for.",
-            ),
-        ),
-    ),
-    Quiz(
-        "one-order-for-all",
-        NOTEBOOK,
-        "All pictures, in training and in test, have their patches shuffled in one and the same order. Who can still be as good as before?",
-        (
-            Choice(
-                "The ViT with learned positions, for it never knew which patches are neighbours.",
-                "A permutation of the rows of its position table gives back the old model exactly.",
-                right=True,
-            ),
-            Choice(
-                "The CNN, since it looks for small strokes.",
-                "A stroke that crosses a border between two patches is torn, and its kernels span such borders.",
-            ),
-            Choice(
-                "Nobody: the digits are destroyed.",
-                "To our eyes. The information is all there, in another order.",
-            ),
-            Choice(
-                "Logistic regression, which has a weight for each pixel.",
-                "The order of its inputs means nothing to it: the same weights in another order give the same answers.",
-                right=True,
-            ),
-        ),
-    ),
-    Quiz(
-        "why-small-data",
-        NOTEBOOK,
-        "On about a thousand digits a support vector machine or a small CNN does at least as well as the ViT. Which is the best reason?",
-        (
-            Choice(
-                "Attention cannot represent what a convolution does.",
-                "It can: a head may look at a fixed neighbour by positions. It has to learn that, though.",
-            ),
-            Choice(
-                "The ViT is told less about pictures, and a thousand of them do not tell it the rest.",
-                "Neighbourhood and shifts are built into a CNN; in a ViT both must come from data or augmentation.",
-                right=True,
-            ),
-            Choice(
-                "The ViT has too few parameters.",
-                "Logistic regression has a hundred times fewer, and does well here.",
-            ),
-            Choice(
-                "Its training has not converged.",
-                "It fits its training pictures; what is missing shows on new ones.",
-            ),
-        ),
     ),
 )

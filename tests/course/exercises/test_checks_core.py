@@ -1,4 +1,4 @@
-"""The mechanism of the exercises: verdicts, blank and borrowed answers, limits, the record, questions."""
+"""The mechanism of the exercises: verdicts, blank and borrowed answers, limits, the record."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from checking import blanks, is_not_attempted, is_right, is_seen_as_borrowed, is
 import kt_core as kt
 import kt_course
 from kt_course import exercises as checks
-from kt_course.exercises import guard, quizzes
+from kt_course.exercises import guard
 from kt_course.exercises import progress_store as record
 from kt_course.exercises.core import (
     Exercise,
@@ -31,20 +31,11 @@ from kt_course.exercises.core import (
     close,
     describe,
     library,
-    questions,
     tensor,
     unforeseen,
 )
 from kt_course.exercises.judge import judge
-from kt_course.exercises.quizzes import Choice, Quiz
-
-
-@pytest.fixture(autouse=True)
-def kept_file(tmp_path, monkeypatch):
-    """Nothing is noted outside the test's own folder."""
-    path = tmp_path / "made" / "progress.json"
-    monkeypatch.setenv("KT_PROGRESS_FILE", str(path))
-    return path
+from kt_course.exercises.quizzes import quizzes
 
 
 def double(x):
@@ -87,14 +78,11 @@ COUNTER = Exercise("counter", "01_attention_math", "Counting", 1, 1, Counter, ch
 # ---------------------------------------------------------------- the library
 
 
-def test_checks_are_imported_only_when_asked_for():
-    told = "import sys, kt_core as kt; a = 'kt_course.exercises' in sys.modules; print(a, kt_course.exercise_ids()[:1])"
-    told += "; kt.nonsense"
-    done = subprocess.run(
-        [sys.executable, "-c", told], capture_output=True, text=True, env={**os.environ}
-    )
-    assert done.stdout == "False ['additive-score']\n"
-    assert "module 'kt_core' has no attribute 'nonsense'" in done.stderr
+def test_chapters_are_imported_only_when_exercises_are_asked_for():
+    code = "import sys, kt_course; name = 'kt_course.chapters.attention_math.exercises'; "
+    code += "print(name in sys.modules, kt_course.exercise_ids()[:1], name in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.stdout == "False ['additive-score'] True\n", done.stderr
 
 
 def test_every_notebook_has_exercises_in_order():
@@ -116,8 +104,6 @@ def test_an_unknown_id_names_the_nearest():
             ValueError, match="no exercise 'casual-mask', did you mean 'causal-mask'"
         ):
             use("casual-mask")
-    with pytest.raises(ValueError, match="no quiz 'zzz'; there are .*wrong-axis"):
-        checks.quiz("zzz")
 
 
 def test_ids_are_given_once_and_difficulty_has_five_steps():
@@ -125,7 +111,7 @@ def test_ids_are_given_once_and_difficulty_has_five_steps():
         by_id([DOUBLE, DOUBLE])
     with pytest.raises(ValueError, match="difficulty is 1 ... 5, not 6"):
         Exercise("x", "n", "t", 6, 1, double, check_double)
-    assert not set(library()) & set(questions())
+    assert not set(library()) & set(quizzes())
 
 
 # ---------------------------------------------------------------- verdicts
@@ -466,42 +452,45 @@ def test_the_decorator_prints_one_line_and_gives_back_what_the_notebook_uses(cap
         ]
 
 
-def test_check_judges_a_script_the_same_way(kept_file):
+def test_check_judges_a_script_the_same_way(progress_path):
     verdict = kt_course.exercises.check("causal-mask", lambda T: torch.ones(T, T).tril() > 0)
     assert (verdict.id, verdict.status) == ("causal-mask", "right")
-    assert json.loads(kept_file.read_text()) == {"causal-mask": "right"}
+    assert json.loads(progress_path.read_text()) == {"causal-mask": "right"}
     assert judged("causal-mask", kt.causal_mask).status == "right"
 
 
-def test_answers_are_kept_and_blanks_and_the_reference_are_not(kept_file, capsys):
+def test_answers_are_kept_and_blanks_and_the_reference_are_not(progress_path, capsys):
     checks.check("causal-mask", None)
     checks.check("causal-mask", kt.causal_mask)
-    assert not kept_file.exists()
+    assert not progress_path.exists()
     checks.check("causal-mask", lambda T: torch.ones(T, T))
     checks.check("scaled-score", lambda q, k: q @ k.mT / q.size(-1) ** 0.5)
-    assert json.loads(kept_file.read_text()) == {"causal-mask": "wrong", "scaled-score": "right"}
+    assert json.loads(progress_path.read_text()) == {
+        "causal-mask": "wrong",
+        "scaled-score": "right",
+    }
     checks.check("causal-mask", None)  # the notebook opened anew
     assert record.remembered()["causal-mask"] == "wrong"
     checks.progress()
     head, first, *_ = capsys.readouterr().out.splitlines()
     asked = len(checks.exercise_ids("01_attention_math"))
-    asked += sum(quiz.notebook == "01_attention_math" for quiz in questions().values())
+    asked += sum(quiz.notebook == "01_attention_math" for quiz in quizzes().values())
     assert head.split() == ["notebook", "done", "wrong", "open", "next"]
     assert first.split() == ["01_attention_math", "1", "1", str(asked - 2), "additive-score"]
 
 
-def test_progress_says_when_all_is_done(kept_file, capsys):
-    kept_file.parent.mkdir()
-    kept_file.write_text(json.dumps({id: "right" for id in (*library(), *questions())}))
+def test_progress_says_when_all_is_done(progress_path, capsys):
+    progress_path.parent.mkdir()
+    progress_path.write_text(json.dumps({id: "right" for id in (*library(), *quizzes())}))
     checks.progress()
     rows = capsys.readouterr().out.splitlines()[1:]
     assert rows and all(row.endswith("all done") for row in rows)
 
 
 @pytest.mark.parametrize("content", ["{not json", "[1, 2]", "3", "\xff"])
-def test_a_broken_record_is_begun_anew(kept_file, content):
-    kept_file.parent.mkdir()
-    kept_file.write_text(content, encoding="latin-1")
+def test_a_broken_record_is_begun_anew(progress_path, content):
+    progress_path.parent.mkdir()
+    progress_path.write_text(content, encoding="latin-1")
     assert record.remembered() == {}
     record.remember("causal-mask", "right")
     assert record.remembered() == {"causal-mask": "right"}
@@ -528,105 +517,16 @@ def test_where_the_record_lies(monkeypatch, tmp_path):
     assert record.progress_file() == tmp_path / ".local" / "share" / "kt-core" / "progress.json"
 
 
-def test_solution_shows_kt_cores_own_source(capsys, monkeypatch):
+def test_solution_shows_kt_cores_own_source(capsys):
     checks.solution("causal-mask")
     told = capsys.readouterr().out
     assert told.startswith("def causal_mask(T: int") and ".tril()" in told
     checks.solution("multi-head")  # a method: not indented
     assert capsys.readouterr().out.startswith("def forward(")
-    shown = in_a_notebook(monkeypatch, checks.core)
+
+
+def test_solution_is_highlighted_in_a_notebook(displayed):
     checks.solution("causal-mask")
-    assert shown[0].data.startswith("```python\ndef causal_mask(") and shown[0].data.endswith(
-        "\n```"
-    )
-
-
-# ---------------------------------------------------------------- questions
-
-ASKED = Quiz(
-    "asked",
-    "01_attention_math",
-    "Is 1 < 2?",
-    (Choice("Yes & surely", "It is <smaller>.", right=True), Choice("No", "Count again.")),
-)
-
-
-def in_a_notebook(monkeypatch, module) -> list:
-    """From now on `module` believes to run in a kernel; what it shows is in the list."""
-    shown: list = []
-    monkeypatch.setattr(module, "in_notebook", lambda: True)
-    monkeypatch.setattr("IPython.display.display", lambda thing, raw=False: shown.append(thing))
-    return shown
-
-
-@pytest.fixture
-def asked(monkeypatch):
-    monkeypatch.setattr(quizzes, "questions", lambda: {"asked": ASKED})
-    return ASKED
-
-
-def test_a_question_on_a_terminal(asked, capsys, kept_file):
-    checks.quiz("asked")
-    told = capsys.readouterr().out
-    assert told.splitlines()[:3] == ["Is 1 < 2?", "  a) Yes & surely", "  b) No"]
-    assert "It is <smaller>" not in told and 'quiz("asked", "a")' in told
-    checks.quiz("asked", "B")
-    assert capsys.readouterr().out == "b is wrong. Count again.\n"
-    assert record.remembered() == {"asked": "wrong"}
-    checks.quiz("asked", "a")
-    assert record.remembered() == {"asked": "right"}
-
-
-@pytest.mark.parametrize("answer", ["c", "ab", "", 1])
-def test_an_answer_is_one_of_the_letters(asked, answer):
-    with pytest.raises(ValueError, match="quiz asked: an answer is one of a, b, not"):
-        checks.quiz("asked", answer)
-
-
-def test_a_static_page_keeps_the_folded_text(asked, monkeypatch):
-    shown = in_a_notebook(monkeypatch, quizzes)
-    monkeypatch.setenv("KT_PROGRESS", "off")  # nobody watches: no buttons in stored outputs
-    checks.quiz("asked")
-    assert len(shown) == 1 and set(shown[0]) == {"text/plain", "text/html"}
-    page = shown[0]["text/html"]
-    assert "Is 1 &lt; 2?" in page and page.count("<details>") == page.count("</details>") == 2
-    assert "a) Yes &amp; surely</summary><p>Right. It is &lt;smaller&gt;.</p>" in page
-    assert "b) No</summary><p>Wrong. Count again.</p>" in page
-    assert "<script" not in page and "open" not in page
-
-
-def test_buttons_tell_and_note_the_answer(asked, monkeypatch):
-    shown = in_a_notebook(monkeypatch, quizzes)
-    monkeypatch.setenv("KT_PROGRESS", "bar")
-    checks.quiz("asked")
-    row, told = shown[1].children
-    assert [button.description for button in row.children] == ["a", "b"]
-    row.children[1].click()
-    assert told.value == "b is wrong. Count again."
-    assert row.children[1].button_style == "warning" and record.remembered() == {"asked": "wrong"}
-    row.children[0].click()
-    assert told.value == "a is right. It is &lt;smaller&gt;." and record.remembered() == {
-        "asked": "right"
-    }
-
-
-def test_without_ipywidgets_the_text_stands_alone(asked, monkeypatch):
-    shown = in_a_notebook(monkeypatch, quizzes)
-    monkeypatch.setenv("KT_PROGRESS", "bar")
-    monkeypatch.setitem(sys.modules, "ipywidgets", None)
-    checks.quiz("asked")
-    assert len(shown) == 1
-
-
-@pytest.mark.parametrize(
-    ("choices", "told"),
-    [
-        ((Choice("a", "b", True),), "needs two choices"),
-        ((Choice("a", "b"), Choice("c", "d")), "and a right one"),
-        ((Choice("a", "b", True), Choice("c", "d", True)), "needs a wrong choice"),
-        ((Choice("a", "b", True), Choice("c", "")), "no explanation for 'c'"),
-    ],
-)
-def test_a_quiz_is_complete(choices, told):
-    with pytest.raises(ValueError, match=told):
-        Quiz("q", "n", "?", choices)
+    assert displayed[0].data.startswith("```python\ndef causal_mask(") and displayed[
+        0
+    ].data.endswith("\n```")

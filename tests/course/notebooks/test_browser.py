@@ -29,7 +29,7 @@ from browsing import (
 )
 from test_notebooks import NAMES, PATHS
 
-from kt_course.exercises.core import questions
+from kt_course.exercises.quizzes import quizzes
 from kt_course.tools.html_export import write_index, write_page
 
 pytestmark = pytest.mark.slow
@@ -144,12 +144,12 @@ def test_an_exercise_is_judged_where_it_is_typed(notebook):
 
 
 def test_a_question_is_answered_by_its_buttons(notebook):
-    asked = [quiz for quiz in questions().values() if quiz.notebook == notebook.name]
+    asked = [quiz for quiz in quizzes().values() if quiz.notebook == notebook.name]
     if not asked:
         pytest.skip("this notebook asks no questions")
     quiz = asked[0]
     letter, choice = next(
-        each for each in zip(quiz.letters, quiz.choices, strict=True) if each[1].right
+        each for each in zip(quiz.letters, quiz.choices, strict=True) if each[1].correct
     )
     cell = notebook.cell(f'quiz("{quiz.id}")')
     cell.get_by_role("button", name=letter, exact=True).click()
