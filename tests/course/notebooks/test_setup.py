@@ -195,7 +195,7 @@ def test_the_wheel_holds_package_and_data(tmp_path):
 
     copy = tmp_path / "copy"
     ignored = shutil.ignore_patterns("__pycache__", "wiki")
-    for folder in ("kt_core", "data"):
+    for folder in ("kt_core", "kt_course", "data"):
         shutil.copytree(ROOT / folder, copy / folder, ignore=ignored)
     for name in ("pyproject.toml", "LICENSE", ".gitignore"):
         shutil.copy(ROOT / name, copy)
@@ -204,6 +204,7 @@ def test_the_wheel_holds_package_and_data(tmp_path):
     (bare,) = builder.WheelBuilder(str(copy)).build(directory=str(tmp_path / "bare"))
     names = set(zipfile.ZipFile(bare).namelist())
     assert {"kt_core/__init__.py", "kt_core/_data/bios/cities.txt"} <= names
+    assert "kt_course/chapters/attention_math/quiz.toml" in names
     assert not any(name.startswith(("data/", "notebooks/", "tests/")) for name in names)
 
     for folder, name in (("data/checkpoints", "a.safetensors"), ("notebooks", "01.ipynb")):
