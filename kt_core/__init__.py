@@ -16,14 +16,9 @@ from kt_core.attention import (
     scaled_dot_product_score,
     sinusoidal_positions,
 )
-from kt_core.corpora.loading import (
-    Corpus,
-    CorpusError,
-    fetch_wiki,
-    load_corpus,
-    question,
-    question_name,
-)
+from kt_core.corpora.loading import Corpus, load_corpus, question, question_name
+from kt_core.corpora.textfiles import CorpusError
+from kt_core.corpora.wiki import fetch_wiki
 from kt_core.datasets import Mixture, NamePlace, SpanCorruption, batches
 from kt_core.decoding import answer, generate
 from kt_core.evaluation import (

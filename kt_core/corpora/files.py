@@ -1,4 +1,4 @@
-"""What is done or not, never half: files written in one step, and work that Ctrl-C does not cut in two."""
+"""Files that are written in one step: the new content is there, or the old one still is."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from pathlib import Path
 
 
 def sha256(data: bytes) -> str:
-    """SHA-256 in hexadecimal, as cards and pinned files tell it."""
+    """Return the SHA-256 of `data` in hexadecimal."""
     return hashlib.sha256(data).hexdigest()
 
 
 def write_atomically(path: str | Path, data: bytes) -> None:
-    """Write `data` beside `path`, then put it in its place in one step. Makes folders; loses nothing."""
+    """Write `data` to a file beside `path`, then rename it to `path`; makes missing folders."""
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
@@ -36,13 +36,13 @@ def write_atomically(path: str | Path, data: bytes) -> None:
 
 
 def write_json(path: str | Path, value) -> None:
-    """`value` as indented JSON with a last newline, atomically."""
+    """Write `value` as indented JSON with a last newline, as `write_atomically` does."""
     write_atomically(path, (json.dumps(value, indent=2, ensure_ascii=False) + "\n").encode())
 
 
 @contextmanager
 def interrupts_held() -> Iterator[None]:
-    """Ctrl-C waits until the end of the block. Elsewhere than in the main thread it never comes."""
+    """Delay Ctrl-C until the end of the block (in the main thread; others never see it)."""
     before = signal.getsignal(signal.SIGINT)
     if threading.current_thread() is not threading.main_thread() or not callable(before):
         yield

@@ -1,4 +1,4 @@
-"""Where the project's files lie: from a checkout, from an installed wheel, and for what is fetched."""
+"""Where the project's files are: in a checkout, in an installed wheel, and after a download."""
 
 from __future__ import annotations
 
@@ -10,26 +10,25 @@ _PACKAGE = Path(__file__).resolve().parents[1]
 
 
 def checkout_dir() -> Path | None:
-    """The repository's root when the package runs from a checkout, else None."""
+    """Return the repository's root when the package runs from a checkout, else None."""
     root = _PACKAGE.parent
     return root if (root / "data" / "bios").is_dir() else None
 
 
 def data_dir() -> Path:
-    """Folder with what ships: `bios` (word lists) and `checkpoints`."""
+    """Return the folder of the shipped data: `bios` (word lists), `checkpoints`, `results`."""
     root = checkout_dir()
     return root / "data" if root else _PACKAGE / "_data"
 
 
 def checkpoints_dir() -> Path:
-    """Folder with the checkpoints that ship."""
+    """Return the folder of the shipped checkpoints."""
     return data_dir() / "checkpoints"
 
 
 def corpora_dir() -> Path:
-    """Folder for fetched corpora: $KT_DATA if set, else the checkout's `data`, else the user's cache."""
-    chosen = os.environ.get("KT_DATA")
-    if chosen:
+    """Return the folder of fetched corpora: $KT_DATA, the checkout's `data`, or a user cache."""
+    if chosen := os.environ.get("KT_DATA"):
         return Path(chosen).expanduser()
     root = checkout_dir()
     return root / "data" if root else _user_cache() / "kt-core"

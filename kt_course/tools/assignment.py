@@ -62,7 +62,7 @@ def _start(arguments, recipe):
     """(model, vocabulary) from --reading_params_path, or a new model over the corpus' characters."""
     import torch
 
-    from kt_core.corpora.loading import read_documents
+    from kt_core.corpora.textfiles import read_documents
     from kt_core.models import GPT
     from kt_core.runs.checkpoints import load_checkpoint
     from kt_core.vocab import CharVocab
@@ -140,7 +140,7 @@ def _fitting(recipe, model):
 
 
 def _pairs(path: Path, vocab, block_size: int):
-    from kt_core.corpora.loading import check_pairs, read_pairs
+    from kt_core.corpora.textfiles import check_pairs, read_pairs
 
     pairs = read_pairs(path)
     check_pairs(pairs, vocab, block_size, path)
@@ -149,7 +149,8 @@ def _pairs(path: Path, vocab, block_size: int):
 
 def _corpus(arguments, recipe, vocab, *, documents: bool, pairs: bool):
     """The two files as a corpus, each read only where it is asked for."""
-    from kt_core.corpora.loading import Corpus, read_documents
+    from kt_core.corpora.loading import Corpus
+    from kt_core.corpora.textfiles import read_documents
 
     text = read_documents(arguments.pretrain_corpus) if documents else []
     train = _pairs(arguments.finetune_corpus_path, vocab, recipe.block_size) if pairs else []

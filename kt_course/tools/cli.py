@@ -307,7 +307,7 @@ def _baseline(arguments) -> None:
 
 
 def _fetch(arguments) -> None:
-    from kt_core.corpora.loading import fetch_wiki
+    from kt_core.corpora.wiki import fetch_wiki
 
     print(f"wiki is in {fetch_wiki(arguments.source)}")
 

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from kt_core.corpora import bios
+from kt_core.corpora.bios_words import ATTRIBUTE_OF, load_words
 from kt_core.corpora.loading import load_corpus
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -125,15 +126,16 @@ def test_facts_agree_between_the_lines_and_pronouns_with_the_name():
 
 
 def test_sentences_are_many_and_used(made):
-    words = bios._words(ROOT / "data" / "bios")
-    assert len(words.sentences["birth"]) >= 30
-    assert all("{birth}" in s.text for s in words.sentences["birth"])
-    assert len(words.given) >= 200 and len(words.surnames) >= 500 and len(words.cities) >= 120
+    words = load_words(ROOT / "data" / "bios")
+    assert len(words["sentences_birth"]) >= 30
+    assert all("{birth}" in s.text for s in words["sentences_birth"])
+    assert len(words["people"]) >= 200 and len(words["surnames"]) >= 500
+    assert len(words["cities"]) >= 120
     # Lines with everything about the person taken out: how many wordings there are.
     shapes = set()
     for person, own in zip(made.people, made.lines, strict=True):
         facts = sorted(
-            (v for k, v in person.facts.items() if k in bios._NEEDS), key=len, reverse=True
+            (v for k, v in person.facts.items() if k in ATTRIBUTE_OF), key=len, reverse=True
         )
         for line in own:
             for fact in [person.name, *facts]:
@@ -206,7 +208,7 @@ def test_most_lines_possible_are_possible():
 
 def test_the_same_under_every_hash_seed():
     code = (
-        "import hashlib; from kt_core.corpora.loading import load_corpus; c = load_corpus('bios:people=150');"
+        "import hashlib, kt_core; c = kt_core.load_corpus('bios:people=150');"
         "parts = (c.documents, c.train, c.dev, c.test, c.vocab.chars);"
         "print(hashlib.sha256(repr(parts).encode()).hexdigest())"
     )

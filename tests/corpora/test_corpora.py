@@ -10,20 +10,10 @@ from pathlib import Path
 
 import pytest
 
-from kt_core.corpora import loading as corpora
-from kt_core.corpora import paths
-from kt_core.corpora import wiki as fetch
-from kt_core.corpora.loading import (
-    CorpusError,
-    check_pairs,
-    fetch_wiki,
-    load_corpus,
-    question,
-    question_name,
-    read_documents,
-    read_pairs,
-    shared_names,
-)
+from kt_core.corpora import loading, paths, wiki
+from kt_core.corpora.loading import load_corpus, question, question_name, shared_names
+from kt_core.corpora.textfiles import CorpusError, check_pairs, read_documents, read_pairs
+from kt_core.corpora.wiki import fetch_wiki
 from kt_core.vocab import CharVocab
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -45,7 +35,7 @@ def fill(folder, files=STAND_INS):
     return folder
 
 
-# --- bios through load_corpus -----------------------------------------------------------------------
+# ---------------- bios through load_corpus
 
 
 def test_bios_is_the_default_corpus():
@@ -82,14 +72,14 @@ def test_knobs_in_the_name_equal_keywords():
 @pytest.mark.parametrize(
     ("name", "knobs", "message"),
     [
-        ("bios", {"persons": 3}, r"unknown option \['persons'\]; known are people, lines"),
-        ("bios:persons=3", {}, "unknown option"),
+        ("bios", {"persons": 3}, "no option of bios 'persons'; known: people, lines"),
+        ("bios:peple=3", {}, "did you mean 'people'"),
         ("bios:people", {}, "'people' is not option=value"),
         ("bios:", {}, "is not option=value"),
         ("bios:people=40,people=50", {}, "people is given twice"),
         ("bios:people=many", {}, "people='many' must be a whole number"),
         ("bios:people=3", {}, "people=3 must be 20 to"),
-        ("wiki", {"people": 3}, "only bios has knobs"),
+        ("wiki", {"people": 3}, "only bios has options"),
         ("no-such", {}, "no-such: no such corpus; wanted: bios, wiki, or an existing folder"),
         ("bios", {"block_size": 30}, "a block of 30 holds 31"),
     ],
@@ -105,7 +95,7 @@ def test_question_and_its_name():
         question_name("When was Ann born?")
 
 
-# --- a folder of a user's own -----------------------------------------------------------------------
+# ---------------- a folder of a user's own
 
 GOOD = {
     "texts.txt": "Ann Lee. Born in Leeds.\n\nBo Ek. Of Oslo.\n",
@@ -166,15 +156,11 @@ def test_other_questions_are_allowed(tmp_path):
             "Where was Bo Ek born?\n",
             "my_dev.tsv, line 1: 1 column; dev needs question TAB",
         ),
-        (
-            "my_dev.tsv",
-            "Ann\tLeeds\n\nBo\t\xd8slo",
-            r"line 3: character 'Ø' \(U\+00D8\) at position 0 of",
-        ),
+        ("my_dev.tsv", "Ann\tLeeds\n\nBo\t\xd8slo", r"line 3: character 'Ø' \(U\+00D8\) of 'Øslo'"),
         (
             "my_test.tsv",
             "Where was Xu born?\n",
-            r"my_test.tsv, line 1: character 'X' .* of the question",
+            "my_test.tsv, line 1: character 'X' .* of 'Where was Xu born",
         ),
         ("my_dev.tsv", "Ann⁇\tLeeds\n", "my_dev.tsv, line 1: character '⁇'"),
         ("my_dev.tsv", "Ann\tLeeds\n" + "Ann " * 40 + "\tOslo", "my_dev.tsv, line 2: .* takes 165"),
@@ -204,7 +190,7 @@ def test_bad_files_are_named_with_their_line(tmp_path, name, body, message):
 
 
 def test_folder_without_texts(tmp_path):
-    with pytest.raises(CorpusError, match="no .txt file; wanted: one with a document a line"):
+    with pytest.raises(CorpusError, match="no .txt file; wanted: one with a document per line"):
         load_corpus(tmp_path)
     with pytest.raises(CorpusError, match="cannot be read"):
         read_documents(tmp_path / "missing.txt")
@@ -242,17 +228,17 @@ def test_read_pairs_strips_cells(tmp_path):
     assert read_pairs(tmp_path / "a.tsv") == [("q", "answer"), ("r", "other")]
 
 
-# --- wiki: fetching ---------------------------------------------------------------------------------
+# ---------------- wiki: fetching
 
 
 @contextlib.contextmanager
 def server(files):
-    """A local HTTP server of `files` (name -> body); yields its address and the list of paths asked for."""
-    asked = []
+    """A local HTTP server of `files` (name -> body); yields its address and the requested paths."""
+    requests = []
 
     class Handler(http.server.BaseHTTPRequestHandler):
         def do_GET(self):
-            asked.append(self.path)
+            requests.append(self.path)
             body = files.get(self.path.rsplit("/", 1)[-1])
             self.send_response(200 if body is not None else 404)
             self.send_header("Content-Length", str(len(body or b"")))
@@ -268,11 +254,24 @@ def server(files):
     )
     thread.start()
     try:
-        yield f"http://127.0.0.1:{httpd.server_port}/data/", asked
+        yield f"http://127.0.0.1:{httpd.server_port}/data/", requests
     finally:
         httpd.shutdown()
         httpd.server_close()
         thread.join()
+
+
+@pytest.fixture
+def pins(monkeypatch):
+    """Pin other addresses and hashes than the assignment's: pins([address, ...])."""
+
+    def pin(addresses=(), hashes=HASHES):
+        monkeypatch.setattr(wiki, "WIKI_ADDRESSES", addresses)
+        for module in (wiki, loading):
+            monkeypatch.setattr(module, "WIKI_HASHES", hashes)
+
+    pin()
+    return pin
 
 
 @pytest.fixture
@@ -292,39 +291,43 @@ def contents(folder):
     return {path.name: path.read_bytes() for path in folder.iterdir()}
 
 
-def test_fetch(tmp_path, no_proxy, capfd):
-    with server(STAND_INS) as (address, asked):
-        out = fetch_wiki(folder=tmp_path / "deep" / "wiki", addresses=[address], hashes=HASHES)
+def test_fetch(tmp_path, pins, no_proxy, capfd):
+    with server(STAND_INS) as (address, requests):
+        pins([address])
+        out = fetch_wiki(folder=tmp_path / "deep" / "wiki")
         assert out == tmp_path / "deep" / "wiki" and contents(out) == STAND_INS
-        assert len(asked) == 4
-        fetch_wiki(folder=out, addresses=[address], hashes=HASHES)
-        assert len(asked) == 4  # what is right is not fetched again
+        assert len(requests) == 4
+        fetch_wiki(folder=out)
+        assert len(requests) == 4  # what is right is not fetched again
         (out / "birth_dev.tsv").write_bytes(b"spoiled")
-        fetch_wiki(folder=out, addresses=[address], hashes=HASHES)
-        assert len(asked) == 5 and contents(out) == STAND_INS
+        fetch_wiki(folder=out)
+        assert len(requests) == 5 and contents(out) == STAND_INS
     assert capfd.readouterr() == ("", "")  # no bar where there is no terminal
 
 
-def test_fetch_from_the_second_address(tmp_path, no_proxy):
-    with server({}) as (empty, _), server(STAND_INS) as (good, asked):
-        fetch_wiki(folder=tmp_path, addresses=[dead_address(), empty, good], hashes=HASHES)
-    assert contents(tmp_path) == STAND_INS and len(asked) == 4
+def test_fetch_from_the_second_address(tmp_path, pins, no_proxy):
+    with server({}) as (empty, _), server(STAND_INS) as (good, requests):
+        pins([dead_address(), empty, good])
+        fetch_wiki(folder=tmp_path)
+    assert contents(tmp_path) == STAND_INS and len(requests) == 4
 
 
-def test_corrupted_body_falls_back_and_is_never_kept(tmp_path, no_proxy):
+def test_corrupted_body_falls_back_and_is_never_kept(tmp_path, pins, no_proxy):
     corrupted = {**STAND_INS, "birth_dev.tsv": b"Where was Bo Ek born?\tParis\n"}
-    with server(corrupted) as (bad, _), server(STAND_INS) as (good, asked):
-        fetch_wiki(folder=tmp_path / "a", addresses=[bad, good], hashes=HASHES)
-        assert contents(tmp_path / "a") == STAND_INS and asked == ["/data/birth_dev.tsv"]
+    with server(corrupted) as (bad, _), server(STAND_INS) as (good, requests):
+        pins([bad, good])
+        fetch_wiki(folder=tmp_path / "a")
+        assert contents(tmp_path / "a") == STAND_INS and requests == ["/data/birth_dev.tsv"]
+        pins([bad])
         with pytest.raises(CorpusError) as error:
-            fetch_wiki(folder=tmp_path / "b", addresses=[bad], hashes=HASHES)
+            fetch_wiki(folder=tmp_path / "b")
     message = str(error.value)
     found = hashlib.sha256(corrupted["birth_dev.tsv"]).hexdigest()
     assert "birth_dev.tsv" in message and HASHES["birth_dev.tsv"][0] in message and found in message
     assert sorted(contents(tmp_path / "b")) == ["birth_places_train.tsv", "wiki.txt"]
 
 
-def test_fetch_accepts_either_copy(tmp_path, no_proxy):
+def test_fetch_accepts_either_copy(tmp_path, pins, no_proxy):
     other = {**STAND_INS, "wiki.txt": STAND_INS["wiki.txt"] + b"\n"}
     hashes = {
         **HASHES,
@@ -333,62 +336,64 @@ def test_fetch_accepts_either_copy(tmp_path, no_proxy):
     for files in (STAND_INS, other):
         with server(files) as (address, _):
             folder = tmp_path / str(len(files["wiki.txt"]))
-            fetch_wiki(folder=folder, addresses=[address], hashes=hashes)
+            pins([address], hashes=hashes)
+            fetch_wiki(folder=folder)
             assert contents(folder) == files
 
 
-def test_offline_error_says_what_to_do(tmp_path, no_proxy):
+def test_offline_error_says_what_to_do(tmp_path, pins, no_proxy):
+    pins([dead_address(), dead_address()])
     with pytest.raises(CorpusError, match="kt fetch wiki --from DIR") as error:
-        fetch_wiki(folder=tmp_path, addresses=[dead_address(), dead_address()], hashes=HASHES)
+        fetch_wiki(folder=tmp_path)
     assert "wiki.txt could not be fetched" in str(error.value)
     assert str(error.value).count("no connection") == 2
     assert contents(tmp_path) == {}
 
 
-def test_fetch_from_a_folder(tmp_path):
+def test_fetch_from_a_folder(tmp_path, pins):
     source = fill(tmp_path / "source")
-    assert contents(fetch_wiki(source, tmp_path / "wiki", hashes=HASHES)) == STAND_INS
-    fetch_wiki(tmp_path / "wiki", tmp_path / "wiki", hashes=HASHES)  # onto itself
+    assert contents(fetch_wiki(source, tmp_path / "wiki")) == STAND_INS
+    fetch_wiki(tmp_path / "wiki", tmp_path / "wiki")  # onto itself
     assert contents(tmp_path / "wiki") == STAND_INS
 
 
-def test_fetch_from_a_folder_refuses_what_is_wrong(tmp_path):
+def test_fetch_from_a_folder_refuses_what_is_wrong(tmp_path, pins):
     with pytest.raises(CorpusError, match="no such folder"):
-        fetch_wiki(tmp_path / "none", tmp_path / "wiki", hashes=HASHES)
+        fetch_wiki(tmp_path / "none", tmp_path / "wiki")
     source = fill(tmp_path / "source", {**STAND_INS, "birth_dev.tsv": b"other"})
     expected, found = HASHES["birth_dev.tsv"][0], hashlib.sha256(b"other").hexdigest()
     with pytest.raises(CorpusError, match=f"birth_dev.tsv: .* expected {expected}, found {found}"):
-        fetch_wiki(source, tmp_path / "wiki", hashes=HASHES)
+        fetch_wiki(source, tmp_path / "wiki")
     (source / "birth_dev.tsv").unlink()
     with pytest.raises(
         CorpusError, match="birth_dev.tsv: missing; wanted in this folder: wiki.txt"
     ):
-        fetch_wiki(source, tmp_path / "wiki", hashes=HASHES)
+        fetch_wiki(source, tmp_path / "wiki")
     assert not (tmp_path / "wiki").exists()  # all or nothing
 
 
 def test_pins_are_well_formed():
-    assert len(fetch.WIKI_ADDRESSES) == 2 and all(
-        a.startswith("https://") for a in fetch.WIKI_ADDRESSES
+    assert len(wiki.WIKI_ADDRESSES) == 2 and all(
+        a.startswith("https://") for a in wiki.WIKI_ADDRESSES
     )
-    digests = [digest for accepted in fetch.WIKI_HASHES.values() for digest in accepted]
-    assert len(fetch.WIKI_HASHES) == 4 and len(set(digests)) == 5
+    digests = [digest for accepted in wiki.WIKI_HASHES.values() for digest in accepted]
+    assert len(wiki.WIKI_HASHES) == 4 and len(set(digests)) == 5
     assert all(len(digest) == 64 and int(digest, 16) for digest in digests)
 
 
-# --- wiki: loading ----------------------------------------------------------------------------------
+# ---------------- wiki: loading
 
 
 def test_wiki_not_fetched(tmp_path, monkeypatch):
     monkeypatch.setenv("KT_DATA", str(tmp_path))
     with pytest.raises(CorpusError, match="get the corpus by: kt fetch wiki"):
         load_corpus("wiki")
-    assert corpora.wiki_dir() == tmp_path / "wiki"
+    assert wiki.wiki_dir() == tmp_path / "wiki"
 
 
-def test_wiki_loads_what_was_fetched(tmp_path, monkeypatch):
+def test_wiki_loads_what_was_fetched(tmp_path, monkeypatch, pins):
     monkeypatch.setenv("KT_DATA", str(tmp_path))
-    fetch_wiki(fill(tmp_path / "source"), hashes=HASHES)
+    fetch_wiki(fill(tmp_path / "source"))
     corpus = load_corpus("wiki")
     assert corpus.name == "wiki" and len(corpus.documents) == 3
     assert corpus.test == [("Where was Cy Day born?", None)]
@@ -414,7 +419,7 @@ def assignment():
 
 @pytest.mark.parametrize("last_newline", [True, False])
 def test_the_assignments_files(assignment, tmp_path, monkeypatch, last_newline):
-    files = {name: (assignment / name).read_bytes() for name in fetch.WIKI_HASHES}
+    files = {name: (assignment / name).read_bytes() for name in wiki.WIKI_HASHES}
     files["wiki.txt"] = files["wiki.txt"].rstrip(b"\n") + b"\n" * last_newline
     assert len(files["wiki.txt"]) == 419_252 + last_newline
     monkeypatch.setenv("KT_DATA", str(tmp_path / "data"))
@@ -428,7 +433,7 @@ def test_the_assignments_files(assignment, tmp_path, monkeypatch, last_newline):
     assert len(shared_names(corpus)) == 3
 
 
-# --- folders ----------------------------------------------------------------------------------------
+# ---------------- folders
 
 
 def test_folders_of_a_checkout(monkeypatch):
