@@ -14,7 +14,7 @@ from typing import Any
 
 import nbformat
 
-from kt_course.exercises.core import library
+from kt_course.exercises.registry import library
 
 NOTEBOOKS = Path(__file__).resolve().parent.parent / "notebooks"
 # Where kt_core's own source is no answer: it calls a helper that the exercise asks to write.

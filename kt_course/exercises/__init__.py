@@ -5,28 +5,10 @@ kt_course.exercise_ids("01_attention_math")
 kt_course.check("causal-mask", my_function)   # a verdict that says what is wrong, and why
 """
 
-from kt_course.exercises.core import (
-    Exercise,
-    Verdict,
-    Wrong,
-    check,
-    exercise,
-    exercise_ids,
-    solution,
-)
-from kt_course.exercises.progress_store import progress
-from kt_course.exercises.quizzes import Choice, Quiz, quiz
+from kt_course.exercises.check import Verdict, check, exercise
+from kt_course.exercises.progress import progress
+from kt_course.exercises.quizzes import quiz
+from kt_course.exercises.registry import exercise_ids
+from kt_course.exercises.solutions import solution
 
-__all__ = [
-    "Choice",
-    "Exercise",
-    "Quiz",
-    "Verdict",
-    "Wrong",
-    "check",
-    "exercise",
-    "exercise_ids",
-    "progress",
-    "quiz",
-    "solution",
-]
+__all__ = ["Verdict", "check", "exercise", "exercise_ids", "progress", "quiz", "solution"]

@@ -13,7 +13,7 @@ import tomllib
 from pathlib import Path
 from typing import Any
 
-from kt_course.exercises.core import Wrong
+from kt_course.exercises.assertions import Wrong
 
 
 class Diagnoses:

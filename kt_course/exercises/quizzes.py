@@ -4,18 +4,17 @@ from __future__ import annotations
 
 import functools
 import html
+import os
 import tomllib
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-from kt_core.runs.progress import progress_mode
-from kt_course import chapters
-from kt_course.exercises.core import by_id, in_notebook, look_up
+from kt_core._validation import one_of
 from kt_course.exercises.progress_store import remember
+from kt_course.exercises.registry import CHAPTERS, by_id
+from kt_course.exercises.solutions import show
 
 LETTERS = "abcdefgh"
-CHAPTERS = Path(chapters.__file__).parent
 
 
 @dataclass(frozen=True)
@@ -48,10 +47,14 @@ class Quiz:
     def letters(self) -> str:
         return LETTERS[: len(self.choices)]
 
+    def is_correct(self, letter: str) -> bool:
+        """Whether the choice with this letter is correct."""
+        return self.choices[self.letters.index(letter)].correct
+
     def explain(self, letter: str) -> str:
-        """One choice explained: "b is right. ..."."""
-        choice = self.choices[self.letters.index(letter)]
-        return f"{letter} is {'right' if choice.correct else 'wrong'}. {choice.why}"
+        """Explain one choice: "b is right. ..."."""
+        verdict = "right" if self.is_correct(letter) else "wrong"
+        return f"{letter} is {verdict}. {self.choices[self.letters.index(letter)].why}"
 
 
 def read_quizzes(path: Path) -> list[Quiz]:
@@ -98,69 +101,59 @@ def quiz(id: str, answer: str | None = None) -> None:
     The text with its folded explanations is the same on every machine, so a static page keeps it.
     In a live notebook (without KT_PROGRESS=off, with ipywidgets installed) buttons come below it.
     """
-    asked: Quiz = look_up(quizzes(), id, "quiz")
+    question = quizzes()[one_of("quiz", id, quizzes())]
     if answer is not None:
-        print(settle(asked, answer))
-        return
-    if not in_notebook():
-        print(as_text(asked))
-        return
-    from IPython.display import display
-
-    display({"text/plain": as_text(asked), "text/html": as_html(asked)}, raw=True)
-    if progress_mode() == "bar" and (box := buttons(asked)) is not None:
-        display(box)
+        print(record_answer(question, answer))
+    elif show(as_text(question), "text/html", as_html(question)):
+        if os.environ.get("KT_PROGRESS", "bar") == "bar":
+            show_buttons(question)
 
 
-def settle(asked: Quiz, answer: str) -> str:
-    """What a given answer is worth, noted for `progress()`."""
+def record_answer(quiz: Quiz, answer: str) -> str:
+    """Record a given answer for `progress()`; return its explanation."""
     letter = str(answer).strip().lower()
-    if letter not in asked.letters or len(letter) != 1:
-        raise ValueError(
-            f"quiz {asked.id}: an answer is one of {', '.join(asked.letters)}, not {answer!r}"
-        )
-    right = asked.choices[asked.letters.index(letter)].correct
-    remember(asked.id, "right" if right else "wrong")
-    return asked.explain(letter)
+    if letter not in list(quiz.letters):
+        letters = ", ".join(quiz.letters)
+        raise ValueError(f"quiz {quiz.id}: an answer is one of {letters}, not {answer!r}")
+    remember(quiz.id, "right" if quiz.is_correct(letter) else "wrong")
+    return quiz.explain(letter)
 
 
-def as_text(asked: Quiz) -> str:
-    """Question and choices; the answers are had by quiz(id, letter)."""
-    choices = [
-        f"  {letter}) {choice.text}"
-        for letter, choice in zip(asked.letters, asked.choices, strict=True)
-    ]
-    return "\n".join(
-        [asked.question, *choices, f'An answer: quiz("{asked.id}", "{asked.letters[0]}")']
-    )
+def as_text(quiz: Quiz) -> str:
+    """Question and choices without explanations: quiz(id, letter) prints those."""
+    pairs = zip(quiz.letters, quiz.choices, strict=True)
+    choices = [f"  {letter}) {choice.text}" for letter, choice in pairs]
+    return "\n".join([quiz.question, *choices, f'An answer: quiz("{quiz.id}", "a")'])
 
 
-def as_html(asked: Quiz) -> str:
+def as_html(quiz: Quiz) -> str:
     """Question and choices, each with a folded explanation; no script, no style sheet."""
-    rows = [f"<p><b>Question.</b> {html.escape(asked.question)}</p>"]
-    for letter, choice in zip(asked.letters, asked.choices, strict=True):
-        told = html.escape(asked.explain(letter).removeprefix(f"{letter} is "))
+    rows = [f"<p><b>Question.</b> {html.escape(quiz.question)}</p>"]
+    for letter, choice in zip(quiz.letters, quiz.choices, strict=True):
+        verdict = "Right" if choice.correct else "Wrong"
         rows.append(
             f"<details><summary>{letter}) {html.escape(choice.text)}</summary>"
-            f"<p>{told[0].upper()}{told[1:]}</p></details>"
+            f"<p>{verdict}. {html.escape(choice.why)}</p></details>"
         )
     return f'<div class="kt-quiz">{"".join(rows)}</div>'
 
 
-def buttons(asked: Quiz) -> Any:
-    """A row of buttons and a line for the explanation, or None without ipywidgets."""
+def show_buttons(quiz: Quiz) -> None:
+    """Display a row of buttons and a line for the explanation; nothing without ipywidgets."""
     try:
         import ipywidgets as widgets
     except ImportError:
-        return None
-    told = widgets.HTML()
-    row = [widgets.Button(description=letter, layout={"width": "3em"}) for letter in asked.letters]
+        return
+    from IPython.display import display
 
-    def pressed(button: Any) -> None:
-        told.value = html.escape(settle(asked, button.description))
-        right = asked.choices[asked.letters.index(button.description)].correct
-        button.button_style = "success" if right else "warning"
+    explanation = widgets.HTML()
+    row = [widgets.Button(description=letter, layout={"width": "3em"}) for letter in quiz.letters]
+
+    def press(button: widgets.Button) -> None:
+        letter = button.description
+        explanation.value = html.escape(record_answer(quiz, letter))
+        button.button_style = "success" if quiz.is_correct(letter) else "warning"
 
     for button in row:
-        button.on_click(pressed)
-    return widgets.VBox([widgets.HBox(row), told])
+        button.on_click(press)
+    display(widgets.VBox([widgets.HBox(row), explanation]))

@@ -18,7 +18,7 @@ from typing import Any
 
 from IPython.core.inputtransformer2 import TransformerManager
 
-from kt_course.exercises.core import library
+from kt_course.exercises.registry import library
 
 Definition = ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef
 READS = {"LOAD_NAME", "LOAD_GLOBAL", "LOAD_FROM_DICT_OR_GLOBALS"}

@@ -13,12 +13,12 @@ from pathlib import Path
 
 from kt_core.corpora.files import write_atomically
 from kt_course.exercises import exercise_ids
-from kt_course.exercises.guard import out_of_memory
-from kt_course.exercises.judge import one_line
+from kt_course.exercises.check import one_line
 from kt_course.grading import running
 from kt_course.grading.sandbox import Ended, Limits, confined, missing
 
 LARGEST = 50 * 2**20  # bytes of a submission
+OUT_OF_MEMORY = ("MemoryError", "allocate memory", "not enough memory", "out of memory")
 FIELDS = ("file", "notebook", "status", "right", "of", "unconfirmed", "seconds")
 
 
@@ -154,11 +154,8 @@ def status(ran: Ended) -> str:
         kind, _, why = ran.stopped.partition(": ")
     elif ends:
         kind, why = str(ends[-1]["end"]), str(ends[-1].get("error", ""))
-        kind = (
-            "out of memory"
-            if out_of_memory(RuntimeError(why)) or why.startswith("MemoryError")
-            else kind
-        )
+        if any(text in why for text in OUT_OF_MEMORY):
+            kind = "out of memory"
     else:
         kind, why = "failed", "it ended the process that runs it"
     return kind if kind == "finished" else f"{kind}{where}: {why}"

@@ -27,9 +27,11 @@ import nbformat
 import torch
 
 from kt_core.evaluation import Score
-from kt_course.exercises.core import STATUSES, Exercise, Wrong, exercise_ids, library
-from kt_course.exercises.judge import judge, one_line
+from kt_course.exercises.assertions import Wrong
+from kt_course.exercises.check import STATUSES, one_line
+from kt_course.exercises.registry import Exercise, exercise_ids, library
 from kt_course.grading.answers import Answer, answers
+from kt_course.grading.borrowed import judge_strictly
 from kt_course.grading.running import end, seal
 
 # Their checks look at what a call does to its arguments, or at gradients through it: a copy cannot hand that back.
@@ -136,7 +138,7 @@ def _as_a_notebook(
             lines = [frame.lineno for frame in frames if frame.filename.startswith("<cell ")]
             where = f", at line {lines[-1]}" if lines else ""
             return "wrong", f"its cell raised {type(error).__name__}: {error}{where}"
-        found = judge(exercise, fn)
+        found = judge_strictly(exercise, fn)
         return found.status, found.diagnosis
 
     try:

@@ -23,17 +23,10 @@ from kt_core.attention import (
     scaled_dot_product_score,
     sinusoidal_positions,
 )
-from kt_course.exercises.core import (
-    Exercise,
-    Wrong,
-    close,
-    describe,
-    draw,
-    fresh,
-    tensor,
-    unforeseen,
-)
-from kt_course.exercises.mistakes import MULTI_HEAD, attention_with, numbers, randomised, recognise
+from kt_course.exercises.assertions import Wrong, close, describe, fresh_cases, recognise, tensor
+from kt_course.exercises.multi_head_mistakes import MULTI_HEAD, attention_with_mistake
+from kt_course.exercises.random_cases import draw, fresh_generator, numbers, randomise
+from kt_course.exercises.registry import Exercise
 
 NOTEBOOK = "01_attention_math"
 
@@ -80,7 +73,7 @@ def check_scaled_score(fn: Callable) -> str:
         raise Wrong(
             f"query 0 and key 0 score {result[0, 0]:.3f}; q . k / sqrt(d) is {plain[0, 0] / 4:.3f}"
         )
-    with unforeseen(
+    with fresh_cases(
         "right for q of shape (3, 16), wrong for (B, nh, T, hs): swap the last two axes alone"
     ):
         for B, n_head, T, d in zip(*(draw(1, 6, 3) for _ in range(4)), strict=True):
@@ -130,7 +123,7 @@ def check_additive_score(fn: Callable) -> str:
         raise Wrong(
             f"query 0 and key 0 score {result[0, 0]:.3f}; v . tanh(W_q q + W_k k) is {right:.3f}"
         )
-    with unforeseen("right for one sequence (T, d), wrong for a batch (B, T, d)"):
+    with fresh_cases("right for one sequence (T, d), wrong for a batch (B, T, d)"):
         for B, T in zip(draw(2, 4, 3), draw(1, 6, 3), strict=True):
             given = [numbers(*shape) for shape in ((B, T, 3), (B, T + 1, 2), (3, 5), (2, 5), (5,))]
             expect_close(fn(*given), additive_score(*given))
@@ -165,7 +158,7 @@ def check_causal_mask(fn: Callable) -> str:
         raise Wrong(
             f"query {hidden[0][0]} may not look at key {hidden[0][1]}, which is not in its future"
         )
-    with unforeseen("right for T = 6, wrong for another T"):
+    with fresh_cases("right for T = 6, wrong for another T"):
         for T in (1, *draw(2, 40, 4)):
             expect_close(fn(T), causal_mask(T))
     return "position t sees 0 ... t, for every T"
@@ -218,7 +211,7 @@ def check_masked_softmax(fn: Callable) -> str:
             f"a row with no allowed key gives weight {row.max():.2f} to a forbidden one: a large negative "
             "number such as -1e9 is no -inf, and leaks; its weights must be 0"
         )
-    with unforeseen(
+    with fresh_cases(
         "right for one matrix, wrong for scores (B, nh, T_query, T_key) under one mask for all"
     ):
         for B, n_head, T in zip(*(draw(1, 5, 3) for _ in range(3)), strict=True):
@@ -270,7 +263,7 @@ def _row(values: Tensor) -> str:
 
 def check_multi_head(fn: Callable) -> str:
     layer, x, mask = (
-        randomised(MultiHeadAttention(12, 3), seed=0),
+        randomise(MultiHeadAttention(12, 3), seed=0),
         numbers(2, 5, 12, seed=1),
         causal_mask(5),
     )
@@ -293,7 +286,7 @@ def check_multi_head(fn: Callable) -> str:
             return layer.proj(y.permute(0, 2, 3, 1).reshape(2, 5, 12))
         turns = {"swapped": lambda q, k, v: (k, q, v), "keys": lambda q, k, v: (q, k, k)}
         allowed = None if slip == "no mask" else mask
-        return attention_with(layer, x, x, allowed, "" if slip in turns else slip, turns.get(slip))
+        return attention_with_mistake(layer, x, x, allowed, "" if slip in turns else slip, turns.get(slip))
 
     with torch.no_grad():
         result = tensor(fn(layer, x, mask=mask), x.shape, "the output")
@@ -302,10 +295,10 @@ def check_multi_head(fn: Callable) -> str:
             raise Wrong(
                 "right with a mask, wrong without one (mask=None): then every position sees all"
             )
-        with unforeseen("right for 3 heads of 4 channels, wrong for other sizes"):
+        with fresh_cases("right for 3 heads of 4 channels, wrong for other sizes"):
             for n_head, hs, T in zip(draw(1, 5, 3), draw(1, 5, 3), draw(1, 6, 3), strict=True):
                 layer, x = (
-                    randomised(MultiHeadAttention(n_head * hs, n_head)),
+                    randomise(MultiHeadAttention(n_head * hs, n_head)),
                     numbers(3, T, n_head * hs),
                 )
                 expect_close(fn(layer, x, mask=causal_mask(T)), layer(x, mask=causal_mask(T)))
@@ -326,9 +319,9 @@ def average_query(keys: Float[Tensor, "n d"], a: int, b: int) -> Float[Tensor, "
 def check_average_of_two(fn: Callable) -> str:
     for n, g in (
         (32, torch.Generator().manual_seed(0)),
-        (5, fresh()),
-        (64, fresh()),
-        (64, fresh()),
+        (5, fresh_generator()),
+        (64, fresh_generator()),
+        (64, fresh_generator()),
     ):
         keys = torch.linalg.qr(torch.randn(64, 64, generator=g)).Q[:n]  # orthonormal rows
         a, b = torch.randperm(n, generator=g)[:2].tolist()
@@ -398,7 +391,7 @@ def check_sinusoidal_positions(fn: Callable) -> str:
         raise Wrong(
             f"position {at}, channel {c} holds {result[at, c]:.3f} instead of {expected[at, c]:.3f}"
         )
-    with unforeseen("right for 50 positions and 8 channels, wrong for other sizes"):
+    with fresh_cases("right for 50 positions and 8 channels, wrong for other sizes"):
         for T, half in zip(draw(1, 200, 3), draw(1, 40, 3), strict=True):
             expect_close(fn(T, 2 * half), sinusoidal_positions(T, 2 * half), 1e-3)
     return "a pair of channels is one clock, from 1 radian a position downwards"
@@ -464,7 +457,7 @@ def _layers(T: int, d: int, g: torch.Generator) -> dict[str, tuple[Layer, bool]]
 
 
 def check_leak_detector(fn: Callable) -> str:
-    for T, g in ((6, torch.Generator().manual_seed(0)), *((T, fresh()) for T in draw(5, 9, 2))):
+    for T, g in ((6, torch.Generator().manual_seed(0)), *((T, fresh_generator()) for T in draw(5, 9, 2))):
         for told, (layer, leaks) in _layers(T, 4, g).items():
             found = fn(layer, T, 4)
             found = (

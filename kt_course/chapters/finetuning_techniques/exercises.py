@@ -19,18 +19,17 @@ from kt_course.chapters.finetuning_techniques.classify import (
     retained,
     train_top,
 )
-from kt_course.exercises.core import (
-    Exercise,
+from kt_course.exercises.assertions import (
     Wrong,
     close,
     describe,
-    draw,
-    fresh_random,
-    refused,
+    expect_value_error,
+    fresh_cases,
+    recognise,
     tensor,
-    unforeseen,
 )
-from kt_course.exercises.mistakes import numbers, recognise
+from kt_course.exercises.random_cases import draw, fresh_random, numbers
+from kt_course.exercises.registry import Exercise
 
 NOTEBOOK = "12_finetuning_techniques"
 
@@ -110,8 +109,8 @@ def check_pool(fn: Callable) -> str:
         tensor(fn(hidden, idx), (3, 4), "without how the result"), pooled(hidden, idx, "last")
     ):
         raise Wrong('without the argument how it is "last"')
-    refused('how="first"', fn, hidden, idx, "first")
-    with unforeseen(
+    expect_value_error('how="first"', fn, hidden, idx, "first")
+    with fresh_cases(
         "right for the example, not for other texts: the length is the number of ids that are not 0"
     ):
         for _ in range(3):
@@ -221,8 +220,8 @@ def check_train_top(fn: Callable) -> str:
             "called with 0 and then with 2, the second call does not thaw: set requires_grad to True as well"
         ) from error
     for n in (5, -1):
-        refused(f"n = {n} of 3 blocks (0 ... 4 make sense)", fn, tiny(), n)
-    with unforeseen(
+        expect_value_error(f"n = {n} of 3 blocks (0 ... 4 make sense)", fn, tiny(), n)
+    with fresh_cases(
         "right for rope with 3 blocks, not for other models: a table of positions belongs to the embeddings"
     ):
         for L in draw(1, 4, 2):
@@ -330,7 +329,7 @@ def check_layer_rates(fn: Callable) -> str:
         rates_found(fn(usual, peak), usual), lambda at: rate_of(min(at, L + 1), L, peak, 2.6)
     ):
         raise Wrong("without the argument factor it is 2.6, Howard and Ruder's")
-    with unforeseen("right for 3 blocks, not for other models"):
+    with fresh_cases("right for 3 blocks, not for other models"):
         for n in draw(1, 5, 2):
             rates = asked(tiny(n, "vanilla"), 0.1, 1.7)
             assert same(rates, lambda at, n=n: rate_of(min(at, n + 1), n, 0.1, 1.7))
@@ -405,7 +404,7 @@ def check_low_rank(fn: Callable) -> str:
         raise Wrong(
             "right for x of (3, 5), not for a batch of texts, (B, T, n_in): act on the last axis"
         )
-    with unforeseen("right for the examples, not for other sizes, ranks and alphas"):
+    with fresh_cases("right for the examples, not for other sizes, ranks and alphas"):
         for n_in, n_out, r, alpha in zip(
             draw(1, 9, 4), draw(1, 9, 4), draw(1, 5, 4), draw(1, 32, 4), strict=True
         ):
@@ -456,8 +455,8 @@ def check_retained(fn: Callable) -> str:
         ) from None
     if nothing != (0, 0):
         raise Wrong("where nothing was known before there is nothing to keep: Score(0, 0)")
-    refused("one answer less than questions", fn, before, after[:-1], gold)
-    with unforeseen("right for the example, not for other answers"):
+    expect_value_error("one answer less than questions", fn, before, after[:-1], gold)
+    with fresh_cases("right for the example, not for other answers"):
         rng = fresh_random()
         for n in draw(1, 30, 4):
             gold, before, after = ([rng.choice("abc") for _ in range(n)] for _ in range(3))

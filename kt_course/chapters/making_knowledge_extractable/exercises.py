@@ -7,7 +7,9 @@ from typing import Any
 
 from kt_core.evaluation import stored_and_found
 from kt_core.runs.text_rules import arrange_window, askable_spans, plain_words
-from kt_course.exercises.core import Exercise, Wrong, describe, fresh_random, letters, unforeseen
+from kt_course.exercises.assertions import Wrong, describe, fresh_cases
+from kt_course.exercises.random_cases import fresh_random, letters
+from kt_course.exercises.registry import Exercise
 
 NOTEBOOK = "08_making_knowledge_extractable"
 
@@ -61,12 +63,12 @@ def check_stored(fn: Callable) -> str:
         raise Wrong(
             f"guessed is {guessed[0]} of {guessed[1]} instead of 2 of 3: right answers where the gap is not filled"
         )
-    with unforeseen("wrong for a single person whose answer has white space around it"):
+    with fresh_cases("wrong for a single person whose answer has white space around it"):
         if fractions(fn([" Oslo"], ["Oslo "], ["Oslo"])) != [(1, 1), (1, 1), (0, 0)]:
             raise Wrong(
                 "white space around an answer does not count: 'Oslo ' is Oslo, as in kt.exact_match"
             )
-    with unforeseen("right for seven people, wrong for others"):
+    with fresh_cases("right for seven people, wrong for others"):
         rng = fresh_random()
         for _ in range(10):
             n = rng.randint(1, 12)
@@ -137,7 +139,7 @@ def check_askable(fn: Callable) -> str:
         if (got := spans(fn(text), text)) != right:
             raise Wrong(f"in {text!r} it finds {got} instead of {right}: {why}")
     rng = fresh_random()
-    with unforeseen("right for some texts, wrong for others"):
+    with fresh_cases("right for some texts, wrong for others"):
         for _ in range(20):
             name = f"{letters(5, rng).capitalize()} {letters(6, rng).capitalize()}"
             said = [
@@ -193,7 +195,7 @@ def check_plain(fn: Callable) -> str:
     if (told := got("he met Bo Ek, then Bo Ek", 0, 24)) != "he met, then":
         raise Wrong(f"a name that comes twice goes twice: {told!r} instead of 'he met, then'")
     rng = fresh_random()
-    with unforeseen("right for one text, wrong for others"):
+    with fresh_cases("right for one text, wrong for others"):
         for _ in range(20):
             text = "she " + " ".join(
                 rng.choice(
@@ -271,7 +273,7 @@ def check_arranged(fn: Callable) -> str:
     if (told := got("Bo Ek. ", "", "Kiel", "", name_last=True)) != ("", "Kiel", " Bo Ek."):
         raise Wrong(f"with no words at all: {told} instead of ('', 'Kiel', ' Bo Ek.')")
     rng = fresh_random()
-    with unforeseen("right for two names, wrong for others"):
+    with fresh_cases("right for two names, wrong for others"):
         for _ in range(10):
             head, *rest = (letters(rng.randint(1, 9), rng) for _ in range(4))
             for last in (False, True):

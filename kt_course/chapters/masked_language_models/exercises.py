@@ -15,17 +15,9 @@ from kt_core.attention import padding_mask
 from kt_course.chapters.masked_language_models.masked import hide, one_hot_kl
 from kt_course.chapters.masked_language_models.masked_decoding import fill
 from kt_course.chapters.masked_language_models.next_sentence import line_pair
-from kt_course.exercises.core import (
-    Exercise,
-    Wrong,
-    close,
-    describe,
-    draw,
-    fresh_random,
-    tensor,
-    unforeseen,
-)
-from kt_course.exercises.mistakes import numbers
+from kt_course.exercises.assertions import Wrong, close, describe, fresh_cases, tensor
+from kt_course.exercises.random_cases import draw, fresh_random, numbers
+from kt_course.exercises.registry import Exercise
 
 NOTEBOOK = "10_masked_language_models"
 
@@ -126,7 +118,7 @@ def check_hide(fn: Callable) -> str:
     ]
     if drawn and all(len(set(part)) == 1 for part in drawn):
         raise Wrong("a unit's random characters are all the same: draw anew for each of its places")
-    with unforeseen("right for the rule (0.8, 0.1), not for another: use the argument rule"):
+    with fresh_cases("right for the rule (0.8, 0.1), not for another: use the argument rule"):
         for rule in ((1.0, 0.0), (0.0, 1.0), (0.0, 0.0), (0.3, 0.6)):
             x, y = both(ids, units, 99, draw(0, 10**6, 1)[0], rule=rule)
             shares = [
@@ -220,7 +212,7 @@ def check_one_hot_kl(fn: Callable) -> str:
         raise Wrong(
             "large logits break it (exp overflows): take log_softmax instead of the log of a softmax"
         )
-    with unforeseen("right for the example, not for other sizes and targets"):
+    with fresh_cases("right for the example, not for other sizes and targets"):
         for B, T, V in ((1, 1, 2), (2, 9, 30), (4, 3, 5)):
             logits, targets = numbers(B, T, V), torch.tensor(draw(0, V - 1, B * T)).view(B, T)
             targets[0, 0] = V - 1
@@ -287,7 +279,7 @@ def check_padding_mask(fn: Callable) -> str:
         raise Wrong(
             "right for 3 rows and 4 heads, not for 3 and 3: row b's padding has to go to row b, not to head b. (B, 1, 1, T)"
         )
-    with unforeseen("right for the examples, not for other batches"):
+    with fresh_cases("right for the examples, not for other batches"):
         for B, T, heads in ((1, 4, 1), (5, 2, 5), (2, 9, 3)):
             idx = torch.tensor(draw(0, 3, B * T)).view(B, T)
             if not same(asked(idx, heads, "a batch"), idx, heads):
@@ -386,7 +378,7 @@ def check_fill(fn: Callable) -> str:
             f"{what} differs from the recipe's at {int((got != right).sum())} of {int((idx == 1).sum())} masks: "
             "look at the order and the number fixed in each round"
         )
-    with unforeseen("right for the examples, not for other models and texts"):
+    with fresh_cases("right for the examples, not for other models and texts"):
         for rounds in (1, 2, 4):
             model, rng = Toy(12, None), fresh_random()
             idx = torch.tensor(
@@ -459,7 +451,7 @@ def check_line_pair(fn: Callable) -> str:
         )
     if drawn(1) != pairs:
         raise Wrong("two calls with equal generators differ: all draws have to come from rng")
-    with unforeseen("right for the example, not for other persons and lines"):
+    with fresh_cases("right for the example, not for other persons and lines"):
         for i in range(3):
             told = [[f"{name}{k}" for k in range(2)] for name in "pqr"]
             pairs = drawn(i, 120, told)

@@ -14,15 +14,9 @@ from kt_core.evaluation import Score, exact_match, london_baseline, wilson_inter
 from kt_core.models import GPT, GPTConfig
 from kt_core.trainer import TrainConfig, Trainer
 from kt_core.vocab import MASK, PAD, CharVocab
-from kt_course.exercises.core import (
-    Exercise,
-    Wrong,
-    describe,
-    fresh_random,
-    letters,
-    refused,
-    tensor,
-)
+from kt_course.exercises.assertions import Wrong, describe, expect_value_error, tensor
+from kt_course.exercises.random_cases import fresh_random, letters
+from kt_course.exercises.registry import Exercise
 
 NOTEBOOK = "04_no_pretrain_baseline"
 
@@ -61,8 +55,8 @@ def check_exact_match(fn: Callable[[list[str], list[str]], Score]) -> str:
     need([" Oslo\n"], ["Oslo"], (1, 1), ": white space around an answer does not count")
     need(["NewYork"], ["New York"], (0, 1), ": white space inside an answer does count")
     need([], [], (0, 0), "")
-    refused("two answers for three questions", fn, ["Oslo", "Rome"], ["Oslo", "Rome", "Bonn"])
-    refused("a gold answer that is None (a split without answers)", fn, ["Oslo"], [None])
+    expect_value_error("two answers for three questions", fn, ["Oslo", "Rome"], ["Oslo", "Rome", "Bonn"])
+    expect_value_error("a gold answer that is None (a split without answers)", fn, ["Oslo"], [None])
     rng = fresh_random()
     for _ in range(5):
         gold = [letters(4, rng) for _ in range(20)]
@@ -108,7 +102,7 @@ def check_london(fn: Callable[[list[tuple[str, str]]], Score]) -> str:
         (0, 2),
         ": an exact match is asked for",
     )
-    refused("a split without answers (None)", fn, [(ask("Ada"), None)])
+    expect_value_error("a split without answers (None)", fn, [(ask("Ada"), None)])
     rng = fresh_random()
     for _ in range(5):
         places = [rng.choice(["London", letters(6, rng)]) for _ in range(rng.randint(5, 30))]
@@ -282,8 +276,8 @@ def check_answer_loss(fn: Callable[..., Any]) -> str:
         raise Wrong(
             "a text of block_size + 1 characters loses its last target: shift first, cut to the block afterwards"
         )
-    refused("a pair that is too long for the block", fn, pairs[:1], vocab, len(right) - 2)
-    refused("a pair without an answer (None)", fn, [(pairs[0][0], None)], vocab, block)
+    expect_value_error("a pair that is too long for the block", fn, pairs[:1], vocab, len(right) - 2)
+    expect_value_error("a pair without an answer (None)", fn, [(pairs[0][0], None)], vocab, block)
     rng = fresh_random()
     for _ in range(10):
         question, answer = (

@@ -11,8 +11,10 @@ from torch import Tensor
 
 from kt_core.attention import MultiHeadAttention, causal_mask, reach_mask
 from kt_core.models import GPT, Block, GPTConfig
-from kt_course.exercises.core import Exercise, Wrong, close, describe, draw, fresh, tensor
-from kt_course.exercises.mistakes import MULTI_HEAD, attention_with, numbers, randomised, recognise
+from kt_course.exercises.assertions import Wrong, close, describe, recognise, tensor
+from kt_course.exercises.multi_head_mistakes import MULTI_HEAD, attention_with_mistake
+from kt_course.exercises.random_cases import draw, fresh_generator, numbers, randomise
+from kt_course.exercises.registry import Exercise
 
 NOTEBOOK = "06_perceiver_ar"
 
@@ -105,7 +107,7 @@ def check_reach_mask(fn: Callable) -> str:
     if not asked(inputs, torch.tensor([-1, 1, 3, 5]), "the Up mask with ∅, 6 by 4,")[:, 0].all():
         raise Wrong("∅ has the reach -1, older than every input, and is not allowed to everybody")
     for B, T_query in ((2, 5), (3, 1)):
-        query, key = (torch.randint(-1, 9, (B, T), generator=fresh()) for T in (T_query, 4))
+        query, key = (torch.randint(-1, 9, (B, T), generator=fresh_generator()) for T in (T_query, 4))
         if not torch.equal(
             asked(query, key, "the mask of a batch"), key[:, None, :] <= query[:, :, None]
         ):
@@ -117,7 +119,7 @@ def check_reach_mask(fn: Callable) -> str:
 
 def check_cross_attention(fn: Callable) -> str:
     layer, x, source = (
-        randomised(MultiHeadAttention(12, 3), seed=1),
+        randomise(MultiHeadAttention(12, 3), seed=1),
         numbers(2, 4, 12, seed=2),
         numbers(2, 4, 12, seed=3),
     )
@@ -132,8 +134,8 @@ def check_cross_attention(fn: Callable) -> str:
     }
     recognise(
         got,
-        attention_with(layer, x, source),
-        lambda slip: attention_with(layer, x, source, None, slip),
+        attention_with_mistake(layer, x, source),
+        lambda slip: attention_with_mistake(layer, x, source, None, slip),
         MULTI_HEAD | sides,
         "the result without a mask",
     )
@@ -155,25 +157,25 @@ def check_cross_attention(fn: Callable) -> str:
     }
     recognise(
         got,
-        attention_with(layer, x, source, mask),
-        lambda told: attention_with(layer, x, source, masks[told]),
+        attention_with_mistake(layer, x, source, mask),
+        lambda told: attention_with_mistake(layer, x, source, masks[told]),
         {told: told for told in masks},
         "the result with a mask",
     )
     for B, T_query, T_key, nh in ((1, 1, 1, 1), (3, 2, 5, 4), (2, 5, 2, 1)):
-        layer = randomised(MultiHeadAttention(4 * nh, nh))
+        layer = randomise(MultiHeadAttention(4 * nh, nh))
         x, source = numbers(B, T_query, 4 * nh), numbers(B, T_key, 4 * nh)
-        mask = torch.rand(B, 1, T_query, T_key, generator=fresh()) < 0.6
+        mask = torch.rand(B, 1, T_query, T_key, generator=fresh_generator()) < 0.6
         mask[..., 0] = True  # no empty row
         got = tensor(fn(layer, x, source, mask=mask), x.shape, "the result")
-        if not close(got, attention_with(layer, x, source, mask)):
+        if not close(got, attention_with_mistake(layer, x, source, mask)):
             raise Wrong("right for the examples, not for other sizes and masks")
     return "queries from x, keys and values from source, T_query and T_key apart, any mask"
 
 
 def check_block(fn: Callable) -> str:
     config = GPTConfig(4, n_embd=8, n_head=2, dropout=0.0)
-    block, mask = randomised(Block(config, cross=True), seed=1), causal_mask(4)
+    block, mask = randomise(Block(config, cross=True), seed=1), causal_mask(4)
     x, source = numbers(2, 4, 8, seed=2), numbers(2, 4, 8, seed=3)
 
     def slipped(slip: str) -> Tensor:
@@ -210,7 +212,7 @@ def check_block(fn: Callable) -> str:
         "no mask": "the mask, which stands in **where, does not reach the attention: a leak",
     }
     recognise(got, slipped(""), slipped, slips, "the result")
-    alone = randomised(Block(config), seed=4)
+    alone = randomise(Block(config), seed=4)
     y = x + alone.attn(alone.ln1(x), mask=mask)
     if not close(
         tensor(fn(alone, x, mask=mask), x.shape, "the result without a source"),
@@ -219,7 +221,7 @@ def check_block(fn: Callable) -> str:
         raise Wrong(
             "right with a source, wrong without: then x looks at itself, and there is no ln_source"
         )
-    block, x, source = randomised(Block(config, cross=True)), numbers(1, 5, 8), numbers(1, 3, 8)
+    block, x, source = randomise(Block(config, cross=True)), numbers(1, 5, 8), numbers(1, 3, 8)
     y = x + block.attn(block.ln1(x), block.ln_source(source))
     if not close(tensor(fn(block, x, source), x.shape, "the result"), y + block.mlp(block.ln2(y))):
         raise Wrong("right for the examples, not for 5 queries and 3 keys without a mask")
@@ -316,7 +318,7 @@ def check_through_latents(fn: Callable) -> str:
             return GPT._through_latents(model, x, torch.arange(x.size(1))[None], None)
 
     def made(block: int, m: int, seed: int | None = None) -> GPT:
-        return randomised(GPT(GPTConfig(4, block, 3, 2, 8, "perceiver_ar", m, dropout=0.0)), seed)
+        return randomise(GPT(GPTConfig(4, block, 3, 2, 8, "perceiver_ar", m, dropout=0.0)), seed)
 
     for block, m, T in ((8, 4, 6), (12, 3, 11)):
         model, x = made(block, m, seed=1), numbers(1, T, 8, seed=2).requires_grad_()

@@ -17,8 +17,9 @@ from kt_core.decoding import generate, pick
 from kt_core.models import GPT, GPTConfig
 from kt_core.trainer import TrainConfig
 from kt_core.vocab import CharVocab
-from kt_course.exercises.core import Exercise, Wrong, close, describe, draw, fresh, tensor
-from kt_course.exercises.mistakes import numbers, randomised
+from kt_course.exercises.assertions import Wrong, close, describe, tensor
+from kt_course.exercises.random_cases import draw, fresh_generator, numbers, randomise
+from kt_course.exercises.registry import Exercise
 
 NOTEBOOK = "05_pretrain_finetune"
 
@@ -307,7 +308,7 @@ def check_loss(fn: Callable) -> str:
     for B, T in ((1, 6), (4, 3)):
         logits, targets = (
             numbers(B, T, 7).requires_grad_(),
-            torch.randint(1, 7, (B, T), generator=fresh()),
+            torch.randint(1, 7, (B, T), generator=fresh_generator()),
         )
         targets[:, 0] = 0
         on = targets != 0
@@ -339,7 +340,7 @@ def check_pick(fn: Callable) -> str:
     rows = p.log().expand(4000, 3)
 
     def shares(temperature: float, top_k: int | None, seed: int | None = 0) -> Tensor:
-        generator = fresh() if seed is None else torch.Generator().manual_seed(seed)
+        generator = fresh_generator() if seed is None else torch.Generator().manual_seed(seed)
         drawn = tensor(fn(rows, temperature, top_k, generator), (4000,), "the choice for 4000 rows")
         return torch.bincount(drawn, minlength=3).double() / 4000
 
@@ -430,7 +431,7 @@ def check_generate(fn: Callable) -> str:
             raise Wrong(f"a continuation is a list of ids, not {describe(got[0])}") from None
 
     # a seed whose three rows go on differently, stop at different lengths, and do otherwise behind pads
-    model = randomised(GPT(GPTConfig(9, 12, 1, 2, 8, dropout=0.5)), seed=2273)
+    model = randomise(GPT(GPTConfig(9, 12, 1, 2, 8, dropout=0.5)), seed=2273)
     prompts = [[2, 3, 4], [5, 2, 7, 3, 6], [8, 2]]
     room = 12 - max(
         map(len, prompts)
@@ -482,7 +483,7 @@ def check_generate(fn: Callable) -> str:
         raise Wrong(
             f"without any stop a prompt of 5 in a block of 12 gets {len(long)} new ids instead of {room}"
         )
-    model = randomised(GPT(GPTConfig(9, 12, 1, 2, 8, dropout=0.0)))
+    model = randomise(GPT(GPTConfig(9, 12, 1, 2, 8, dropout=0.0)))
     prompts = [draw(2, 8, n) for n in (4, 1, 6)]
     if asked(model, prompts, (0, 1), 2) != [cut(alone(model, p, 2), (0, 1)) for p in prompts]:
         raise Wrong("right for the examples, not for another model and other prompts")

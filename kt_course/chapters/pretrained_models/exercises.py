@@ -13,18 +13,9 @@ from kt_core.attention import MultiHeadAttention
 from kt_course.chapters.pretrained_models.hub.conversion import gpt2_attention
 from kt_course.chapters.pretrained_models.hub.padding import left_aligned
 from kt_course.chapters.pretrained_models.hub.tokens import Word, bits_per_character, merge_step
-from kt_course.exercises.core import (
-    Exercise,
-    Wrong,
-    close,
-    describe,
-    draw,
-    fresh_random,
-    letters,
-    tensor,
-    unforeseen,
-)
-from kt_course.exercises.mistakes import randomised, recognise
+from kt_course.exercises.assertions import Wrong, close, describe, fresh_cases, recognise, tensor
+from kt_course.exercises.random_cases import draw, fresh_random, letters, randomise
+from kt_course.exercises.registry import Exercise
 
 NOTEBOOK = "11_pretrained_models"
 
@@ -140,7 +131,7 @@ def check_merge(fn: Callable) -> str:
     if fn({("a",): 3}) != (None, {("a",): 3}):
         raise Wrong("words of one token have no pair: give back (None, the words as they are)")
     rng = fresh_random()
-    with unforeseen("right for the examples, not for other words"):
+    with fresh_cases("right for the examples, not for other words"):
         words = {
             tuple(letters(rng.randint(1, 6), rng).translate(FEW)): rng.randint(1, 9)
             for _ in range(40)
@@ -200,7 +191,7 @@ def check_bits(fn: Callable) -> str:
         raise Wrong(
             f"1.4 nats a token, 30 tokens, 90 characters: {got:.3f} instead of {right:.3f} bits a character"
         )
-    with unforeseen("right for the example, not for other losses and lengths"):
+    with fresh_cases("right for the example, not for other losses and lengths"):
         for tokens, more, loss in zip(
             draw(1, 99, 5), draw(0, 300, 5), draw(1, 900, 5), strict=True
         ):
@@ -276,7 +267,7 @@ def check_fused(fn: Callable) -> str:
             )
         return {name: tensor(got[name], shapes[name], name) for name in SHAPES}
 
-    layer = randomised(MultiHeadAttention(12, 3), seed=1)
+    layer = randomise(MultiHeadAttention(12, 3), seed=1)
     got, right = asked(layer), gpt2_attention(layer)
     slips = {**FUSED, "value first, then query": FUSED["value first"]}
     recognise(
@@ -306,9 +297,9 @@ def check_fused(fn: Callable) -> str:
     for name in ("c_proj.weight", "c_proj.bias"):
         if not close(got[name], right[name]):
             raise Wrong(f"{name} is not that of layer.proj")
-    with unforeseen("right for 3 heads and 12 channels, not for other sizes"):
+    with fresh_cases("right for 3 heads and 12 channels, not for other sizes"):
         for nh, hs in ((1, 3), (4, 2)):
-            layer = randomised(MultiHeadAttention(nh * hs, nh))
+            layer = randomise(MultiHeadAttention(nh * hs, nh))
             got, right = asked(layer), gpt2_attention(layer)
             if not all(close(got[name], right[name]) for name in SHAPES):
                 raise Wrong("")
@@ -392,7 +383,7 @@ def check_padding(fn: Callable) -> str:
             "right for padding on the left, wrong for padding on the right, where nothing has to move"
         )
     rng = torch.Generator().manual_seed(draw(0, 2**40, 1)[0])
-    with unforeseen("right for the examples, not for other lengths"):
+    with fresh_cases("right for the examples, not for other lengths"):
         for B, T in ((1, 1), (5, 9), (3, 40)):
             idx = torch.randint(0, 30, (B, T), generator=rng)
             pads = torch.randint(0, T, (B, 1), generator=rng)

@@ -16,8 +16,10 @@ from kt_core.attention import (
     rotate,
 )
 from kt_core.models import GPT, GPTConfig
-from kt_course.exercises.core import Exercise, Wrong, close, describe, draw, tensor
-from kt_course.exercises.mistakes import MULTI_HEAD, attention_with, numbers, randomised, recognise
+from kt_course.exercises.assertions import Wrong, close, describe, recognise, tensor
+from kt_course.exercises.multi_head_mistakes import MULTI_HEAD, attention_with_mistake
+from kt_course.exercises.random_cases import draw, numbers, randomise
+from kt_course.exercises.registry import Exercise
 
 NOTEBOOK = "07_rope"
 
@@ -289,7 +291,7 @@ def check_rotation(fn: Callable) -> str:
 
 
 def check_attention(fn: Callable) -> str:
-    layer, x = randomised(MultiHeadAttention(12, 3), seed=1), numbers(2, 4, 12, seed=2)
+    layer, x = randomise(MultiHeadAttention(12, 3), seed=1), numbers(2, 4, 12, seed=2)
     at = {
         "query": torch.tensor([2, 3, 7, 8]),
         "key": torch.tensor([0, 1, 5, 6]),
@@ -337,7 +339,7 @@ def check_attention(fn: Callable) -> str:
 
     def slipped(slip: str) -> Tensor:
         mask = None if slip == "not causal" else causal_mask(4)
-        return attention_with(layer, x, x, mask, slip if slip in MULTI_HEAD else "", turn(slip))
+        return attention_with_mistake(layer, x, x, mask, slip if slip in MULTI_HEAD else "", turn(slip))
 
     recognise(asked(), slipped(""), slipped, slips, "the result")
     if not close(asked(shift=30), slipped("")):
@@ -345,16 +347,16 @@ def check_attention(fn: Callable) -> str:
             "moving everything by 30 positions changes the result: scores depend on the distance alone"
         )
     plain = tensor(fn(layer, x, is_causal=False), x.shape, "the result without rotations and mask")
-    if not close(plain, attention_with(layer, x, x)):
+    if not close(plain, attention_with_mistake(layer, x, x)):
         raise Wrong(
             "right with rotations, wrong without: None means that nothing is turned, is_causal=False no mask"
         )
     for T, nh in ((1, 2), (6, 1), (5, 4)):
-        layer, x = randomised(MultiHeadAttention(4 * nh, nh)), numbers(3, T, 4 * nh)
+        layer, x = randomise(MultiHeadAttention(4 * nh, nh)), numbers(3, T, 4 * nh)
         at["query"] = at["key"] = torch.tensor(draw(0, 50, T))
         rotations = {"query_rotation": rotation("query"), "key_rotation": rotation("key")}
         got = tensor(fn(layer, x, is_causal=True, **rotations), x.shape, "the result")
-        if not close(got, attention_with(layer, x, x, causal_mask(T), "", turn())):
+        if not close(got, attention_with_mistake(layer, x, x, causal_mask(T), "", turn())):
             raise Wrong("right for 3 heads and 4 characters, not for other sizes")
     return "queries and keys turned, values not, causal, the same wherever the text stands"
 

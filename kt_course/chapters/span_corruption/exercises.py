@@ -14,15 +14,9 @@ import torch
 from kt_core.datasets import SpanCorruption, collate
 from kt_core.runs.text_rules import salient_spans
 from kt_core.vocab import MASK, PAD, CharVocab
-from kt_course.exercises.core import (
-    Exercise,
-    Wrong,
-    describe,
-    fresh_random,
-    letters,
-    refused,
-    tensor,
-)
+from kt_course.exercises.assertions import Wrong, describe, expect_value_error, tensor
+from kt_course.exercises.random_cases import fresh_random, letters
+from kt_course.exercises.registry import Exercise
 
 NOTEBOOK = "03_span_corruption"
 
@@ -62,7 +56,7 @@ def check_encode(fn: Callable[[CharVocab, str], list[int]]) -> str:
         )
     if (found := whole(fn(vocab, f"n{MASK}o{PAD}"), "ids of a text with ⁇ and □"))[1::2] != [1, 0]:
         raise Wrong(f"{MASK} and {PAD} become {found[1::2]}; their ids are 1 and 0")
-    told = refused(
+    told = expect_value_error(
         "a character that the vocabulary does not hold, '李' at position 3,", fn, vocab, "in 李"
     )
     if "李" not in told or "3" not in told:

@@ -20,17 +20,9 @@ from kt_course.chapters.the_whole_transformer.seq2seq import (
 from kt_course.chapters.the_whole_transformer.seq2seq_data import padded
 from kt_course.chapters.the_whole_transformer.seq2seq_decoding import beam_step, generate
 from kt_course.chapters.the_whole_transformer.seq2seq_training import teacher_forcing
-from kt_course.exercises.core import (
-    Exercise,
-    Wrong,
-    close,
-    describe,
-    draw,
-    fresh,
-    tensor,
-    unforeseen,
-)
-from kt_course.exercises.mistakes import numbers, randomised, recognise
+from kt_course.exercises.assertions import Wrong, close, describe, fresh_cases, recognise, tensor
+from kt_course.exercises.random_cases import draw, fresh_generator, numbers, randomise
+from kt_course.exercises.registry import Exercise
 
 NOTEBOOK = "09_the_whole_transformer"
 
@@ -97,7 +89,7 @@ def check_layer_norm(fn: Callable) -> str:
         NORM_SLIPS,
         "the result with gain and bias",
     )
-    with unforeseen("right for (2, 4, 6), wrong for other shapes: count axes from the end"):
+    with fresh_cases("right for (2, 4, 6), wrong for other shapes: count axes from the end"):
         for shape in ((5,), (3, 7), (2, 3, 4, 8)):
             x, (gain, bias) = numbers(*shape), numbers(2, shape[-1])
             assert close(fn(x, gain, bias), normed(x, gain, bias, 1e-5))
@@ -170,7 +162,7 @@ def sublayer_slips(names: Sequence[str]) -> dict[str, str]:
 
 def made(kind: type, norm: str, seed: int | None = None) -> nn.Module:
     """A small block with random weights, float64."""
-    return randomised(kind(Seq2SeqConfig(4, 4, 1, 1, 2, 8, 12, 0.0, norm)), seed)
+    return randomise(kind(Seq2SeqConfig(4, 4, 1, 1, 2, 8, 12, 0.0, norm)), seed)
 
 
 def judge_block(
@@ -231,7 +223,7 @@ def check_encoder_block(fn: Callable) -> str:
         return fn(block, x, mask)
 
     judge_block(EncoderBlock, asked, lambda block, slip: expected(block, x, mask, slip), x, told)
-    with unforeseen("right for the examples, wrong for other sizes, or without a mask (None)"):
+    with fresh_cases("right for the examples, wrong for other sizes, or without a mask (None)"):
         for norm, B, S in (("pre", 1, 1), ("post", 3, 6)):
             block, x = made(EncoderBlock, norm), numbers(B, S, 8)
             assert close(fn(block, x, None), expected(block, x, None))
@@ -290,7 +282,7 @@ def check_decoder_block(fn: Callable) -> str:
     judge_block(
         DecoderBlock, asked, lambda block, slip: expected(block, x, memory, mask, slip), x, told
     )
-    with unforeseen("right for the examples, wrong for T other than S, or without a mask (None)"):
+    with fresh_cases("right for the examples, wrong for T other than S, or without a mask (None)"):
         for norm, B, T, S in (("pre", 1, 1, 3), ("post", 3, 6, 2)):
             block, x, memory = made(DecoderBlock, norm), numbers(B, T, 8), numbers(B, S, 8)
             assert close(fn(block, x, memory, None), expected(block, x, memory, None))
@@ -352,7 +344,7 @@ def check_teacher_forcing(fn: Callable) -> str:
         )
     if not torch.equal(labels, right_labels):
         raise Wrong(f"labels of the row 9, 4 are {labels[1].tolist()} instead of [9, 4, 2, 0, 0]")
-    with unforeseen("right for the example, wrong for other targets"):
+    with fresh_cases("right for the example, wrong for other targets"):
         for B, T in ((1, 1), (4, 6), (3, 3)):
             lengths = draw(0, T, B - 1) + [T]
             target = padded([draw(3, 20, n) for n in lengths])
@@ -444,7 +436,7 @@ def check_greedy(fn: Callable) -> str:
     cut, _ = asked(rows, 3)
     if cut != [row[:3] for row in rows]:
         raise Wrong(f"with max_new = 3 the first row has {len(cut[0])} tokens: 3 at most")
-    with unforeseen("right for the example, wrong for other answers"):
+    with fresh_cases("right for the example, wrong for other answers"):
         for B in (1, 4):
             rows = [draw(3, 20, n) for n in draw(0, 6, B)]
             assert asked(rows, 8)[0] == rows
@@ -511,10 +503,10 @@ def check_beam_step(fn: Callable) -> str:
         raise Wrong("the totals are those of the last token alone: add what the beginning had")
     if not close(best, every.log()):
         raise Wrong(f"the best total is {best[0]:.3f} instead of {every.log()[0]:.3f}")
-    with unforeseen("right for the example, wrong for other sizes"):
+    with fresh_cases("right for the example, wrong for other sizes"):
         for n, V, width in ((1, 5, 2), (4, 6, 4), (3, 2, 9)):
-            log_p = torch.randn(n, V, generator=fresh()).double().log_softmax(-1)
-            totals = torch.randn(n, generator=fresh()).double()
+            log_p = torch.randn(n, V, generator=fresh_generator()).double().log_softmax(-1)
+            totals = torch.randn(n, generator=fresh_generator()).double()
             rows, tokens, best = asked(log_p, totals, width)
             expected = ways(totals[:, None] + log_p, min(width, n * V))
             assert (rows, tokens) == tuple(part.tolist() for part in expected)

@@ -16,8 +16,9 @@ from kt_course.chapters.vision_transformer.vision import (
     patch_convolution,
     patchify,
 )
-from kt_course.exercises.core import Exercise, Wrong, close, describe, draw, tensor, unforeseen
-from kt_course.exercises.mistakes import numbers, randomised, recognise
+from kt_course.exercises.assertions import Wrong, close, describe, fresh_cases, recognise, tensor
+from kt_course.exercises.random_cases import draw, numbers, randomise
+from kt_course.exercises.registry import Exercise
 
 NOTEBOOK = "13_vision_transformer"
 
@@ -56,7 +57,7 @@ def check_tokens(fn: Callable) -> str:
         raise Wrong(
             f"with 3 channels it gives {got} instead of 16: the channels of a pixel lie in the same patch"
         )
-    with unforeseen(
+    with fresh_cases(
         "right for 12 x 12 pixels, not for other sizes: (image_size // patch_size) ** 2"
     ):
         for grid, p in zip(draw(1, 9, 6), draw(1, 7, 6), strict=True):
@@ -114,7 +115,7 @@ def check_patchify(fn: Callable) -> str:
             slips,
             "the patches",
         )
-    with unforeseen("right for the examples, not for other pictures and patches"):
+    with fresh_cases("right for the examples, not for other pictures and patches"):
         for p, rows, columns, c in zip(
             draw(1, 4, 4), draw(1, 4, 4), draw(1, 4, 4), draw(1, 3, 4), strict=True
         ):
@@ -180,7 +181,7 @@ def check_convolution(fn: Callable) -> str:
             slips,
             "the result",
         )
-    with unforeseen("right for the examples, not for other pictures, patches and widths"):
+    with fresh_cases("right for the examples, not for other pictures, patches and widths"):
         for p, grid, c, C in zip(
             draw(1, 3, 3), draw(1, 3, 3), draw(1, 3, 3), draw(1, 6, 3), strict=True
         ):
@@ -214,7 +215,7 @@ def first_tokens(model: ViT, patches: Tensor, slip: str = "") -> Tensor:
 
 def check_embed(fn: Callable) -> str:
     def made(seed: int | None = None, **kind: str) -> ViT:
-        return randomised(ViT(ViTConfig(4, 2, n_layer=1, n_head=1, n_embd=6, **kind)), seed)
+        return randomise(ViT(ViTConfig(4, 2, n_layer=1, n_head=1, n_embd=6, **kind)), seed)
 
     slips = {
         "no bias": "the bias of the patch embedding is missing: call model.patch_emb",
@@ -250,7 +251,7 @@ def check_embed(fn: Callable) -> str:
             other,
             f"{told}: the result",
         )
-    with unforeseen("right for 3 pictures, not for another number of them"):
+    with fresh_cases("right for 3 pictures, not for another number of them"):
         for B in (1, 5):
             model, patches = made(), numbers(B, 4, 4)
             assert close(fn(model, patches).detach(), first_tokens(model, patches))
@@ -295,7 +296,7 @@ def check_rollout(fn: Callable) -> str:
     maps = maps_of(2, 3, 2, 4, seed=1)
     got = tensor(fn(maps), (2, 4, 4), "the result for 3 layers of (2, 2, 4, 4)")
     recognise(got, rolled_out(maps), lambda slip: rolled_out(maps, slip), slips, "the rollout")
-    with unforeseen("right for 3 layers, not for other numbers of layers, heads and tokens"):
+    with fresh_cases("right for 3 layers, not for other numbers of layers, heads and tokens"):
         for B, L, nh, T in ((1, 1, 1, 3), (3, 4, 3, 5)):
             maps = maps_of(B, L, nh, T)
             assert close(tensor(fn(maps), (B, T, T), "the result"), rolled_out(maps))

@@ -19,8 +19,9 @@ from kt_course.chapters.what_does_it_know.confidence import (
     risk_coverage,
 )
 from kt_course.chapters.what_does_it_know.tracing import cut_mask, ridge
-from kt_course.exercises.core import Exercise, Wrong, close, describe, draw, fresh, tensor
-from kt_course.exercises.mistakes import numbers, recognise
+from kt_course.exercises.assertions import Wrong, close, describe, recognise, tensor
+from kt_course.exercises.random_cases import draw, fresh_generator, numbers
+from kt_course.exercises.registry import Exercise
 
 NOTEBOOK = "14_what_does_it_know"
 
@@ -76,7 +77,7 @@ def check_log_probability(fn: Callable) -> str:
         "the sum",
     )
     for T, V, start in ((2, 3, 1), (7, 4, 6), (30, 50, 11)):
-        logits, ids = numbers(T, V), torch.randint(V, (T,), generator=fresh())
+        logits, ids = numbers(T, V), torch.randint(V, (T,), generator=fresh_generator())
         if not close(
             number(fn(logits, ids, start), "the result"), log_probability(logits, ids, start)
         ):
@@ -159,11 +160,11 @@ def check_calibration_error(fn: Callable) -> str:
         raise Wrong("without a third argument there are 10 bins")
     for n, bins in ((1, 5), (40, 7), (200, 20)):
         sure = (
-            torch.randint(bins, (n,), generator=fresh())
+            torch.randint(bins, (n,), generator=fresh_generator())
             + 0.1
-            + 0.8 * torch.rand(n, generator=fresh())
+            + 0.8 * torch.rand(n, generator=fresh_generator())
         ) / bins
-        right = torch.rand(n, generator=fresh()) < 0.5
+        right = torch.rand(n, generator=fresh_generator()) < 0.5
         if not close(
             asked(sure.double(), right, bins), calibration_error(sure.double(), right, bins)
         ):

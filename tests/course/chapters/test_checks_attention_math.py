@@ -7,7 +7,7 @@ import math
 import pytest
 import torch
 import torch.nn.functional as F
-from checking import Answers, is_right, is_wrong, notebook_suite, quiz_suite, suite
+from checking import Answers, is_right, is_seen_as_borrowed, notebook_suite, quiz_suite, suite
 
 import kt_core as kt
 from kt_core.attention import MultiHeadAttention
@@ -591,7 +591,7 @@ def test_calling_the_split_of_the_module_is_seen():
         )
         return attention.proj(kt.attend(q, k, v, mask)[0].transpose(1, 2).flatten(2))
 
-    is_wrong("multi-head", answer, r"kt_core's own MultiHeadAttention\._heads")
+    is_seen_as_borrowed("multi-head", answer)
 
 
 def test_one_answer_may_use_another():

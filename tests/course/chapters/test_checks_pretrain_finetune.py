@@ -11,7 +11,7 @@ import kt_core as kt
 from kt_core.decoding import pick
 from kt_core.models import GPT
 from kt_course.chapters.pretrain_finetune.exercises import alone, cut
-from kt_course.exercises.mistakes import randomised
+from kt_course.exercises.random_cases import randomise
 
 # ---------------------------------------------------------------- windows
 
@@ -481,7 +481,7 @@ TestQuizzes = quiz_suite("05_pretrain_finetune")
 
 def test_the_slow_greedy_loop_of_the_checks_is_generates():
     for seed in range(3):
-        model = randomised(GPT(kt.GPTConfig(9, 12, 1, 2, 8, dropout=0.0)), seed)
+        model = randomise(GPT(kt.GPTConfig(9, 12, 1, 2, 8, dropout=0.0)), seed)
         prompts = [[2, 3], [4, 5, 6, 7, 8], [2] * 12]
         for stop, most in (((), 99), ((3, 4, 5), 99), ((), 3)):
             assert kt.generate(model, prompts, stop=stop, max_new=most) == [

@@ -10,7 +10,7 @@ import kt_core as kt
 from kt_core.attention import MultiHeadAttention
 from kt_core.models import GPT
 from kt_course.chapters.rope.exercises import TURNS, table, turned
-from kt_course.exercises.mistakes import MULTI_HEAD, attention_with
+from kt_course.exercises.multi_head_mistakes import MULTI_HEAD, attention_with_mistake
 
 # ---------------------------------------------------------------- frequencies
 
@@ -309,7 +309,7 @@ def attention(slip="", causal=True, turn=None):
         def done(q, k, v):
             return (turn or usual)(q, k, v, query_rotation, key_rotation)
 
-        return attention_with(layer, x, x, mask, slip, done)
+        return attention_with_mistake(layer, x, x, mask, slip, done)
 
     return answer
 

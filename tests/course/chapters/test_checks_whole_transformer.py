@@ -16,7 +16,7 @@ from kt_course.chapters.the_whole_transformer.exercises import (
 from kt_course.chapters.the_whole_transformer.seq2seq import DecoderBlock, EncoderBlock, layer_norm
 from kt_course.chapters.the_whole_transformer.seq2seq_decoding import beam_step, generate
 from kt_course.chapters.the_whole_transformer.seq2seq_training import teacher_forcing
-from kt_course.exercises.mistakes import numbers
+from kt_course.exercises.random_cases import numbers
 
 # ---------------------------------------------------------------- layer norm
 

@@ -83,7 +83,7 @@ def clean(code: str, *arguments, where) -> subprocess.CompletedProcess:
 def test_kt_core_and_its_checks_need_no_library():
     code = "import sys\nfor name in ('transformers', 'tokenizers', 'huggingface_hub'): sys.modules[name] = None\n"
     code += f"sys.path.insert(0, {str(ROOT)!r})\nimport kt_core as kt\nfrom kt_core import hub\n"
-    code += "from kt_course.exercises.core import library\nlibrary()\nprint(hub.bits_per_character(0.0, 1, 1))"
+    code += "from kt_course.exercises.registry import library\nlibrary()\nprint(hub.bits_per_character(0.0, 1, 1))"
     done = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT.anchor
     )

@@ -24,7 +24,7 @@ from kt_course.chapters.finetuning_techniques.sentiment import (
     sentences,
     split_of,
 )
-from kt_course.exercises.core import fresh_random
+from kt_course.exercises.random_cases import fresh_random
 from kt_course.shipped import shipped
 
 PRAISE, BLAME = {*GOOD, *NEW_GOOD}, {*BAD, *NEW_BAD}

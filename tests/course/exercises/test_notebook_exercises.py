@@ -7,7 +7,7 @@ from pathlib import Path
 import nbformat
 import pytest
 
-from kt_course.exercises.core import library
+from kt_course.exercises.registry import library
 
 NOTEBOOKS = sorted({exercise.notebook for exercise in library().values()})
 

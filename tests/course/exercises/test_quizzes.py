@@ -82,9 +82,9 @@ def test_a_question_on_a_terminal(one_question, capsys):
     assert "It is <smaller>" not in text and 'quiz("less", "a")' in text
     quiz("less", "B")
     assert capsys.readouterr().out == "b is wrong. Count again.\n"
-    assert progress_store.remembered() == {"less": "wrong"}
+    assert progress_store.read_statuses() == {"less": "wrong"}
     quiz("less", "a")
-    assert progress_store.remembered() == {"less": "right"}
+    assert progress_store.read_statuses() == {"less": "right"}
 
 
 @pytest.mark.parametrize("answer", ["c", "ab", "", 1])
@@ -94,7 +94,7 @@ def test_an_answer_is_one_of_the_letters(one_question, answer):
 
 
 def test_an_unknown_id_lists_the_known_ones():
-    with pytest.raises(ValueError, match="no quiz 'zzz'; there are .*wrong-axis"):
+    with pytest.raises(ValueError, match="no quiz 'zzz'; known: .*wrong-axis"):
         quiz("zzz")
 
 
@@ -117,10 +117,10 @@ def test_buttons_explain_and_record_the_answer(one_question, displayed, monkeypa
     row.children[1].click()
     assert explanation.value == "b is wrong. Count again."
     assert row.children[1].button_style == "warning"
-    assert progress_store.remembered() == {"less": "wrong"}
+    assert progress_store.read_statuses() == {"less": "wrong"}
     row.children[0].click()
     assert explanation.value == "a is right. It is &lt;smaller&gt;."
-    assert progress_store.remembered() == {"less": "right"}
+    assert progress_store.read_statuses() == {"less": "right"}
 
 
 def test_without_ipywidgets_the_text_stands_alone(one_question, displayed, monkeypatch):

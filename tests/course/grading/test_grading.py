@@ -16,7 +16,7 @@ import pytest
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
 
 from kt_course.exercises import exercise_ids
-from kt_course.exercises.core import library
+from kt_course.exercises.registry import library
 from kt_course.grading import Limits, Row, batch, grade, judging, running, sandbox
 from kt_course.grading.answers import answers
 from kt_course.grading.judging import (
@@ -149,9 +149,10 @@ for fd in range(3, 100):
         pass
 never = os._exit(0)
 """
-PATCHED = """from kt_course.exercises import attention_math, core
-attention_math.close = core.close = torch.equal = torch.allclose = lambda *given, **options: True
-patched = object.__setattr__(core.library()["causal-mask"], "check", lambda fn: "fine")
+PATCHED = """from kt_course.chapters.attention_math import exercises
+from kt_course.exercises import assertions, registry
+exercises.close = assertions.close = torch.equal = torch.allclose = lambda *given, **options: True
+patched = object.__setattr__(registry.library()["causal-mask"], "check", lambda fn: "fine")
 """
 WRONG = "return torch.ones(T, T).bool()"
 ONLY_THERE = "wrong: it passes only where it can reach the check: "

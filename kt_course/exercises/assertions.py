@@ -1,0 +1,120 @@
+"""What checks assert: shapes, values, errors, and known mistakes recognised by their results.
+
+A check begins with a fixed case, whose diagnosis may show numbers. Random cases follow inside
+`fresh_cases`, so that a table of stored answers fails:
+
+    def check_causal_mask(fn: Callable) -> str:
+        mask = tensor(fn(5), (5, 5), "the mask for T = 5")
+        blame(mask, {"True and False are swapped": ~causal_mask(5)})
+        with fresh_cases("right for T = 5, wrong for another T"):
+            for T in draw(1, 9, 3):
+                expect_close(fn(T), causal_mask(T))
+        return "lower triangle for every T"
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor
+
+
+class Wrong(Exception):
+    """Raised by a check: one line on which property fails, with numbers, and the likely cause."""
+
+
+@contextmanager
+def fresh_cases(message: str) -> Iterator[None]:
+    """Turn any failure inside into Wrong(message): random sizes must not show in a diagnosis."""
+    try:
+        yield
+    except Exception as error:
+        raise Wrong(message) from error
+
+
+def expect_value_error(what: str, fn: Callable, *args: Any) -> str:
+    """Return the message of the ValueError that fn(*args) raises; Wrong if it raises none."""
+    try:
+        result = fn(*args)
+    except Wrong:
+        raise
+    except ValueError as error:
+        return str(error)
+    except Exception as error:
+        kind = type(error).__name__
+        raise Wrong(f"{what} raises {kind}; raise a ValueError that says what is wrong") from error
+    raise Wrong(
+        f"{what} gives back {describe(result)} without a word; "
+        "raise a ValueError that says what is wrong"
+    )
+
+
+def tensor(result: Any, shape: Sequence[int], what: str) -> Tensor:
+    """Return `result`, detached, if it is a tensor of that shape; Wrong otherwise."""
+    if not isinstance(result, Tensor):
+        raise Wrong(f"{what} should be a tensor, not {describe(result)}")
+    if tuple(result.shape) != tuple(shape):
+        raise Wrong(f"{what} has the shape {tuple(result.shape)} instead of {tuple(shape)}")
+    return result.detach()
+
+
+def close(a: Tensor, b: Tensor, tolerance: float = 1e-5) -> bool:
+    """Compare shapes and values in float64; `tolerance` is absolute and relative to b. NaN fails.
+
+    The default suits answers in float32.
+    """
+    a, b = a.double(), b.double()
+    return a.shape == b.shape and torch.allclose(a, b, rtol=tolerance, atol=tolerance)
+
+
+def expect_close(result: Any, expected: Tensor, tolerance: float = 1e-5) -> None:
+    """Wrong unless `result` is a tensor close to `expected`; for use inside `fresh_cases`."""
+    if not close(tensor(result, expected.shape, "the result"), expected, tolerance):
+        raise Wrong("the values differ")
+
+
+def blame(result: Tensor, mistakes: Mapping[str, Tensor], tolerance: float = 1e-5) -> None:
+    """Wrong with the first diagnosis whose tensor, the outcome of that mistake, equals `result`."""
+    for diagnosis, outcome in mistakes.items():
+        if close(result, outcome, tolerance):
+            raise Wrong(diagnosis)
+
+
+def recognise(
+    result: Tensor,
+    expected: Tensor,
+    with_mistake: Callable[[str], Tensor],
+    diagnoses: Mapping[str, str],
+    what: str,
+) -> None:
+    """Wrong, with the mistake's diagnosis if it is a known one, unless `result` is as expected.
+
+    Args:
+        result, expected: The answer's tensor, and ours.
+        with_mistake: Computes the tensor with the mistake of that name built in.
+        diagnoses: By the mistakes' names.
+        what: Names the tensor where no known mistake explains it.
+    """
+    if close(result, expected):
+        return
+    for mistake, diagnosis in diagnoses.items():
+        if close(result, with_mistake(mistake)):
+            raise Wrong(diagnosis)
+    if not result.isfinite().all():
+        raise Wrong(f"{what} holds entries that are no numbers: a softmax row of -inf alone is 0/0")
+    difference = (result - expected).abs().max()
+    raise Wrong(f"{what} differs from the formula's by up to {difference:.2g}")
+
+
+def describe(value: Any) -> str:
+    """Describe a value in a few words: shape and type of a tensor, or a short value itself."""
+    if isinstance(value, Tensor):
+        return f"a tensor of shape {tuple(value.shape)}, {str(value.dtype).removeprefix('torch.')}"
+    if value is None or isinstance(value, (bool, int, float, str)) and len(repr(value)) < 40:
+        return repr(value)
+    if isinstance(value, (tuple, list)):
+        return f"a {type(value).__name__} of {len(value)}"
+    return f"a {type(value).__name__}"

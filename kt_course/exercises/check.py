@@ -1,0 +1,220 @@
+"""Judge an answer: run an exercise's check on it, and say in one line what came out.
+
+Around every check there are a time limit, preserved random states, and a wrapper that recognises
+blank answers and arguments changed in place.
+"""
+
+from __future__ import annotations
+
+import dis
+import functools
+import inspect
+import linecache
+import traceback
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from types import CodeType
+from typing import Any
+
+from torch import Tensor
+
+from kt_course.exercises.assertions import Wrong, describe
+from kt_course.exercises.limits import TimeLimit, preserve_random_states, time_limit
+from kt_course.exercises.progress_store import remember
+from kt_course.exercises.registry import Exercise, find_exercise
+
+STATUSES = ("not attempted", "wrong", "right")
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """How an answer was judged. str(verdict) is one line, the same on every machine."""
+
+    id: str
+    status: str
+    diagnosis: str
+
+    def __str__(self) -> str:
+        status = "not attempted yet" if self.status == "not attempted" else self.status
+        return f"{self.id}: {status}. {self.diagnosis}"
+
+
+class NotAttempted(BaseException):
+    """The first call showed a blank answer. Not an Exception: checks must not catch it."""
+
+
+def check(id: str, fn: Callable) -> Verdict:
+    """Judge `fn` as an answer to the exercise `id`, and record the verdict for `progress()`."""
+    wanted = find_exercise(id)
+    verdict = judge(wanted, fn)
+    if fn is not wanted.reference:
+        remember(verdict.id, verdict.status)
+    return verdict
+
+
+def exercise(id: str) -> Callable[[Callable], Callable]:
+    """Decorate an answer in a notebook: print the verdict, and return the answer if it is right.
+
+    Otherwise our own function stands in, so that the notebook always runs to its end.
+    """
+    wanted = find_exercise(id)
+
+    def check_answer(fn: Callable) -> Callable:
+        verdict = check(id, fn)
+        print(verdict)
+        return fn if verdict.status == "right" else wanted.reference
+
+    return check_answer
+
+
+def judge(exercise: Exercise, fn: Any, seconds: float = 10.0) -> Verdict:
+    """Run the exercise's check on `fn` within a time limit; records nothing."""
+    verdict = functools.partial(Verdict, exercise.id)
+    stand_in = f"The notebook goes on with kt_core's own {exercise.name}."
+    if fn is None or fn is ...:
+        return verdict("not attempted", stand_in)
+    if not callable(fn):
+        raise ValueError(f"exercise {exercise.id} wants a function, not {describe(fn)}")
+    answer = Answer(fn)
+    try:
+        with preserve_random_states(), time_limit(seconds):
+            result = exercise.check(answer.guarded)
+    except NotAttempted as blank:
+        return verdict("not attempted", f"{blank} {stand_in}".strip())
+    except KeyboardInterrupt:
+        raise
+    except BaseException as error:
+        if answer.has_blank_method() or is_stub_error(error):
+            return verdict("not attempted", stand_in)
+        return verdict("wrong", one_line(diagnose(error, answer, seconds)))
+    if fn is exercise.reference:
+        result = f"{result} (kt_core's own {exercise.name}: now write yours)"
+    return verdict("right", one_line(result))
+
+
+def diagnose(error: BaseException, answer: Answer, seconds: float) -> str:
+    """Explain an exception during a check to the learner."""
+    if isinstance(error, Wrong):
+        return str(error)
+    if isinstance(error, TimeLimit):
+        return f"stopped after {seconds:g} seconds: does a loop never end?"
+    message = f"{type(error).__name__}: {error}"
+    if line := answer.line_of(error):
+        return f"your code raised {message}, at {line}"
+    if answer.calls:
+        return f"it gave back {describe(answer.latest)}, which the check cannot use ({message})"
+    return f"the check cannot use it ({message})"
+
+
+class Answer:
+    """A learner's function or class, with a wrapper around its calls.
+
+    A class is not wrapped: a check may make objects and subclasses, and call methods.
+    """
+
+    def __init__(self, fn: Callable):
+        self.fn = fn
+        self.calls = 0
+        self.latest: Any = None
+        self.codes = set(codes_of(fn))
+        self.guarded = fn
+        if not inspect.isclass(fn):
+            self.guarded = functools.wraps(fn)(lambda *args, **kwargs: self.call(*args, **kwargs))
+
+    def call(self, *args: Any, **kwargs: Any) -> Any:
+        """Call the function; raise NotAttempted if it is a stub, Wrong if it misuses its arguments."""
+        tensors = [
+            (name, value, value._version)
+            for name, value in named_arguments(self.fn, args, kwargs)
+            if isinstance(value, Tensor) and not value.is_inference()  # those count no changes
+        ]
+        try:
+            self.latest = self.fn(*args, **kwargs)
+        except (NotImplementedError, TypeError, AttributeError) as error:
+            if is_stub_error(error):
+                raise NotAttempted from error
+            if "ellipsis" in str(error).lower():
+                raise NotAttempted("A `...` is left in it.") from error
+            if isinstance(error, TypeError) and error.__traceback__.tb_next is None:
+                raise Wrong(f"it cannot be called as the exercise says: {error}") from error
+            raise
+        self.calls += 1
+        if self.calls == 1 and (self.latest is None or self.latest is ...):
+            is_stub = self.latest is ... or all(map(is_blank, self.codes))
+            raise NotAttempted("" if is_stub else "It gives back None: is the `return` missing?")
+        for name, value, version in tensors:
+            if value._version != version:
+                raise Wrong(
+                    f"it changes its argument {name} in place, which its caller still needs: "
+                    "make a new tensor"
+                )
+        return self.latest
+
+    def has_blank_method(self) -> bool:
+        """Whether a class still has a method without a body."""
+        return inspect.isclass(self.fn) and any(map(is_blank, self.codes))
+
+    def line_of(self, error: BaseException) -> str:
+        """Return the learner's last line that the error came through, or an empty string."""
+        files = {code.co_filename for code in self.codes} - {__file__}
+        steps = [s for s in traceback.extract_tb(error.__traceback__) if s.filename in files]
+        if not steps:
+            return ""
+        source = linecache.getline(steps[-1].filename, steps[-1].lineno).strip()
+        return f"line {steps[-1].lineno}: {source}".removesuffix(": ")
+
+
+def codes_of(thing: Any) -> Iterator[CodeType]:
+    """Yield the code of a function, of a class's own methods, or of a callable object."""
+    if isinstance(thing, functools.partial):
+        yield from codes_of(thing.func)
+    elif isinstance(thing, (classmethod, staticmethod)):
+        yield from codes_of(thing.__func__)
+    elif isinstance(thing, property):
+        yield from (code for part in (thing.fget, thing.fset) if part for code in codes_of(part))
+    elif inspect.isclass(thing):
+        for member in vars(thing).values():
+            if not inspect.isclass(member):
+                yield from codes_of(member)
+    elif inspect.isfunction(inner := inspect.unwrap(thing)) or inspect.ismethod(inner):
+        yield inner.__code__
+    elif inspect.isfunction(call := vars(type(thing)).get("__call__")):
+        yield call.__code__
+
+
+def is_blank(code: CodeType) -> bool:
+    """Whether a body is `...`, `pass`, a docstring, `return None` or a bare NotImplementedError."""
+    body = [i for i in dis.get_instructions(code) if i.opname not in ("RESUME", "NOP")]
+    if any(i.argval == "NotImplementedError" for i in body[:2]):
+        return True
+    return all(
+        i.opname == "RETURN_VALUE"
+        or i.argval is None
+        and i.opname in ("LOAD_CONST", "RETURN_CONST")
+        for i in body
+    )
+
+
+def is_stub_error(error: BaseException) -> bool:
+    """Whether a `raise NotImplementedError` raised it; PyTorch raises the same for its own reasons."""
+    if not isinstance(error, NotImplementedError):
+        return False
+    step = error.__traceback__
+    while step.tb_next is not None:
+        step = step.tb_next
+    return dis.opname[step.tb_frame.f_code.co_code[step.tb_lasti]] == "RAISE_VARARGS"
+
+
+def named_arguments(fn: Callable, args: tuple, kwargs: dict) -> list[tuple[str, Any]]:
+    """Return arguments with their names, for messages."""
+    try:
+        names = list(inspect.signature(fn).parameters)
+    except (TypeError, ValueError):
+        names = []
+    names += [f"number {i + 1}" for i in range(len(names), len(args))]
+    return [*zip(names, args, strict=False), *kwargs.items()]
+
+
+def one_line(text: str) -> str:
+    """Join lines and repeated spaces."""
+    return " ".join(str(text).split())

@@ -1,0 +1,87 @@
+"""The exercises of all chapters: what an exercise is, and how the chapters' exercises are collected.
+
+The module `exercises.py` in a chapter's folder lists them:
+
+    EXERCISES = (
+        Exercise("causal-mask", "01_attention_math", "The causal mask", 1, 5, causal_mask, check_mask),
+    )
+"""
+
+from __future__ import annotations
+
+import functools
+import importlib
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from kt_core._validation import one_of
+
+CHAPTERS = Path(__file__).resolve().parent.parent / "chapters"
+
+
+@dataclass(frozen=True)
+class Exercise:
+    """A function or class for the learner to write.
+
+    Attributes:
+        id: The name in `@exercise("causal-mask")`.
+        notebook, title: Where the exercise is posed, and under which heading.
+        difficulty: 1 (easy) to 5.
+        minutes: How long a learner takes.
+        reference: Our own function or class, which stands in until the learner's is right.
+        check: Gets the learner's function. Raises Wrong with a diagnosis, or returns one short line
+            that says what it verified.
+        forbidden: What an answer may not call besides the reference, such as PyTorch's fused
+            attention where the formula is the exercise. Grading enforces it.
+    """
+
+    id: str
+    notebook: str
+    title: str
+    difficulty: int
+    minutes: int
+    reference: Callable
+    check: Callable[[Callable], str]
+    forbidden: tuple[Callable, ...] = ()
+
+    def __post_init__(self):
+        if not 1 <= self.difficulty <= 5:
+            raise ValueError(f"exercise {self.id}: difficulty is 1 ... 5, not {self.difficulty}")
+
+    @property
+    def name(self) -> str:
+        """The reference's qualified name."""
+        return self.reference.__qualname__
+
+
+@functools.cache
+def library() -> dict[str, Exercise]:
+    """Return all exercises by id, in the order of the notebooks."""
+    names = sorted(path.parent.name for path in CHAPTERS.glob("*/exercises.py"))
+    modules = [importlib.import_module(f"kt_course.chapters.{name}.exercises") for name in names]
+    modules.sort(key=lambda module: module.EXERCISES[0].notebook)
+    return by_id(exercise for module in modules for exercise in module.EXERCISES)
+
+
+def by_id(things: Iterable[Any]) -> dict[str, Any]:
+    """Return exercises or quizzes by id; ValueError if two share one."""
+    result: dict[str, Any] = {}
+    for thing in things:
+        if thing.id in result:
+            raise ValueError(f"two have the id {thing.id!r}")
+        result[thing.id] = thing
+    return result
+
+
+def find_exercise(id: str) -> Exercise:
+    """Return an exercise by its id; ValueError with the nearest id if there is none."""
+    return library()[one_of("exercise", id, library())]
+
+
+def exercise_ids(notebook: str | None = None) -> list[str]:
+    """Return the ids of all exercises, or of one notebook's, in their order."""
+    if notebook is not None:
+        one_of("notebook with exercises", notebook, {e.notebook: 0 for e in library().values()})
+    return [e.id for e in library().values() if notebook in (None, e.notebook)]
