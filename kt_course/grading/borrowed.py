@@ -22,6 +22,8 @@ FRAMEWORK = str(Path(exercises.__file__).parent)
 
 def judge_strictly(exercise: Exercise, fn: Any) -> Verdict:
     """Judge an answer; wrong if it calls or inherits the reference, or calls what is forbidden."""
+    if fn is exercise.reference:
+        return judge(exercise, fn)
     watched = (exercise.reference, *exercise.forbidden)
     names = [
         name_of(thing)
