@@ -45,9 +45,9 @@ class NotAttempted(BaseException):
 
 def check(id: str, fn: Callable) -> Verdict:
     """Judge `fn` as an answer to the exercise `id`, and record the verdict for `progress()`."""
-    wanted = find_exercise(id)
-    verdict = judge(wanted, fn)
-    if fn is not wanted.reference:
+    exercise = find_exercise(id)
+    verdict = judge(exercise, fn)
+    if fn is not exercise.reference:
         remember(verdict.id, verdict.status)
     return verdict
 
@@ -55,14 +55,14 @@ def check(id: str, fn: Callable) -> Verdict:
 def exercise(id: str) -> Callable[[Callable], Callable]:
     """Decorate an answer in a notebook: print the verdict, and return the answer if it is right.
 
-    Otherwise our own function stands in, so that the notebook always runs to its end.
+    Otherwise return our own function, so that the notebook always runs to its end.
     """
-    wanted = find_exercise(id)
+    reference = find_exercise(id).reference
 
     def check_answer(fn: Callable) -> Callable:
         verdict = check(id, fn)
         print(verdict)
-        return fn if verdict.status == "right" else wanted.reference
+        return fn if verdict.status == "right" else reference
 
     return check_answer
 
@@ -122,7 +122,7 @@ class Answer:
             self.guarded = functools.wraps(fn)(lambda *args, **kwargs: self.call(*args, **kwargs))
 
     def call(self, *args: Any, **kwargs: Any) -> Any:
-        """Call the function; raise NotAttempted if it is a stub, Wrong if it misuses its arguments."""
+        """Call the function; NotAttempted if it is a stub, Wrong if it misuses its arguments."""
         tensors = [
             (name, value, value._version)
             for name, value in named_arguments(self.fn, args, kwargs)
@@ -196,7 +196,7 @@ def is_blank(code: CodeType) -> bool:
 
 
 def is_stub_error(error: BaseException) -> bool:
-    """Whether a `raise NotImplementedError` raised it; PyTorch raises the same for its own reasons."""
+    """Whether a `raise NotImplementedError` raised it; PyTorch has other reasons to."""
     if not isinstance(error, NotImplementedError):
         return False
     step = error.__traceback__

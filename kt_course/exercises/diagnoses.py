@@ -3,17 +3,23 @@
 wrong = diagnoses(__file__, "rotate")       # the table [rotate]
 raise wrong("layout unused")                # Wrong with that text
 raise wrong("size", n=3)                    # {n} in the text is filled in
-recognise(result, expected, slipped, wrong.texts("slips"), "the result")    # [rotate.slips]
+with wrong.fresh_cases("sizes"):            # any failure inside raises Wrong with that text
+wrong.blame(result, {"no tanh": outcome})   # texts in [rotate.mistakes]
+recognise(result, expected, with_mistake, wrong.texts("mistakes"), "the result")
 """
 
 from __future__ import annotations
 
 import functools
 import tomllib
+from collections.abc import Mapping
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
-from kt_course.exercises.assertions import Wrong
+from torch import Tensor
+
+from kt_course.exercises.assertions import Wrong, close, fresh_cases
 
 
 class Diagnoses:
@@ -22,13 +28,23 @@ class Diagnoses:
     def __init__(self, texts: dict[str, Any]):
         self._texts = texts
 
-    def __call__(self, key: str, **values: Any) -> Wrong:
+    def __call__(self, key: str, /, **values: Any) -> Wrong:
         """Return `Wrong` with the text of `key`, its {placeholders} filled in."""
         return Wrong(self._texts[key].format(**values))
 
     def texts(self, table: str) -> dict[str, str]:
         """Return a table of texts: the name of each typical mistake and its diagnosis."""
         return dict(self._texts[table])
+
+    def fresh_cases(self, key: str) -> AbstractContextManager[None]:
+        """Turn any failure in the block into the text of `key`; see `assertions.fresh_cases`."""
+        return fresh_cases(self._texts[key])
+
+    def blame(self, result: Tensor, outcomes: Mapping[str, Tensor], tolerance=1e-5) -> None:
+        """Raise `Wrong` for the first of the `mistakes` whose outcome equals `result`."""
+        for mistake, outcome in outcomes.items():
+            if close(result, outcome, tolerance):
+                raise Wrong(self._texts["mistakes"][mistake])
 
 
 def diagnoses(module_file: str, exercise: str) -> Diagnoses:
@@ -38,5 +54,4 @@ def diagnoses(module_file: str, exercise: str) -> Diagnoses:
 
 @functools.cache
 def _tables(folder: Path) -> dict[str, Any]:
-    with (folder / "diagnoses.toml").open("rb") as file:
-        return tomllib.load(file)
+    return tomllib.loads((folder / "diagnoses.toml").read_text(encoding="utf-8"))

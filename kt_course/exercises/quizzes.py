@@ -105,7 +105,7 @@ def quiz(id: str, answer: str | None = None) -> None:
     if answer is not None:
         print(record_answer(question, answer))
     elif show(as_text(question), "text/html", as_html(question)):
-        if os.environ.get("KT_PROGRESS", "bar") == "bar":
+        if os.environ.get("KT_PROGRESS") != "off":
             show_buttons(question)
 
 

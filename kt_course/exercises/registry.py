@@ -1,9 +1,9 @@
-"""The exercises of all chapters: what an exercise is, and how the chapters' exercises are collected.
+"""What an exercise is, and how the exercises of all chapters are collected.
 
 The module `exercises.py` in a chapter's folder lists them:
 
     EXERCISES = (
-        Exercise("causal-mask", "01_attention_math", "The causal mask", 1, 5, causal_mask, check_mask),
+        Exercise("causal-mask", NOTEBOOK, "The causal mask", 1, 5, causal_mask, check_mask),
     )
 """
 
@@ -30,7 +30,7 @@ class Exercise:
         notebook, title: Where the exercise is posed, and under which heading.
         difficulty: 1 (easy) to 5.
         minutes: How long a learner takes.
-        reference: Our own function or class, which stands in until the learner's is right.
+        reference: Our own function or class, which the notebook uses until the learner's is right.
         check: Gets the learner's function. Raises Wrong with a diagnosis, or returns one short line
             that says what it verified.
         forbidden: What an answer may not call besides the reference, such as PyTorch's fused

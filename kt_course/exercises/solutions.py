@@ -16,7 +16,7 @@ def solution(id: str) -> None:
 
 
 def show(text: str, kind: str, markup: str) -> bool:
-    """Display `markup`, of a MIME type, in a notebook, or else print `text`; return which it was."""
+    """Display `markup` of a MIME type in a notebook and return True; elsewhere print `text`."""
     if not in_notebook():
         print(text)
         return False
