@@ -1,0 +1,1 @@
+"""Around the core: recipes, training windows, checkpoints, resumable runs, faster computation."""
