@@ -5,7 +5,8 @@ kt_course.exercise_ids("01_attention_math")
 kt_course.check("causal-mask", my_function)   # a verdict that says what is wrong, and why
 """
 
-from kt_course.exercises.check import Verdict, check, exercise
+from kt_course.exercises.check import Verdict, check
+from kt_course.exercises.decorator import exercise
 from kt_course.exercises.progress import progress
 from kt_course.exercises.quizzes import quiz
 from kt_course.exercises.registry import exercise_ids

@@ -52,25 +52,10 @@ def check(id: str, fn: Callable) -> Verdict:
     return verdict
 
 
-def exercise(id: str) -> Callable[[Callable], Callable]:
-    """Decorate an answer in a notebook: print the verdict, and return the answer if it is right.
-
-    Otherwise return our own function, so that the notebook always runs to its end.
-    """
-    reference = find_exercise(id).reference
-
-    def check_answer(fn: Callable) -> Callable:
-        verdict = check(id, fn)
-        print(verdict)
-        return fn if verdict.status == "right" else reference
-
-    return check_answer
-
-
 def judge(exercise: Exercise, fn: Any, seconds: float = 10.0) -> Verdict:
     """Run the exercise's check on `fn` within a time limit; records nothing."""
     verdict = functools.partial(Verdict, exercise.id)
-    stand_in = f"The notebook goes on with kt_core's own {exercise.name}."
+    stand_in = f"The notebook goes on with {exercise.our_own}."
     if fn is None or fn is ...:
         return verdict("not attempted", stand_in)
     if not callable(fn):
@@ -88,7 +73,7 @@ def judge(exercise: Exercise, fn: Any, seconds: float = 10.0) -> Verdict:
             return verdict("not attempted", stand_in)
         return verdict("wrong", one_line(diagnose(error, answer, seconds)))
     if fn is exercise.reference:
-        result = f"{result} (kt_core's own {exercise.name}: now write yours)"
+        result = f"{result} ({exercise.our_own}: now write yours)"
     return verdict("right", one_line(result))
 
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import functools
 import importlib
+import inspect
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -45,6 +46,7 @@ class Exercise:
     reference: Callable
     check: Callable[[Callable], str]
     forbidden: tuple[Callable, ...] = ()
+    is_piece: bool = False
 
     def __post_init__(self):
         if not 1 <= self.difficulty <= 5:
@@ -54,6 +56,12 @@ class Exercise:
     def name(self) -> str:
         """The reference's qualified name."""
         return self.reference.__qualname__
+
+    @property
+    def our_own(self) -> str:
+        """The reference, in a sentence to the learner."""
+        is_core = inspect.unwrap(self.reference).__module__.startswith("kt_core.")
+        return f"{'kt_core' if is_core else 'the course'}'s own {self.name}"
 
 
 @functools.cache

@@ -1,0 +1,112 @@
+"""Checks that compare an answer with the teaching solution, and recognise typical mistakes.
+
+A check runs the answer and the solution on the same inputs. If their results differ, it runs the
+solution with one line changed, for each mistake in the chapter's exercises.toml. The mistake that
+computes what the answer computes gives the diagnosis:
+
+    [block.mistakes.same-norm]
+    line = "self.ln2(x)"                # occurs once in the solution
+    instead = "self.ln1(x)"
+    text = "ln1 is used twice: the MLP has its own norm, ln2"
+"""
+
+from __future__ import annotations
+
+import functools
+import tomllib
+from collections.abc import Callable
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from torch import Tensor
+
+from kt_course.exercises.assertions import Wrong, close, fresh_cases
+from kt_course.exercises.random_cases import draw
+from kt_course.exercises.solutions import split_sections
+
+Results = dict[str, Tensor]  # what an answer computes, by name
+
+
+class Comparison:
+    """The solutions of one chapter, and the typical mistakes in its exercises.toml.
+
+    Attributes:
+        solutions: The chapter's module `solutions`.
+        texts: The content of exercises.toml: one table per exercise, with `mistakes`, `verified`
+            (for a correct answer) and `other` (correct for the fixed inputs only).
+    """
+
+    def __init__(self, solutions: ModuleType):
+        self.solutions, self.path = solutions, Path(solutions.__file__)
+        self.texts = tomllib.loads(self.path.with_name("exercises.toml").read_text("utf-8"))
+
+    @functools.cache  # noqa: B019 - one object per chapter, for as long as the process runs
+    def mistakes(self, id: str) -> list[tuple[str, str, str]]:
+        """Return (mistake, source of the solution with that mistake, diagnosis) for each one."""
+        source = split_sections(self.path.read_text(encoding="utf-8"))[id]
+        rows = []
+        for name, mistake in self.texts[id]["mistakes"].items():
+            if source.count(mistake["line"]) != 1:
+                raise ValueError(f"the line of {id}.mistakes.{name} is not in the solution once")
+            changed = source.replace(mistake["line"], mistake["instead"])
+            rows.append((name, changed, mistake["text"]))
+        return rows
+
+    def execute(self, source: str, name: str) -> Any:
+        """Return the function or class `name` of a changed solution."""
+        namespace = dict(vars(self.solutions))
+        exec(source, namespace)
+        return namespace[name]
+
+    def check(self, id: str, name: str, compute: Callable[[Any, int], Results]) -> Callable:
+        """Return the check of an exercise.
+
+        Args:
+            id: The exercise.
+            name: The function or class that is its solution.
+            compute: Runs an answer on the inputs of a seed; 0 is the fixed case, with diagnoses.
+        """
+        solution = getattr(self.solutions, name)
+
+        def check(answer: Callable) -> str:
+            results, expected = compute(answer, 0), compute(solution, 0)
+            different = [key for key in expected if not same(results[key], expected[key])]
+            if different:
+                for _, source, text in self.mistakes(id):
+                    if makes_mistake(results, compute, self.execute(source, name)):
+                        raise Wrong(text)
+                key = different[0]
+                raise Wrong(difference(key, results[key], expected[key]))
+            with fresh_cases(self.texts[id]["other"]):
+                for seed in draw(1, 10**6, 3):
+                    results, expected = compute(answer, seed), compute(solution, seed)
+                    assert all(same(results[key], expected[key]) for key in expected)
+            return self.texts[id]["verified"]
+
+        return check
+
+
+def makes_mistake(results: Results, compute: Callable, mistake: Any) -> bool:
+    """Whether the solution with a mistake computes these results."""
+    try:
+        others = compute(mistake, 0)
+    except Exception:  # it cannot run on these inputs
+        return False
+    return all(same(results[key], others[key]) for key in results)
+
+
+def same(a: Tensor, b: Tensor) -> bool:
+    """Compare shapes and values; NaN equals NaN."""
+    return a.shape == b.shape and close(a.double().nan_to_num(9e9), b.double().nan_to_num(9e9))
+
+
+def difference(key: str, result: Tensor, expected: Tensor) -> str:
+    """Describe how a result differs from the expected one."""
+    if result.shape != expected.shape:
+        return f"{key} has the shape {tuple(result.shape)} instead of {tuple(expected.shape)}"
+    if result.isnan().any():
+        return f"{key} contains NaN: a division 0 / 0, or infinity minus infinity"
+    i = int((result.double() - expected).abs().argmax())
+    value, wanted = (float(numbers.flatten()[i]) for numbers in (result, expected))
+    return f"{key} differs: one number is {value:.4g}, the solution computes {wanted:.4g}"

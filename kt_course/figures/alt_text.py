@@ -1,0 +1,28 @@
+"""Show a figure with a text alternative, for readers who cannot see it."""
+
+from __future__ import annotations
+
+import io
+
+import matplotlib.pyplot as plt
+from IPython.display import display
+from matplotlib.figure import Figure
+
+
+def show(figure: Figure, alt: str) -> None:
+    """Display a figure as a PNG with alt text, and close it.
+
+    Args:
+        figure: Drawn with matplotlib.
+        alt: What the picture shows, in one or two sentences, with the numbers that matter.
+
+    Raises:
+        ValueError: For an alt text of less than 20 characters.
+    """
+    if len(alt) < 20:
+        raise ValueError(f"alt text has to say what the picture shows, not only {alt!r}")
+    png = io.BytesIO()
+    figure.savefig(png, format="png")
+    plt.close(figure)
+    data = {"image/png": png.getvalue(), "text/plain": f"<Figure: {alt}>"}
+    display(data, raw=True, metadata={"image/png": {"alt": alt}})

@@ -1,0 +1,142 @@
+"""Pictures of a GPT: its shapes, small attention maps, losses, and predicted characters."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import matplotlib.pyplot as plt
+import numpy as np
+from matplotlib.axes import Axes
+
+from kt_core.models import GPTConfig
+from kt_course.figures.alt_text import show
+from kt_course.figures.style import BLACK, BLUE, GREY, ORANGE, SKY, WIDTH, array, in_style, visible
+
+
+@in_style
+def gpt_shapes(config: GPTConfig, alt: str) -> None:
+    """Draw the model from characters (bottom) to logits (top), with the shape after each step."""
+    C, V = config.n_embd, config.vocab_size
+    figure, ax = plt.subplots(figsize=(WIDTH, 7.2))
+    ax.set(xlim=(0, 9), ylim=(-0.2, 8.6))
+    ax.axis("off")
+    stream = 3.0
+    thin, thick = dict(arrowstyle="-|>", color=BLACK), dict(arrowstyle="-|>", color=BLUE, lw=3)
+    for low, high, style in ((0.41, 0.89, thin), (1.31, 6.29, thick), (6.71, 7.09, thin)):
+        ax.annotate("", (stream, high), (stream, low), arrowprops=style)
+    ax.annotate("", (stream, 7.99), (stream, 7.51), arrowprops=thin)
+    shape = f"(B, T, {C})"
+    for y, text, width in (
+        (0.2, "characters as ids: idx", 2.6),
+        (1.1, "token vector + position vector", 3.0),
+        (6.5, "final LayerNorm: ln_f", 2.6),
+        (7.3, "head: C → V", 2.6),
+        (8.2, "logits of the next character", 2.8),
+    ):
+        _box(ax, stream, y, text, width)
+    ax.add_patch(plt.Rectangle((1.6, 1.75), 6.0, 4.15, fill=False, ls="--", ec="#777777"))
+    ax.text(
+        7.75,
+        3.8,
+        f"one block;\nthe model has\n{config.n_layer} of them",
+        va="center",
+        color="#555555",
+    )
+    for y, branch, note in (
+        (2.3, "attention", "gathers from\nearlier positions"),
+        (4.4, "MLP", "computes at\neach position"),
+    ):
+        norm = "ln1" if branch == "attention" else "ln2"
+        _box(ax, 5.4, y, f"LayerNorm: {norm}", 1.7)
+        _box(ax, 5.4, y + 0.75, branch, 1.7, ORANGE)
+        ax.annotate("", (4.52, y), (stream, y), arrowprops=thin)
+        ax.annotate("", (5.4, y + 0.53), (5.4, y + 0.2), arrowprops=thin)
+        ax.annotate("", (stream + 0.2, y + 0.75), (4.52, y + 0.75), arrowprops=thin)
+        ax.text(
+            stream,
+            y + 0.75,
+            "+",
+            ha="center",
+            va="center",
+            fontsize=14,
+            color=BLUE,
+            bbox=dict(boxstyle="circle,pad=0.15", fc="white", ec=BLUE, lw=2),
+        )
+        ax.text(6.35, y + 0.75, note, va="center", fontsize=8, color="#555555")
+        ax.text(stream - 0.15, y + 1.25, shape, ha="right", va="center", fontsize=9)
+    for y, text in ((0.65, "(B, T)"), (1.5, shape), (6.9, shape), (7.75, f"(B, T, {V})")):
+        ax.text(stream - 0.15, y, text, ha="right", va="center", fontsize=9)
+    ax.text(1.65, 6.02, "residual stream", color=BLUE, fontsize=9)
+    ax.set_title("Every block reads the residual stream and adds to it")
+    show(figure, alt)
+
+
+def _box(ax: Axes, x: float, y: float, text: str, width: float, colour: str = SKY) -> None:
+    ax.text(x, y, text, ha="center", va="center", fontsize=9.5, zorder=3)
+    ax.add_patch(
+        plt.Rectangle((x - width / 2, y - 0.21), width, 0.42, fc=colour, ec=BLACK, zorder=2)
+    )
+
+
+@in_style
+def attention_weights(weights, text: Sequence[str], title: str, alt: str) -> None:
+    """Draw one head's weights, (T, T), on a linear scale; with numbers if there are at most 8 rows.
+
+    The positions after the query are grey: the causal mask forbids them.
+    """
+    weights, T = array(weights), len(text)
+    cell = 0.75 if T <= 8 else 0.19
+    figure, ax = plt.subplots(figsize=(min(WIDTH, cell * T + 2.6), cell * T + 1.3))
+    future = np.triu(np.ones((T, T), dtype=bool), 1)
+    ax.set_facecolor(GREY)
+    image = ax.imshow(np.ma.masked_array(weights, future), cmap="Blues", vmin=0, vmax=1)
+    labels = visible(text)
+    ax.set_xticks(range(T), labels)
+    ax.set_yticks(range(T), labels)
+    ax.tick_params(length=0, labelsize=9 if T <= 40 else 7)
+    if T <= 8:
+        for i, j in zip(*np.nonzero(~future), strict=True):
+            colour = "white" if weights[i, j] > 0.6 else BLACK
+            ax.text(j, i, f"{weights[i, j]:.2f}", ha="center", va="center", color=colour)
+    figure.colorbar(image, ax=ax, label="attention weight (each row sums to 1)", shrink=0.8)
+    ax.set(title=title, xlabel="key: position attended to", ylabel="query: position that reads")
+    show(figure, alt)
+
+
+@in_style
+def loss_curves(
+    curves: Mapping[str, Sequence[float]], levels: Mapping[str, float], title: str, alt: str
+) -> None:
+    """Draw losses by training step, with dashed levels to compare them with."""
+    figure, ax = plt.subplots(figsize=(WIDTH, 3.6))
+    for name, losses in curves.items():
+        ax.plot(range(1, len(losses) + 1), losses, label=name)
+    last = max(map(len, curves.values()))
+    for name, level in levels.items():
+        ax.axhline(level, color="#777777", lw=1, ls="--")
+        ax.text(last, level, f"{name}: {level:.2f} ", ha="right", va="bottom", fontsize=9)
+    ax.set(title=title, xlabel="training step", ylabel="loss (nats per character)")
+    ax.set_ylim(bottom=0)
+    if len(curves) > 1:
+        ax.legend(loc="center right")
+    show(figure, alt)
+
+
+@in_style
+def next_characters(
+    prompts: Sequence[str], choices: Sequence[Sequence[tuple[str, float]]], title: str, alt: str
+) -> None:
+    """Draw the most likely next characters after each prompt, as (character, probability) pairs."""
+    figure, axes = plt.subplots(1, len(prompts), figsize=(WIDTH, 2.8), sharex=True)
+    for ax, prompt, pairs in zip(np.atleast_1d(axes), prompts, choices, strict=True):
+        labels, values = zip(*pairs, strict=True)
+        places = range(len(pairs))
+        ax.barh(places, [100 * value for value in values], color=SKY)
+        for place, value in zip(places, values, strict=True):
+            ax.text(100 * value + 2, place, f"{100 * value:.0f} %", va="center", fontsize=9)
+        ax.set_yticks(places, visible(labels))
+        ax.invert_yaxis()
+        ax.set(xlim=(0, 118), xticks=[0, 50, 100], xlabel="probability (%)")
+        ax.set_title(f"… {prompt[-22:]}", fontsize=10)
+    figure.suptitle(title)
+    show(figure, alt)
