@@ -14,6 +14,13 @@ def require(owner: object, field: str, is_valid: bool, wanted: str) -> None:
         raise ValueError(f"{type(owner).__name__}.{field} must be {wanted}, not {value!r}")
 
 
+def require_choice(owner: object, field: str, known: Iterable[str]) -> None:
+    """Raise ValueError, as `require` does, unless the field holds one of the known names."""
+    value, known = getattr(owner, field), list(known)
+    suggestion = "" if value in known else did_you_mean(value, known)
+    require(owner, field, value in known, f"one of {', '.join(known)}{suggestion}")
+
+
 def is_whole(value: Any, at_least: int = 1) -> bool:
     """Is `value` an int (True and False are none) of `at_least` or more?"""
     return isinstance(value, int) and not isinstance(value, bool) and value >= at_least

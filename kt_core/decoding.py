@@ -1,25 +1,28 @@
-"""Questions to answers: all of them at once, each character's keys and values computed once (KV cache)."""
+"""From questions to answers: many at once, each character's keys and values computed once."""
 
 from __future__ import annotations
 
+import random
 from collections.abc import Sequence
 
 import torch
 
-from kt_core._typing import Float, Int, Tensor
+from kt_core.kv_cache import KVCache
 from kt_core.models import GPT
 from kt_core.vocab import CharVocab
 
 
-def pick(
-    logits: Float[Tensor, "B V"],
-    temperature: float,
-    top_k: int | None,
-    generator: torch.Generator | None,
-) -> Int[Tensor, " B"]:
-    """Next character a row: the likeliest at temperature 0, else drawn from softmax(logits / temperature).
+def pick_next(logits, temperature: float = 0.0, top_k: int | None = None, generator=None):
+    """Pick the next character of each row: the likeliest at temperature 0, else a random one.
 
-    `top_k` keeps the k likeliest before drawing (Fan et al. 2018, section 5.4).
+    Args:
+        logits: (B, V).
+        temperature: Characters are drawn from softmax(logits / temperature).
+        top_k: Draw from the k likeliest alone (Fan et al. 2018, section 5.4).
+        generator: The `torch.Generator` to draw with.
+
+    Returns:
+        Ids, (B,).
     """
     if temperature == 0:
         return logits.argmax(dim=-1)
@@ -28,6 +31,46 @@ def pick(
         logits = logits.masked_fill(logits < smallest, float("-inf"))
     probabilities = (logits.float() / temperature).softmax(dim=-1).cpu()
     return torch.multinomial(probabilities, 1, generator=generator)[:, 0].to(logits.device)
+
+
+def row_seeds(seed: int, rows: Sequence[int]) -> list[int]:
+    """Derive a seed for each row, so that what is drawn does not depend on the batch."""
+    return [random.Random(f"{seed} {row}").getrandbits(63) for row in rows]
+
+
+def next_logits(model: GPT, texts: Sequence[Sequence[int]], cache: KVCache | None = None):
+    """Compute the logits of the character after each text, (B, V).
+
+    Texts are lists of ids. With a cache that is filled, only their last characters are read.
+    """
+    device = model.head.weight.device
+    last = torch.tensor([len(text) - 1 for text in texts], device=device)
+    if cache is not None and cache.is_filled:
+        idx = torch.tensor([text[-1:] for text in texts], device=device)  # (B, 1)
+        return model.head(model.hidden(idx, last[:, None], cache)[:, 0])
+    idx = torch.zeros(len(texts), int(last.max()) + 1, dtype=torch.long)
+    for row, text in enumerate(texts):
+        idx[row, : len(text)] = torch.tensor(text)
+    hidden = model.hidden(idx.to(device), cache=cache)  # (B, T, C)
+    if cache is not None:
+        cache.is_filled = True
+    return model.head(hidden[torch.arange(len(texts), device=device), last])
+
+
+def check_request(model: GPT, prompts: Sequence, temperature: float, top_k: int | None) -> None:
+    """Raise ValueError for what cannot be generated, naming the prompt or the setting."""
+    if not model.config.causal:
+        raise ValueError("an encoder (causal=False) predicts masked characters, not the next one")
+    if temperature < 0:
+        raise ValueError(f"temperature must be 0 (greedy) or above, not {temperature}")
+    if top_k is not None and top_k < 1:
+        raise ValueError(f"top_k must be at least 1, not {top_k}")
+    block = model.config.block_size
+    for i, prompt in enumerate(prompts):
+        if not 1 <= len(prompt) <= block:
+            raise ValueError(
+                f"prompt {i} has {len(prompt)} characters; the model reads 1 to {block}"
+            )
 
 
 @torch.no_grad()
@@ -39,76 +82,67 @@ def generate(
     max_new: int | None = None,
     temperature: float = 0.0,
     top_k: int | None = None,
-    seed: int = 0,
+    seed: int | Sequence[int] = 0,
     use_cache: bool = True,
 ) -> list[list[int]]:
-    """Continue each prompt (a list of ids) until an id in `stop`, `max_new` new ids or the block's end.
+    """Continue each prompt until an id in `stop`, `max_new` new ids or the end of the block.
 
-    Prompts of different lengths share one batch: they are padded on the right, and every row writes its next
-    character at its own position. Returns the new ids a row, without the one that stopped it. Raises ValueError
-    for an empty prompt or one longer than the block. `use_cache=False` recomputes everything each step.
+    Args:
+        model: A causal GPT.
+        prompts: Lists of ids. Different lengths share a batch: each row, padded on the right,
+            writes its next character at its own position.
+        temperature, top_k: See `pick_next`; temperature 0 is greedy.
+        seed: Of the draws, or one seed per prompt.
+        use_cache: False computes everything again in each step.
+
+    Returns:
+        The new ids of each row, without the one that stopped it.
+
+    Raises:
+        ValueError: For an empty prompt, one longer than the block, or a bad setting.
     """
-    if not model.config.causal:
-        raise ValueError(
-            "an encoder (causal=False) foretells no next character: kt_course.chapters.masked_language_models.masked.fill fills its masks"
-        )
-    if temperature < 0:
-        raise ValueError(f"temperature must be 0 (greedy) or above, not {temperature}")
-    if top_k is not None and top_k < 1:
-        raise ValueError(f"top_k must be at least 1, not {top_k}")
+    check_request(model, prompts, temperature, top_k)
     if not prompts:
         return []
-    block = model.config.block_size
-    lengths = [len(p) for p in prompts]
-    for i, n in enumerate(lengths):
-        if not 1 <= n <= block:
-            raise ValueError(f"prompt {i} has {n} characters; the model reads 1 to {block}")
-    device = model.head.weight.device
-    generator = torch.Generator().manual_seed(seed)
-    limit = block if max_new is None else max_new
+    seeds = row_seeds(seed, range(len(prompts))) if isinstance(seed, int) else seed
+    generators = [torch.Generator().manual_seed(s) for s in seeds] if temperature else []
+
+    def pick(logits, batch: list[int]) -> list[int]:
+        if not temperature:
+            return pick_next(logits).tolist()
+        rows = zip(logits.split(1), batch, strict=True)  # each text has its own draws
+        return [int(pick_next(row, temperature, top_k, generators[i])) for row, i in rows]
+
+    cache = KVCache(model, len(prompts)) if use_cache else None
+    max_new = model.config.block_size if max_new is None else max_new
     was_training = model.training
     model.eval()
     try:
-        idx = torch.zeros(len(prompts), max(lengths), dtype=torch.long, device=device)
-        for row, prompt in enumerate(prompts):
-            idx[row, : len(prompt)] = torch.tensor(prompt)
-        end = torch.tensor(lengths, device=device)  # (B,) where each row's next character goes
-        rows = torch.arange(len(prompts), device=device)
-        kept = (
-            rows  # rows that the model still computes: those that go on, and some that ended lately
-        )
-        if use_cache:
-            logits, cache = model.start_cache(idx)
-            logits = logits[rows, end - 1]  # (B, V)
-        else:
-            logits = model(idx)[0][rows, end - 1]
-        stops = torch.tensor(list(stop), dtype=torch.long, device=device)
-        going = torch.ones(len(prompts), dtype=torch.bool, device=device)
-        new: list[list[int]] = [[] for _ in prompts]
-        for n in range(limit):
-            chosen = pick(logits, temperature, top_k, generator)
-            going = going & ~torch.isin(chosen, stops)
-            for row in going.nonzero()[:, 0].tolist():
-                new[row].append(int(chosen[row]))
-            going = going & (end < block)  # a full row keeps its last character and stops
-            if n + 1 == limit or not going.any():
-                break
-            at = end.clamp(max=block - 1)
-            if use_cache:
-                on = going[kept]
-                if 4 * int(on.sum()) <= 3 * len(kept):
-                    kept = kept[on]
-                    cache.keep(on.nonzero()[:, 0])
-                logits[kept] = model.step(chosen[kept], at[kept], cache)
-            else:
-                if int(at.max()) >= idx.size(1):
-                    idx = torch.nn.functional.pad(idx, (0, 1))
-                idx[rows, at] = chosen
-                logits = model(idx)[0][rows, at]
-            end = end + 1
-        return new
+        return continue_texts(model, prompts, pick, set(stop), max_new, cache)
     finally:
         model.train(was_training)
+
+
+def continue_texts(model: GPT, prompts: Sequence, pick, stop: set[int], max_new: int, cache):
+    """Add the character that `pick(logits, batch)` returns to each text until all have ended."""
+    block, texts = model.config.block_size, [list(prompt) for prompt in prompts]
+    running = set(range(len(texts)))
+    batch = list(running)  # the texts that are computed, some of which may have ended already
+    for _ in range(max_new):
+        if not running:
+            break
+        logits = next_logits(model, [texts[i][:block] for i in batch], cache)
+        for i, next_id in zip(batch, pick(logits, batch), strict=True):
+            if i in running and next_id not in stop:
+                texts[i].append(next_id)
+            if next_id in stop or len(texts[i]) > block:
+                running.discard(i)
+        if 4 * len(running) <= 3 * len(batch):  # few enough to be worth a smaller batch
+            rows = [row for row, i in enumerate(batch) if i in running]
+            batch = [batch[row] for row in rows]
+            if cache is not None:
+                cache.keep_rows(torch.tensor(rows, dtype=torch.long))
+    return [text[len(prompt) :] for text, prompt in zip(texts, prompts, strict=True)]
 
 
 def answer(
@@ -123,31 +157,37 @@ def answer(
     batch_size: int = 128,
     use_cache: bool = True,
 ) -> list[str]:
-    """What the model says after "question ⁇", a string each; greedy at temperature 0, else sampled.
+    """Answer questions: what the model generates after "question ⁇".
 
-    An answer ends at ⁇, at □ or at the block's end. The assignment's format opens the answer with ⁇, so the prompt
-    holds it already. Raises ValueError, naming the question, for one that does not fit the block.
+    An answer ends at ⁇, at □ or at the block's end. The assignment's format opens the answer with
+    ⁇, so the prompt holds it already. Answers do not depend on the batch size.
+
+    Args:
+        temperature, top_k, seed, max_new, use_cache: See `generate`.
+
+    Returns:
+        One string per question.
+
+    Raises:
+        ValueError: Naming the question that does not fit the block.
     """
-    prompts = [[*vocab.encode(q), vocab.mask_id] for q in questions]
+    prompts = [[*vocab.encode(question), vocab.mask_id] for question in questions]
     for question, prompt in zip(questions, prompts, strict=True):
         if len(prompt) > model.config.block_size:
+            most = model.config.block_size
             raise ValueError(
-                f"the question {question!r} takes {len(prompt)} characters; the model reads {model.config.block_size}"
+                f"the question {question!r} has {len(prompt)} characters; the model reads {most}"
             )
-    # prompts of like length share a batch: little padding
-    order = sorted(range(len(prompts)), key=lambda i: len(prompts[i]))
+    order = sorted(range(len(prompts)), key=lambda i: len(prompts[i]))  # so that padding is small
     answers = [""] * len(prompts)
+    settings = dict(temperature=temperature, top_k=top_k, max_new=max_new, use_cache=use_cache)
     for first in range(0, len(order), batch_size):
         batch = order[first : first + batch_size]
-        new = generate(
-            model,
-            [prompts[i] for i in batch],
-            temperature=temperature,
-            top_k=top_k,
-            seed=seed + first,
-            max_new=max_new,
-            use_cache=use_cache,
-        )
-        for i, ids in zip(batch, new, strict=True):
+        batch_prompts = [prompts[i] for i in batch]
+        for i, ids in zip(
+            batch,
+            generate(model, batch_prompts, seed=row_seeds(seed, batch), **settings),
+            strict=True,
+        ):
             answers[i] = vocab.decode(ids)
     return answers

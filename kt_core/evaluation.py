@@ -1,99 +1,102 @@
-"""How many answers are right: exact match with its interval, the London baseline, prediction files."""
+"""How many answers are correct: exact match with its interval, and the London baseline."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
-
-from kt_core.corpora.files import write_atomically
 
 
 def wilson_interval(correct: int, total: int, z: float = 1.959963984540054) -> tuple[float, float]:
-    """95 % interval of a proportion (Wilson 1927): fractions (low, high); (0, 1) when nothing was asked."""
+    """Return the 95 % interval of a proportion, (low, high); (0, 1) if nothing was asked.
+
+    Source: Wilson 1927, "Probable inference".
+    """
     if total == 0:
         return 0.0, 1.0
     p, n = correct / total, total
     centre = (p + z * z / (2 * n)) / (1 + z * z / n)
     half = z / (1 + z * z / n) * math.sqrt(p * (1 - p) / n + z * z / (4 * n * n))
-    # none or all right: the end is exact, where rounding would leave it a hair inside
+    # at 0 and at n one end is exact, where rounding would leave it a little inside
     return 0.0 if correct == 0 else centre - half, 1.0 if correct == total else centre + half
 
 
 @dataclass(frozen=True)
 class Score:
-    """`correct` answers out of `total`; accuracy and its 95 % Wilson interval as fractions 0 ... 1."""
+    """`correct` answers out of `total`; accuracy and interval are fractions 0 ... 1."""
 
     correct: int
     total: int
 
     def __post_init__(self):
         if not 0 <= self.correct <= self.total:
-            raise ValueError(f"Score: {self.correct} correct out of {self.total} cannot be")
+            raise ValueError(f"Score: {self.correct} correct out of {self.total} is impossible")
 
     @property
     def accuracy(self) -> float:
+        """The share of correct answers, 0 if nothing was asked."""
         return self.correct / self.total if self.total else 0.0
 
     @property
     def low(self) -> float:
+        """The lower end of the 95 % Wilson interval."""
         return wilson_interval(self.correct, self.total)[0]
 
     @property
     def high(self) -> float:
+        """The upper end of the 95 % Wilson interval."""
         return wilson_interval(self.correct, self.total)[1]
 
+    def as_dict(self) -> dict[str, int | float]:
+        """Return the numbers as JSON files hold them, fractions with four digits."""
+        fractions = {key: round(getattr(self, key), 4) for key in ("accuracy", "low", "high")}
+        return {"correct": self.correct, "total": self.total, **fractions}
+
     def __str__(self) -> str:
-        """The assignment's line."""
+        """Return the assignment's line."""
         return f"Correct: {self.correct} out of {self.total}: {100 * self.accuracy:.1f}%"
 
 
 def exact_match(answers: Sequence[str], gold: Sequence[str | None]) -> Score:
-    """Answers that equal the gold ones, surrounding white space aside. ValueError if the counts differ."""
+    """Count the answers that equal the gold ones, apart from surrounding white space.
+
+    Raises:
+        ValueError: If their numbers differ or a gold answer is missing.
+    """
     if len(answers) != len(gold):
         raise ValueError(
-            f"{len(answers)} answers cannot be compared with {len(gold)} gold answers: one a question is needed"
+            f"{len(answers)} answers cannot be compared with {len(gold)} gold answers: "
+            "one per question is needed"
         )
     if any(g is None for g in gold):
-        raise ValueError(
-            "some gold answers are missing: this split has questions only, so it cannot be scored"
-        )
+        raise ValueError("some gold answers are missing: a split with questions only has no score")
     return Score(sum(a.strip() == g.strip() for a, g in zip(answers, gold, strict=True)), len(gold))
 
 
-def stored_and_found(
-    filled: Sequence[str], answers: Sequence[str], gold: Sequence[str | None]
+def stored_and_retrieved(
+    gap_answers: Sequence[str], answers: Sequence[str], gold: Sequence[str]
 ) -> tuple[Score, Score, Score]:
-    """(stored, found, guessed) of facts that were asked for twice, by a gap in their own text and by a question.
+    """Compare facts asked for twice: by a gap in their own text, and by a question.
 
-    stored: gaps filled rightly, of all. found: questions answered rightly, of the stored ones. guessed: questions
-    answered rightly, of the others. The two sums of right answers are those of `exact_match(answers, gold)`.
-    ValueError for lists of different lengths or a missing gold answer.
+    Args:
+        gap_answers, answers: What the model wrote into the gaps, and answered to the questions.
+        gold: The facts.
+
+    Returns:
+        stored: Gaps filled correctly, of all facts.
+        retrieved: Questions answered correctly, of the facts that are stored.
+        guessed: Questions answered correctly, of the other facts.
     """
-    exact_match(filled, gold)  # refuses what cannot be compared
-    exact_match(answers, gold)
-    groups: dict[bool, list[bool]] = {True: [], False: []}
-    for gap, answer, right in zip(filled, answers, gold, strict=True):
-        groups[gap.strip() == right.strip()].append(answer.strip() == right.strip())
-    stored = Score(len(groups[True]), len(gold))
-    return stored, *(Score(sum(groups[kind]), len(groups[kind])) for kind in (True, False))
+    stored = exact_match(gap_answers, gold)
+    exact_match(answers, gold)  # raises for lists that cannot be compared
+    is_stored = [gap.strip() == g.strip() for gap, g in zip(gap_answers, gold, strict=True)]
+    groups = []
+    for wanted in (True, False):
+        group = [i for i, is_in in enumerate(is_stored) if is_in == wanted]
+        groups.append(exact_match([answers[i] for i in group], [gold[i] for i in group]))
+    return stored, *groups
 
 
 def london_baseline(pairs: Sequence[tuple[str, str | None]]) -> Score:
-    """What always answering "London" scores on (question, answer) pairs."""
-    return exact_match(["London"] * len(pairs), [a for _, a in pairs])
-
-
-def write_predictions(path: str | Path, answers: Sequence[str]) -> None:
-    """The assignment's format: one answer a line, in the order of the questions; written atomically.
-
-    Line ends inside an answer (a poorly trained model may make them) become spaces, so that lines stay aligned.
-    """
-    write_atomically(path, "".join(" ".join(a.splitlines()) + "\n" for a in answers).encode())
-
-
-def read_predictions(path: str | Path) -> list[str]:
-    """The answers in a prediction file, one a line."""
-    text = Path(path).read_text(encoding="utf-8")
-    return text.removesuffix("\n").split("\n") if text else []
+    """Score the constant answer "London" on (question, answer) pairs."""
+    return exact_match(["London"] * len(pairs), [answer for _, answer in pairs])

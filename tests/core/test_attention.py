@@ -9,23 +9,18 @@ from hypothesis import strategies as st
 from torch import nn
 
 from kt_core.attention import (
-    Dropout,
-    KeyValueCache,
     MultiHeadAttention,
     additive_score,
     attend,
     causal_mask,
-    causal_softmax,
     masked_softmax,
     multiplicative_score,
     reach_mask,
     record_attention,
-    rotary_frequencies,
-    rotary_table,
-    rotate,
     scaled_dot_product_score,
-    sinusoidal_positions,
 )
+from kt_core.kv_cache import LayerCache, Slots
+from kt_core.positions import rotary_frequencies, rotary_table, rotate, sinusoidal_positions
 
 FEW = settings(max_examples=15, deadline=None)
 
@@ -141,49 +136,6 @@ def test_sinusoidal_positions():
         angle = t / 10000 ** (2 * i / 8)
         assert table[t, 2 * i].item() == pytest.approx(math.sin(angle), abs=1e-6)
         assert table[t, 2 * i + 1].item() == pytest.approx(math.cos(angle), abs=1e-6)
-
-
-def test_causal_softmax_is_the_masked_softmax_of_the_scaled_scores_gradients_too():
-    query, key = (draw(2, 3, 7, 4, seed=seed).requires_grad_() for seed in (1, 2))
-    weighed = draw(2, 3, 7, 7, seed=3)
-    fast = causal_softmax(query, key)
-    slow = masked_softmax(scaled_dot_product_score(query, key), causal_mask(7))
-    torch.testing.assert_close(fast, slow)
-    assert (fast.triu(1) == 0).all()
-    grads, expected = (torch.autograd.grad((w * weighed).sum(), (query, key)) for w in (fast, slow))
-    torch.testing.assert_close(grads, expected)
-
-
-# ---------------------------------------------------------------- dropout
-
-
-@pytest.mark.parametrize("p", [0.1, 0.5, 0.9])
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_dropout_drops_that_share_and_keeps_the_mean(p, dtype):
-    x = torch.ones(300, 1001, dtype=dtype, requires_grad=True)
-    torch.manual_seed(0)
-    y = Dropout(p)(x)
-    assert y.dtype == dtype
-    dropped = y == 0
-    # five standard deviations of 300,300 draws and more
-    assert abs(float(dropped.float().mean()) - p) < 0.005
-    kept = y[~dropped].detach()
-    torch.testing.assert_close(kept, torch.full_like(kept, 1 / (1 - p)))
-    for axis in (0, 1):  # no row or column is favoured
-        assert (dropped.float().mean(axis) - p).abs().max() < 0.2
-    y.sum().backward()
-    assert torch.equal(x.grad, y.detach())  # what was dropped learns nothing
-
-
-def test_dropout_draws_from_the_global_generator_and_is_off_where_it_should_be():
-    x, drop = draw(3, 5), Dropout(0.5)
-    found = []
-    for _ in range(2):
-        torch.manual_seed(1)
-        found.append(drop(x))
-    assert torch.equal(*found) and not torch.equal(found[0], drop(x))
-    assert drop.eval()(x) is x and Dropout(0.0)(x) is x
-    assert drop.train()(torch.empty(0, 3)).shape == (0, 3)
 
 
 # ---------------------------------------------------------------- rotary embedding
@@ -320,36 +272,28 @@ def by_hand(attention, x, source, mask=None):
     return attention.proj(torch.cat(parts, -1))
 
 
-@pytest.mark.parametrize("recording", [False, True])
-def test_multi_head_attention_equals_the_formula_head_by_head(recording):
+def test_multi_head_attention_equals_the_formula_head_by_head():
     attention, x, source = heads(24, 3), draw(2, 5, 24, seed=1), draw(2, 7, 24, seed=2)
     mask = torch.rand(5, 7, generator=torch.Generator().manual_seed(0)) < 0.6
     mask[:, 0] = True
-    attention.recorder = (lambda weights: None) if recording else None
     torch.testing.assert_close(attention(x), by_hand(attention, x, x), atol=1e-5, rtol=1e-5)
     causal = by_hand(attention, x, x, causal_mask(5))
-    torch.testing.assert_close(attention(x, is_causal=True), causal, atol=1e-5, rtol=1e-5)
     torch.testing.assert_close(attention(x, mask=causal_mask(5)), causal, atol=1e-5, rtol=1e-5)
     crossed = attention(x, source, mask=mask)
     torch.testing.assert_close(crossed, by_hand(attention, x, source, mask), atol=1e-5, rtol=1e-5)
 
 
 @pytest.mark.parametrize("qk_norm", [False, True])
-def test_fused_kernel_and_formula_agree_even_where_a_row_may_look_at_nothing(qk_norm):
+def test_a_row_without_an_allowed_key_gathers_nothing(qk_norm):
     attention, x, source = heads(qk_norm=qk_norm), draw(2, 4, 16, seed=1), draw(2, 6, 16, seed=2)
     mask = torch.ones(4, 6, dtype=torch.bool)
     mask[1] = False
-    rotations = {
-        "query_rotation": rotary_table(torch.arange(4), 8),
-        "key_rotation": rotary_table(torch.arange(6), 8),
-    }
-    fused = attention(x, source, mask=mask, **rotations)
+    rotation = tuple(rotary_table(torch.arange(n), 8) for n in (4, 6))
     with record_attention(attention) as maps:
-        explicit = attention(x, source, mask=mask, **rotations)
-    torch.testing.assert_close(fused, explicit, atol=1e-5, rtol=1e-5)
+        gathered = attention(x, source, mask, rotation)
     assert (maps[0][:, :, 1] == 0).all()
     torch.testing.assert_close(
-        fused[:, 1], attention.proj.bias.expand(2, -1)
+        gathered[:, 1], attention.proj.bias.expand(2, -1)
     )  # nothing was gathered
 
 
@@ -372,23 +316,25 @@ def test_attention_without_positions_is_permutation_equivariant_and_loses_it_wit
         return (f(x[:, order]) - f(x)[:, order]).abs().max()
 
     turned = rotary_table(torch.arange(6), 8)
-    assert differ(lambda z: attention(z, query_rotation=turned, key_rotation=turned)) > 1e-2
+    assert differ(lambda z: attention(z, rotation=(turned, turned))) > 1e-2
     assert differ(lambda z: attention(z + sinusoidal_positions(6, 16))) > 1e-2
-    assert differ(lambda z: attention(z, is_causal=True)) > 1e-2
+    assert differ(lambda z: attention(z, mask=causal_mask(z.size(1)))) > 1e-2
 
 
 def test_cache_writes_each_row_into_its_own_slots():
-    cache = KeyValueCache(2, 1, 4, 3, torch.zeros(1))
+    slots = Slots(2, 4, never=99, device=torch.device("cpu"))
+    cache = LayerCache(slots, 1, 3, torch.zeros(1))
     key, value = draw(2, 1, 2, 3, seed=1), draw(2, 1, 2, 3, seed=2)
-    k, v = cache.write(key, value, torch.tensor([[0, 1], [3, 2]]))
+    where = torch.tensor([[0, 1], [3, 2]])
+    assert slots.place(where, where).tolist() == [[0, 1, 99, 99], [99, 99, 2, 3]]
+    k, v = cache.update(key, value)
     assert torch.equal(k[0, 0, :2], key[0, 0])
     assert torch.equal(k[1, 0, [3, 2]], key[1, 0])
     assert torch.equal(v[1, 0, [3, 2]], value[1, 0])
     assert (k[0, 0, 2:] == 0).all()
     assert (v[1, 0, :2] == 0).all()
-    again, _ = cache.write(
-        key[:, :, :1] + 1, value[:, :, :1], torch.tensor([[1], [1]])
-    )  # overwrites
+    slots.place(torch.tensor([[1], [1]]), torch.tensor([[1], [1]]))
+    again, _ = cache.update(key[:, :, :1] + 1, value[:, :, :1])  # overwrites
     assert torch.equal(again[0, 0, 1], key[0, 0, 0] + 1)
     assert torch.equal(again[0, 0, 0], key[0, 0, 0])
 
@@ -399,7 +345,7 @@ def test_cache_writes_each_row_into_its_own_slots():
 def test_the_map_is_that_of_the_very_pass_whose_output_is_handed_out():
     attention, x = glass(6)
     with record_attention(attention) as maps:
-        y = attention(x, is_causal=True)
+        y = attention(x, mask=causal_mask(x.size(1)))
     torch.testing.assert_close(y, maps[0][:, 0])
     assert (maps[0][0, 0].triu(1) == 0).all()
 
@@ -409,7 +355,7 @@ def test_maps_are_taken_before_dropout():
     attention.train()
     torch.manual_seed(0)
     with record_attention(attention) as maps:
-        y = attention(x, is_causal=True)
+        y = attention(x, mask=causal_mask(x.size(1)))
     weights = maps[0][:, 0]
     torch.testing.assert_close(weights.sum(-1), torch.ones(1, 8))  # nothing is missing in the map
     dropped, kept = (y == 0) & (weights > 0), y != 0
@@ -420,15 +366,15 @@ def test_maps_are_taken_before_dropout():
 
 def test_dropout_on_cpu_drops_without_recording_too():
     attention, x = glass(8, dropout=0.5)
-    plain = attention(x, is_causal=True)
+    plain = attention(x, mask=causal_mask(x.size(1)))
     attention.train()
     torch.manual_seed(0)
-    y = attention(x, is_causal=True)
+    y = attention(x, mask=causal_mask(x.size(1)))
     allowed = causal_mask(8)[None]
     assert (y[allowed] == 0).any()
     torch.testing.assert_close(y[y != 0], 2 * plain[y != 0])
     attention.eval()
-    torch.testing.assert_close(attention(x, is_causal=True), plain)
+    torch.testing.assert_close(attention(x, mask=causal_mask(x.size(1))), plain)
 
 
 def test_recording_costs_no_second_pass_and_maps_are_detached():
@@ -457,7 +403,7 @@ def test_recorders_are_restored_nested_and_after_an_error():
     assert outer[1] is None  # never ran
     with pytest.raises(RuntimeError, match="inside"), record_attention(model):
         raise RuntimeError("inside")
-    assert all(layer.recorder is None for layer in model)
+    assert all(layer.attend is attend for layer in model)
     kept = outer[0].clone()
     model[0](5 * x)
     assert torch.equal(outer[0], kept)  # the list stays filled and is not written after the block

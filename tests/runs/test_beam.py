@@ -30,7 +30,9 @@ def log_probability(model, prompt, ids, stop=(0, 1), ended=True):
     """That of a continuation by the plain forward pass, one character after the other."""
     total = 0.0
     for n, i in enumerate(ids):
-        total += model(torch.tensor([[*prompt, *ids[:n]]]))[0][0, -1].double().log_softmax(-1)[i].item()
+        total += (
+            model(torch.tensor([[*prompt, *ids[:n]]]))[0][0, -1].double().log_softmax(-1)[i].item()
+        )
     if ended:
         last = model(torch.tensor([[*prompt, *ids]]))[0][0, -1].double().log_softmax(-1)
         total += last[list(stop)].logsumexp(0).item()
@@ -54,8 +56,15 @@ def test_width_1_is_greedy(prompt, variant, seed, max_new):
 
 
 @settings(max_examples=30, deadline=None)
-@given(prompt=prompts, variant=st.sampled_from(VARIANTS), seed=st.integers(0, 9), width=st.integers(2, 7))
-def test_the_best_is_at_least_as_likely_as_greedy_and_all_are_different_events(prompt, variant, seed, width):
+@given(
+    prompt=prompts,
+    variant=st.sampled_from(VARIANTS),
+    seed=st.integers(0, 9),
+    width=st.integers(2, 7),
+)
+def test_the_best_is_at_least_as_likely_as_greedy_and_all_are_different_events(
+    prompt, variant, seed, width
+):
     model = model_of(variant, seed=seed)
     beams = beam_search(model, prompt, width)
     (greedy,) = beam_search(model, prompt, 1)
@@ -117,10 +126,14 @@ class Table(torch.nn.Module):
 
     def step(self, idx, positions, cache):
         cache.inputs[torch.arange(len(idx)), positions] = idx
-        return self._logits(["".join("ab?"[i - 2] for i in row if i) for row in cache.inputs.tolist()])
+        return self._logits(
+            ["".join("ab?"[i - 2] for i in row if i) for row in cache.inputs.tolist()]
+        )
 
     def _logits(self, written):
-        return torch.tensor([self.chances.get(w, [0, 1, 0, 0, 0]) for w in written]).add(1e-12).log()
+        return (
+            torch.tensor([self.chances.get(w, [0, 1, 0, 0, 0]) for w in written]).add(1e-12).log()
+        )
 
 
 def test_the_greedy_continuation_keeps_its_place_where_others_look_better_for_a_while():

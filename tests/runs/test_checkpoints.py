@@ -240,7 +240,8 @@ def test_hardware_in_words():
 
 def test_an_average_is_the_mean_of_the_weights_with_the_last_card(tmp_path):
     paths = [
-        save_checkpoint(tmp_path / f"{n}.safetensors", tiny(seed=n), VOCAB, dict(seed=n)) for n in (1, 2, 3)
+        save_checkpoint(tmp_path / f"{n}.safetensors", tiny(seed=n), VOCAB, dict(seed=n))
+        for n in (1, 2, 3)
     ]
     model, vocab, card = load_average(paths)
     assert (card["seed"], vocab) == (3, VOCAB) and not model.training
@@ -252,7 +253,9 @@ def test_an_average_is_the_mean_of_the_weights_with_the_last_card(tmp_path):
 
 
 def test_models_that_differ_have_no_average(tmp_path):
-    paths = [save_checkpoint(tmp_path / f"{v}.safetensors", tiny(v), VOCAB) for v in ("vanilla", "rope")]
+    paths = [
+        save_checkpoint(tmp_path / f"{v}.safetensors", tiny(v), VOCAB) for v in ("vanilla", "rope")
+    ]
     with pytest.raises(CheckpointError, match=r"vanilla.safetensors and .*rope.safetensors differ"):
         load_average(paths)
     with pytest.raises(CheckpointError, match="no checkpoint to take the mean of"):

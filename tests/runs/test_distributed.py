@@ -38,7 +38,15 @@ CASES = {
     "muon": ("rope", 0.0, dict(batch_size=4, optimizer="muon")),
 }
 RUN = [
-    "run", "--corpus", "bios:people=20", "--recipe", "smoke", "--variant", "rope", "--device", "cpu",
+    "run",
+    "--corpus",
+    "bios:people=20",
+    "--recipe",
+    "smoke",
+    "--variant",
+    "rope",
+    "--device",
+    "cpu",
     *"--set block_size=64 --set n_embd=16 --set pretrain_epochs=1 --set pretrain_batch_size=16".split(),
     *"--set finetune_epochs=2 --set optimizer=adamw".split(),
 ]
@@ -71,7 +79,9 @@ def script(folder):
     evaluated = []
     settings = config(eval_every=2, save_every=4)
     whole = tiny(dropout=0.2)
-    trainer = Trainer(whole, lines(), settings, evaluate=lambda m: evaluated.append(1) or dict(dev=0.5))
+    trainer = Trainer(
+        whole, lines(), settings, evaluate=lambda m: evaluated.append(1) or dict(dev=0.5)
+    )
     told["whole"] = without_seconds(trainer.fit())
     told["evaluated"] = len(evaluated)
 
@@ -104,7 +114,12 @@ def script(folder):
     except SystemExit as error:
         told["status"].append(f"exit {error.code}")
     told["result"] = kt.run_experiment(
-        "bios:people=20", "rope", "smoke", out=folder / "run", resume=True, device="cpu",
+        "bios:people=20",
+        "rope",
+        "smoke",
+        out=folder / "run",
+        resume=True,
+        device="cpu",
         overrides=dict(pair.split("=") for pair in RUN if "=" in pair and ":" not in pair),
     ).told["parameters"]
     (folder / f"told-{os.environ['RANK']}.json").write_text(json.dumps(told))
@@ -117,8 +132,13 @@ def torchrun(*command, **more):
     environment |= dict(OMP_NUM_THREADS="1", KT_PROGRESS="lines", PYTHONPATH=root)
     start = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
     return subprocess.Popen(
-        [*start, *command], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment,
-        start_new_session=True, **more,
+        [*start, *command],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env=environment,
+        start_new_session=True,
+        **more,
     )
 
 
@@ -210,7 +230,9 @@ def test_ctrl_c_on_torchrun_leaves_a_run_that_one_process_can_finish(tmp_path):
     for line in process.stdout:
         if "pretrain: step 6/" in line:
             break
-    os.killpg(process.pid, signal.SIGINT)  # as a terminal does; torchrun sends its processes another
+    os.killpg(
+        process.pid, signal.SIGINT
+    )  # as a terminal does; torchrun sends its processes another
     out, error = process.communicate(timeout=120)
     assert process.returncode != 0
     assert "pretrain stopped at step" in out and error.count("kt run: stopped") == 1
@@ -233,7 +255,13 @@ def test_ctrl_c_on_torchrun_leaves_a_run_that_one_process_can_finish(tmp_path):
 def member(rank, size):
     """One of a team that nobody has started."""
     team = distributed.Team.__new__(distributed.Team)
-    team.rank, team.size, team.leading, team.interrupted, team.busy = rank, size, False, False, False
+    team.rank, team.size, team.leading, team.interrupted, team.busy = (
+        rank,
+        size,
+        False,
+        False,
+        False,
+    )
     return team
 
 
@@ -254,7 +282,9 @@ def test_shares_add_up_to_the_batch_and_its_mean_loss(size, rows):
     parts = [member(rank, size).share(x, y) for rank in range(size)]
     counted = sorted(int(row) for mine, _, weight in parts if weight for row in mine[:, 0])
     silent = {row + 100 for row in range(rows) if not y[row].any()}
-    assert set(counted) | silent == {row + 100 for row in range(rows)} and len(set(counted)) == len(counted)
+    assert set(counted) | silent == {row + 100 for row in range(rows)} and len(set(counted)) == len(
+        counted
+    )
     losses = [loss(logits[mine[:, 0] - 100], targets) * weight for mine, targets, weight in parts]
     assert all(torch.isfinite(part) for part in losses)
     assert float(sum(losses) / size) == pytest.approx(float(loss(logits, y)), abs=1e-5)
@@ -273,9 +303,13 @@ def test_a_process_alone_joins_nobody(monkeypatch):
         monkeypatch.delenv(name, raising=False)
     assert distributed.join() is None and not distributed.launched()
     assert distributed.first() and distributed.processes() == 1
-    for name, value in dict(RANK="0", WORLD_SIZE="1", MASTER_ADDR="localhost", MASTER_PORT="1").items():
+    for name, value in dict(
+        RANK="0", WORLD_SIZE="1", MASTER_ADDR="localhost", MASTER_PORT="1"
+    ).items():
         monkeypatch.setenv(name, value)
-    assert distributed.join() is None and distributed.processes() == 1  # torchrun --nproc-per-node 1
+    assert (
+        distributed.join() is None and distributed.processes() == 1
+    )  # torchrun --nproc-per-node 1
     monkeypatch.setenv("WORLD_SIZE", "2")
     monkeypatch.delenv("MASTER_PORT")
     assert distributed.join() is None  # a cluster's own WORLD_SIZE says nothing of torchrun
@@ -283,7 +317,9 @@ def test_a_process_alone_joins_nobody(monkeypatch):
 
 
 def test_who_is_first(monkeypatch):
-    for name, value in dict(RANK="1", WORLD_SIZE="3", MASTER_ADDR="localhost", MASTER_PORT="1").items():
+    for name, value in dict(
+        RANK="1", WORLD_SIZE="3", MASTER_ADDR="localhost", MASTER_PORT="1"
+    ).items():
         monkeypatch.setenv(name, value)
     assert distributed.launched() and distributed.processes() == 3 and not distributed.first()
     monkeypatch.setenv("RANK", "0")
@@ -293,7 +329,10 @@ def test_who_is_first(monkeypatch):
 @pytest.mark.parametrize("device", ["mps", "cuda:1"])
 def test_devices_that_cannot_serve_are_refused(device):
     trainer = SimpleNamespace(device=torch.device(device))
-    with pytest.raises(ValueError, match="--device cpu or cuda"), member(0, 2).training(trainer, False):
+    with (
+        pytest.raises(ValueError, match="--device cpu or cuda"),
+        member(0, 2).training(trainer, False),
+    ):
         pass
 
 
@@ -301,7 +340,10 @@ def test_more_processes_than_gpus_are_refused(monkeypatch):
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
     monkeypatch.setenv("LOCAL_RANK", "1")
     trainer = SimpleNamespace(device=torch.device("cuda"))
-    with pytest.raises(ValueError, match="--nproc-per-node 1"), member(1, 2).training(trainer, False):
+    with (
+        pytest.raises(ValueError, match="--nproc-per-node 1"),
+        member(1, 2).training(trainer, False),
+    ):
         pass
 
 

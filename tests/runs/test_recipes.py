@@ -61,7 +61,8 @@ def test_an_unknown_field_that_is_near_nothing_gets_no_suggestion():
 )
 def test_a_wrong_type_names_the_field_and_the_type(key, value, wanted):
     with pytest.raises(
-        ValueError, match=rf"recipe field {key} must be {wanted}\b.*not {value!r}".replace("[", r"\[")
+        ValueError,
+        match=rf"recipe field {key} must be {wanted}\b.*not {value!r}".replace("[", r"\["),
     ):
         recipe("quick", **{key: value})
 
@@ -206,7 +207,9 @@ def test_a5_finetuning():
         )
         assert config.horizon == math.ceil(75_187_200 / (256 * 128)) == 2295
         assert 75_187_200 == 200 * 2937 * 128
-        assert config.rate(80, 80) == pytest.approx(0.5 * (1 + math.cos(math.pi * 80 / 2295)))  # hardly falls
+        assert config.rate(80, 80) == pytest.approx(
+            0.5 * (1 + math.cos(math.pi * 80 / 2295))
+        )  # hardly falls
 
 
 def test_a5_data_is_the_assignments(corpus):
@@ -236,7 +239,10 @@ def test_the_kind_tells_whether_pretraining_sees_the_pairs(corpus):
     for name in RECIPES:
         times = recipe(name).mixed_pairs
         assert recipe(name).kind == ("mixed" if times else "pure")
-        assert len(recipe(name).pretrain_data(corpus, corpus.vocab)) == recipe(name).views * n + times * m
+        assert (
+            len(recipe(name).pretrain_data(corpus, corpus.vocab))
+            == recipe(name).views * n + times * m
+        )
     assert recipe("kt", mixed_pairs=0).kind == "pure"
 
 
@@ -260,8 +266,18 @@ def test_no_recipe_trains_on_dev_or_test(corpus):
 def test_every_field_reaches_the_parts(corpus):
     """A field that nothing reads would be a setting without effect."""
     other = {
-        str: {"name": "x", "activation": "relu2", "crop": "line", "spans": "random", "loss": "all", "optimizer": "adamw",
-              "schedule": "constant", "finetune_schedule": "constant", "precision": "bf16", "decay_on": "all"},
+        str: {
+            "name": "x",
+            "activation": "relu2",
+            "crop": "line",
+            "spans": "random",
+            "loss": "all",
+            "optimizer": "adamw",
+            "schedule": "constant",
+            "finetune_schedule": "constant",
+            "precision": "bf16",
+            "decay_on": "all",
+        }
     }
     base = replace(recipe("quick"), bottleneck=32)
 

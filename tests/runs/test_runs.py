@@ -15,8 +15,15 @@ from kt_core.runs.experiment import Result, run_experiment
 from kt_core.trainer import Trainer
 from kt_course.tools.cli import main
 
-TINY = dict(block_size=64, n_embd=16, dropout=0.1, pretrain_epochs=1, pretrain_batch_size=16, finetune_epochs=2,
-            finetune_batch_size=4)
+TINY = dict(
+    block_size=64,
+    n_embd=16,
+    dropout=0.1,
+    pretrain_epochs=1,
+    pretrain_batch_size=16,
+    finetune_epochs=2,
+    finetune_batch_size=4,
+)
 CORPUS = "bios:people=20"
 
 
@@ -49,7 +56,9 @@ def whole(tmp_path_factory):
 
 def files(folder) -> dict[str, bytes]:
     return {
-        str(p.relative_to(folder)): p.read_bytes() for p in sorted(Path(folder).rglob("*")) if p.is_file()
+        str(p.relative_to(folder)): p.read_bytes()
+        for p in sorted(Path(folder).rglob("*"))
+        if p.is_file()
     }
 
 
@@ -71,20 +80,27 @@ def equal(a, b) -> bool:
 
 def test_the_folder_holds_what_the_module_says(whole):
     assert set(files(whole.path)) == {
-        "config.json", "metrics.jsonl", "result.json", "predictions/dev.txt", "predictions/test.txt",
-        "pretrained.safetensors", "pretrained.safetensors.json", "finetuned.safetensors", "finetuned.safetensors.json",
+        "config.json",
+        "metrics.jsonl",
+        "result.json",
+        "predictions/dev.txt",
+        "predictions/test.txt",
+        "pretrained.safetensors",
+        "pretrained.safetensors.json",
+        "finetuned.safetensors",
+        "finetuned.safetensors.json",
     }
 
 
 def test_config(whole):
     config = json.loads((whole.path / "config.json").read_text())
-    assert (config["corpus"], config["variant"], config["kind"], config["seed"], config["init"]) == (
-        CORPUS,
-        "vanilla",
-        "mixed",
-        0,
-        None,
-    )
+    assert (
+        config["corpus"],
+        config["variant"],
+        config["kind"],
+        config["seed"],
+        config["init"],
+    ) == (CORPUS, "vanilla", "mixed", 0, None)
     assert kt.Recipe(**config["recipe"]) == kt.recipe("smoke", **TINY)
     assert set(config["versions"]) == {"kt_core", "torch", "python"}
     assert "CPU" in config["hardware"]
@@ -103,8 +119,14 @@ def test_result(whole):
         assert told[split]["correct"] == score.correct
         assert told[split]["low"] == pytest.approx(score.low, abs=1e-4)
     assert (told["recipe"], told["kind"], told["fields"]["n_embd"]) == ("smoke", "mixed", 16)
-    assert told["parameters"] == kt.load_checkpoint(whole.path / "finetuned.safetensors")[0].n_parameters()
-    for phase, steps in (("pretraining", 6), ("finetuning", 6)):  # 90 examples in 16s; 2 x ceil(10 / 4)
+    assert (
+        told["parameters"]
+        == kt.load_checkpoint(whole.path / "finetuned.safetensors")[0].n_parameters()
+    )
+    for phase, steps in (
+        ("pretraining", 6),
+        ("finetuning", 6),
+    ):  # 90 examples in 16s; 2 x ceil(10 / 4)
         assert told[phase]["steps"] == steps
         assert told[phase]["characters"] > 0
         assert re.fullmatch(r"\d{4}-\d\d-\d\d", told[phase]["date"])
@@ -147,7 +169,10 @@ def test_pure_pretraining_is_not_scored_on_dev(tmp_path):
 def test_pure_pretraining_with_windows_put_as_questions_is(tmp_path):
     result = run(tmp_path / "a", overrides=dict(mixed_pairs=0, crop="window", ask=0.5))
     assert result.told["kind"] == "pure"
-    assert {row["phase"] for row in metrics(result.path) if "dev" in row} == {"pretrain", "finetune"}
+    assert {row["phase"] for row in metrics(result.path) if "dev" in row} == {
+        "pretrain",
+        "finetune",
+    }
 
 
 def test_without_pretraining(tmp_path):
@@ -236,16 +261,23 @@ def test_several_inits_are_averaged(tmp_path, whole):
     first = whole.path / "pretrained.safetensors"
     second = run(tmp_path / "other", start=first).path / "pretrained.safetensors"
     result = run(
-        tmp_path / "a", init=[first, second], overrides=dict(finetune_lr=1e-12, finetune_muon_lr=1e-12)
+        tmp_path / "a",
+        init=[first, second],
+        overrides=dict(finetune_lr=1e-12, finetune_muon_lr=1e-12),
     )
     assert result.told["init"] == f"{first} + {second}"
-    assert result.told["pretraining"]["before"] == {"variant": "vanilla", **whole.told["pretraining"]}
+    assert result.told["pretraining"]["before"] == {
+        "variant": "vanilla",
+        **whole.told["pretraining"],
+    }
     states = [
         kt.load_checkpoint(path)[0].state_dict()
         for path in (first, second, result.path / "finetuned.safetensors")
     ]
     for name, tensor in states[2].items():
-        torch.testing.assert_close(tensor, (states[0][name] + states[1][name]) / 2, atol=1e-6, rtol=0)
+        torch.testing.assert_close(
+            tensor, (states[0][name] + states[1][name]) / 2, atol=1e-6, rtol=0
+        )
 
 
 def test_init_keeps_the_checkpoints_block(tmp_path, whole):
@@ -264,7 +296,9 @@ def test_init_keeps_the_checkpoints_block(tmp_path, whole):
         (dict(pretrain=False), "pretrain=False"),
     ],
 )
-def test_an_init_that_cannot_serve_is_refused_before_anything_is_written(tmp_path, whole, more, words):
+def test_an_init_that_cannot_serve_is_refused_before_anything_is_written(
+    tmp_path, whole, more, words
+):
     with pytest.raises(ValueError, match=words):
         run(tmp_path / "a", init=whole.path / "pretrained.safetensors", **more)
     assert not (tmp_path / "a").exists()
@@ -279,7 +313,9 @@ def test_start_is_what_pretraining_goes_on_from(tmp_path, whole):
         assert torch.allclose(new, tensor, atol=1e-6), name
     result = run(tmp_path / "a", start=start)
     assert result.told["start"] == "pretrained.safetensors"
-    assert result.told["pretraining"]["before"] == dict(variant="vanilla", **whole.told["pretraining"])
+    assert result.told["pretraining"]["before"] == dict(
+        variant="vanilla", **whole.told["pretraining"]
+    )
     assert result.told["pretraining"]["loss"] < whole.told["pretraining"]["loss"]
     again = run(tmp_path / "b", start=start)
     assert equal(weights(again.path), weights(result.path))
@@ -290,7 +326,9 @@ def test_start_is_what_pretraining_goes_on_from(tmp_path, whole):
 @pytest.mark.parametrize("variant", ["rope", "perceiver_ar", "perceiver"])
 def test_a_start_of_another_variant_gives_the_weights_that_both_have(tmp_path, whole, variant):
     start = whole.path / "pretrained.safetensors"
-    result = run(tmp_path / "a", variant=variant, start=start, overrides=dict(pretrain_lr=1e-9, muon_lr=1e-9))
+    result = run(
+        tmp_path / "a", variant=variant, start=start, overrides=dict(pretrain_lr=1e-9, muon_lr=1e-9)
+    )
     assert result.told["pretraining"]["before"]["variant"] == "vanilla"
     theirs = kt.load_checkpoint(start)[0].state_dict()
     new = kt.load_checkpoint(result.path / "pretrained.safetensors")[0].state_dict()
@@ -300,7 +338,9 @@ def test_a_start_of_another_variant_gives_the_weights_that_both_have(tmp_path, w
         assert torch.allclose(new[name], theirs[name], atol=1e-6), name
     for name in new.keys() - shared:
         if "ln_source" in name:
-            assert torch.allclose(new[name], theirs[name.replace("ln_source", "ln1")], atol=1e-6), name
+            assert torch.allclose(new[name], theirs[name.replace("ln_source", "ln1")], atol=1e-6), (
+                name
+            )
 
 
 @pytest.mark.parametrize(
@@ -311,7 +351,9 @@ def test_a_start_of_another_variant_gives_the_weights_that_both_have(tmp_path, w
         (dict(pretrain=False), "neither init nor pretrain=False"),
     ],
 )
-def test_a_start_that_cannot_serve_is_refused_before_anything_is_written(tmp_path, whole, more, words):
+def test_a_start_that_cannot_serve_is_refused_before_anything_is_written(
+    tmp_path, whole, more, words
+):
     with pytest.raises(ValueError, match=words):
         run(tmp_path / "a", start=whole.path / "pretrained.safetensors", **more)
     assert not (tmp_path / "a").exists()
@@ -342,7 +384,10 @@ def test_the_same_seed_gives_the_same_run_whatever_torchs_random_state(tmp_path,
     assert equal(weights(again.path), weights(whole.path))
     assert metrics(again.path) == metrics(whole.path)
     for split in ("dev", "test"):
-        assert files(again.path)[f"predictions/{split}.txt"] == files(whole.path)[f"predictions/{split}.txt"]
+        assert (
+            files(again.path)[f"predictions/{split}.txt"]
+            == files(whole.path)[f"predictions/{split}.txt"]
+        )
 
 
 def test_another_seed_gives_another_run(tmp_path, whole):
@@ -406,7 +451,9 @@ def test_going_on_after_a_crash_repeats_only_what_was_not_saved(monkeypatch, tmp
 
 
 @pytest.mark.parametrize("phase", ["pretrained", "finetuned"])
-def test_a_stop_between_the_last_step_and_the_checkpoint_loses_nothing(monkeypatch, tmp_path, whole, phase):
+def test_a_stop_between_the_last_step_and_the_checkpoint_loses_nothing(
+    monkeypatch, tmp_path, whole, phase
+):
     """The last evaluation may take a while: Ctrl-C in it must not cost the whole training."""
     import kt_core.runs.experiment as runs
 
@@ -421,12 +468,16 @@ def test_a_stop_between_the_last_step_and_the_checkpoint_loses_nothing(monkeypat
         patch.setattr(runs, "save_checkpoint", stopping)
         with pytest.raises(KeyboardInterrupt):
             run(tmp_path / "a")
-    assert (tmp_path / "a" / f"{dict(pretrained='pretrain', finetuned='finetune')[phase]}.state").exists()
+    assert (
+        tmp_path / "a" / f"{dict(pretrained='pretrain', finetuned='finetune')[phase]}.state"
+    ).exists()
 
     trained = []
     step = torch.optim.AdamW.step
     with monkeypatch.context() as patch:
-        patch.setattr(torch.optim.AdamW, "step", lambda self, *a: (trained.append(1), step(self, *a))[1])
+        patch.setattr(
+            torch.optim.AdamW, "step", lambda self, *a: (trained.append(1), step(self, *a))[1]
+        )
         result = run(tmp_path / "a", resume=True)
     assert len(trained) == (6 if phase == "pretrained" else 0)
     assert equal(weights(result.path), weights(whole.path))
@@ -512,7 +563,17 @@ def test_no_result_says_how_to_finish(tmp_path):
 
 
 def test_kt_run_tells_the_scores_and_refuses_to_overwrite(tmp_path, capsys, whole):
-    given = ["run", "--corpus", CORPUS, "--recipe", "smoke", "--device", "cpu", "--out", str(tmp_path / "a")]
+    given = [
+        "run",
+        "--corpus",
+        CORPUS,
+        "--recipe",
+        "smoke",
+        "--device",
+        "cpu",
+        "--out",
+        str(tmp_path / "a"),
+    ]
     for key, value in TINY.items():
         given += ["--set", f"{key}={value}"]
     assert main(given) == 0

@@ -1,0 +1,130 @@
+"""The parts of a GPT: its configuration, the MLP and the Transformer block."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch.nn.functional as F
+from torch import nn
+
+from kt_core._validation import is_whole, require, require_choice
+from kt_core.attention import MultiHeadAttention
+
+VARIANTS = ("vanilla", "rope", "perceiver", "perceiver_ar")
+
+
+@dataclass(frozen=True)
+class GPTConfig:
+    """Size and variant of a `GPT`. The defaults are the assignment's model.
+
+    Args:
+        vocab_size: Number of characters V, with the two special ones.
+        block_size: The most characters that the model reads at once.
+        n_layer, n_head, n_embd: Blocks, heads per block, channels.
+        variant: "vanilla" (learned positions), "rope" (rotated queries and keys), "perceiver" (the
+            assignment's latents) or "perceiver_ar" (causal and complete latents).
+        bottleneck: Latents of a perceiver for a full block.
+        dropout: Share of activations dropped in training.
+        qk_norm: Normalise queries and keys to unit root mean square (Henry et al. 2020).
+        rope_base: Base of the rotary frequencies.
+        causal: False lets each position attend both ways: an encoder for masked language models.
+
+    Raises:
+        ValueError: For a value that no model can have; it names the field.
+    """
+
+    vocab_size: int
+    block_size: int = 128
+    n_layer: int = 4
+    n_head: int = 8
+    n_embd: int = 256
+    variant: str = "vanilla"
+    bottleneck: int = 64
+    dropout: float = 0.1
+    qk_norm: bool = False
+    rope_base: float = 10000.0
+    causal: bool = True
+
+    def __post_init__(self):
+        for field in ("vocab_size", "block_size", "n_layer", "n_head", "n_embd", "bottleneck"):
+            require(self, field, is_whole(getattr(self, field)), "a whole number of at least 1")
+        for field in ("qk_norm", "causal"):
+            require(self, field, isinstance(getattr(self, field), bool), "True or False")
+        require_choice(self, "variant", VARIANTS)
+        require(
+            self, "n_embd", self.n_embd % self.n_head == 0, f"a multiple of n_head ({self.n_head})"
+        )
+        require(self, "dropout", _is_number(self.dropout) and 0 <= self.dropout < 1, "in [0, 1)")
+        require(self, "rope_base", _is_number(self.rope_base) and self.rope_base > 1, "above 1")
+        if self.uses_rotation:
+            even = self.n_embd // self.n_head % 2 == 0
+            require(
+                self, "n_embd", even, "an even number of channels per head, to rotate pairs of them"
+            )
+        if self.has_latents:
+            require(self, "n_layer", self.n_layer >= 2, "2 or more: one block down, one block up")
+            fits = self.bottleneck <= self.block_size
+            require(self, "bottleneck", fits, f"at most block_size ({self.block_size})")
+            require(self, "causal", self.causal, f"True: {self.variant} attends to the past alone")
+
+    @property
+    def uses_rotation(self) -> bool:
+        """Are queries and keys rotated by their position?"""
+        return self.variant in ("rope", "perceiver_ar")
+
+    @property
+    def has_latents(self) -> bool:
+        """Do the middle layers run on latents instead of on the inputs?"""
+        return self.variant in ("perceiver", "perceiver_ar")
+
+    @property
+    def stride(self) -> int:
+        """Inputs per latent of perceiver_ar, ceil(block_size / bottleneck); 1 for the others."""
+        return -(-self.block_size // self.bottleneck) if self.variant == "perceiver_ar" else 1
+
+    @property
+    def n_latents(self) -> int:
+        """Latents of a full block: ceil(block_size / stride), or the perceiver's bottleneck."""
+        if self.variant == "perceiver":
+            return self.bottleneck
+        return -(-self.block_size // self.stride)
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+class MLP(nn.Module):
+    """Two linear maps with a non-linearity between, at each position alone: C -> 4C -> C."""
+
+    def __init__(self, config: GPTConfig):
+        super().__init__()
+        self.up = nn.Linear(config.n_embd, 4 * config.n_embd)
+        self.proj = nn.Linear(4 * config.n_embd, config.n_embd)
+        self.drop = nn.Dropout(config.dropout)
+
+    def forward(self, x):
+        """Transform each position's channels, (B, T, C)."""
+        return self.drop(self.proj(F.gelu(self.up(x))))
+
+
+class Block(nn.Module):
+    """A pre-norm Transformer block: x + attention(norm(x)), then x + MLP(norm(x)).
+
+    With `cross`, its attention reads another sequence, which has a norm of its own.
+    """
+
+    def __init__(self, config: GPTConfig, cross: bool = False):
+        super().__init__()
+        self.ln1 = nn.LayerNorm(config.n_embd)
+        self.ln_source = nn.LayerNorm(config.n_embd) if cross else None
+        self.attn = MultiHeadAttention(config.n_embd, config.n_head, config.dropout, config.qk_norm)
+        self.drop = nn.Dropout(config.dropout)
+        self.ln2 = nn.LayerNorm(config.n_embd)
+        self.mlp = MLP(config)
+
+    def forward(self, x, source=None, mask=None, rotation=None, cache=None):
+        """Read from `source` (from `x` if None), then transform; see `MultiHeadAttention`."""
+        source = None if source is None else self.ln_source(source)
+        x = x + self.drop(self.attn(self.ln1(x), source, mask, rotation, cache))
+        return x + self.mlp(self.ln2(x))

@@ -1,0 +1,27 @@
+"""Which device trains and answers."""
+
+from __future__ import annotations
+
+import torch
+
+
+def choose_device(device: str = "auto") -> torch.device:
+    """Choose a device; "auto" is cuda where there is one, else mps, else cpu.
+
+    Raises:
+        ValueError: For an unknown device, or one that this machine lacks.
+    """
+    available = {
+        "cuda": torch.cuda.is_available(),
+        "mps": torch.backends.mps.is_available(),
+        "cpu": True,
+    }
+    if device == "auto":
+        return torch.device(next(name for name, is_there in available.items() if is_there))
+    try:
+        chosen = torch.device(device)
+    except RuntimeError:
+        raise ValueError(f"device must be auto, cpu, cuda or mps, not {device!r}") from None
+    if not available.get(chosen.type, False):
+        raise ValueError(f"device {device!r} is not available here; 'auto' takes the best one")
+    return chosen

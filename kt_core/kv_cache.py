@@ -1,0 +1,79 @@
+"""The KV cache: keys and values of earlier characters, so that decoding computes each only once."""
+
+from __future__ import annotations
+
+import torch
+
+from kt_core.models import GPT
+
+
+class Slots:
+    """Where a cache keeps keys, and the reach of each: the newest input that it contains."""
+
+    def __init__(self, batch: int, n_slots: int, never: int, device: torch.device):
+        self.reach = torch.full((batch, n_slots), never, device=device)  # empty: nobody attends
+        self.latest, self.n_used = None, 0
+
+    def place(self, slots, reach):
+        """Note the slots (B, T) and reaches of new keys; return all reaches, (B, n_used)."""
+        self.latest = slots.expand(self.reach.size(0), -1)
+        self.reach.scatter_(1, self.latest, reach.expand_as(self.latest))
+        self.n_used = max(self.n_used, int(slots.max()) + 1)
+        return self.reach[:, : self.n_used]
+
+
+class LayerCache:
+    """The keys and values of one layer, (B, n_head, n_slots, head_dim) each."""
+
+    def __init__(self, slots: Slots, n_head: int, head_dim: int, like):
+        batch, n_slots = slots.reach.shape
+        self.slots = slots
+        self.key = like.new_zeros(batch, n_head, n_slots, head_dim)
+        self.value = torch.zeros_like(self.key)
+
+    def update(self, key, value):
+        """Store the newest keys and values, (B, n_head, T, head_dim); return all of them."""
+        index = self.slots.latest[:, None, :, None].expand_as(key)
+        self.key.scatter_(2, index, key.to(self.key.dtype))  # autocast computes them in bfloat16
+        self.value.scatter_(2, index, value.to(self.value.dtype))
+        return self.key[:, :, : self.slots.n_used], self.value[:, :, : self.slots.n_used]
+
+
+class KVCache:
+    """What a `GPT` remembers between steps of decoding. Rows may stand at different positions.
+
+    Layers that read the inputs share the slots `inputs`, one per position. A perceiver's middle
+    layers use `latents`, its last layer `outputs` (the latents after a slot for the null latent).
+    """
+
+    def __init__(self, model: GPT, batch: int):
+        c, like = model.config, model.head.weight
+        if not c.causal:
+            raise ValueError("an encoder (causal=False) keeps no cache: every output changes")
+        n_slots = {"inputs": c.block_size, "latents": c.n_latents + 1, "outputs": c.n_latents + 1}
+        for name, n in n_slots.items():
+            setattr(self, name, Slots(batch, n, 2 * c.block_size, like.device))
+        names = ["inputs"] * c.n_layer
+        if c.has_latents:
+            names = ["inputs", *["latents"] * (c.n_layer - 2), "outputs"]
+        heads = c.n_head, c.n_embd // c.n_head
+        self.layers = [LayerCache(getattr(self, name), *heads, like) for name in names]
+        self.embedded = like.new_zeros(batch, c.block_size, c.n_embd)
+        self.is_filled = False  # after the prompts have been read, one character is added at a time
+
+    def recent_inputs(self, x, positions, n: int):
+        """Remember the embedded inputs x; return them, with the n before them once filled."""
+        self.embedded.scatter_(1, positions[..., None].expand_as(x), x)
+        if not self.is_filled:
+            return x
+        at = positions + torch.arange(-n, 1, device=x.device)  # (B, n + 1)
+        index = at.clamp(min=0)[..., None].expand(-1, -1, x.size(-1))
+        return self.embedded.gather(1, index) * (at >= 0)[..., None]
+
+    def keep_rows(self, rows) -> None:
+        """Forget all rows of the batch but `rows`: the other texts have ended."""
+        for slots in (self.inputs, self.latents, self.outputs):
+            slots.reach = slots.reach[rows]
+        for layer in self.layers:
+            layer.key, layer.value = layer.key[rows], layer.value[rows]
+        self.embedded = self.embedded[rows]

@@ -1,0 +1,148 @@
+"""Two perceivers: the middle blocks run on fewer latents than there are inputs.
+
+perceiver     The assignment's: m learned latents read inputs 0 ... m - 1 and are blind to the rest.
+perceiver_ar  Causal and complete: latent i reads inputs 0 ... s(i + 1) - 1, and output t reads the
+              latents that contain nothing newer than input t.
+
+The *reach* of a position is the newest input that it may know. Latent i of perceiver_ar has reach
+s(i + 1) - 1; the mask of every layer follows from the reaches of its two sides (`reach_mask`).
+
+Sources: Jaegle et al. 2021, "Perceiver"; Hawthorne et al. 2022, "Perceiver AR"; Nawrot et al. 2021,
+"Hourglass".
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from kt_core.attention import reach_mask
+from kt_core.blocks import Block, GPTConfig
+
+
+class DownProjectBlock(Block):
+    """From T inputs to the latents: each latent gathers from the inputs within its reach.
+
+    A latent of `perceiver` starts as a learned vector, a row of `latents`; one of `perceiver_ar`
+    starts as the newest input that it reads.
+    """
+
+    def __init__(self, config: GPTConfig):
+        super().__init__(config, cross=True)
+        if config.variant == "perceiver":
+            self.latents = nn.Parameter(torch.empty(1, config.bottleneck, config.n_embd))
+            nn.init.xavier_uniform_(self.latents)
+
+
+class UpProjectBlock(Block):
+    """From the latents back to T outputs: each input reads the latents within its reach.
+
+    In `perceiver_ar` the first s - 1 outputs have no latent to read, so a learned `null` latent
+    that everybody may read keeps their rows from being empty. With s > 2, up to s - 2 of the newest
+    inputs are in no latent yet; `local` weights them into the residual stream (`newest_inputs`).
+    """
+
+    def __init__(self, config: GPTConfig):
+        super().__init__(config, cross=True)
+        if config.variant == "perceiver_ar":
+            self.null = nn.Parameter(0.02 * torch.randn(1, 1, config.n_embd))
+            self.local = nn.Parameter(0.1 * torch.randn(max(config.stride - 2, 0), config.n_embd))
+
+
+def newest_inputs(local, x):
+    """Sum local[k - 1] * x[t - k] over k = 1 ... n: the inputs that no legal latent contains yet.
+
+    Args:
+        local: One weight per channel and distance, (s - 2, C).
+        x: The embedded inputs, (B, T, C); before the first of them there is 0.
+    """
+    total = torch.zeros_like(x)
+    for k in range(1, local.size(0) + 1):
+        total = total + local[k - 1] * F.pad(x, (0, 0, k, 0))[:, : x.size(1)]
+    return total
+
+
+class PerceiverStack(nn.ModuleList):
+    """The blocks of the assignment's perceiver: down to the latents, along, and up again."""
+
+    def __init__(self, config: GPTConfig):
+        super().__init__([DownProjectBlock(config)])
+        self.extend(Block(config) for _ in range(config.n_layer - 2))
+        self.append(UpProjectBlock(config))
+        self.config = config
+
+    def forward(self, x, positions, rotary=None, cache=None):
+        """Run all blocks over the embedded inputs `x` at `positions`."""
+        down, *middle, up = self
+        layers = [None] * len(self) if cache is None else cache.layers
+        index = self.latent_index(positions, stepping=cache is not None and cache.is_filled)
+        reach = self.latent_reach(index)  # (B or 1, n)
+        z = self.first_latents(x, index, reach)  # (B, n, C)
+        inputs = connect(reach, positions, rotary, cache and cache.inputs, positions)
+        z = down(z, x, **inputs, cache=layers[0])
+        inputs = connect(reach, reach, rotary, cache and cache.latents, index)
+        for block, layer in zip(middle, layers[1:-1], strict=True):
+            z = block(z, **inputs, cache=layer)
+        x, z, index, reach = self.before_up(x, z, index, reach, positions, cache)
+        inputs = connect(positions, reach, rotary, cache and cache.outputs, index)
+        return up(x, z, **inputs, cache=layers[-1])
+
+    def latent_index(self, positions, stepping: bool):
+        """Which latents to compute: all that the inputs touch, or the one of the newest input."""
+        s, m = self.config.stride, self.config.n_latents
+        if stepping:
+            return (positions // s).clamp(
+                max=m
+            )  # latent m lies past the bottleneck: nobody reads it
+        n = min(m, -(-positions.size(1) // s))
+        return torch.arange(n, device=positions.device).expand(positions.size(0), -1)
+
+    def latent_reach(self, index):
+        """The newest input that each latent reads: s(i + 1) - 1."""
+        reach = self.config.stride * (index + 1) - 1
+        return reach.masked_fill(index >= self.config.n_latents, 2 * self.config.block_size)
+
+    def first_latents(self, x, index, reach):
+        """What each latent is before it reads: a learned vector."""
+        latents = self[0].latents[0]  # (m, C)
+        return latents[index.clamp(max=latents.size(0) - 1)].expand(x.size(0), -1, -1)
+
+    def before_up(self, x, z, index, reach, positions, cache):
+        """Prepare the inputs x and the latents (z, index, reach) for the block up."""
+        return x, z, index, reach
+
+
+class PerceiverARStack(PerceiverStack):
+    """The blocks of perceiver_ar, which sees every input and none from the future."""
+
+    def first_latents(self, x, index, reach):
+        """What each latent is before it reads: the newest input within its reach."""
+        if x.size(1) == 1:
+            return x  # one more character: its own latent
+        return x[:, reach[0].clamp(max=x.size(1) - 1)]
+
+    def before_up(self, x, z, index, reach, positions, cache):
+        """Add the newest inputs to x, and the null latent in front of the others (slot 0)."""
+        local, null = self[-1].local, self[-1].null
+        stepping = cache is not None and cache.is_filled
+        recent = x if cache is None else cache.recent_inputs(x, positions, local.size(0))
+        x = x + newest_inputs(local, recent)[:, -x.size(1) :]
+        if stepping:
+            return x, z, index + 1, reach
+        z = torch.cat([null.expand(x.size(0), -1, -1), z], dim=1)  # (B, 1 + n, C)
+        return x, z, F.pad(index + 1, (1, 0), value=0), F.pad(reach, (1, 0), value=-1)
+
+
+def connect(query_reach, key_reach, rotary=None, slots=None, where=None) -> dict:
+    """Collect what attention needs to know about positions: the mask and the rotations.
+
+    Args:
+        query_reach, key_reach: The reach of queries and keys, (B or 1, T_query), (B or 1, T_key).
+        rotary: The model's `Rotary`, or None.
+        slots: The `kv_cache.Slots` of a cache, which adds the keys of earlier steps, or None.
+        where: The slot of each new key, (B or 1, T_key).
+    """
+    rotation = None if rotary is None else (rotary(query_reach), rotary(key_reach))
+    known = key_reach if slots is None else slots.place(where, key_reach)
+    return {"mask": reach_mask(query_reach, known).unsqueeze(1), "rotation": rotation}

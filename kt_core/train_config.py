@@ -1,0 +1,83 @@
+"""How to train: the settings of a `Trainer`, and the learning rate of each step."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+from kt_core._validation import is_whole, require, require_choice
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """How to train.
+
+    Args:
+        epochs, steps: How long: passes over the data, or optimiser steps, which win if given.
+        batch_size: Examples per step.
+        learning_rate: Peak rate of AdamW.
+        optimizer: "adamw", or "muon" for the weight matrices of the blocks.
+        muon_learning_rate: Peak rate of Muon.
+        betas, weight_decay, decay_on: See `optim.make_optimizers`.
+        grad_clip: The gradient's norm is cut to this.
+        schedule: "cosine" from the peak to `final_fraction` of it over `horizon` steps (all if
+            None); "linear", flat until the fraction `cooldown_from` of all steps, then straight
+            down; or "constant".
+        warmup_steps: Steps of linear rise before that.
+        bucket, shuffle: See `datasets.batches`. The assignment does neither.
+        seed, device: Of the training; "auto" takes the best device.
+        eval_every, log_every: In steps; 0 means at the end only.
+
+    Raises:
+        ValueError: Naming the field, its value and what it may be.
+    """
+
+    epochs: float = 1.0
+    steps: int | None = None
+    batch_size: int = 128
+    learning_rate: float = 6e-3
+    optimizer: str = "adamw"
+    muon_learning_rate: float = 0.02
+    betas: tuple[float, float] = (0.9, 0.95)
+    weight_decay: float = 0.1
+    decay_on: str = "linear"
+    grad_clip: float = 1.0
+    schedule: str = "cosine"
+    warmup_steps: int = 0
+    cooldown_from: float = 0.3
+    final_fraction: float = 0.1
+    horizon: int | None = None
+    bucket: bool = True
+    shuffle: bool = True
+    seed: int = 0
+    device: str = "auto"
+    eval_every: int = 0
+    log_every: int = 20
+
+    def __post_init__(self):
+        for field in ("epochs", "learning_rate", "muon_learning_rate", "grad_clip"):
+            require(self, field, getattr(self, field) > 0, "above 0")
+        require(self, "weight_decay", self.weight_decay >= 0, "0 or more")
+        for field in ("final_fraction", "cooldown_from"):
+            require(self, field, 0 <= getattr(self, field) <= 1, "in 0 ... 1")
+        require(self, "batch_size", is_whole(self.batch_size), "a whole number of at least 1")
+        for field in ("steps", "horizon"):
+            value = getattr(self, field)
+            require(self, field, value is None or is_whole(value), "at least 1, or None")
+        for field in ("warmup_steps", "eval_every", "log_every"):
+            require(self, field, is_whole(getattr(self, field), 0), "a whole number of 0 or more")
+        require_choice(self, "optimizer", ("adamw", "muon"))
+        require_choice(self, "decay_on", ("linear", "all"))
+        require_choice(self, "schedule", ("cosine", "linear", "constant"))
+
+    def rate(self, step: int, total: int) -> float:
+        """Return the share of the peak learning rate for step 0 ... total - 1."""
+        if step < self.warmup_steps:
+            return (step + 1) / (self.warmup_steps + 1)
+        if self.schedule == "constant":
+            return 1.0
+        progress = min(1.0, step / max(1, self.horizon or total))
+        if self.schedule == "cosine":  # the assignment: half a cosine, cut off below
+            return max(self.final_fraction, 0.5 * (1 + math.cos(math.pi * progress)))
+        cooled = max(0.0, progress - self.cooldown_from) / max(1e-9, 1 - self.cooldown_from)
+        return 1 - (1 - self.final_fraction) * cooled
