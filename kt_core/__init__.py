@@ -1,7 +1,6 @@
 """kt_core, "knowledge transfer": models, datasets and a trainer for experiments on pretraining."""
 
-__version__ = "0.1.0"
-
+from kt_core._version import __version__
 from kt_core.attention import (
     additive_score,
     attend,
@@ -18,66 +17,50 @@ from kt_core.corpora.textfiles import CorpusError
 from kt_core.corpora.wiki import fetch_wiki
 from kt_core.datasets import Mixture, NamePlace, SpanCorruption, batches
 from kt_core.decoding import answer, generate
-from kt_core.evaluation import Score, exact_match, london_baseline, wilson_interval
+from kt_core.evaluation import (
+    Score,
+    exact_match,
+    london_baseline,
+    stored_and_retrieved,
+    wilson_interval,
+)
 from kt_core.models import GPT
 from kt_core.positions import rotary_frequencies, rotary_table, rotate, sinusoidal_positions
 from kt_core.runs.checkpoints import CheckpointError, load_checkpoint, save_checkpoint
 from kt_core.runs.experiment import Result, run_experiment
+from kt_core.runs.fitting import fit
 from kt_core.runs.predictions import read_predictions, write_predictions
 from kt_core.runs.recipes import RECIPES, Recipe, recipe
-from kt_core.runs.text_rules import name_prefix_end, plain_words, salient_spans
+from kt_core.runs.text_rules import (
+    arrange_window,
+    askable_spans,
+    name_prefix_end,
+    plain_words,
+    salient_spans,
+)
+from kt_core.runs.windows import KnowledgeWindows
 from kt_core.train_config import TrainConfig
 from kt_core.trainer import Hook, Trainer
 from kt_core.vocab import MASK, PAD, CharVocab
 
-__all__ = [
-    "CharVocab",
-    "CheckpointError",
-    "Corpus",
-    "CorpusError",
-    "GPT",
-    "GPTConfig",
-    "Hook",
-    "MASK",
-    "Mixture",
-    "NamePlace",
-    "PAD",
-    "RECIPES",
-    "Recipe",
-    "Result",
-    "Score",
-    "SpanCorruption",
-    "TrainConfig",
-    "Trainer",
-    "additive_score",
-    "answer",
-    "attend",
-    "batches",
-    "causal_mask",
-    "exact_match",
-    "fetch_wiki",
-    "generate",
-    "load_checkpoint",
-    "load_corpus",
-    "london_baseline",
-    "masked_softmax",
-    "multiplicative_score",
-    "name_prefix_end",
-    "plain_words",
-    "question",
-    "question_name",
-    "reach_mask",
-    "read_predictions",
-    "recipe",
-    "record_attention",
-    "rotary_frequencies",
-    "rotary_table",
-    "rotate",
-    "run_experiment",
-    "salient_spans",
-    "save_checkpoint",
-    "scaled_dot_product_score",
-    "sinusoidal_positions",
-    "wilson_interval",
-    "write_predictions",
-]
+# the contract
+__all__ = ["GPTConfig", "GPT", "record_attention", "load_corpus", "CharVocab", "SpanCorruption"]
+__all__ += ["NamePlace", "TrainConfig", "Trainer", "answer", "exact_match", "london_baseline"]
+__all__ += ["run_experiment", "save_checkpoint", "load_checkpoint"]
+
+# attention and positions
+__all__ += ["additive_score", "attend", "causal_mask", "masked_softmax", "multiplicative_score"]
+__all__ += ["reach_mask", "scaled_dot_product_score", "rotary_frequencies", "rotary_table"]
+__all__ += ["rotate", "sinusoidal_positions"]
+
+# data
+__all__ += ["Corpus", "CorpusError", "fetch_wiki", "question", "question_name", "MASK", "PAD"]
+__all__ += ["Mixture", "batches", "KnowledgeWindows", "arrange_window", "askable_spans"]
+__all__ += ["name_prefix_end", "plain_words", "salient_spans"]
+
+# training and answering
+__all__ += ["Hook", "fit", "generate", "Score", "stored_and_retrieved", "wilson_interval"]
+__all__ += ["read_predictions", "write_predictions"]
+
+# runs
+__all__ += ["RECIPES", "Recipe", "recipe", "Result", "CheckpointError"]

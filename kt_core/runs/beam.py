@@ -79,16 +79,28 @@ def beam_search(
             chosen = [(0, V if likeliest in stop else likeliest)] if greedy_lives else []
             for i in choices.flatten().topk(min(width, choices.numel())).indices.tolist():
                 row, column = divmod(i, V + 1)
-                if len(chosen) < width and (row, column) not in chosen and choices[row, column].isfinite():
+                if (
+                    len(chosen) < width
+                    and (row, column) not in chosen
+                    and choices[row, column].isfinite()
+                ):
                     chosen.append((row, column))
             greedy_lives = greedy_lives and chosen[0][1] != V
-            found += [(living[row][0], float(choices[row, V])) for row, column in chosen if column == V]
+            found += [
+                (living[row][0], float(choices[row, V])) for row, column in chosen if column == V
+            ]
             found = sorted(found, key=lambda one: -one[1])[:width]
             on = [(row, column) for row, column in chosen if column != V]
-            living = [((*living[row][0], column), float(choices[row, column])) for row, column in on]
+            living = [
+                ((*living[row][0], column), float(choices[row, column])) for row, column in on
+            ]
             if not living or n + 1 == most:
                 break
-            if len(found) == width and not greedy_lives and max(p for _, p in living) <= found[-1][1]:
+            if (
+                len(found) == width
+                and not greedy_lives
+                and max(p for _, p in living) <= found[-1][1]
+            ):
                 living = []  # longer can only be less likely
                 break
             _reorder(cache, [row for row, _ in on])

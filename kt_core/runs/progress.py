@@ -1,4 +1,4 @@
-"""Progress with time left: a bar on a terminal or in a notebook, plain lines elsewhere, so that logs stay readable."""
+"""Progress bars, where somebody watches."""
 
 from __future__ import annotations
 
@@ -6,48 +6,21 @@ import os
 import sys
 
 
-def progress_mode() -> str:
-    """ "bar", "lines" or "off": $KT_PROGRESS if set, else a bar where somebody watches."""
-    chosen = os.environ.get("KT_PROGRESS", "")
-    if chosen in ("bar", "lines", "off"):
-        return chosen
-    if chosen:
-        raise ValueError(f"KT_PROGRESS must be bar, lines or off, not {chosen!r}")
-    in_notebook = "ipykernel" in sys.modules
-    return "bar" if in_notebook or sys.stderr.isatty() else "lines"
+def is_watched() -> bool:
+    """Is there a terminal or a notebook, and are bars not switched off by KT_PROGRESS=off?"""
+    if os.environ.get("KT_PROGRESS", "").lower() == "off":
+        return False
+    return "ipykernel" in sys.modules or sys.stderr.isatty()
 
 
-class Progress:
-    """`update(n)` moves a bar of `total` steps; `note(text)` shows text on the bar, or as a line with the time left."""
+def progress_bar(total: int, title: str, start: int = 0):
+    """Return a tqdm bar. KT_PROGRESS=off or TQDM_DISABLE=1 switches it off.
 
-    def __init__(self, total: int, title: str, start: int = 0):
-        self.total, self.title, self.done = total, title, start
-        self.mode = progress_mode()
-        self.bar = None
-        if self.mode == "bar":
-            from tqdm.auto import tqdm
+    Elsewhere than in a terminal or a notebook it reports every half minute.
+    """
+    from tqdm.auto import tqdm
 
-            self.bar = tqdm(total=total, initial=start, desc=title, leave=False, dynamic_ncols=True)
-
-    def update(self, n: int = 1) -> None:
-        self.done += n
-        if self.bar is not None:
-            self.bar.update(n)
-
-    def note(self, text: str, seconds: float) -> None:
-        """`seconds`: time spent on all steps done, those before a resume too; the time left is told from it."""
-        if self.bar is not None:
-            self.bar.set_postfix_str(text)
-        elif self.mode == "lines":
-            left = seconds / max(self.done, 1) * (self.total - self.done)
-            times = f"{_clock(seconds)} so far, {_clock(left)} left"
-            print(f"{self.title}: step {self.done}/{self.total}, {text}, {times}", flush=True)
-
-    def close(self) -> None:
-        if self.bar is not None:
-            self.bar.close()
-
-
-def _clock(seconds: float) -> str:
-    minutes, seconds = divmod(round(seconds), 60)
-    return f"{minutes // 60}:{minutes % 60:02d}:{seconds:02d}"
+    off = os.environ.get("KT_PROGRESS", "").lower() == "off" or None
+    interval = 0.1 if is_watched() else 30.0
+    more = dict(disable=True) if off else {}
+    return tqdm(total=total, initial=start, desc=title, leave=False, mininterval=interval, **more)

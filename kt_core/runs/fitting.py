@@ -1,0 +1,82 @@
+"""Training with everything around it: resume, Ctrl-C, a bar, logs, precision, several processes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from kt_core.runs import distributed, hooks
+from kt_core.runs.fast_paths import use_fast_paths
+from kt_core.runs.resume import StateFile
+from kt_core.trainer import Hook, Trainer
+from kt_core.train_config import TrainConfig
+
+
+def fit(
+    model: nn.Module,
+    data,
+    config: TrainConfig | None = None,
+    *,
+    evaluate: Callable[[nn.Module], dict] | None = None,
+    optimizers: list[torch.optim.Optimizer] | None = None,
+    state: str | Path | None = None,
+    resume: bool = False,
+    save_every: int = 0,
+    log: Callable[[dict], None] | None = None,
+    tensorboard: str | Path | None = None,
+    title: str = "training",
+    precision: str = "auto",
+    micro_batches: int = 1,
+    random_offset: int = 0,
+    compile: bool = False,
+    more_hooks: Sequence[Hook] = (),
+) -> list[dict]:
+    """Train `model` on `data` by a `Trainer` with the hooks of this package.
+
+    Started by torchrun, several processes train it together; see `kt_core.runs.distributed`.
+
+    Args:
+        model, data, config, evaluate, optimizers: As for `Trainer`.
+        state: A file to resume from, written every `save_every` steps, at the end and on Ctrl-C.
+        resume: Continue from `state` if it exists, to the same weights bit for bit on a CPU.
+        save_every: In steps; 0 means at the end only.
+        log: Called with each row of the history.
+        tensorboard: A folder for TensorBoard's event files (needs the extra "tensorboard").
+        title: Of the bar and the messages.
+        precision: "fp32", "bf16", "auto" (bf16 on cuda) or "native" (bf16 wherever it is fast).
+        micro_batches: Parts of each batch, computed in turn: the same gradient with less padding.
+        random_offset: Shift the learned positions of each row by up to this in training.
+        compile: torch.compile on cuda.
+        more_hooks: Called after the others.
+
+    Returns:
+        The history, as `Trainer.fit`.
+
+    Raises:
+        KeyboardInterrupt: After Ctrl-C, at the end of the step, once the state is saved.
+        ValueError: `state` is damaged or belongs to another training.
+    """
+    distributed.connect()
+    chosen: list[Hook] = [hooks.Precision(precision, compile)]
+    if micro_batches > 1:
+        chosen.append(hooks.MicroBatches(micro_batches))
+    if random_offset:
+        chosen.append(hooks.RandomOffsets(random_offset))
+    if distributed.processes() > 1:
+        chosen.append(distributed.DataParallel())
+    if log and distributed.is_first():
+        chosen.append(hooks.Rows(log))
+    if tensorboard and distributed.is_first():
+        chosen.append(hooks.TensorBoard(tensorboard, title))
+    chosen.append(hooks.Interrupts())
+    if state:
+        options = dict(micro_batches=micro_batches, random_offset=random_offset)
+        chosen.append(StateFile(state, resume, save_every, title, options))
+    chosen += [hooks.Progress(title), *more_hooks]
+    model = use_fast_paths(model)
+    return Trainer(
+        model, data, config, evaluate=evaluate, optimizers=optimizers, hooks=chosen
+    ).fit()

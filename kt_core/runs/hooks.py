@@ -1,0 +1,168 @@
+"""What plugs into the training loop from outside: each a `Hook` of `kt_core.trainer`."""
+
+from __future__ import annotations
+
+import signal
+import threading
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+
+from kt_core.runs import distributed
+from kt_core.runs.precision import mixed_precision
+from kt_core.runs.progress import progress_bar
+from kt_core.trainer import Hook, Trainer
+
+
+class Precision(Hook):
+    """Compute forward passes in mixed precision, and compile them on cuda where `compile` is set."""
+
+    def __init__(self, precision: str, compile: bool = False):
+        self.precision, self.compile = precision, compile
+
+    def on_start(self, trainer: Trainer) -> None:
+        forward = trainer.forward
+        if self.compile and trainer.device.type == "cuda":
+            forward = torch.compile(forward)
+        context = mixed_precision(self.precision, trainer.device)
+
+        def forward_in_context(*batch):
+            with context:
+                return forward(*batch)
+
+        trainer.forward = forward_in_context
+
+
+class MicroBatches(Hook):
+    """Compute each batch in `parts` of similar length: the same gradient with less padding."""
+
+    def __init__(self, parts: int):
+        self.parts = parts
+
+    def on_start(self, trainer: Trainer) -> None:
+        trainer.micro_batches = lambda batch: split_batch(*batch, self.parts)
+
+
+def split_batch(x: torch.Tensor, y: torch.Tensor, parts: int) -> list[tuple[tuple, float]]:
+    """Split a batch by length into parts, each cut to its longest example: ((x, y), weight).
+
+    The weight is the part's share of the characters that have a loss, so the weighted losses add up
+    to the batch's mean loss. A part without such characters is left out.
+    """
+    lengths, total, found = (x != 0).sum(1), int((y != 0).sum()), []
+    for rows in lengths.argsort(stable=True).chunk(parts):
+        longest, count = int(lengths[rows].max()), int((y[rows] != 0).sum())
+        if count:
+            found.append(((x[rows, :longest], y[rows, :longest]), count / total))
+    return found
+
+
+class RandomOffsets(Hook):
+    """Shift the learned positions of each row by 0 ... `most` in training.
+
+    A name is then known wherever it is: questions and documents have it at different positions.
+    """
+
+    def __init__(self, most: int):
+        self.most = most
+
+    def on_start(self, trainer: Trainer) -> None:
+        model, embed = trainer.model, trainer.model.embed
+        if model.pos_emb is None:
+            return
+
+        def embed_shifted(idx, positions):
+            most = min(self.most, model.config.block_size - idx.size(1))  # rows must fit the table
+            if model.training and most > 0:
+                shift = torch.randint(most + 1, (idx.size(0), 1), device=idx.device)
+                positions = positions + shift  # (B, T)
+            return embed(idx, positions)
+
+        model.embed = embed_shifted
+
+    def on_end(self, trainer: Trainer, error: BaseException | None) -> None:
+        vars(trainer.model).pop("embed", None)
+
+
+class Progress(Hook):
+    """A bar of steps, with the loss and what the evaluation found."""
+
+    def __init__(self, title: str):
+        self.title, self.bar = title, None
+
+    def on_start(self, trainer: Trainer) -> None:
+        self.bar = progress_bar(trainer.total_steps, self.title, trainer.step)
+
+    def on_step(self, trainer: Trainer) -> None:
+        self.bar.update()
+
+    def on_log(self, trainer: Trainer, row: dict) -> None:
+        common = ("step", "epoch", "rate", "characters", "seconds")
+        self.bar.set_postfix({k: f"{v:.3g}" for k, v in row.items() if k not in common})
+
+    def on_end(self, trainer: Trainer, error: BaseException | None) -> None:
+        if self.bar is not None:
+            self.bar.close()
+
+
+class Rows(Hook):
+    """Hand each row of the history to a function, which may draw random numbers."""
+
+    def __init__(self, log: Callable[[dict], None]):
+        self.log = log
+
+    def on_log(self, trainer: Trainer, row: dict) -> None:
+        with torch.random.fork_rng([trainer.device] if trainer.device.type == "cuda" else []):
+            self.log(row)
+
+
+class TensorBoard(Hook):
+    """Write each number of each row into TensorBoard's event files."""
+
+    def __init__(self, folder: str | Path, title: str):
+        try:
+            from torch.utils.tensorboard import SummaryWriter
+        except ImportError:
+            raise ValueError(
+                "tensorboard is not installed: pip install 'kt-core[tensorboard]', "
+                "or leave the folder out"
+            ) from None
+        self.writer, self.title = SummaryWriter(str(folder)), title
+
+    def on_log(self, trainer: Trainer, row: dict) -> None:
+        for name, value in row.items():
+            self.writer.add_scalar(f"{self.title}/{name}", value, trainer.step)
+
+    def on_end(self, trainer: Trainer, error: BaseException | None) -> None:
+        self.writer.close()
+
+
+class Stopped(KeyboardInterrupt):
+    """Ctrl-C, raised between two steps: what is saved now can be resumed."""
+
+
+class Interrupts(Hook):
+    """Let Ctrl-C wait for the end of the step; a second one does not wait."""
+
+    def __init__(self):
+        self.requested, self.before = False, None
+
+    def on_start(self, trainer: Trainer) -> None:
+        in_main_thread = threading.current_thread() is threading.main_thread()
+        if in_main_thread and callable(signal.getsignal(signal.SIGINT)):
+            self.before = signal.signal(signal.SIGINT, self.request)
+
+    def request(self, number: int, frame) -> None:
+        """Note the signal."""
+        if self.requested:
+            self.before(number, frame)
+        self.requested = True
+
+    def on_step(self, trainer: Trainer) -> None:
+        if distributed.anywhere(self.requested):
+            raise Stopped
+
+    def on_end(self, trainer: Trainer, error: BaseException | None) -> None:
+        if self.before is not None:
+            signal.signal(signal.SIGINT, self.before)
