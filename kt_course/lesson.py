@@ -11,13 +11,14 @@ from typing import Any
 
 import torch
 
+from kt_core.blocks import VARIANTS
 from kt_core.corpora.files import sha256, write_json
 from kt_core.corpora.loading import Corpus, load_corpus
+from kt_core.devices import choose_device
 from kt_core.evaluation import Score
-from kt_core.models import GPT, VARIANTS
+from kt_core.models import GPT
 from kt_core.runs.checkpoints import load_checkpoint
-from kt_core.runs.devices import choose_device
-from kt_core.runs.experiment import describe, run_experiment
+from kt_core.runs.experiment import run_experiment
 from kt_core.runs.recipes import Recipe
 from kt_core.runs.recipes import recipe as find_recipe
 from kt_core.vocab import CharVocab
@@ -67,7 +68,7 @@ class Lesson:
     @cached_property
     def corpus(self) -> Corpus:
         """The corpus that the parameters name."""
-        return load_corpus(self.corpus_name, block_size=self.recipe.block_size)
+        return load_corpus(self.corpus_name, block_size=self.recipe.model.block_size)
 
     def pick(self, *, smoke, quick, full):
         """One of three values, by profile."""
@@ -145,7 +146,7 @@ class Lesson:
         """Keep what the notebook found in runs_dir/NAME.json, scores with their intervals, and say that it is kept."""
         path = self.runs_dir / f"{self.name}.json"
         facts = {
-            key: describe(value) if isinstance(value, Score) else value
+            key: value.as_dict() if isinstance(value, Score) else value
             for key, value in facts.items()
         }
         write_json(path, {"notebook": self.name, "parameters": self.parameters, "facts": facts})

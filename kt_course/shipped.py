@@ -25,61 +25,76 @@ PHASES = (*MASKED, "pretrained", "finetuned", "scratch")
 RECIPE_OF = {"bios": "quick", "wiki": "kt"}
 # Where one pretraining is not all: (variant, recipe, fields set otherwise) of each, on from the one before. Most were stopped
 # while the rate was high; the next one, or a finetuning of its own, cools down. Ingredients of `kt-more` came one by one.
-_NAMES = dict(spans="names")
-_GAPS = dict(_NAMES, ask=0.0)
-_HIGH = dict(pretrain_lr=1.4e-3, muon_lr=7e-3)
-_ALL_WORDS = dict(_GAPS, **_HIGH, drop=0.0)
+_NAMES = {"data.spans": "names"}
+_GAPS = {**_NAMES, "data.ask": 0.0}
+_HIGH = {"pretrain.lr": 1.4e-3, "pretrain.muon_lr": 7e-3}
+_ALL_WORDS = {**_GAPS, **_HIGH, "data.drop": 0.0}
 _ROPE = (
     ("rope", "kt", {}),
-    ("rope", "kt-more", dict(_ALL_WORDS, pretrain_epochs=29.77, final_fraction=0.459)),
+    ("rope", "kt-more", {**_ALL_WORDS, "pretrain.epochs": 29.77, "pretrain.final_fraction": 0.459}),
     ("rope", "kt-more", _GAPS),
 )
 _VANILLA = (
     *_ROPE,
-    ("vanilla", "kt-more", dict(_NAMES, **_HIGH, pretrain_epochs=9.302, final_fraction=0.69)),
-    ("vanilla", "kt-more", dict(pretrain_epochs=20.0)),
+    (
+        "vanilla",
+        "kt-more",
+        {**_NAMES, **_HIGH, "pretrain.epochs": 9.302, "pretrain.final_fraction": 0.69},
+    ),
+    ("vanilla", "kt-more", {"pretrain.epochs": 20.0}),
 )
-_GENTLE = dict(finetune_lr=4e-5, finetune_muon_lr=2e-4)
+_GENTLE = {"finetune.lr": 4e-5, "finetune.muon_lr": 2e-4}
 SITTINGS: dict[tuple[str, str], tuple[tuple[str, str, dict], ...]] = {
     ("wiki", "rope"): (
         *_ROPE,
         ("rope", "kt-more", _NAMES),
-        ("rope", "kt-more", dict(pretrain_epochs=20.0, pretrain_lr=7e-4, muon_lr=3.5e-3)),
+        (
+            "rope",
+            "kt-more",
+            {"pretrain.epochs": 20.0, "pretrain.lr": 7e-4, "pretrain.muon_lr": 3.5e-3},
+        ),
     ),
     ("wiki", "vanilla"): _VANILLA,
     ("wiki", "perceiver_ar"): (
         _ROPE[0],
-        ("perceiver_ar", "kt-more", dict(_ALL_WORDS, pretrain_epochs=8.375, final_fraction=0.665)),
         (
             "perceiver_ar",
             "kt-more",
-            dict(
-                _GAPS,
-                pretrain_epochs=10.233,
-                final_fraction=0.591,
-                finetune_epochs=11.0,
-                finetune_lr=6e-4,
-                finetune_muon_lr=3e-3,
-            ),
+            {**_ALL_WORDS, "pretrain.epochs": 8.375, "pretrain.final_fraction": 0.665},
         ),
         (
             "perceiver_ar",
             "kt-more",
-            dict(_NAMES, **_HIGH, pretrain_epochs=10.233, final_fraction=0.795),
+            {
+                **_GAPS,
+                "pretrain.epochs": 10.233,
+                "pretrain.final_fraction": 0.591,
+                "finetune.epochs": 11.0,
+                "finetune.lr": 6e-4,
+                "finetune.muon_lr": 3e-3,
+            },
         ),
-        ("perceiver_ar", "kt-more", dict(pretrain_epochs=14.0)),
         (
             "perceiver_ar",
             "kt-more",
-            dict(_GENTLE, pretrain_epochs=46.0, pretrain_lr=1.2e-3, muon_lr=6e-3),
+            {**_NAMES, **_HIGH, "pretrain.epochs": 10.233, "pretrain.final_fraction": 0.795},
+        ),
+        ("perceiver_ar", "kt-more", {"pretrain.epochs": 14.0}),
+        (
+            "perceiver_ar",
+            "kt-more",
+            {**_GENTLE, "pretrain.epochs": 46.0, "pretrain.lr": 1.2e-3, "pretrain.muon_lr": 6e-3},
         ),
         (
             "perceiver_ar",
             "kt-more",
-            dict(_GENTLE, pretrain_epochs=13.0, pretrain_lr=4e-4, muon_lr=2e-3),
+            {**_GENTLE, "pretrain.epochs": 13.0, "pretrain.lr": 4e-4, "pretrain.muon_lr": 2e-3},
         ),
     ),
-    ("wiki", "perceiver"): (*_VANILLA, ("perceiver", "kt-more", dict(_HIGH, pretrain_epochs=26.0))),
+    ("wiki", "perceiver"): (
+        *_VANILLA,
+        ("perceiver", "kt-more", {**_HIGH, "pretrain.epochs": 26.0}),
+    ),
 }
 # so many of the last pretrained models are averaged, and their mean finetuned with these fields set otherwise
 AVERAGED: dict[tuple[str, str], tuple[int, dict]] = {
