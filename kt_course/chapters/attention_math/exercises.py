@@ -22,8 +22,8 @@ from kt_core.attention import (
     causal_mask,
     masked_softmax,
     scaled_dot_product_score,
-    sinusoidal_positions,
 )
+from kt_core.positions import sinusoidal_positions
 from kt_course.exercises.assertions import close, describe, expect_close, recognise, tensor
 from kt_course.exercises.diagnoses import diagnoses
 from kt_course.exercises.multi_head_mistakes import MULTI_HEAD, attention_with_mistake
@@ -394,7 +394,7 @@ EXERCISES = (
         15,
         MultiHeadAttention.forward,
         check_multi_head,
-        forbidden=(MultiHeadAttention._heads,),
+        forbidden=(MultiHeadAttention.split_heads,),
     ),
     Exercise("average-of-two", NOTEBOOK, "A query for two", 2, 5, average_query, check_average),
     Exercise(

@@ -11,8 +11,10 @@ import torch
 
 from kt_core.datasets import NamePlace
 from kt_core.evaluation import Score, exact_match, london_baseline, wilson_interval
-from kt_core.models import GPT, GPTConfig
-from kt_core.trainer import TrainConfig, Trainer
+from kt_core.blocks import GPTConfig
+from kt_core.models import GPT
+from kt_core.train_config import TrainConfig
+from kt_core.trainer import Trainer
 from kt_core.vocab import MASK, PAD, CharVocab
 from kt_course.exercises.assertions import Wrong, describe, expect_value_error, tensor
 from kt_course.exercises.random_cases import fresh_random, letters

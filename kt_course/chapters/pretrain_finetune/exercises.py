@@ -13,9 +13,12 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from kt_core.datasets import SpanCorruption
-from kt_core.decoding import generate, pick
-from kt_core.models import GPT, GPTConfig
-from kt_core.trainer import TrainConfig
+from kt_core.runs.windows import KnowledgeWindows
+from kt_core.decoding import generate
+from kt_core.decoding import pick_next as pick
+from kt_core.blocks import GPTConfig
+from kt_core.models import GPT
+from kt_core.train_config import TrainConfig
 from kt_core.vocab import CharVocab
 from kt_course.exercises.assertions import Wrong, close, describe, tensor
 from kt_course.exercises.random_cases import draw, fresh_generator, numbers, randomise
@@ -497,7 +500,7 @@ EXERCISES = (
         "A window with the name in it",
         3,
         15,
-        SpanCorruption._window,
+        KnowledgeWindows.window,
         check_window,
     ),
     Exercise(

@@ -587,7 +587,7 @@ def test_the_fused_kernel_leaks_only_without_is_causal():
 def test_calling_the_split_of_the_module_is_seen():
     def answer(attention, x, mask=None):
         q, k, v = (
-            attention._heads(f(x)) for f in (attention.query, attention.key, attention.value)
+            attention.split_heads(f(x)) for f in (attention.query, attention.key, attention.value)
         )
         return attention.proj(kt.attend(q, k, v, mask)[0].transpose(1, 2).flatten(2))
 

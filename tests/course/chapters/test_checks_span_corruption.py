@@ -12,6 +12,7 @@ from checking import Answers, notebook_suite, quiz_suite, suite
 
 from kt_core.datasets import SpanCorruption, collate
 from kt_core.runs.text_rules import salient_spans
+from kt_core.runs.windows import KnowledgeWindows
 from kt_core.vocab import MASK, CharVocab
 
 # ---------------------------------------------------------------- encode
@@ -87,7 +88,7 @@ ENCODE = Answers(
         "unknown is pad": (unknown_to_pad, "a list of 4 without a word"),
         "KeyError": (key_error, "raises KeyError"),
         "no position": (unnamed_error, "should name the character and its position"),
-        "sorted": (sorted_text, r"becomes \[.*the places of its characters"),
+        "sorted": (sorted_text, r"becomes \[.*the positions of its characters"),
         "specials": (specials_as_letters, r"their ids are 1 and 0"),
     },
     right={"index": encode_by_index, "a tensor": encode_to_tensor},
@@ -160,7 +161,11 @@ COLLATE = Answers(
         "x lacks the last id": (x_too_short, "x lacks the last id"),
         "too long": (lambda e, n: by_lists(e, n + 1), r"shape \(1, 7\) instead of \(1, 6\)"),
         "floats": (lambda e, n: tuple(t.float() for t in by_lists(e, n)), "float32: ids are int64"),
-        "x alone": (lambda e, n: by_lists(e, n)[0], r"needed are two tensors"),
+        "appends to ids": (
+            lambda e, n: [ids.append(0) for ids, _ in e] and by_lists(e, n),
+            "changes the lists of ids",
+        ),
+        "x alone": (lambda e, n: by_lists(e, n)[0], "return two tensors"),
         "first row only": (
             lambda e, n: tuple(t[:1].expand(len(e), -1) for t in by_lists(e, n)),
             "for a batch",
@@ -173,7 +178,7 @@ COLLATE = Answers(
 # ---------------------------------------------------------------- the cut
 
 
-def pieces_stub(data, i):
+def pieces_stub(data, i, epoch):
     """(prefix, masked, suffix)."""
     ...
 
@@ -181,6 +186,7 @@ def pieces_stub(data, i):
 def cut(
     data,
     i,
+    epoch=0,
     *,
     rng=None,
     crop=lambda rng, block, document: rng.randint(4, block * 7 // 8),
@@ -188,7 +194,7 @@ def cut(
     start=lambda rng, n, size: rng.randint(0, n - size),
 ):
     """The assignment's cut, with parts to exchange for mistakes."""
-    rng = rng or random.Random(f"{data.seed}, {data.epoch}, {i}")
+    rng = rng or random.Random(f"{data.seed}, {epoch}, {i}")
     document = data.documents[i]
     text = document[: crop(rng, data.block_size, document)]
     masked = min(size(rng, len(text), data.block_size, document), len(text))
@@ -196,9 +202,9 @@ def cut(
     return text[:at], text[at : at + masked], text[at + masked :]
 
 
-def with_numpy(data, i):
+def with_numpy(data, i, epoch):
     """Another generator, another law for the length: between 0.1 and 0.4."""
-    seed = int(hashlib.md5(f"{i}|{data.epoch}|{data.seed}".encode()).hexdigest()[:8], 16)
+    seed = int(hashlib.md5(f"{i}|{epoch}|{data.seed}".encode()).hexdigest()[:8], 16)
     rng = np.random.default_rng(seed)
     document = data.documents[i]
     n = min(len(document), int(rng.integers(4, data.block_size * 7 // 8, endpoint=True)))
@@ -207,8 +213,8 @@ def with_numpy(data, i):
     return [document[:at], document[at : at + masked], document[at + masked : n]]
 
 
-def with_torch(data, i):
-    g = torch.Generator().manual_seed(1_000_003 * data.seed + 7919 * data.epoch + i)
+def with_torch(data, i, epoch):
+    g = torch.Generator().manual_seed(1_000_003 * data.seed + 7919 * epoch + i)
 
     def whole(low, high):
         return int(torch.randint(low, high + 1, (), generator=g))
@@ -219,9 +225,9 @@ def with_torch(data, i):
     return text[:at], text[at : at + masked], text[at + masked :]
 
 
-def from_the_draw(data, i):
+def from_the_draw(data, i, epoch):
     """Lengths from the drawn n, not from what the document has."""
-    rng = random.Random(f"{data.seed} {data.epoch} {i}")
+    rng = random.Random(f"{data.seed} {epoch} {i}")
     n = rng.randint(4, data.block_size * 7 // 8)
     text = data.documents[i][:n]
     masked = round(n * rng.uniform(1 / 8, 3 / 8))
@@ -229,16 +235,16 @@ def from_the_draw(data, i):
     return text[:at], text[at : at + masked], text[at + masked :]
 
 
-def no_room(data, i):
-    rng = random.Random(f"{data.seed} {data.epoch} {i}")
+def no_room(data, i, epoch):
+    rng = random.Random(f"{data.seed} {epoch} {i}")
     text = data.documents[i][: rng.randint(4, data.block_size * 7 // 8)]
     masked = data.block_size // 4
     at = rng.randint(0, len(text) - masked)
     return text[:at], text[at : at + masked], text[at + masked :]
 
 
-def from_the_middle(data, i):
-    rng = random.Random(f"{data.seed} {data.epoch} {i}")
+def from_the_middle(data, i, epoch):
+    rng = random.Random(f"{data.seed} {epoch} {i}")
     document = data.documents[i]
     begin = rng.randint(0, max(0, len(document) - 112))
     text = document[begin : begin + rng.randint(4, data.block_size * 7 // 8)]
@@ -246,90 +252,97 @@ def from_the_middle(data, i):
     return text[:at], text[at : at + 5], text[at + 5 :]
 
 
-def loses_one(data, i):
-    prefix, masked, suffix = cut(data, i)
+def loses_one(data, i, epoch):
+    prefix, masked, suffix = cut(data, i, epoch)
     return prefix, masked, suffix[1:] + "."
 
 
-def other_order(data, i):
-    prefix, masked, suffix = cut(data, i)
+def other_order(data, i, epoch):
+    prefix, masked, suffix = cut(data, i, epoch)
     return prefix, suffix or masked, masked
 
 
-def reseeds(data, i):
-    random.seed(f"{data.seed} {data.epoch} {i}")
-    return cut(data, i, rng=random)
+def reseeds(data, i, epoch):
+    random.seed(f"{data.seed} {epoch} {i}")
+    return cut(data, i, epoch, rng=random)
 
 
 def own(key):
-    return lambda data, i: cut(data, i, rng=random.Random(key(data, i)))
+    return lambda data, i, epoch: cut(data, i, epoch, rng=random.Random(key(data, i, epoch)))
 
 
 PIECES = Answers(
     stub=pieces_stub,
     wrong={
         "a quarter of the block": (
-            lambda d, i: cut(d, i, size=lambda r, n, b, t: round(b * r.uniform(1 / 8, 3 / 8))),
+            lambda d, i, e: cut(
+                d, i, e, size=lambda r, n, b, t: round(b * r.uniform(1 / 8, 3 / 8))
+            ),
             r"a quarter of the block \(32\), not of the truncated document",
         ),
         "a quarter of the block, always": (
-            lambda d, i: cut(d, i, size=lambda r, n, b, t: b // 4),
+            lambda d, i, e: cut(d, i, e, size=lambda r, n, b, t: b // 4),
             "a quarter of the block",
         ),
-        "no room": (no_room, "no place for the masked piece in a short crop"),
+        "no room": (no_room, "no room for the masked piece in a short crop"),
         "a quarter of the whole document": (
-            lambda d, i: cut(d, i, size=lambda r, n, b, t: len(t) // 4),
+            lambda d, i, e: cut(d, i, e, size=lambda r, n, b, t: len(t) // 4),
             r"a quarter of the whole document \(75\)",
         ),
         "half": (
-            lambda d, i: cut(d, i, size=lambda r, n, b, t: max(1, round(n * r.uniform(0.4, 0.6)))),
+            lambda d, i, e: cut(
+                d, i, e, size=lambda r, n, b, t: max(1, round(n * r.uniform(0.4, 0.6)))
+            ),
             "5[01] % of a crop instead of 25 %",
         ),
         "fixed length": (
-            lambda d, i: cut(d, i, size=lambda r, n, b, t: max(1, n // 4)),
+            lambda d, i, e: cut(d, i, e, size=lambda r, n, b, t: max(1, n // 4)),
             "the masked length is always a quarter",
         ),
         "in the middle": (
-            lambda d, i: cut(d, i, start=lambda r, n, size: (n - size) // 2),
+            lambda d, i, e: cut(d, i, e, start=lambda r, n, size: (n - size) // 2),
             "always in the middle",
         ),
-        "at the start": (lambda d, i: cut(d, i, start=lambda r, n, size: 0), "always at the start"),
+        "at the start": (
+            lambda d, i, e: cut(d, i, e, start=lambda r, n, size: 0),
+            "always at the start",
+        ),
         "at the end": (
-            lambda d, i: cut(d, i, start=lambda r, n, size: n - size),
+            lambda d, i, e: cut(d, i, e, start=lambda r, n, size: n - size),
             "always at the end",
         ),
         "to one side": (
-            lambda d, i: cut(d, i, start=lambda r, n, size: r.randint(0, (n - size) // 2)),
+            lambda d, i, e: cut(d, i, e, start=lambda r, n, size: r.randint(0, (n - size) // 2)),
             "lean to one side",
         ),
         "truncation never varies": (
-            lambda d, i: cut(d, i, crop=lambda r, b, t: b * 7 // 8),
+            lambda d, i, e: cut(d, i, e, crop=lambda r, b, t: b * 7 // 8),
             "truncation never varies: each crop has 112",
         ),
         "no truncation": (
-            lambda d, i: cut(d, i, crop=lambda r, b, t: r.randint(4, len(t) + 3)),
+            lambda d, i, e: cut(d, i, e, crop=lambda r, b, t: r.randint(4, len(t) + 3)),
             "at most 7/8 of the block, 112",
         ),
         "up to the block": (
-            lambda d, i: cut(d, i, crop=lambda r, b, t: r.randint(4, b)),
+            lambda d, i, e: cut(d, i, e, crop=lambda r, b, t: r.randint(4, b)),
             "a crop has 1[12]. char",
         ),
         "from 1 on": (
-            lambda d, i: cut(d, i, crop=lambda r, b, t: r.randint(1, b * 7 // 8)),
+            lambda d, i, e: cut(d, i, e, crop=lambda r, b, t: r.randint(1, b * 7 // 8)),
             "at least 4",
         ),
         "upper half": (
-            lambda d, i: cut(d, i, crop=lambda r, b, t: r.randint(b // 2, b * 7 // 8)),
+            lambda d, i, e: cut(d, i, e, crop=lambda r, b, t: r.randint(b // 2, b * 7 // 8)),
             "64 to 112 characters instead of 4 to 112",
         ),
         "long crops are likelier": (
-            lambda d, i: cut(
-                d, i, crop=lambda r, b, t: max(r.randint(4, b * 7 // 8) for _ in "ab")
+            lambda d, i, e: cut(
+                d, i, e, crop=lambda r, b, t: max(r.randint(4, b * 7 // 8) for _ in "ab")
             ),
             "not uniform",
         ),
         "a fixed 112": (
-            lambda d, i: cut(d, i, crop=lambda r, b, t: r.randint(4, 112)),
+            lambda d, i, e: cut(d, i, e, crop=lambda r, b, t: r.randint(4, 112)),
             "in a block of 64",
         ),
         "empty spans": (from_the_draw, "the masked piece of a document of .* is empty"),
@@ -337,55 +350,55 @@ PIECES = Answers(
         "pieces do not recombine": (loses_one, "a character is lost or doubled"),
         "another order": (other_order, "lost or doubled|the order is"),
         "prefix, suffix, masked": (
-            lambda d, i: [cut(d, i)[k] for k in (0, 2, 1)],
+            lambda d, i, e: [cut(d, i, e)[k] for k in (0, 2, 1)],
             "the order is|is empty",
         ),
         "masks in it": (
-            lambda d, i: (cut(d, i)[0] + MASK, *cut(d, i)[1:]),
+            lambda d, i, e: (cut(d, i, e)[0] + MASK, *cut(d, i, e)[1:]),
             f"the pieces hold {MASK}",
         ),
-        "two pieces": (lambda d, i: cut(d, i)[:2], r"needed are three strings.*a tuple of 2"),
-        "nothing random": (own(lambda d, i: 5), "nothing is drawn at random"),
-        "no i": (own(lambda d, i: f"{d.seed} {d.epoch}"), "i is missing from the generator's seed"),
-        "no epoch": (own(lambda d, i: f"{d.seed} {i}"), "data.epoch is missing"),
-        "no seed": (own(lambda d, i: f"{d.epoch} {i}"), "data.seed is missing"),
+        "two pieces": (lambda d, i, e: cut(d, i, e)[:2], r"return three strings.*a tuple of 2"),
+        "nothing random": (own(lambda d, i, e: 5), "nothing is drawn at random"),
+        "no i": (own(lambda d, i, e: f"{d.seed} {e}"), "i is missing from the generator's seed"),
+        "no epoch": (own(lambda d, i, e: f"{d.seed} {i}"), "epoch is missing"),
+        "no seed": (own(lambda d, i, e: f"{e} {i}"), "data.seed is missing"),
         "a sum": (
-            own(lambda d, i: d.seed * 1000 + d.epoch + i),
+            own(lambda d, i, e: d.seed * 1000 + e + i),
             "epoch 1 repeats epoch 0, one document further",
         ),
         "by length": (
-            lambda d, i: (
-                cut(d, i) if len(d.documents[i]) in (1, 2, 3, 4, 7, 10, 300) else ("a", "b", "c")
+            lambda d, i, e: (
+                cut(d, i, e) if len(d.documents[i]) in (1, 2, 3, 4, 7, 10, 300) else ("a", "b", "c")
             ),
             "right for the fixed documents, not for all others",
         ),
-        "never the same": (own(lambda d, i: None), "two calls for the same .* differ"),
-        "the global generator": (lambda d, i: cut(d, i, rng=random), "the global `random`"),
+        "never the same": (own(lambda d, i, e: None), "two calls for the same .* differ"),
+        "the global generator": (lambda d, i, e: cut(d, i, e, rng=random), "the global `random`"),
         "reseeds the global one": (reseeds, "the global `random`"),
     },
     right={"plain": cut, "numpy": with_numpy, "torch": with_torch},
-    borrowed=lambda data, i: SpanCorruption.pieces(data, i),
+    borrowed=lambda data, i, epoch: SpanCorruption.pieces(data, i, epoch),
 )
 
 # ---------------------------------------------------------------- the format
 
 
-def tokens_stub(data, i):
+def tokens_stub(data, i, epoch):
     """(ids, first)."""
     ...
 
 
-def tokens(data, i, *, form="{p}⁇{s}⁇{m}", end=None, first=None):
+def tokens(data, i, epoch=0, *, form="{p}⁇{s}⁇{m}", end=None, first=None):
     """Ids and the first one asked for, with mistakes to choose from."""
-    p, m, s = data.pieces(i)
+    p, m, s = data.pieces(i, epoch)
     text = form.format(p=p, m=m, s=s) + "⁇" * (data.end_sentinel if end is None else end)
     ids = data.vocab.encode(text)
     asked = 1 if data.loss == "all" else len(p) + len(s) + 2
     return ids, asked if first is None else first(data, p, s)
 
 
-def by_appending(data, i):
-    prefix, masked, suffix = data.pieces(i)
+def by_appending(data, i, epoch):
+    prefix, masked, suffix = data.pieces(i, epoch)
     ids = []
     for piece in (prefix, suffix, masked):
         start = len(ids)
@@ -403,38 +416,44 @@ TOKENS = Answers(
     stub=tokens_stub,
     wrong={
         "second ⁇ forgotten": (
-            lambda d, i: tokens(d, i, form="{p}⁇{s}{m}"),
+            lambda d, i, e: tokens(d, i, e, form="{p}⁇{s}{m}"),
             "the second ⁇ is missing",
         ),
         "first ⁇ forgotten": (
-            lambda d, i: tokens(d, i, form="{p}{s}⁇{m}"),
+            lambda d, i, e: tokens(d, i, e, form="{p}{s}⁇{m}"),
             "the first ⁇ is missing",
         ),
-        "nothing hidden": (lambda d, i: tokens(d, i, form="{p}⁇{m}⁇{s}"), "the suffix comes first"),
-        "suffix first": (lambda d, i: tokens(d, i, form="{s}⁇{p}⁇{m}"), "the text is ' in Oslo"),
+        "nothing hidden": (
+            lambda d, i, e: tokens(d, i, e, form="{p}⁇{m}⁇{s}"),
+            "the suffix comes first",
+        ),
+        "suffix first": (
+            lambda d, i, e: tokens(d, i, e, form="{s}⁇{p}⁇{m}"),
+            "the text is ' in Oslo",
+        ),
         "always a sentinel": (
-            lambda d, i: tokens(d, i, end=1),
+            lambda d, i, e: tokens(d, i, e, end=1),
             "a third ⁇ stands at the end although",
         ),
-        "never a sentinel": (lambda d, i: tokens(d, i, end=0), "no third ⁇"),
-        "pads": (lambda d, i: tokens(d, i, form="{p}⁇{s}⁇{m}□□□"), "padding is appended"),
-        "text": (lambda d, i: ("".join(d.pieces(i)), 1), "the first result is text"),
-        "ids alone": (lambda d, i: tokens(d, i)[0], "index of the first one asked for"),
-        "asked from 0": (lambda d, i: tokens(d, i, first=lambda *_: 0), "is 0 instead of 1"),
+        "never a sentinel": (lambda d, i, e: tokens(d, i, e, end=0), "no third ⁇"),
+        "pads": (lambda d, i, e: tokens(d, i, e, form="{p}⁇{s}⁇{m}□□□"), "padding is appended"),
+        "text": (lambda d, i, e: ("".join(d.pieces(i, e)), 1), "the first result is text"),
+        "ids alone": (lambda d, i, e: tokens(d, i, e)[0], "index of the first one with a loss"),
+        "asked from 0": (lambda d, i, e: tokens(d, i, e, first=lambda *_: 0), "is 0 instead of 1"),
         "loss ignored": (
-            lambda d, i: tokens(d, i, first=lambda *_: 1),
+            lambda d, i, e: tokens(d, i, e, first=lambda *_: 1),
             'data.loss is "span", not "all"',
         ),
-        "index of y": (lambda d, i: tokens(d, i, first=offset(-1)), "that is the second ⁇"),
-        "⁇ not counted": (lambda d, i: tokens(d, i, first=offset(-2)), "count both ⁇"),
-        "one late": (lambda d, i: tokens(d, i, first=offset(1)), "where 'was born' begins"),
+        "index of y": (lambda d, i, e: tokens(d, i, e, first=offset(-1)), "that is the second ⁇"),
+        "⁇ not counted": (lambda d, i, e: tokens(d, i, e, first=offset(-2)), "count both ⁇"),
+        "one late": (lambda d, i, e: tokens(d, i, e, first=offset(1)), "where 'was born' begins"),
         "the first gap": (
-            lambda d, i: tokens(d, i, first=lambda d, p, s: 1 if d.loss == "all" else len(p)),
+            lambda d, i, e: tokens(d, i, e, first=lambda d, p, s: 1 if d.loss == "all" else len(p)),
             "that is the first ⁇",
         ),
     },
     right={"one text": tokens, "piece by piece": by_appending},
-    borrowed=lambda data, i: data.tokens(i),
+    borrowed=lambda data, i, epoch: data.tokens(i, epoch),
 )
 
 # ---------------------------------------------------------------- salient spans
@@ -508,7 +527,7 @@ SALIENT = Answers(
         ),
         "strings": (
             lambda t, names_only=False: [t[a:b] for a, b in by_regex(t, names_only)],
-            "holds strings; needed are the places",
+            "holds strings; needed are the positions",
         ),
         "last character lost": (
             lambda t, names_only=False: [(a, b - 1) for a, b in by_regex(t, names_only)],
@@ -552,18 +571,19 @@ def test_a_right_cut_passes_under_many_seeds():
 
     for salt in range(30):
         check_pieces(
-            lambda d, i, salt=salt: cut(d, i, rng=random.Random(f"{salt} {d.seed} {d.epoch} {i}"))
+            lambda d, i, e, salt=salt: cut(d, i, e, rng=random.Random(f"{salt} {d.seed} {e} {i}"))
         )
 
 
 def test_answers_make_a_dataset():
     """What the notebook does with them: a subclass that cuts and writes by the learner's own functions."""
 
-    class Mine(SpanCorruption):
+    class Mine(KnowledgeWindows):
         pieces, tokens = cut, tokens
 
     line = "Ada Moor. She was born in Oslo and wrote about the sea."
-    data = Mine([line] * 5, CharVocab.from_documents([line]), 64, 3)
+    vocab = CharVocab.from_documents([line])
+    data = Mine([line] * 5, vocab, 64, 3, loss="all", end_sentinel=False)
     for i, (x, y) in enumerate(data):
         prefix, masked, suffix = data.pieces(i)
         assert data.vocab.decode(x).rstrip("□") == f"{prefix}⁇{suffix}⁇{masked}"
