@@ -64,7 +64,7 @@ def check_encode(fn: Callable[[CharVocab, str], list[int]]) -> str:
         if whole_numbers(fn(vocab, text), "the result") != [vocab.chars.index(c) for c in text]:
             raise wrong("other")
     return (
-        "one id a character, 0 and 1 for the specials, "
+        "one id per character, 0 and 1 for the specials, "
         "unknown characters refused by name and position"
     )
 

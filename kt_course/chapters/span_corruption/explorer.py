@@ -51,23 +51,23 @@ def explore_corruption(
             data = datasets[state["spans"]]
             data.seed = state["seed"]
             prefix, masked, suffix = data.pieces(state["document"])
-            shown, length, start = len(prefix + masked + suffix), len(masked), len(prefix)
+            visible_length, length, start = len(prefix + masked + suffix), len(masked), len(prefix)
         else:
-            shown, length, start = (state[name] for name in SLIDERS)
-        shown = min(shown, most)
-        length = min(length, shown)
-        start = min(start, shown - length)
-        cut = text[:start], text[start : start + length], text[start + length : shown]
+            visible_length, length, start = (state[name] for name in SLIDERS)
+        visible_length = min(visible_length, most)
+        length = min(length, visible_length)
+        start = min(start, visible_length - length)
+        cut = text[:start], text[start : start + length], text[start + length : visible_length]
         data = GivenCuts([cut], vocab, state["loss"], has_end, block_size)
         x, y = (part.tolist() for part in data[0])
         title = f"Document {state['document']}: what the truncation shows of it, and the cut"
-        limits = dict(zip(SLIDERS, (most, shown, shown - length), strict=True))
-        values = dict(zip(SLIDERS, (shown, length, start), strict=True))
+        limits = dict(zip(SLIDERS, (most, visible_length, visible_length - length), strict=True))
+        values = dict(zip(SLIDERS, (visible_length, length, start), strict=True))
         read, targets = sum(i != 0 for i in x), sum(i != 0 for i in y)
         note = (
-            f"The truncation shows {shown} of {len(text)} characters, the span takes {length} of "
-            f"them: “{cut[1]}”. The model reads {read} of {block_size} places ({block_size - read} "
-            f"are □) and is asked for {targets}."
+            f"The truncation shows {visible_length} of {len(text)} characters, the span takes "
+            f"{length} of them: “{cut[1]}”. The model reads {read} of {block_size} places "
+            f"({block_size - read} are □) and is asked for {targets}."
         )
         notice = f"The document has {len(text)} characters: the first {LONGEST} are drawn."
         notice = notice if len(text) > LONGEST else ""
@@ -91,14 +91,14 @@ def draw_cut(title: str, text: str, cut: Cut, vocab: CharVocab, x: list[int], y:
     """Draw the cut in the document, then x over y, line by line; return the figure."""
     kinds_of_pieces = zip((PREFIX, MASKED, SUFFIX), cut, strict=True)
     prefix, masked, suffix = ([kind] * len(piece) for kind, piece in kinds_of_pieces)
-    drawn = visible(text[:LONGEST])
-    document_lines, x_lines = -(-len(drawn) // LINE), -(-len(x) // LINE)
+    letters = visible(text[:LONGEST])
+    document_lines, x_lines = -(-len(letters) // LINE), -(-len(x) // LINE)
     figure, ax = page(9, 1.2 + HIGH * document_lines + (2 * HIGH + 0.15) * x_lines)
     ax.text(0.3, 0.3, title, fontsize=11)
-    kinds = prefix + masked + suffix + [UNSEEN] * len(drawn)
-    colours = [COLOURS[kind] for kind in kinds[: len(drawn)]]
-    top = characters(ax, drawn, colours, 0.3, 0.42) + 0.45
-    below = "Upper line: what is read (x). Lower line: what is asked for next (y), with the loss"
+    kinds = prefix + masked + suffix + [UNSEEN] * len(letters)
+    colours = [COLOURS[kind] for kind in kinds[: len(letters)]]
+    top = characters(ax, letters, colours, 0.3, 0.42) + 0.45
+    below = "Upper line: the input x. Lower line: the next characters to predict, y, with the loss"
     ax.text(0.3, top - 0.1, below, fontsize=11)
     kinds = prefix + ["⁇"] + suffix + ["⁇"] + masked + ["⁇"] + [UNSEEN] * len(x)
     x_colours, y_colours = (

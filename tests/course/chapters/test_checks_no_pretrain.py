@@ -108,7 +108,7 @@ ANSWER_LOSS = Answers(
             "at the question mark the model has to say",
         ),
         "without the last ⁇": (made(loss=lambda q, a: (q - 1, q + a)), "never learns to stop"),
-        "never ends": (made(form="{q}⁇{a}"), "without the ⁇ behind the answer"),
+        "never ends": (made(form="{q}⁇{a}"), "without the ⁇ after the answer"),
         "no ⁇ between": (made(form="{q}{a}⁇"), "the ⁇ between question and answer is missing"),
         "not shifted": (made(shift=0, loss=lambda q, a: (0, 999)), "y repeats x"),
         "one late": (
@@ -150,7 +150,7 @@ def by_loop(answers, gold):
     refusing(answers, gold)
     correct = 0
     for i in range(len(gold)):
-        if answers[i].strip() == gold[i]:
+        if answers[i].strip() == gold[i].strip():
             correct += 1
     return kt.Score(correct, len(gold))
 
@@ -173,9 +173,10 @@ EXACT = Answers(
             match(lambda a, g: a.strip().lower() == g.lower()),
             "small letters from capitals",
         ),
-        "part of the answer": (match(lambda a, g: a.strip() in g), "a part of the right answer"),
+        "part of the answer": (match(lambda a, g: a.strip() in g), "a part of the correct answer"),
         "goes on": (match(lambda a, g: g in a), "an answer that goes on"),
         "white space": (match(lambda a, g: a == g), "white space around an answer"),
+        "gold as it is": (match(lambda a, g: a.strip() == g), "around a gold answer"),
         "no white space at all": (
             match(lambda a, g: "".join(a.split()) == "".join(g.split())),
             "white space inside an answer",
@@ -188,12 +189,12 @@ EXACT = Answers(
             "compare them one by one",
         ),
         "cut to the shorter": (
-            match(lambda a, g: a.strip() == g, refuse=False),
+            match(lambda a, g: a.strip() == g.strip(), refuse=False),
             "without a word; raise a ValueError",
         ),
         "None": (
             lambda a, g: (
-                match(lambda a, g: a.strip() == (g or ""), False)(a, g)
+                match(lambda a, g: a.strip() == (g or "").strip(), False)(a, g)
                 if len(a) == len(g)
                 else refusing(a, g)
             ),
@@ -290,14 +291,14 @@ def by_quadratic(correct, total, z=1.96):
     return max(0.0, (-b - half) / (2 * a)), min(1.0, (-b + half) / (2 * a))
 
 
-def wilson(correct, total, z=1.96, *, shift=1.0, inside=1.0, shrink=1.0, factor=True, given_z=True):
+def wilson(correct, total, z=1.96, *, shift=1.0, inside=1.0, shrink=1.0, factor=1.0, given_z=True):
     """By the formula, with parts to leave out."""
     z = z if given_z else 1.96
     if total == 0:
         return [0, 1]
     n, p = total, correct / total
     scale = 1 + shrink * z * z / n
-    half = (z if factor else 1) * (p * (1 - p) / n + inside * z * z / (4 * n * n)) ** 0.5
+    half = factor * z * (p * (1 - p) / n + inside * z * z / (4 * n * n)) ** 0.5
     centre = p + shift * z * z / (2 * n)
     return [(centre - half) / scale, (centre + half) / scale]
 
@@ -327,7 +328,9 @@ WILSON = Answers(
         "inside": (formula(inside=0), "missing under the root"),
         "half divided": (half_divided, "only the centre is divided"),
         "centre and half width": (centre_and_half, "the two ends are needed"),
-        "no z": (formula(factor=False), "z is missing before the root"),
+        "over n": (formula(inside=250), r"it is z²/.4n²."),
+        "two z": (formula(factor=2), "twice as wide"),
+        "no z": (formula(factor=1 / 1.96), "z is missing before the root"),
         "90 %": (lambda k, n, z=1.6449: wilson(k, n, z), "that of 90 %"),
         "percentages": (lambda k, n, z=1.96: [100 * v for v in wilson(k, n, z)], "percentages"),
         "upside down": (lambda k, n, z=1.96: wilson(k, n, z)[::-1], "the upper end first"),
@@ -492,7 +495,7 @@ LOOP = Answers(
             "the weights changed 2 times instead of 6",
         ),
         "one epoch": (mistaken(epochs=1), "5 examples instead of 10.*one epoch"),
-        "one batch an epoch": (mistaken(most=1), "one batch an epoch"),
+        "one batch per epoch": (mistaken(most=1), "one batch per epoch"),
         "the last batch left out": (mistaken(drop_last=True), "the last, smaller batch"),
         "the same batch": (one_question_only, "12 examples instead of 10|came . times"),
         "another model": (own_model, "never ran a forward pass"),
