@@ -1,472 +1,368 @@
-"""Exercises and questions of notebook 10: the rule of the masks, their loss, padding, filling, pairs of lines."""
+"""Exercises of notebook 10: BERT's rule, the loss, the padding mask, filling, pairs of lines."""
 
 from __future__ import annotations
 
 import math
 import random
 from collections.abc import Callable, Sequence
-from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from kt_core.attention import padding_mask
-from kt_course.chapters.masked_language_models.masked import hide, one_hot_kl
-from kt_course.chapters.masked_language_models.masked_decoding import fill
-from kt_course.chapters.masked_language_models.next_sentence import line_pair
-from kt_course.exercises.assertions import Wrong, close, describe, fresh_cases, tensor
-from kt_course.exercises.random_cases import draw, fresh_random, numbers
-from kt_course.exercises.registry import Exercise
+from kt_core.attention import causal_mask, padding_mask
+from kt_course.chapters.masked_language_models.masked_data import hide_units, one_hot_kl
+from kt_course.chapters.masked_language_models.masked_decoding import fill_masks
+from kt_course.chapters.masked_language_models.next_sentence import draw_line_pair
+from kt_course.exercises.core import (
+    Exercise,
+    Wrong,
+    close,
+    describe,
+    draw,
+    fresh_random,
+    tensor,
+    unforeseen,
+)
+from kt_course.exercises.diagnoses import Diagnoses, diagnoses
+from kt_course.exercises.mistakes import numbers, recognise
 
 NOTEBOOK = "10_masked_language_models"
 
-# ---------------------------------------------------------------- the rule
+# ---------------------------------------------------------------- BERT's rule
 
 
-def check_hide(fn: Callable) -> str:
-    def both(
-        ids: list[int], units: list, size: int, seed: int = 1, **rule: Any
-    ) -> tuple[list, list]:
+def check_hide_units(fn: Callable) -> str:
+    wrong = diagnoses(__file__, "bert-rule")
+
+    def hide(ids: list[int], units: list, vocab_size: int, seed: int = 1, **rule) -> Sequence:
         before, state = list(ids), random.getstate()
-        result = fn(ids, units, size, random.Random(seed), **rule)
+        result = fn(ids, units, vocab_size, random.Random(seed), **rule)
         if random.getstate() != state:
-            raise Wrong("it draws from the global `random`: draw from the rng that is given")
+            raise wrong("global random")
         if ids != before:
-            raise Wrong(
-                "it changes the list ids itself, which its caller still needs: begin with x = list(ids)"
-            )
-        if not isinstance(result, (tuple, list)) or len(result) != 2:
-            raise Wrong(f"needed are two lists, (x, y), not {describe(result)}")
-        for name, found in zip("xy", result, strict=True):
-            if not isinstance(found, list) or len(found) != len(ids):
-                raise Wrong(f"{name} should be a list of {len(ids)} ids, not {describe(found)}")
-        return result[0], result[1]
+            raise wrong("ids changed")
+        if not isinstance(result, tuple | list) or len(result) != 2:
+            raise wrong("not two lists", result=describe(result))
+        for name, values in zip("xy", result, strict=True):
+            if not isinstance(values, list) or len(values) != len(ids):
+                raise wrong("not a list", name=name, n=len(ids), result=describe(values))
+        return result
 
-    # letters alone: every tenth place of a long text
     ids = [2 + j % 60 for j in range(20000)]
-    units = [(j, j + 1) for j in range(0, 20000, 5)]
-    x, y = both(ids, units, 62)
+    check_single_characters(hide, ids, wrong)
+    check_long_units(hide, ids, wrong)
+    return (
+        "80 % hidden, 10 % random, 10 % kept, one draw per unit, a loss on every chosen character"
+    )
+
+
+def check_single_characters(hide: Callable, ids: list[int], wrong: Diagnoses) -> None:
+    """Check the rule where every fifth character is a unit of its own."""
+    units = [(j, j + 1) for j in range(0, len(ids), 5)]
     chosen = [start for start, _ in units]
     others = sorted(set(range(len(ids))) - set(chosen))
-    if y == [*ids[1:], 0] or all(y[j] == ids[j + 1] for j in chosen[:-1]):
-        raise Wrong(
-            "y is shifted by one: a masked model answers at the place itself, y[j] is ids[j]"
-        )
+    x, y = hide(ids, units, 62)
+    if all(y[j] == ids[j + 1] for j in chosen):
+        raise wrong("shifted")
     if any(y[j] for j in others):
-        raise Wrong(
-            "y asks for characters that were not chosen: it is 0 there, and no loss falls on them"
-        )
+        raise wrong("loss elsewhere")
     if any(x[j] != ids[j] for j in others):
-        raise Wrong("x differs from ids outside the chosen units: only they may change")
-    kept = [j for j in chosen if x[j] == ids[j]]
-    if (
-        sum(not y[j] for j in kept) > len(kept) / 2
-    ):  # a random character may be the old one by chance
-        raise Wrong(
-            "y is 0 where a chosen character stays as it is: it is asked for like the others"
-        )
+        raise wrong("other positions changed")
+    same = [j for j in chosen if x[j] == ids[j]]
+    if sum(not y[j] for j in same) > len(same) / 2:  # a random character may equal the original
+        raise wrong("unchanged characters have no loss")
     if any(y[j] != ids[j] for j in chosen):
-        raise Wrong(
-            "y[j] is not ids[j] at a chosen place: y holds what stood there, whatever x shows now"
-        )
-    hidden = sum(x[j] == 1 for j in chosen) / len(chosen)
+        raise wrong("y is not the original")
     if any(x[j] == 0 for j in chosen):
-        raise Wrong(
-            "a chosen place became 0, which is padding: ⁇ has the id 1, random characters begin at 2"
-        )
-    if hidden == 1:
-        raise Wrong(
-            "all chosen places became ⁇: one unit of ten stays, one of ten becomes random characters"
-        )
-    told = f"of the chosen {100 * hidden:.0f} % became ⁇ and {100 * len(kept) / len(chosen):.0f} % stayed"
-    if abs(hidden - 0.8) > 0.04:
-        raise Wrong(f"{told}; with the rule (0.8, 0.1) it is 80 % and 10 %")
-    if abs(len(kept) / len(chosen) - 0.1) > 0.03:
-        raise Wrong(
-            f"{told}; with the rule (0.8, 0.1) it is 80 % and 10 %, the rest random characters"
-        )
-    drawn = {x[j] for j in chosen} - {1}
-    if max(drawn) >= 62:
-        raise Wrong(
-            f"a random character has the id {max(drawn)}: with vocab_size 62 the last one is 61"
-        )
-    if len(drawn) < 50:
-        raise Wrong(
-            f"only {len(drawn)} different characters take the others' place: draw from all, 2 ... vocab_size - 1"
-        )
-    if both(ids, units, 62) != (x, y):
-        raise Wrong("two calls with equal generators differ: all draws have to come from rng")
-    # whole units: one draw for all of their characters
-    units = [(j, j + 5) for j in range(0, 20000, 10)]
-    x, y = both(ids, units, 62)
-    if any(y[j] for a, b in units for j in range(b, b + 5)) or not all(
-        y[a] and y[b - 1] for a, b in units
-    ):
-        raise Wrong(
-            "a unit (start, stop) holds the places start ... stop - 1, as in range(start, stop)"
-        )
+        raise wrong("padding drawn")
+    n_hidden = sum(x[j] == 1 for j in chosen)
+    if n_hidden == len(chosen):
+        raise wrong("all hidden")
+    hidden, unchanged = n_hidden / len(chosen), len(same) / len(chosen)
+    if abs(hidden - 0.8) > 0.04 or abs(unchanged - 0.1) > 0.03:
+        raise wrong("shares", hidden=hidden, unchanged=unchanged)
+    characters = {x[j] for j in chosen} - {1}
+    if max(characters) >= 62:
+        raise wrong("beyond the vocabulary", largest=max(characters))
+    if len(characters) < 50:
+        raise wrong("few characters", n=len(characters))
+    if list(hide(ids, units, 62)) != [x, y]:
+        raise wrong("own generator")
+
+
+def check_long_units(hide: Callable, ids: list[int], wrong: Diagnoses) -> None:
+    """Check that there is one draw for all characters of a unit, and that `rule` is used."""
+    units = [(j, j + 5) for j in range(0, len(ids), 10)]
+    x, y = hide(ids, units, 62)
+    if any(any(y[b : b + 5]) or not (y[a] and y[b - 1]) for a, b in units):
+        raise wrong("stop")
     parts = [x[a:b] for a, b in units]
     if any(1 in part and part != [1] * 5 for part in parts):
-        raise Wrong(
-            "one unit is partly ⁇: draw once a unit, not once a character, and treat all of it alike"
-        )
-    drawn = [
-        part
-        for part, (a, b) in zip(parts, units, strict=True)
-        if 1 not in part and part != ids[a:b]
-    ]
-    if drawn and all(len(set(part)) == 1 for part in drawn):
-        raise Wrong("a unit's random characters are all the same: draw anew for each of its places")
-    with fresh_cases("right for the rule (0.8, 0.1), not for another: use the argument rule"):
+        raise wrong("a draw per character")
+    changed = [x[a:b] for a, b in units if 1 not in x[a:b] and x[a:b] != ids[a:b]]
+    if changed and all(len(set(part)) == 1 for part in changed):
+        raise wrong("one filler")
+    with unforeseen(str(wrong("rule unused"))):
         for rule in ((1.0, 0.0), (0.0, 1.0), (0.0, 0.0), (0.3, 0.6)):
-            x, y = both(ids, units, 99, draw(0, 10**6, 1)[0], rule=rule)
-            shares = [
-                sum(x[a:b] == [1] * 5 for a, b in units),
-                sum(x[a:b] == ids[a:b] for a, b in units),
-            ]
-            if any(
-                abs(n / len(units) - p) > 0.06
-                for n, p in zip(shares, (rule[0], 1 - sum(rule)), strict=True)
-            ):
-                raise Wrong("rule")
-    return "80 % hidden, 10 % random, 10 % kept, one draw a unit, every chosen character asked for"
+            x, _ = hide(ids, units, 99, draw(0, 10**6, 1)[0], rule=rule)
+            hidden = sum(x[a:b] == [1] * 5 for a, b in units) / len(units)
+            unchanged = sum(x[a:b] == ids[a:b] for a, b in units) / len(units)
+            if abs(hidden - rule[0]) > 0.06 or abs(unchanged - 1 + sum(rule)) > 0.06:
+                raise Wrong("another rule")
 
 
 # ---------------------------------------------------------------- the loss
 
-
-def kl_with(logits: Tensor, targets: Tensor, slip: str = "") -> Tensor:
-    """The loss with one mistake built in."""
-    asked = targets != 0
-    log_q = logits.log_softmax(-1)
-    if slip == "axis":
-        log_q = logits.log_softmax(1)
-    if slip == "no softmax":
-        log_q = logits
-    each = -log_q.gather(-1, targets[..., None])[..., 0]  # (B, T)
-    if slip == "minus":
-        each = -each
-    if slip == "bits":
-        each = each / math.log(2)
-    if slip == "everywhere":
-        return each.mean()
-    each = each * asked
-    if slip == "all places":
-        return each.sum() / targets.numel()
-    if slip == "sum":
-        return each.sum()
-    if slip == "rows":
-        return (each.sum(1) / asked.sum(1)).mean()
-    if slip == "vocabulary":
-        return each.sum() / asked.sum() / logits.size(-1)
-    return each.sum() / asked.sum()
+KL_MISTAKES = diagnoses(__file__, "one-hot-kl").texts("mistakes")
 
 
-KL = {
-    "everywhere": "the places that are not asked for count too, as if □ (0) were their right answer: leave out targets of 0",
-    "all places": "the sum is right and is divided by all places: divide by the number of those that are asked for",
-    "sum": "this is the sum over the asked places: take their mean, or the loss grows with the length of the text",
-    "rows": "this is a mean over rows of means: every asked place counts alike, whatever row it stands in",
-    "vocabulary": "a mean over the characters too: KL sums over them, the mean is over places",
-    "minus": "the sign is turned: KL is never below 0",
-    "bits": "this is in bits: nats are asked for, the natural logarithm",
-    "axis": "the softmax runs over the places: it runs over the characters, the last axis",
-    "no softmax": "q has to be a distribution: the logits go through a softmax first",
-}
+def kl_with(logits: Tensor, targets: Tensor, mistake: str = "") -> Tensor:
+    """Compute the loss with one mistake built in."""
+    log_q = logits.log_softmax(1 if mistake == "axis" else -1)
+    log_q = logits if mistake == "no softmax" else log_q
+    loss = -log_q.gather(-1, targets[..., None])[..., 0]  # (B, T)
+    loss = loss * {"sign": -1, "bits": 1 / math.log(2)}.get(mistake, 1)
+    if mistake == "everywhere":
+        return loss.mean()
+    chosen = targets != 0
+    loss = loss * chosen
+    means = {
+        "all positions": loss.sum() / targets.numel(),
+        "sum": loss.sum(),
+        "rows": (loss.sum(1) / chosen.sum(1)).mean(),
+        "vocabulary": loss.sum() / chosen.sum() / logits.size(-1),
+    }
+    return means.get(mistake, loss.sum() / chosen.sum())
 
 
 def check_one_hot_kl(fn: Callable) -> str:
+    wrong = diagnoses(__file__, "one-hot-kl")
     logits = 2 * numbers(3, 5, 7, seed=1)
     targets = torch.tensor([[0, 3, 0, 0, 0], [2, 5, 6, 0, 1], [0, 0, 0, 4, 4]])
     leaf = logits.clone().requires_grad_()
     result = fn(leaf, targets)
-    got = tensor(result, (), "the loss").double()
-    if got.isnan():
-        raise Wrong(
-            "the loss is not a number: 0 times log 0 is 0 here, yet a computer says nan. torch.special.xlogy, "
-            "or sum only where p is above 0"
-        )
-    if got.isinf():
-        raise Wrong(
-            "the loss is infinite: KL(q || p) divides by the zeros of p. The target p comes first, KL(p || q)"
-        )
-    right = kl_with(logits, targets)
-    if not close(got, right, 1e-5):
-        for slip, told in KL.items():
-            if close(got, kl_with(logits, targets, slip), 1e-5):
-                raise Wrong(told)
-        raise Wrong(f"the loss of the example is {got:.4f} instead of {right:.4f}")
+    loss = tensor(result, (), "the loss").double()
+    if loss.isnan():
+        raise wrong("nan")
+    if loss.isinf():
+        raise wrong("infinite")
+    expected = kl_with(logits, targets)
+    recognise(loss, expected, lambda name: kl_with(logits, targets, name), KL_MISTAKES, "the loss")
     if not result.requires_grad:
-        raise Wrong("the loss is cut off from the logits (detach, item): nothing could be trained")
+        raise wrong("detached")
     result.backward()
-    expected = torch.autograd.grad(kl_with(leaf, targets), leaf)[0]
-    if leaf.grad is None or not close(leaf.grad, expected):
-        raise Wrong(
-            "the number is right, its gradient is not: compute it from the logits, without a detach"
-        )
-    huge = torch.tensor([[[0.0, 2000.0, 0.0, 1000.0]]])
-    if not close(
-        tensor(fn(huge, torch.tensor([[3]])), (), "the loss").double(), torch.tensor(1000.0)
-    ):
-        raise Wrong(
-            "large logits break it (exp overflows): take log_softmax instead of the log of a softmax"
-        )
-    with fresh_cases("right for the example, not for other sizes and targets"):
+    gradient = torch.autograd.grad(kl_with(leaf, targets), leaf)[0]
+    if leaf.grad is None or not close(leaf.grad, gradient):
+        raise wrong("gradient")
+    large = torch.tensor([[[0.0, 2000.0, 0.0, 1000.0]]])
+    loss = tensor(fn(large, torch.tensor([[3]])), (), "the loss")
+    if not close(loss, torch.tensor(1000.0)):
+        raise wrong("large logits")
+    with unforeseen("right for the example, not for other sizes and targets"):
         for B, T, V in ((1, 1, 2), (2, 9, 30), (4, 3, 5)):
             logits, targets = numbers(B, T, V), torch.tensor(draw(0, V - 1, B * T)).view(B, T)
             targets[0, 0] = V - 1
             if not close(tensor(fn(logits, targets), (), "the loss"), kl_with(logits, targets)):
-                raise Wrong("other")
-    return "the mean KL over the asked places, equal to the cross-entropy, with its gradient"
+                raise Wrong("other sizes")
+    return "the mean KL at the chosen positions, equal to the cross-entropy, with its gradient"
 
 
-# ---------------------------------------------------------------- padding
+# ---------------------------------------------------------------- the padding mask
 
 
 def check_padding_mask(fn: Callable) -> str:
-    def asked(idx: Tensor, heads: int, what: str) -> Tensor:
-        (B, T), got = idx.shape, fn(idx)
-        if not isinstance(got, Tensor):
-            raise Wrong(f"{what}: needed is a tensor, not {describe(got)}")
-        if got.dtype != torch.bool:
-            raise Wrong(
-                f"{what}: the mask is {str(got.dtype).removeprefix('torch.')}: True or False is asked for, a comparison's result"
-            )
-        try:
-            full = got.broadcast_to(B, heads, T, T)
-        except RuntimeError:
-            raise Wrong(
-                f"{what}: {tuple(got.shape)} does not broadcast to (B, nh, T_query, T_key) = {(B, heads, T, T)}: "
-                "put axes for the heads and the queries between B and T_key"
-            ) from None
-        return full
+    wrong = diagnoses(__file__, "padding-mask")
 
-    def right(idx: Tensor, heads: int) -> Tensor:
+    def mask_of(idx: Tensor, heads: int) -> Tensor:
+        """The answer's mask, (B, heads, T, T); what padding itself attends to does not matter."""
+        (B, T), result = idx.shape, fn(idx)
+        if not isinstance(result, Tensor):
+            raise wrong("not a tensor", result=describe(result))
+        if result.dtype != torch.bool:
+            raise wrong("not boolean", dtype=str(result.dtype).removeprefix("torch."))
+        try:
+            mask = result.broadcast_to(B, heads, T, T)
+        except RuntimeError:
+            shapes = dict(shape=tuple(result.shape), wanted=(B, heads, T, T))
+            raise wrong("shape", **shapes) from None
+        return mask & (idx != 0)[:, None, :, None]
+
+    def expected(idx: Tensor, heads: int) -> Tensor:
         text = idx != 0
         return (text[:, None, None] & text[:, None, :, None]).expand(-1, heads, -1, -1)
 
-    def same(got: Tensor, idx: Tensor, heads: int) -> bool:
-        queries = (idx != 0)[:, None, :, None]  # what padding itself looks at does not matter
-        return torch.equal(got & queries, right(idx, heads))
-
     idx = torch.tensor([[5, 1, 4, 3, 1, 0], [6, 2, 1, 0, 0, 0], [3, 9, 8, 4, 7, 2]])
-    got, text = asked(idx, 4, "3 rows, 4 heads"), idx != 0
-    slips = {
-        "it is turned round: True is where a query may look": ~text[:, None, None],
-        "the rows of padding are masked, not its columns: a query of the text still looks at padding": text[
-            :, None, :, None
-        ],
-        "a triangle is left in it: an encoder looks ahead, too": text[:, None, None]
-        & torch.ones(6, 6).tril().bool(),
-        "⁇ is masked too: a hidden place (id 1) is a key like any other, only padding (id 0) is not": (
-            idx > 1
-        )[:, None, None],
-        "all keys are allowed: padding has to be False": torch.ones(1, 1, 1, 6, dtype=torch.bool),
+    mask, keys, queries = mask_of(idx, 4), (idx != 0)[:, None, None], (idx != 0)[:, None, :, None]
+    mistakes = {
+        "inverted": ~keys,
+        "rows": queries,
+        "triangle": keys & causal_mask(6),
+        "⁇ masked": (idx > 1)[:, None, None],
+        "all allowed": torch.ones(1, 1, 1, 6, dtype=torch.bool),
     }
-    for told, other in slips.items():
-        if torch.equal(got, other.expand_as(got)):
-            raise Wrong(told)
-    if not same(got, idx, 4):
-        row, _, q, k = (got & text[:, None, :, None] != right(idx, 4)).nonzero()[0].tolist()
-        raise Wrong(
-            f"row {row}: query {q} {'may' if got[row, 0, q, k] else 'may not'} look at key {k}, whose id is {idx[row, k]}"
-        )
-    idx = torch.tensor(
-        [[4, 4, 0], [4, 0, 0], [4, 4, 4]]
-    )  # as many rows as heads and places: mix-ups are silent
-    if not same(asked(idx, 3, "3 rows, 3 heads, 3 places"), idx, 3):
-        raise Wrong(
-            "right for 3 rows and 4 heads, not for 3 and 3: row b's padding has to go to row b, not to head b. (B, 1, 1, T)"
-        )
-    with fresh_cases("right for the examples, not for other batches"):
+    for mistake, other in mistakes.items():
+        if torch.equal(mask, (other & queries).expand_as(mask)):
+            raise wrong(mistake)
+    different = (mask != expected(idx, 4)).nonzero().tolist()
+    for row, head, q, k in different[:1]:
+        may = "may" if mask[row, head, q, k] else "may not"
+        raise wrong("one key", row=row, query=q, may=may, key=k, id=int(idx[row, k]))
+    # as many rows as heads and positions, where exchanged axes raise no error
+    idx = torch.tensor([[4, 4, 0], [4, 0, 0], [4, 4, 4]])
+    if not torch.equal(mask_of(idx, 3), expected(idx, 3)):
+        raise wrong("heads for rows")
+    with unforeseen("right for the examples, not for other batches"):
         for B, T, heads in ((1, 4, 1), (5, 2, 5), (2, 9, 3)):
             idx = torch.tensor(draw(0, 3, B * T)).view(B, T)
-            if not same(asked(idx, heads, "a batch"), idx, heads):
-                raise Wrong("other")
+            if not torch.equal(mask_of(idx, heads), expected(idx, heads)):
+                raise Wrong("another batch")
     return "every key that holds text, ⁇ included, for all heads and queries; no padding"
 
 
 # ---------------------------------------------------------------- filling
 
+FILL_MISTAKES = diagnoses(__file__, "fill-masks").texts("mistakes")
 
-class Toy(nn.Module):
-    """A tiny encoder: logits (B, T, V) from the place and the characters there and on both sides, strongly."""
 
-    def __init__(self, size: int, seed: int | None):
+class ToyEncoder(nn.Module):
+    """A tiny encoder: logits (B, T, V) depend strongly on the position and on its neighbours."""
+
+    def __init__(self, vocab_size: int, seed: int | None):
         super().__init__()
-        self.weights = numbers(4, size, size, seed=seed)
-        self.places = 0.5 * numbers(16, size, seed=seed)
+        self.weights = numbers(4, vocab_size, vocab_size, seed=seed)
+        self.positions = 0.5 * numbers(16, vocab_size, seed=seed)
 
     def forward(self, idx: Tensor) -> tuple[Tensor, None]:
         own, left, right, out = self.weights
         x = F.one_hot(idx, len(own)).double()  # (B, T, V)
         hidden = x @ own + x.roll(1, 1) @ left + x.roll(-1, 1) @ right
-        return (hidden + self.places[: idx.size(1)]).tanh() @ out, None
+        return (hidden + self.positions[: idx.size(1)]).tanh() @ out, None
 
 
-def filled(model: Callable, idx: Tensor, rounds: int, slip: str = "") -> Tensor:
-    """Masks filled in rounds, with one mistake built in."""
-    idx, n = idx.clone(), (idx == 1).sum(1).tolist()
+def fill_with(model: Callable, idx: Tensor, rounds: int, mistake: str = "") -> Tensor:
+    """Fill masks in rounds, with one mistake built in."""
+    idx, n_masks = idx.clone(), (idx == 1).sum(1).tolist()
     for r in range(1, rounds + 1):
         logits = model(idx)[0].detach().clone()
-        if slip not in ("specials", "late"):
+        if mistake not in ("specials", "after the softmax"):
             logits[..., :2] = float("-inf")
         q = logits.softmax(-1)
-        if slip == "late":
+        if mistake == "after the softmax":
             q[..., :2] = -1.0
-        sure, best = q.max(-1)
-        places = torch.arange(idx.size(1)).expand_as(sure)
-        first = {"left to right": -places, "least sure": -sure}.get(
-            slip, sure
-        )  # the highest goes first
-        for row, total in enumerate(n):
-            left = (idx[row] == 1).nonzero()[:, 0]
-            due = {"floor": total * r // rounds, "one a round": r, "at once": total}
-            k = due.get(slip, math.ceil(total * r / rounds)) - (total - len(left))
-            for j in left[first[row, left].argsort(descending=True)][: max(0, k)]:
+        confidence, best = q.max(-1)
+        order = {
+            "left to right": -torch.arange(idx.size(1)).expand_as(confidence),
+            "least confident": -confidence,
+        }.get(mistake, confidence)  # the highest comes first
+        for row, n in enumerate(n_masks):
+            masks = (idx[row] == 1).nonzero()[:, 0]
+            target = {"floor": n * r // rounds, "one per round": r, "at once": n}
+            k = target.get(mistake, math.ceil(n * r / rounds)) - (n - len(masks))
+            for j in masks[order[row, masks].argsort(descending=True)][: max(0, k)]:
                 idx[row, j] = best[row, j]
     return idx
 
 
-FILLING = {
-    "at once": "the same as if all masks were filled in the first round: fix ceil(n r / rounds) of n by the end of round r, "
-    "and let the model read anew what is filled by then",
-    "least sure": "the least sure places are fixed first: the model's own doubts would guide it",
-    "left to right": "the masks are fixed from left to right: the surest place comes first, wherever it stands",
-    "one a round": "one mask a round, and those that no round is left for stay: ceil(n r / rounds) after round r",
-    "floor": "too few are fixed in the early rounds: round n r / rounds up",
-    "specials": "□ or ⁇ stands in the answer: set their logits to -inf before the softmax",
-    "late": "□ and ⁇ are ruled out after the softmax, so that the others do not sum to 1 and the order of the surest is "
-    "another: set their logits to -inf before it",
-}
+def check_fill_masks(fn: Callable) -> str:
+    wrong = diagnoses(__file__, "fill-masks")
 
-
-def check_fill(fn: Callable) -> str:
-    def asked(model: Toy, idx: Tensor, rounds: int, what: str) -> Tensor:
-        got = tensor(fn(model, idx, rounds), idx.shape, what)
-        if got.dtype != torch.int64:
-            raise Wrong(f"{what} is {str(got.dtype).removeprefix('torch.')}: ids are int64")
-        return got
-
-    model = Toy(9, 12)  # a seed at which every mistake of FILLING shows
-    idx = torch.tensor(
-        [[4, 1, 1, 1, 1, 1, 5, 0, 0], [1, 6, 1, 3, 1, 1, 1, 1, 2], [7, 3, 1, 2, 0, 0, 0, 0, 0]]
-    )
-    for rounds in (1, 3, 2, 9):
+    def fill(model: ToyEncoder, idx: Tensor, rounds: int) -> Tensor:
         what = f"the text after {rounds} round{'s' * (rounds > 1)}"
-        got, right = asked(model, idx, rounds, what), filled(model, idx, rounds)
-        if torch.equal(got, right):
+        result = tensor(fn(model, idx, rounds), idx.shape, what)
+        if result.dtype != torch.int64:
+            raise wrong("dtype", what=what, dtype=str(result.dtype).removeprefix("torch."))
+        return result
+
+    model = ToyEncoder(9, seed=12)  # a seed for which every typical mistake changes the result
+    rows = [[4, 1, 1, 1, 1, 1, 5, 0, 0], [1, 6, 1, 3, 1, 1, 1, 1, 2], [7, 3, 1, 2, 0, 0, 0, 0, 0]]
+    idx = torch.tensor(rows)
+    for rounds in (1, 3, 2, 9):
+        result, expected = fill(model, idx, rounds), fill_with(model, idx, rounds)
+        if torch.equal(result, expected):
             continue
-        if not torch.equal(got[idx != 1], idx[idx != 1]):
-            raise Wrong(
-                f"{what} has other characters where none were hidden: only ⁇ (id 1) is replaced"
-            )
-        for slip, told in FILLING.items():
-            if torch.equal(got, filled(model, idx, rounds, slip)) and not torch.equal(
-                filled(model, idx, rounds, slip), right
-            ):
-                raise Wrong(f"{rounds} round{'s' * (rounds > 1)}: {told}")
-        if (got == 1).any():
-            raise Wrong(f"{what} still holds ⁇: after the last round every mask is filled")
-        alone = torch.cat([asked(model, row[None], rounds, what) for row in idx])
-        if torch.equal(alone, right):
-            raise Wrong(
-                f"{rounds} rounds: right for one row, wrong for three: the surest are counted in each row by itself"
-            )
-        raise Wrong(
-            f"{what} differs from the recipe's at {int((got != right).sum())} of {int((idx == 1).sum())} masks: "
-            "look at the order and the number fixed in each round"
-        )
-    with fresh_cases("right for the examples, not for other models and texts"):
+        if not torch.equal(result[idx != 1], idx[idx != 1]):
+            raise wrong("others changed", rounds=rounds)
+        for mistake, text in FILL_MISTAKES.items():
+            other = fill_with(model, idx, rounds, mistake)
+            if torch.equal(result, other) and not torch.equal(other, expected):
+                raise Wrong(f"with rounds={rounds}: {text}")
+        if (result == 1).any():
+            raise wrong("masks left", rounds=rounds)
+        if torch.equal(torch.cat([fill(model, row[None], rounds) for row in idx]), expected):
+            raise wrong("rows together", rounds=rounds)
+        n_different = int((result != expected).sum())
+        raise wrong("other", rounds=rounds, n=n_different, total=int((idx == 1).sum()))
+    with unforeseen("right for the examples, not for other models and texts"):
         for rounds in (1, 2, 4):
-            model, rng = Toy(12, None), fresh_random()
-            idx = torch.tensor(
-                [[rng.choice((1, 1, 1, 4, 7, 9)) for _ in range(10)] for _ in range(3)]
-            )
-            if not torch.equal(asked(model, idx, rounds, "the text"), filled(model, idx, rounds)):
-                raise Wrong("other")
-    return "the surest first, ceil(n r / rounds) after round r, the text so far read anew"
+            model, rng = ToyEncoder(12, seed=None), fresh_random()
+            idx = torch.tensor([rng.choices((1, 1, 1, 4, 7, 9), k=10) for _ in range(3)])
+            if not torch.equal(fill(model, idx, rounds), fill_with(model, idx, rounds)):
+                raise Wrong("another text")
+    return "the most confident first, ceil(n r / rounds) after round r, each round reads the text"
 
 
 # ---------------------------------------------------------------- pairs of lines
 
 
 def check_line_pair(fn: Callable) -> str:
-    lines = [
-        [f"{name}{k}" for k in range(n)] for name, n in zip("abcde", (3, 4, 2, 5, 3), strict=True)
-    ]
+    wrong = diagnoses(__file__, "line-pairs")
 
-    def drawn(
-        i: int, n: int = 600, told: Sequence[Sequence[str]] = lines
-    ) -> list[tuple[str, str, bool]]:
-        rng, state, found = random.Random(i), random.getstate(), []
+    def pairs_of(lines: Sequence, i: int, n: int) -> list[tuple[str, str, bool]]:
+        rng, state, pairs = random.Random(i), random.getstate(), []
         for _ in range(n):
-            result = fn(told, i, rng)
-            if (
-                not isinstance(result, (tuple, list))
-                or len(result) != 3
-                or [type(r) for r in result[:2]] != [str] * 2
-            ):
-                raise Wrong(f"needed are two lines and a truth value, not {describe(result)}")
+            result = fn(lines, i, rng)
+            is_triple = isinstance(result, tuple | list) and len(result) == 3
+            if not is_triple or not all(isinstance(line, str) for line in result[:2]):
+                raise wrong("not two lines", result=describe(result))
             if not isinstance(result[2], bool):
-                raise Wrong(
-                    f"the third result is {describe(result[2])}: True for two lines of one person, else False"
-                )
-            found.append(tuple(result))
+                raise wrong("label type", result=describe(result[2]))
+            pairs.append(tuple(result))
         if random.getstate() != state:
-            raise Wrong("it draws from the global `random`: draw from the rng that is given")
-        return found
+            raise wrong("global random")
+        return pairs
 
-    pairs = drawn(1)
+    counts = dict(a=3, b=4, c=2, d=5, e=3)  # the lines of person "b" are b0 ... b3
+    lines = [[f"{name}{k}" for k in range(n)] for name, n in counts.items()]
+    pairs = pairs_of(lines, 1, 600)
     if any(first[0] != "b" for first, _, _ in pairs):
-        raise Wrong("the first line is not always one of person i")
+        raise wrong("first line of another")
     if any(first == second for first, second, _ in pairs):
-        raise Wrong(
-            "a line is paired with itself: such a pair is told by its equal letters; draw two different lines"
-        )
-    same = [second[0] == "b" for _, second, _ in pairs]
-    if [label for *_, label in pairs] == [not s for s in same]:
-        raise Wrong("the labels are turned round: True is for two lines of one person")
-    if any(label != s for (*_, label), s in zip(pairs, same, strict=True)):
-        raise Wrong(
-            'lines of one person are labelled False at times: "somebody else" must not be person i'
-        )
+        raise wrong("itself")
+    labels, same = [label for *_, label in pairs], [second[0] == "b" for _, second, _ in pairs]
+    if labels == [not is_same for is_same in same]:
+        raise wrong("labels inverted")
+    if labels != same:
+        raise wrong("stranger is person i")
     share = sum(same) / len(same)
     if not 0.4 < share < 0.6:
-        likely = ": is everybody drawn alike, person i too?" if share < 0.3 else ""
-        raise Wrong(f"{100 * share:.0f} % of the pairs are of one person instead of half{likely}")
+        raise wrong("few of one person" if share < 0.3 else "not half", share=share)
     if len({first for first, _, _ in pairs}) < 4:
-        raise Wrong("the first line is not drawn from all lines of person i")
-    others = {second for first, second, label in pairs if not label}
-    if {second[0] for second in others} != set("acde"):
-        raise Wrong(
-            f"the others are drawn from {len({s[0] for s in others})} of 4 persons: everybody else alike likely"
-        )
-    if len(others) < sum(len(told) for told in lines) - 4:
-        raise Wrong("somebody else's line is not drawn from all of that person's lines")
+        raise wrong("first line fixed")
+    strangers = {second for _, second, label in pairs if not label}
+    if len({line[0] for line in strangers}) < 4:
+        raise wrong("few strangers", n=len({line[0] for line in strangers}))
+    if len(strangers) < sum(counts.values()) - counts["b"]:
+        raise wrong("strangers' lines")
     if len({(first, second) for first, second, label in pairs if label}) < 9:
-        raise Wrong(
-            "of person i's lines only some are paired: every other line may be the second, not the next one alone"
-        )
-    if drawn(1) != pairs:
-        raise Wrong("two calls with equal generators differ: all draws have to come from rng")
-    with fresh_cases("right for the example, not for other persons and lines"):
-        for i in range(3):
-            told = [[f"{name}{k}" for k in range(2)] for name in "pqr"]
-            pairs = drawn(i, 120, told)
-            if any((s[0] == f[0]) != label or f == s or f[0] != "pqr"[i] for f, s, label in pairs):
-                raise Wrong("other")
-            if (
-                not 30 < sum(label for *_, label in pairs) < 90
-                or len({s for _, s, label in pairs if not label}) < 4
-            ):
-                raise Wrong("other")
-    return "two lines of one person, or of two, half and half, nobody paired with a copy"
+        raise wrong("few pairs")
+    if pairs_of(lines, 1, 600) != pairs:
+        raise wrong("own generator")
+    with unforeseen("right for the example, not for other persons and lines"):
+        lines = [[f"{name}{k}" for k in range(2)] for name in "pqr"]
+        for i, name in enumerate("pqr"):
+            pairs = pairs_of(lines, i, 120)
+            labels = [label for *_, label in pairs]
+            if any((b[0] == a[0]) != same or a == b or a[0] != name for a, b, same in pairs):
+                raise Wrong("another pair")
+            strangers = {second for _, second, same in pairs if not same}
+            if not 30 < sum(labels) < 90 or len(strangers) < 4:
+                raise Wrong("another share")
+    return "two lines of one person or of two, half of the time each, never the same line twice"
 
 
 EXERCISES = (
-    Exercise("bert-rule", NOTEBOOK, "Hide by BERT's rule", 2, 12, hide, check_hide),
+    Exercise("bert-rule", NOTEBOOK, "Hide by BERT's rule", 2, 12, hide_units, check_hide_units),
     Exercise(
         "one-hot-kl",
         NOTEBOOK,
@@ -486,6 +382,6 @@ EXERCISES = (
         padding_mask,
         check_padding_mask,
     ),
-    Exercise("fill-masks", NOTEBOOK, "The surest first", 4, 25, fill, check_fill),
-    Exercise("line-pairs", NOTEBOOK, "One person or two", 2, 10, line_pair, check_line_pair),
+    Exercise("fill-masks", NOTEBOOK, "The surest first", 4, 25, fill_masks, check_fill_masks),
+    Exercise("line-pairs", NOTEBOOK, "One person or two", 2, 10, draw_line_pair, check_line_pair),
 )

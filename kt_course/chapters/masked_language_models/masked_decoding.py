@@ -1,90 +1,111 @@
-"""Filling masks: what a masked language model (`kt_course.chapters.masked_language_models.masked`) says, all at once or in rounds.
+"""Filling masks: what a masked language model predicts, all at once or in rounds.
 
-Sources: Devlin et al. 2019 (BERT), section 3.1 (one pass); Ghazvininejad et al. 2019 (Mask-Predict), section 3 (rounds;
-there the least sure places are masked again, here what is fixed stays); Salazar et al. 2020 (pseudo-log-likelihood).
+Sources: Devlin et al. 2019 (BERT), section 3.1 (one pass); Ghazvininejad et al. 2019
+(Mask-Predict), section 3 (rounds; theirs mask the least confident positions again, ours never
+change a filled one); Salazar et al. 2020 (pseudo-log-likelihood).
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
-from kt_core._typing import Int, Tensor
 from kt_core.models import GPT
 from kt_core.vocab import MASK, CharVocab
-from kt_course.chapters.masked_language_models.masked import END, padded
+from kt_course.chapters.masked_language_models.masked_data import END, pad_rows
 
-LENGTHS = range(3, 15)  # letters of an answer, tried where its length is not told
+LENGTHS = range(3, 15)  # letters of an answer, tried where its length is unknown
 
 
 def masked_question(question: str, length: int) -> str:
-    """A question with a mask for each letter of its answer."""
+    """Return a question with one mask per letter of its answer."""
     return f"{question} {MASK * length}{END}"
 
 
-@torch.no_grad()
-def fill(model: nn.Module, idx: Int[Tensor, "B T"], rounds: int = 1) -> Int[Tensor, "B T"]:
-    """Every ⁇ of `idx` replaced by a character, in `rounds` rounds; all else stays.
+def character_logits(model: nn.Module, idx: Tensor) -> Tensor:
+    """Return the logits (B, T, V), with -inf for □ and ⁇, which are never an answer."""
+    logits = model(idx)[0].float()
+    logits[..., :2] = float("-inf")
+    return logits
 
-    Each round the model reads the text as it is by then, and of a row's n masks the surest are fixed, until
-    ceil(n r / rounds) of them are after round r. One round asks for all at once, from each place on its own; as many
-    rounds as masks let every character see those before it. □ and ⁇ are never an answer. `model(idx)[0]` are logits.
+
+@torch.no_grad()
+def fill_masks(model: nn.Module, idx: Tensor, rounds: int = 1) -> Tensor:
+    """Replace every ⁇ by a predicted character, the most confident predictions first.
+
+    In each round the model reads the text as filled so far. After round r, ceil(n r / rounds) of a
+    row's n masks are filled. One round predicts all masks independently; as many rounds as masks
+    let every character depend on those filled before it.
+
+    Args:
+        model: `model(idx)[0]` are logits (B, T, V).
+        idx: Texts with masks (id 1), (B, T) int64.
+        rounds: 1 or more.
+
+    Returns:
+        The filled texts, (B, T).
     """
     if rounds < 1:
         raise ValueError(f"rounds must be 1 or more, not {rounds}")
-    idx, open_ = idx.clone(), idx == 1
-    n = open_.sum(1, keepdim=True)  # (B, 1)
+    is_open = idx == 1
+    n = is_open.sum(1, keepdim=True)  # (B, 1)
     for r in range(1, rounds + 1):
-        if not open_.any():
+        if not is_open.any():
             break
-        logits = model(idx)[0].float()
-        logits[..., :2] = float("-inf")
-        sure, best = logits.softmax(-1).max(-1)  # (B, T)
-        sure = sure.masked_fill(~open_, -1.0)
-        rank = sure.argsort(dim=1, descending=True, stable=True).argsort(dim=1)  # 0 is the surest
-        now = open_ & (rank < -(-n * r // rounds) - (n - open_.sum(1, keepdim=True)))
-        idx = torch.where(now, best, idx)
-        open_ = open_ & ~now
+        confidence, best = character_logits(model, idx).softmax(-1).max(-1)  # (B, T)
+        confidence = confidence.masked_fill(~is_open, -1.0)
+        rank = confidence.argsort(dim=1, descending=True, stable=True).argsort(dim=1)
+        n_filled = n - is_open.sum(1, keepdim=True)
+        is_next = is_open & (rank < -(-n * r // rounds) - n_filled)
+        idx = torch.where(is_next, best, idx)
+        is_open = is_open & ~is_next
     return idx
 
 
-def fill_texts(
-    model: GPT, vocab: CharVocab, texts: Sequence[str], rounds: int = 1, batch_size: int = 64
-) -> list[str]:
-    """Texts with ⁇ in them, filled: a string each, of the same length."""
+@torch.no_grad()
+def map_texts(
+    model: GPT, vocab: CharVocab, texts: Sequence[str], compute: Callable, batch_size: int = 64
+) -> list[Tensor]:
+    """Apply `compute` to batches of texts, (B, T) ids; return one row of its results per text."""
     was_training, device = model.training, model.head.weight.device
-    order = sorted(range(len(texts)), key=lambda i: len(texts[i]))
-    filled = [""] * len(texts)
+    order = sorted(range(len(texts)), key=lambda i: len(texts[i]))  # little padding
+    results = [torch.empty(0)] * len(texts)
     model.eval()
     for first in range(0, len(order), batch_size):
         batch = order[first : first + batch_size]
-        x = padded([vocab.encode(texts[i]) for i in batch])
-        for i, row in zip(batch, fill(model, x.to(device), rounds).cpu(), strict=True):
-            filled[i] = vocab.decode(row[: len(texts[i])])
+        x = pad_rows([vocab.encode(texts[i]) for i in batch]).to(device)
+        for i, row in zip(batch, compute(x).cpu(), strict=True):
+            results[i] = row
     model.train(was_training)
-    return filled
+    return results
 
 
-@torch.no_grad()
-def surest_lengths(
-    model: GPT, vocab: CharVocab, questions: Sequence[str], tried: Sequence[int] = LENGTHS
+def fill_texts(model: GPT, vocab: CharVocab, texts: Sequence[str], rounds: int = 1) -> list[str]:
+    """Fill the masks of each text; its length stays the same."""
+    rows = map_texts(model, vocab, texts, lambda x: fill_masks(model, x, rounds))
+    return [vocab.decode(row[: len(text)]) for row, text in zip(rows, texts, strict=True)]
+
+
+def infer_lengths(
+    model: GPT, vocab: CharVocab, questions: Sequence[str], lengths: Sequence[int] = LENGTHS
 ) -> list[int]:
-    """For each question the number of masks, of those `tried`, that the model fills with the highest mean log q.
+    """Return for each question the number of masks that the model fills most confidently.
 
-    All masks at once, each character's probability on its own: a pseudo-likelihood, a pass for each length.
+    Confidence is the mean log q of the predicted characters, all predicted at once: a
+    pseudo-log-likelihood.
     """
+
+    def confidence(x: Tensor) -> Tensor:
+        best = character_logits(model, x).log_softmax(-1).amax(-1)  # (B, T)
+        return best.masked_fill(x != 1, 0.0).sum(1) / (x == 1).sum(1)  # (B,)
+
     means = []
-    for n in tried:
-        x = padded([vocab.encode(masked_question(q, n)) for q in questions]).to(
-            model.head.weight.device
-        )
-        logits = model(x)[0].float()
-        logits[..., :2] = float("-inf")
-        best = logits.log_softmax(-1).amax(-1)  # (B, T)
-        means.append(best.masked_fill(x != 1, 0.0).sum(1) / n)
-    return [tried[i] for i in torch.stack(means).argmax(0).tolist()]
+    for n in lengths:
+        texts = [masked_question(question, n) for question in questions]
+        means.append(torch.stack(map_texts(model, vocab, texts, confidence)))
+    return [lengths[i] for i in torch.stack(means).argmax(0).tolist()]
 
 
 def answer_masked(
@@ -94,8 +115,8 @@ def answer_masked(
     lengths: Sequence[int] | None = None,
     rounds: int = 1,
 ) -> list[str]:
-    """What an encoder fills in behind each question. `lengths`: letters of each answer, else those it is surest of."""
-    known = surest_lengths(model, vocab, questions) if lengths is None else list(lengths)
-    texts = [masked_question(q, n) for q, n in zip(questions, known, strict=True)]
+    """Fill in the answers of questions. `lengths`: letters per answer, inferred if None."""
+    lengths = infer_lengths(model, vocab, questions) if lengths is None else lengths
+    texts = [masked_question(q, n) for q, n in zip(questions, lengths, strict=True)]
     filled = fill_texts(model, vocab, texts, rounds)
     return [text[len(q) + 1 : -1] for text, q in zip(filled, questions, strict=True)]

@@ -1,0 +1,220 @@
+"""Data for masked language models: some characters are hidden, and the model predicts them.
+
+x is the text with its hidden characters. y has the original character at each chosen position and
+0 (no loss) elsewhere. Nothing is shifted: output j predicts position j, where a causal model's
+output j predicts position j + 1. The model is a `GPT` with `causal=False`: the same blocks and the
+same attention without the triangular mask.
+
+    documents        Name. words ⁇⁇⁇⁇⁇ words          predict the chosen characters
+    questions        Where was NAME born? ⁇⁇⁇⁇⁇↵      one mask per letter of the answer
+    pairs of lines   ⁇first line↵second line↵         first position: one person (1) or two (0)?
+
+Sources: Devlin et al. 2019 (BERT), section 3.1 and appendix A; Joshi et al. 2020 (SpanBERT),
+section 3; Guu et al. 2020 (REALM), section 3.4; Liu et al. 2019 (RoBERTa), section 4.2.
+"""
+
+from __future__ import annotations
+
+import random
+import re
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from kt_core.runs.windows import KnowledgeWindows
+from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
+
+from kt_core._validation import require
+from kt_core.corpora.textfiles import Pair
+from kt_core.datasets import Mixture, TokenDataset
+from kt_core.vocab import CharVocab
+
+UNITS = ("chars", "words", "spans")
+SHARE = 0.15  # share of a text's characters that is chosen
+RULE = (0.8, 0.1)  # shares of the chosen units that are hidden and made random; the rest stays
+HIDE_ALL = (1.0, 0.0)
+END = "\n"  # ends an answer, and each line of a pair
+WORD = re.compile(r"[\w'’-]+")
+
+
+def hide_units(
+    ids: Sequence[int],
+    units: Sequence[tuple[int, int]],
+    vocab_size: int,
+    rng: random.Random,
+    rule: tuple[float, float] = RULE,
+) -> tuple[list[int], list[int]]:
+    """Hide the chosen units of a text by BERT's rule, with one draw per unit.
+
+    Args:
+        ids: The text, T ids.
+        units: The chosen units, (start, stop) each.
+        vocab_size: Random characters have the ids 2 ... vocab_size - 1.
+        rng: The source of all draws.
+        rule: A share rule[0] of the units becomes ⁇ (id 1). A share rule[1] becomes random
+            characters, drawn separately for each position. The others keep their characters.
+
+    Returns:
+        (x, y), T ids each. y has the original characters of the units and 0 elsewhere.
+
+    Source: Devlin et al. 2019, section 3.1 and appendix A.1.
+    """
+    x, y = list(ids), [0] * len(ids)
+    for start, stop in units:
+        draw = rng.random()
+        for j in range(start, stop):
+            y[j] = ids[j]
+            if draw < rule[0]:
+                x[j] = 1
+            elif draw < rule[0] + rule[1]:
+                x[j] = rng.randrange(2, vocab_size)
+    return x, y
+
+
+def choose_units(
+    text: str, units: str, rng: random.Random, share: float = SHARE
+) -> list[tuple[int, int]]:
+    """Choose random "chars" or "words", (start, stop) each, until they are `share` of `text`."""
+    if units == "chars":
+        candidates = [(j, j + 1) for j in range(len(text))]
+    elif units == "words":
+        candidates = [match.span() for match in WORD.finditer(text)]
+    else:
+        raise ValueError(f"units must be chars or words, not {units!r}")
+    rng.shuffle(candidates)
+    chosen, n = [], 0
+    for start, stop in candidates:
+        if chosen and n >= share * len(text):
+            break
+        chosen.append((start, stop))
+        n += stop - start
+    return chosen
+
+
+def split_span(start: int, stop: int, part: float, rng: random.Random) -> list[tuple[int, int]]:
+    """Return the span as one unit or, with probability `part`, 1 ... all of its characters."""
+    if rng.random() >= part:
+        return [(start, stop)]
+    return [(j, j + 1) for j in rng.sample(range(start, stop), rng.randint(1, stop - start))]
+
+
+def pad_rows(rows: Sequence[Sequence[int]], length: int | None = None) -> Tensor:
+    """Stack lists of ids into (B, T) and pad them with □ (0), to the longest by default."""
+    idx = pad_sequence([torch.tensor(row) for row in rows], batch_first=True)
+    return idx if length is None else F.pad(idx, (0, length - idx.size(1)))
+
+
+class MaskedDataset(TokenDataset):
+    """A dataset whose `tokens(i, epoch)` are (x, y), two lists of one length, y not shifted."""
+
+    def __init__(self, vocab: CharVocab, block_size: int, seed: int):
+        self.vocab, self.block_size, self.seed = vocab, block_size, seed
+
+    def stack(self, examples: Sequence, length: int | None = None) -> tuple[Tensor, ...]:
+        """Stack what `tokens` returned into x and y, (B, T) each."""
+        return tuple(pad_rows(rows, length) for rows in zip(*examples, strict=True))
+
+    def generator(self, i: int, epoch: int) -> random.Random:
+        """Return the source of all draws for example i."""
+        return random.Random(f"masks {self.seed} {epoch} {i}")
+
+
+class MaskedText(MaskedDataset):
+    """Documents with hidden characters.
+
+    Args:
+        documents, vocab, block_size, seed: As for `KnowledgeWindows`, which cuts what is shown.
+        units: "chars" or "words" are chosen at random and follow BERT's rule; "spans" always hides
+            one name, date or number.
+        view: What is shown: a "window" (the name prefix and a few words around such a span) or the
+            "line".
+        share: Share of the text that is chosen.
+        part: How often only a part of the span is hidden. Filling in rounds meets such texts after
+            its first round (Ghazvininejad et al. 2019, section 3).
+    """
+
+    def __init__(
+        self,
+        documents: Sequence[str],
+        vocab: CharVocab,
+        block_size: int = 128,
+        seed: int = 0,
+        *,
+        units: str = "chars",
+        view: str = "window",
+        share: float = SHARE,
+        part: float = 0.0,
+    ):
+        super().__init__(vocab, block_size, seed)
+        self.units, self.share, self.part = units, share, part
+        require(self, "units", units in UNITS, f"one of {', '.join(UNITS)}")
+        require(self, "share", 0 < share <= 1, "above 0 and at most 1")
+        require(self, "part", 0 <= part <= 1, "in 0 ... 1")
+        options = dict(crop=view, spans="salient")
+        self.views = KnowledgeWindows(documents, vocab, block_size, seed, **options)
+
+    def __len__(self) -> int:
+        return len(self.views)
+
+    def tokens(self, i: int, epoch: int = 0) -> tuple[list[int], list[int]]:
+        """Return (x, y) of document i."""
+        before, span, after = self.views.pieces(i, epoch)
+        text, rng = before + span + after, self.generator(i, epoch)
+        if self.units == "spans":
+            rule, units = HIDE_ALL, split_span(len(before), len(before + span), self.part, rng)
+        else:
+            rule, units = RULE, choose_units(text, self.units, rng, self.share)
+        return hide_units(self.vocab.encode(text), units, len(self.vocab), rng, rule)
+
+
+class MaskedPairs(MaskedDataset):
+    """Questions whose answer is hidden, one mask per letter; `part` as in `MaskedText`."""
+
+    def __init__(
+        self, pairs: Sequence[Pair], vocab: CharVocab, block_size=128, seed=0, *, part: float = 0.0
+    ):
+        super().__init__(vocab, block_size, seed)
+        self.pairs, self.part = list(pairs), part
+        for i, (question, answer) in enumerate(self.pairs):
+            if not answer or len(question) + 2 + len(answer) > block_size:
+                raise ValueError(
+                    f"MaskedPairs: pair {i} ({question!r}, {answer!r}) needs an answer, "
+                    f"and both must fit a block of {block_size}"
+                )
+
+    def __len__(self) -> int:
+        return len(self.pairs)
+
+    def tokens(self, i: int, epoch: int = 0) -> tuple[list[int], list[int]]:
+        """Return (x, y) of pair i."""
+        question, answer = self.pairs[i]
+        rng, start = self.generator(i, epoch), len(question) + 1
+        units = split_span(start, start + len(answer), self.part, rng)
+        ids = self.vocab.encode(f"{question} {answer}{END}")
+        return hide_units(ids, units, len(self.vocab), rng, HIDE_ALL)
+
+
+class MaskedMixture(Mixture):
+    """Several masked datasets as one: MaskedMixture([(data, times), ...])."""
+
+    stack = MaskedDataset.stack
+
+
+def one_hot_kl(logits: Tensor, targets: Tensor) -> Tensor:
+    """Compute the mean KL(p ‖ q) = Σ_v p_v (log p_v - log q_v) at the chosen positions, in nats.
+
+    p is 1 at the target and 0 elsewhere, q the softmax of the logits, and 0 log 0 is 0. p has no
+    entropy, so the result is the cross-entropy: H(p, q) = H(p) + KL(p ‖ q).
+
+    Args:
+        logits: (B, T, V).
+        targets: (B, T) ids; positions with 0 have no loss.
+
+    Returns:
+        A scalar.
+    """
+    chosen = targets != 0
+    log_q = logits[chosen].log_softmax(-1)  # (n, V)
+    p = F.one_hot(targets[chosen], logits.size(-1)).type_as(log_q)
+    return (torch.special.xlogy(p, p) - p * log_q).sum(-1).mean()
