@@ -14,18 +14,18 @@ from kt_core.attention import causal_mask, padding_mask
 from kt_course.chapters.masked_language_models.masked_data import hide_units, one_hot_kl
 from kt_course.chapters.masked_language_models.masked_decoding import fill_masks
 from kt_course.chapters.masked_language_models.next_sentence import draw_line_pair
-from kt_course.exercises.core import (
-    Exercise,
+from kt_course.exercises.assertions import (
     Wrong,
     close,
     describe,
-    draw,
-    fresh_random,
+    expect_close,
+    fresh_cases,
+    recognise,
     tensor,
-    unforeseen,
 )
 from kt_course.exercises.diagnoses import Diagnoses, diagnoses
-from kt_course.exercises.mistakes import numbers, recognise
+from kt_course.exercises.random_cases import draw, fresh_random, numbers
+from kt_course.exercises.registry import Exercise
 
 NOTEBOOK = "10_masked_language_models"
 
@@ -103,7 +103,7 @@ def check_long_units(hide: Callable, ids: list[int], wrong: Diagnoses) -> None:
     changed = [x[a:b] for a, b in units if 1 not in x[a:b] and x[a:b] != ids[a:b]]
     if changed and all(len(set(part)) == 1 for part in changed):
         raise wrong("one filler")
-    with unforeseen(str(wrong("rule unused"))):
+    with fresh_cases(str(wrong("rule unused"))):
         for rule in ((1.0, 0.0), (0.0, 1.0), (0.0, 0.0), (0.3, 0.6)):
             x, _ = hide(ids, units, 99, draw(0, 10**6, 1)[0], rule=rule)
             hidden = sum(x[a:b] == [1] * 5 for a, b in units) / len(units)
@@ -159,12 +159,11 @@ def check_one_hot_kl(fn: Callable) -> str:
     loss = tensor(fn(large, torch.tensor([[3]])), (), "the loss")
     if not close(loss, torch.tensor(1000.0)):
         raise wrong("large logits")
-    with unforeseen("right for the example, not for other sizes and targets"):
+    with fresh_cases("right for the example, not for other sizes and targets"):
         for B, T, V in ((1, 1, 2), (2, 9, 30), (4, 3, 5)):
             logits, targets = numbers(B, T, V), torch.tensor(draw(0, V - 1, B * T)).view(B, T)
             targets[0, 0] = V - 1
-            if not close(tensor(fn(logits, targets), (), "the loss"), kl_with(logits, targets)):
-                raise Wrong("other sizes")
+            expect_close(fn(logits, targets), kl_with(logits, targets))
     return "the mean KL at the chosen positions, equal to the cross-entropy, with its gradient"
 
 
@@ -212,7 +211,7 @@ def check_padding_mask(fn: Callable) -> str:
     idx = torch.tensor([[4, 4, 0], [4, 0, 0], [4, 4, 4]])
     if not torch.equal(mask_of(idx, 3), expected(idx, 3)):
         raise wrong("heads for rows")
-    with unforeseen("right for the examples, not for other batches"):
+    with fresh_cases("right for the examples, not for other batches"):
         for B, T, heads in ((1, 4, 1), (5, 2, 5), (2, 9, 3)):
             idx = torch.tensor(draw(0, 3, B * T)).view(B, T)
             if not torch.equal(mask_of(idx, heads), expected(idx, heads)):
@@ -293,7 +292,7 @@ def check_fill_masks(fn: Callable) -> str:
             raise wrong("rows together", rounds=rounds)
         n_different = int((result != expected).sum())
         raise wrong("other", rounds=rounds, n=n_different, total=int((idx == 1).sum()))
-    with unforeseen("right for the examples, not for other models and texts"):
+    with fresh_cases("right for the examples, not for other models and texts"):
         for rounds in (1, 2, 4):
             model, rng = ToyEncoder(12, seed=None), fresh_random()
             idx = torch.tensor([rng.choices((1, 1, 1, 4, 7, 9), k=10) for _ in range(3)])
@@ -348,7 +347,7 @@ def check_line_pair(fn: Callable) -> str:
         raise wrong("few pairs")
     if pairs_of(lines, 1, 600) != pairs:
         raise wrong("own generator")
-    with unforeseen("right for the example, not for other persons and lines"):
+    with fresh_cases("right for the example, not for other persons and lines"):
         lines = [[f"{name}{k}" for k in range(2)] for name in "pqr"]
         for i, name in enumerate("pqr"):
             pairs = pairs_of(lines, i, 120)

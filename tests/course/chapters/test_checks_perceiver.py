@@ -8,8 +8,9 @@ from checking import Answers, quiz_suite, suite
 
 import kt_core as kt
 from kt_core.attention import MultiHeadAttention
-from kt_core.models import GPT, Block
-from kt_course.exercises.multi_head_mistakes import MULTI_HEAD, attention_with_mistake
+from kt_core.blocks import Block
+from kt_core.perceiver import newest_inputs
+from kt_course.exercises.mistakes import MULTI_HEAD, attention_with
 
 # ---------------------------------------------------------------- the stride
 
@@ -38,7 +39,7 @@ STRIDE = Answers(
         "one more": (strides(lambda n, m: n // m + 1), "adds one"),
         "nearest": (strides(lambda n, m: round(n / m)), "not to nearest"),
         "float": (strides(lambda n, m: n / m), "whole number"),
-        "upside down": (strides(lambda n, m: -(-m // n)), "not latents an input"),
+        "upside down": (strides(lambda n, m: -(-m // n)), "not latents by inputs"),
         "any variant": (
             lambda config: -(-config.block_size // config.bottleneck),
             "vanilla gives 3 instead of 1",
@@ -104,7 +105,7 @@ MASK = Answers(
             lambda q, k: (k.unsqueeze(-2) <= q.unsqueeze(-1)).float(),
             "float32.*True and False",
         ),
-        "places": (by_places, "not places in the list"),
+        "places": (by_places, "not the indices in the list"),
         "empty row": (empty_row_filled, "leak: output 0.*empty"),
         "one further": (one_further, "leak: latent 0 may know of inputs up to 1.* up to 2"),
         "no null": (without_the_null, "∅"),
@@ -129,7 +130,7 @@ def stub_attention(layer, x, source, mask=None):
 
 def slipping(slip, turned=None):
     def answer(layer, x, source, mask=None):
-        return attention_with_mistake(
+        return attention_with(
             layer, x, source, turned(mask) if turned and mask is not None else mask, slip
         )
 
@@ -182,7 +183,7 @@ CROSS = Answers(
         "no mask": (slipping("", torch.ones_like), "mask is not used.*leak"),
         "left": (slipping("", left_aligned), "left-aligned"),
         "right": (slipping("", right_aligned), "right-aligned.*leak"),
-        "inverted": (slipping("", torch.logical_not), "turned round"),
+        "inverted": (slipping("", torch.logical_not), "inverted"),
         "no such thing": (
             lambda layer, x, source, mask=None: layer.dequery(x),
             "no attribute 'dequery'",
@@ -199,7 +200,7 @@ CROSS = Answers(
 # ---------------------------------------------------------------- the block
 
 
-def stub_block(block, x, source=None, **where): ...
+def stub_block(block, x, source=None, mask=None): ...
 
 
 def block(
@@ -212,34 +213,34 @@ def block(
 ):
     """The block, with parts to be exchanged for wrong ones."""
 
-    def answer(block, x, source=None, **where):
+    def answer(block, x, source=None, mask=None):
         q = block.ln1(x) if query is None else query(block, x)
         key = None if source is None else (ln or (lambda b, s: b.ln_source(s)))(block, source)
-        y = residual(x, source if source is not None else x, q) + block.attn(q, key, **where)
+        y = residual(x, source if source is not None else x, q) + block.attn(q, key, mask)
         z = middle(x, y)
         return out(y, block.mlp(block.ln2(z) if ln2 else z))
 
     return answer
 
 
-def always_crosses(block, x, source=None, **where):
-    y = x + block.attn(block.ln1(x), block.ln_source(source), **where)
+def always_crosses(block, x, source=None, mask=None):
+    y = x + block.attn(block.ln1(x), block.ln_source(source), mask)
     return y + block.mlp(block.ln2(y))
 
 
-def deaf(block, x, source=None, **where):
+def deaf(block, x, source=None, mask=None):
     y = x + block.attn(block.ln1(x), None if source is None else block.ln_source(source))
     return y + block.mlp(block.ln2(y))
 
 
-def by_parts(block, x, source=None, **where):
+def by_parts(block, x, source=None, mask=None):
     y = (
-        block.attn(block.ln1(x), None, **where)
+        block.attn(block.ln1(x), None, mask)
         if source is None
-        else block.attn(block.ln1(x), block.ln_source(source), **where)
+        else block.attn(block.ln1(x), block.ln_source(source), mask)
     )
     y += x
-    hidden = block.mlp.activation(block.mlp.up(block.ln2(y)))
+    hidden = F.gelu(block.mlp.up(block.ln2(y)))
     return torch.add(y, block.mlp.proj(hidden))
 
 
@@ -257,21 +258,21 @@ BLOCK = Answers(
         "query not normed": (block(query=lambda b, x: x), "x goes in without"),
         "no norms": (block(query=lambda b, x: x, ln=lambda b, s: s, ln2=False), "no norm is used"),
         "no source": (block(ln=lambda b, s: None), "does not get source"),
-        "no where": (deaf, "mask.*leak"),
+        "no mask": (deaf, "mask.*leak"),
         "crosses alone": (always_crosses, "NoneType|ln_source"),
     },
     right={"by parts": by_parts, "with knobs": block()},
-    borrowed=lambda block, x, source=None, **where: Block.forward(block, x, source, **where),
+    borrowed=lambda block, x, source=None, mask=None: Block.forward(block, x, source, mask),
 )
 
 # ---------------------------------------------------------------- the newest inputs
 
 
-def stub_newest(model, local, x, positions, cache): ...
+def stub_newest(local, x): ...
 
 
 def newest_by(move, order=lambda local: local):
-    def answer(model, local, x, positions, cache):
+    def answer(local, x):
         total = torch.zeros_like(x)
         for k, weight in enumerate(order(local), start=1):
             total = total + weight * move(x, k)
@@ -284,7 +285,7 @@ def back(x, k):
     return F.pad(x, (0, 0, k, 0))[:, : x.size(1)]
 
 
-def by_convolution(model, local, x, positions, cache):
+def by_convolution(local, x):
     if not len(local):
         return torch.zeros_like(x)
     kernel = local.flip(0).T[:, None]  # (C, 1, k): a filter a channel
@@ -292,7 +293,7 @@ def by_convolution(model, local, x, positions, cache):
     return F.conv1d(padded, kernel, groups=x.size(-1))[..., : x.size(1)].transpose(1, 2)
 
 
-def in_a_loop(model, local, x, positions, cache):
+def in_a_loop(local, x):
     rows = []
     for t in range(x.size(1)):
         rows.append(
@@ -312,30 +313,25 @@ NEWEST = Answers(
         "from the current": (newest_by(lambda x, k: back(x, k - 1)), "off by one.*current"),
         "two back": (newest_by(lambda x, k: back(x, k + 1)), "off by one.*two back"),
         "order": (newest_by(back, lambda local: local.flip(0)), "wrong order"),
-        "with x": (lambda m, w, x, p, c: x + newest_by(back)(m, w, x, p, c), "residual"),
+        "with x": (lambda w, x: x + newest_by(back)(w, x), "residual"),
         "over channels": (newest_by(lambda x, k: F.pad(x, (k, 0))[..., : x.size(-1)]), "differs"),
-        "no weights": (
-            lambda m, w, x, p, c: newest_by(back)(m, w, x, p, c) if len(w) else x,
-            "s = 2",
-        ),
+        "no weights": (lambda w, x: newest_by(back)(w, x) if len(w) else x, "s = 2"),
         "short texts": (
-            lambda m, w, x, p, c: newest_by(back)(m, w, x, p, c) * (x.size(1) > len(w)),
+            lambda w, x: newest_by(back)(w, x) * (x.size(1) > len(w)),
             "2 inputs and 3",
         ),
     },
     right={"loop": in_a_loop, "convolution": by_convolution},
-    borrowed=lambda model, local, x, positions, cache: GPT._newest(
-        model, local, x, positions, cache
-    ),
+    borrowed=lambda local, x: newest_inputs(local, x),
 )
 
-# ---------------------------------------------------------------- the whole way
+# ---------------------------------------------------------------- down, along, up
 
 
-def stub_way(model, x, positions, cache): ...
+def stub_stack(blocks, x, positions, rotary): ...
 
 
-def way(
+def stack(
     reach=0,
     newest=True,
     null=True,
@@ -348,26 +344,26 @@ def way(
 ):
     """The three steps, with parts to be exchanged for wrong ones."""
 
-    def answer(model, x, positions, cache):
-        down, *middle, up = model.blocks
-        s, T = model.config.stride, x.size(1)
+    def answer(blocks, x, positions, rotary):
+        down, *middle, up = blocks
+        s, T = blocks.config.stride, x.size(1)
         n = -(-T // s)
         known = s * (torch.arange(n)[None] + 1) - 1 + reach  # (1, n)
 
         def where(query, key, mask=None):
-            turned = (model._rotation(query), model._rotation(key)) if rotated else (None, None)
-            seen = kt.reach_mask(query, key) if mask is None else mask
-            return dict(mask=seen[:, None], query_rotation=turned[0], key_rotation=turned[1])
+            rotation = (rotary(query), rotary(key)) if rotated else None
+            allowed = kt.reach_mask(query, key) if mask is None else mask
+            return dict(mask=allowed[:, None], rotation=rotation)
 
-        begun = x[:, known[0].clamp(max=T - 1)] if start is None else start(x, s, n)
-        z = down(begun, x, **where(known, positions, down_mask and down_mask(n, T)))
+        first = x[:, known[0].clamp(max=T - 1)] if start is None else start(x, s, n)
+        z = down(first, x, **where(known, positions, down_mask and down_mask(n, T)))
         for block in middle:
             z = block(z, **where(known, known))
         if null:
             z = torch.cat([up.null.expand(len(x), 1, -1), z], 1)
             known = F.pad(known, (1, 0), value=-1)
         if newest:
-            x = x + model._newest(up.local, x, positions, None)
+            x = x + newest_inputs(up.local, x)
         z = z.detach() if detach else z
         y = up(x, z, **where(positions, known, up_mask and up_mask(T, known.size(1))))
         return y if residual else y - x
@@ -383,62 +379,52 @@ def everything(rows, columns):
     return torch.ones(1, rows, columns, dtype=torch.bool)
 
 
-def complete_ones_alone(model, x, positions, cache):
+def complete_ones_alone(blocks, x, positions, rotary):
     """Without the last latent, which no output may read while it is incomplete."""
-    s, T = model.config.stride, x.size(1)
+    s, T = blocks.config.stride, x.size(1)
     if T < s:
-        return way()(model, x, positions, cache)
-    down, *middle, up = model.blocks
+        return stack()(blocks, x, positions, rotary)
+    down, *middle, up = blocks
     known = torch.arange(s - 1, T, s)
-    turn = model._rotation(known[None])
-    z = down(
-        x[:, known],
-        x,
-        mask=torch.arange(T) <= known[:, None],
-        query_rotation=turn,
-        key_rotation=model._rotation(positions),
-    )
+    latents, inputs = rotary(known[None]), rotary(positions)
+    mask = torch.arange(T) <= known[:, None]
+    z = down(x[:, known], x, mask, (latents, inputs))
     for block in middle:
-        z = block(z, is_causal=True, query_rotation=turn, key_rotation=turn)
+        z = block(z, None, kt.causal_mask(len(known)), (latents, latents))
     known = torch.cat([torch.tensor([-1]), known])
     z = torch.cat([up.null.expand(len(x), 1, -1), z], 1)
-    return up(
-        x + model._newest(up.local, x, positions, None),
-        z,
-        mask=known <= torch.arange(T)[:, None],
-        query_rotation=model._rotation(positions),
-        key_rotation=model._rotation(known[None]),
-    )
+    mask = known <= torch.arange(T)[:, None]
+    return up(x + newest_inputs(up.local, x), z, mask, (inputs, rotary(known[None])))
 
 
-WAY = Answers(
-    stub=stub_way,
+STACK = Answers(
+    stub=stub_stack,
     wrong={
-        "reach one more": (way(reach=1), r"blind.*reach s\(i \+ 1\) - 1"),
-        "reach one less": (way(reach=-1), "numbers differ.*newest input"),
-        "no newest": (way(newest=False), "blind.*_newest"),
-        "no null": (way(null=False), "null latent"),
-        "not rotated": (way(rotated=False), "nothing is rotated"),
+        "reach one more": (stack(reach=1), r"blind.*reach s\(i \+ 1\) - 1"),
+        "reach one less": (stack(reach=-1), "numbers differ.*newest input"),
+        "no newest": (stack(newest=False), "blind.*newest_inputs"),
+        "no null": (stack(null=False), "null latent"),
+        "not rotated": (stack(rotated=False), "nothing is rotated"),
         "start at the first": (
-            way(start=lambda x, s, n: x[:, ::s][:, :n]),
+            stack(start=lambda x, s, n: x[:, ::s][:, :n]),
             "starts? as the newest",
         ),
         "start beyond": (
-            way(start=lambda x, s, n: x[:, (s * (torch.arange(n) + 1)).clamp(max=x.size(1) - 1)]),
+            stack(start=lambda x, s, n: x[:, (s * (torch.arange(n) + 1)).clamp(max=x.size(1) - 1)]),
             "leak",
         ),
-        "left-aligned Down": (way(down_mask=triangle), "blind.*left-aligned"),
-        "open Down": (way(down_mask=everything), "leak"),
-        "open Up": (way(up_mask=everything), "leak: .* output 0 moves with input"),
+        "left-aligned Down": (stack(down_mask=triangle), "blind.*left-aligned"),
+        "open Down": (stack(down_mask=everything), "leak"),
+        "open Up": (stack(up_mask=everything), "leak: .* output 0 depends on input"),
         "up of the latents": (
-            lambda model, x, positions, cache: 0 * x,
+            lambda blocks, x, positions, rotary: 0 * x,
             "does not|misses its own|cut off",
         ),
-        "detached": (way(detach=True), "blind"),
-        "no gradient": (torch.no_grad()(way()), "cut off"),
+        "detached": (stack(detach=True), "blind"),
+        "no gradient": (torch.no_grad()(stack()), "cut off"),
     },
-    right={"in steps": way(), "complete latents alone": complete_ones_alone},
-    borrowed=lambda model, x, positions, cache: model._through_latents(x, positions, cache),
+    right={"in steps": stack(), "complete latents alone": complete_ones_alone},
+    borrowed=lambda blocks, x, positions, rotary: blocks(x, positions, rotary),
 )
 
 ANSWERS = {
@@ -447,7 +433,7 @@ ANSWERS = {
     "cross-attention": CROSS,
     "block-residual": BLOCK,
     "newest-inputs": NEWEST,
-    "through-latents": WAY,
+    "through-latents": STACK,
 }
 TestExercises = suite("06_perceiver_ar", ANSWERS)
 TestQuizzes = quiz_suite("06_perceiver_ar")
@@ -458,8 +444,8 @@ def test_the_formula_of_the_checks_is_the_layers():
     torch.manual_seed(0)
     layer = MultiHeadAttention(12, 3).eval()
     x, source, mask = torch.randn(2, 3, 12), torch.randn(2, 5, 12), torch.rand(2, 1, 3, 5) < 0.5
-    torch.testing.assert_close(attention_with_mistake(layer, x, source, mask), layer(x, source, mask=mask))
+    torch.testing.assert_close(attention_with(layer, x, source, mask), layer(x, source, mask=mask))
     for slip in MULTI_HEAD:
         assert not torch.allclose(
-            attention_with_mistake(layer, x, source, mask, slip), layer(x, source, mask=mask), atol=1e-3
+            attention_with(layer, x, source, mask, slip), layer(x, source, mask=mask), atol=1e-3
         )
