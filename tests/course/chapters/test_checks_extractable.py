@@ -5,18 +5,19 @@ import re
 from checking import Answers, notebook_suite, quiz_suite, suite
 
 import kt_core as kt
-from kt_core.evaluation import Score
+from kt_core.evaluation import Score, stored_and_retrieved
+from kt_core.runs.text_rules import arrange_window, askable_spans
 
-# ---------------------------------------------------------------- stored and found
+# ---------------------------------------------------------------- stored and retrieved
 
 
 def stored_stub(filled, answers, gold):
-    """(stored, found, guessed), three scores."""
+    """(stored, retrieved, guessed), three scores."""
     ...
 
 
 def counted(keep, right=lambda f, a, g: a == g, total=None, pair=Score):
-    """(stored, found, guessed) by hand; `keep` says who is stored."""
+    """(stored, retrieved, guessed) by hand; `keep` says who is stored."""
 
     def answer(filled, answers, gold):
         rows = list(
@@ -58,11 +59,11 @@ STORED = Answers(
             lambda f, a, g: (RIGHT(f, a, g)[0], kt.exact_match(a, g), RIGHT(f, a, g)[2]),
             "plain accuracy",
         ),
-        "of all people": (counted(is_filled, total="all"), "of the stored ones, not of all"),
+        "of all people": (counted(is_filled, total="all"), "by the stored ones, not by all"),
         "exchanged": (lambda f, a, g: (RIGHT(f, a, g)[0], *RIGHT(f, a, g)[:0:-1]), "exchanged"),
-        "by the answer": (counted(lambda f, a, g: a == g), "gaps filled rightly"),
-        "gap against answer": (counted(lambda f, a, g: f == a), "gaps filled rightly"),
-        "filled is found": (
+        "by the answer": (counted(lambda f, a, g: a == g), "correctly filled gaps"),
+        "gap against answer": (counted(lambda f, a, g: f == a), "correctly filled gaps"),
+        "filled is retrieved": (
             counted(is_filled, right=lambda f, a, g: f == g),
             "a filled gap is no answer",
         ),
@@ -76,7 +77,7 @@ STORED = Answers(
         ),
     },
     right={"pairs": counted(is_filled, pair=lambda right, asked: (right, asked)), "scores": RIGHT},
-    borrowed=lambda filled, answers, gold: kt.stored_and_found(filled, answers, gold),
+    borrowed=lambda filled, answers, gold: stored_and_retrieved(filled, answers, gold),
 )
 
 # ---------------------------------------------------------------- askable
@@ -112,12 +113,12 @@ ASKABLE = Answers(
     stub=askable_stub,
     wrong={
         "nothing left out": (behind(lambda text, a, b, first: True), "nothing is left out"),
-        "copies stay": (behind(lambda text, a, b, first: a >= first), "stands in the head"),
+        "copies stay": (behind(lambda text, a, b, first: a >= first), "can be copied"),
         "the head stays": (
             behind(
                 lambda text, a, b, first: a < first and b - a > 4 or text[a:b] not in text[:first]
             ),
-            "always in view",
+            "always visible",
         ),
         "no numbers": (
             lambda text, names_only=False: GOOD(text, True),
@@ -139,24 +140,24 @@ ASKABLE = Answers(
                     a >= first and not any(word in text[:first] for word in text[a:b].split())
                 )
             ),
-            "more than that is not",
+            "a longer span is not",
         ),
         "nothing behind": (
             behind(
                 lambda text, a, b, first: a >= first and text[a:b] not in text[:first],
                 head=kt.name_prefix_end,
             ),
-            "nothing behind the head",
+            "nothing after the name prefix",
         ),
         "a head is needed": (
             lambda text, names_only=False: (
                 GOOD(text, names_only) if kt.name_prefix_end(text) else []
             ),
-            "without a head",
+            "without a name prefix",
         ),
     },
     right={"modulo": GOOD, "comprehension": by_comprehension},
-    borrowed=lambda text, names_only=False: kt.askable_spans(text, names_only),
+    borrowed=lambda text, names_only=False: askable_spans(text, names_only),
 )
 
 # ---------------------------------------------------------------- plain words
@@ -216,10 +217,10 @@ PLAIN = Answers(
         ),
         "the whole text": (cut_out(whole=True), "that is the whole text"),
         "cut spans too": (cut_out(inside=False), "cut inside a date"),
-        "once": (cut_out(pick=first_ones), "comes twice goes twice"),
+        "once": (cut_out(pick=first_ones), "both copies"),
         "a list": (
             lambda text, start, stop: by_characters(text, start, stop).split(),
-            "needed is a string",
+            "return a string",
         ),
         "names only": (
             cut_out(pick=lambda text: kt.salient_spans(text, True)),
@@ -249,20 +250,20 @@ ARRANGED = Answers(
         "nothing moves": (moved(lambda h, b, m, a: (h + b, m, a)), "nothing has moved"),
         "always last": (
             lambda h, b, m, a, name_last=False: (b, m, f"{a} {h}"[:-1]),
-            "by default it stands in front",
+            "by default it comes first",
         ),
-        "joined as it is": (moved(lambda h, b, m, a: (b, m, a + h)), "space belongs in front"),
+        "joined as it is": (moved(lambda h, b, m, a: (b, m, a + h)), "space belongs before"),
         "space at the end": (
             moved(lambda h, b, m, a: (b, m, f"{a} {h}")),
             "a space is left at the end",
         ),
         "no space": (moved(lambda h, b, m, a: (b, m, a + h[:-1])), "a space is missing"),
-        "between": (moved(lambda h, b, m, a: (b + h, m, a)), "between words and gap"),
+        "between": (moved(lambda h, b, m, a: (b + h, m, a)), "between the words and the gap"),
         "before the words": (
             moved(lambda h, b, m, a: (b, m, f" {h}"[:-1] + a)),
-            "before the words behind the gap",
+            "before the words that follow the gap",
         ),
-        "twice": (moved(lambda h, b, m, a: (h + b, m, f"{a} {h}"[:-1])), "stands twice"),
+        "twice": (moved(lambda h, b, m, a: (h + b, m, f"{a} {h}"[:-1])), "is there twice"),
         "masked": (moved(lambda h, b, m, a: (b, f"{m} {h}"[:-1], a)), "hidden and asked for"),
         "no full stop": (moved(lambda h, b, m, a: (b, m, f"{a} {h}"[:-2])), "full stop is gone"),
         "one string": (lambda h, b, m, a, name_last=False: h + b + m + a, "three strings"),
@@ -271,13 +272,13 @@ ARRANGED = Answers(
         "join": moved(lambda h, b, m, a: [b, m, " ".join([a, h.rstrip(" ")])]),
         "slices": moved(lambda h, b, m, a: (b, m, a + " " + h[: len(h) - 1])),
     },
-    borrowed=lambda head, before, masked, after, name_last=False: kt.arrange_window(
+    borrowed=lambda head, before, masked, after, name_last=False: arrange_window(
         head, before, masked, after, name_last
     ),
 )
 
 ANSWERS = {
-    "stored-and-found": STORED,
+    "stored-and-retrieved": STORED,
     "askable-spans": ASKABLE,
     "name-last": ARRANGED,
     "plain-words": PLAIN,

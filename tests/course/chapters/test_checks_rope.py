@@ -9,7 +9,14 @@ from checking import Answers, quiz_suite, suite
 import kt_core as kt
 from kt_core.attention import MultiHeadAttention
 from kt_core.models import GPT
-from kt_course.chapters.rope.exercises import TURNS, table, turned
+from kt_core.positions import Rotary
+from kt_course.chapters.rope.exercises import (
+    ATTENTION_MISTAKES,
+    ROTATE_MISTAKES,
+    angles,
+    attend_with,
+    rotate_with,
+)
 from kt_course.exercises.multi_head_mistakes import MULTI_HEAD, attention_with_mistake
 
 # ---------------------------------------------------------------- frequencies
@@ -106,10 +113,10 @@ TABLE = Answers(
         ),
         "from one": (tables(lambda p, w: plain(p + 1, w)), "count from 0"),
         "degrees": (tables(lambda p, w: torch.deg2rad(plain(p, w))), "degrees"),
-        "divided": (tables(lambda p, w: p.unsqueeze(-1) / w), "fly"),
+        "divided": (tables(lambda p, w: p.unsqueeze(-1) / w), "far too large"),
         "all alike": (
             tables(lambda p, w: p.unsqueeze(-1) * torch.ones_like(w)),
-            "every pair turns alike",
+            "every pair has the same angle",
         ),
         "minus": (tables(lambda p, w: -plain(p, w)), "minus the angle"),
         "swapped": (lambda p, d, base=10000.0: tables(plain)(p, d, base)[::-1], "swapped"),
@@ -136,12 +143,12 @@ TABLE = Answers(
 def stub_rotate(x, cos, sin, layout="half"): ...
 
 
-def slipping(slip):
-    return lambda x, cos, sin, layout="half": turned(x, cos, sin, layout, slip)
+def mistaken(mistake):
+    return lambda x, cos, sin, layout="half": rotate_with(x, cos, sin, layout, mistake)
 
 
 def one_layout(layout):
-    return lambda x, cos, sin, given="half": turned(x, cos, sin, layout)
+    return lambda x, cos, sin, given="half": rotate_with(x, cos, sin, layout)
 
 
 def in_place(x, cos, sin, layout="half"):
@@ -170,23 +177,26 @@ def by_matrices(x, cos, sin, layout="half"):
 
 def one_row(x, cos, sin, layout="half"):
     at = cos[(0,) * (cos.ndim - 2)], sin[(0,) * (sin.ndim - 2)]
-    return turned(x, *at, layout)
+    return rotate_with(x, *at, layout)
 
 
 ROTATE = Answers(
     stub=stub_rotate,
-    wrong={slip: (slipping(slip), told.split(":")[0]) for slip, told in TURNS.items()}
+    wrong={
+        mistake: (mistaken(mistake), text.split(":")[0])
+        for mistake, text in ROTATE_MISTAKES.items()
+    }
     | {
         "half alone": (one_layout("half"), "layout is not used"),
         "interleaved alone": (one_layout("interleaved"), "layout half: .*mixed up"),
         "in place": (in_place, "changes its argument x in place"),
         "one row": (one_row, "whose rows have their own"),
-        "interleaved if not told": (
-            lambda x, cos, sin, layout="interleaved": turned(x, cos, sin, layout),
+        "interleaved by default": (
+            lambda x, cos, sin, layout="interleaved": rotate_with(x, cos, sin, layout),
             'without a layout it is "half"',
         ),
         "heads for time": (
-            lambda x, cos, sin, layout="half": turned(
+            lambda x, cos, sin, layout="half": rotate_with(
                 x.transpose(1, 2), cos[: x.size(1)], sin[: x.size(1)], layout
             ),
             "raised RuntimeError|shape",
@@ -199,200 +209,143 @@ ROTATE = Answers(
 # ---------------------------------------------------------------- the right axis
 
 
-def stub_rotation(model, positions): ...
+def stub_rotation(rotary, positions): ...
 
 
-def rotation(angles, always=False):
-    """cos and sin from `angles(config, positions)`, None for models that turn nothing."""
+def rotation(lookup):
+    """cos and sin, each by `lookup(table, positions)`."""
+    return lambda rotary, positions: (lookup(rotary.cos, positions), lookup(rotary.sin, positions))
 
-    def answer(model, positions):
-        if not model.config.rotary and not always:
-            return None
-        angle = angles(model.config, positions)
-        return angle.cos(), angle.sin()
+
+def recomputed(head_dim=None, base=10000.0):
+    """cos and sin computed again, with a base and a head size of its own."""
+
+    def answer(rotary, positions):
+        n = rotary.cos.size(-1)
+        width = head_dim or 2 * n
+        angle = positions.unsqueeze(-1) * base ** (-torch.arange(0, width, 2) / width)
+        return angle[..., :n].cos().unsqueeze(1), angle[..., :n].sin().unsqueeze(1)
 
     return answer
 
 
-def angles_of(positions, config, width=None, base=None):
-    width = width or config.n_embd // config.n_head
-    return positions.unsqueeze(-1) * (base or config.rope_base) ** (
-        -torch.arange(0, width, 2) / width
-    )
+def negative(rotary, positions):
+    return rotary.cos[positions].unsqueeze(1), -rotary.sin[positions].unsqueeze(1)
 
 
-def looked_up(model, positions):
-    return (
-        (model.cos[positions].unsqueeze(1), model.sin[positions].unsqueeze(1))
-        if model.pos_emb is None
-        else None
-    )
-
-
+looked_up = rotation(lambda table, p: table[p].unsqueeze(1))
 AXIS = Answers(
     stub=stub_rotation,
     wrong={
-        "heads for time": (
-            rotation(lambda c, p: angles_of(p, c).unsqueeze(2)),
-            "heads and time are swapped",
+        "heads for positions": (
+            rotation(lambda table, p: table[p].unsqueeze(2)),
+            "heads and positions are swapped",
         ),
-        "n_embd, cut": (
-            rotation(
-                lambda c, p: angles_of(p, c, c.n_embd)[..., : c.n_embd // c.n_head // 2].unsqueeze(
-                    1
-                )
-            ),
-            "table from n_embd, cut",
-        ),
+        "n_embd, cut": (recomputed(32), "table for n_embd, cut"),
         "n_embd": (
-            rotation(lambda c, p: angles_of(p, c, c.n_embd).unsqueeze(1)),
-            "16 angles.*n_embd",
+            rotation(lambda table, p: table[p].repeat(1, 1, 4).unsqueeze(1)),
+            "16 angles per position",
         ),
         "counts": (
-            rotation(lambda c, p: angles_of(torch.arange(p.size(1)), c)),
+            rotation(lambda table, p: table[None, None, : p.size(1)]),
             "positions that are given",
         ),
-        "base": (rotation(lambda c, p: angles_of(p, c, base=10000.0).unsqueeze(1)), "rope_base"),
-        "rows for heads": (rotation(lambda c, p: angles_of(p, c)), "row b"),
-        "first row": (rotation(lambda c, p: angles_of(p[0], c)), "row b"),
-        "any model": (
-            rotation(lambda c, p: angles_of(p, c).unsqueeze(1), always=True),
-            "learned positions turns nothing",
-        ),
-        "swapped": (
-            lambda model, p: (found := looked_up(model, p)) and found[::-1],
-            "cos and sin are swapped",
-        ),
-        "cos alone": (lambda model, p: angles_of(p, model.config).cos(), "two tensors"),
+        "base": (recomputed(), "base 100"),
+        "rows for heads": (rotation(lambda table, p: table[p]), "row b"),
+        "first row": (rotation(lambda table, p: table[p[0]]), "row b"),
+        "swapped": (lambda rotary, p: looked_up(rotary, p)[::-1], "cos and sin are swapped"),
+        "cos alone": (lambda rotary, p: rotary.cos[p].unsqueeze(1), "two tensors"),
+        "numbers": (lambda rotary, p: (1.0, 0.0), "instead of a tensor"),
         "channels first": (
-            rotation(lambda c, p: angles_of(p, c).unsqueeze(1).transpose(2, 3)[..., :3]),
+            rotation(lambda table, p: table[p].unsqueeze(1).transpose(2, 3)[..., :3]),
             "3 angles",
         ),
-        "minus": (rotation(lambda c, p: -angles_of(p, c).unsqueeze(1)), "are not what comes out"),
+        "minus": (negative, "is not cos and sin"),
     },
     right={
-        "from the config": rotation(lambda c, p: angles_of(p, c).unsqueeze(1)),
-        "by kt.rotary_table": lambda model, p: (
-            kt.rotary_table(
-                p[:, None], model.config.n_embd // model.config.n_head, model.config.rope_base
-            )
-            if model.config.rotary
-            else None
-        ),
         "looked up": looked_up,
-        "repeated for each head": rotation(
-            lambda c, p: angles_of(p, c)[:, None].repeat(1, c.n_head, 1, 1)
-        ),
+        "by F.embedding": rotation(lambda table, p: F.embedding(p, table)[:, None]),
+        "one-hot": rotation(lambda table, p: (F.one_hot(p, len(table)).float() @ table)[:, None]),
+        "repeated for each head": rotation(lambda table, p: table[p][:, None].repeat(1, 4, 1, 1)),
     },
-    borrowed=lambda model, positions: model._rotation(positions),
+    borrowed=lambda rotary, positions: rotary(positions),
 )
 
 # ---------------------------------------------------------------- attention
 
 
-def stub_attention(layer, x, *, is_causal=False, query_rotation=None, key_rotation=None): ...
+def stub_attention(layer, x, mask=None, rotation=None): ...
 
 
-def attention(slip="", causal=True, turn=None):
-    """By the formula, with a mistake in the heads, or in `turn(q, k, v, query_rotation, key_rotation)`."""
+def attention(mistake=""):
+    """By the formula, with one mistake."""
 
-    def usual(q, k, v, query, key):
-        return (
-            q if query is None else kt.rotate(q, *query),
-            k if key is None else kt.rotate(k, *key),
-            v,
-        )
-
-    def answer(layer, x, *, is_causal=False, query_rotation=None, key_rotation=None):
-        mask = kt.causal_mask(x.size(1)) if is_causal and causal else None
-
-        def done(q, k, v):
-            return (turn or usual)(q, k, v, query_rotation, key_rotation)
-
-        return attention_with_mistake(layer, x, x, mask, slip, done)
+    def answer(layer, x, mask=None, rotation=None):
+        if rotation is None:
+            return attention_with_mistake(layer, x, x, mask)
+        return attend_with(layer, x, mask, rotation, mistake)
 
     return answer
 
 
-def by_pytorch(layer, x, *, is_causal=False, query_rotation=None, key_rotation=None):
-    B, T, C = x.shape
-    q, k, v = (
-        f(x).view(B, T, layer.n_head, -1).transpose(1, 2)
-        for f in (layer.query, layer.key, layer.value)
-    )
-    if query_rotation is not None:
-        q, k = kt.rotate(q, *query_rotation), kt.rotate(k, *key_rotation)
-    return layer.proj(
-        F.scaled_dot_product_attention(q, k, v, is_causal=is_causal)
-        .transpose(1, 2)
-        .reshape(B, T, C)
-    )
+def always_rotated(layer, x, mask=None, rotation=None):
+    if rotation is None:
+        cos, sin = kt.rotary_table(torch.arange(x.size(1)), x.size(-1) // layer.n_head)
+        rotation = ((cos, sin), (cos, sin))
+    return attend_with(layer, x, mask, rotation)
 
 
-def by_their_distance(layer, x, *, is_causal=False, query_rotation=None, key_rotation=None):
-    """Turns the queries by the difference of the angles, each for each key, and leaves the keys."""
-    B, T, C = x.shape
-    q, k, v = (
-        f(x).view(B, T, layer.n_head, -1).transpose(1, 2)
-        for f in (layer.query, layer.key, layer.value)
-    )
-    q = q[..., :, None, :].expand(-1, -1, -1, T, -1)  # (B, nh, T_query, T_key, hs)
-    if query_rotation is not None:
-        (qc, qs), (kc, ks) = query_rotation, key_rotation
+def split(layer, x):
+    B, T, _ = x.shape
+    linears = (layer.query, layer.key, layer.value)
+    return (f(x).view(B, T, layer.n_head, -1).transpose(1, 2) for f in linears)
+
+
+def by_pytorch(layer, x, mask=None, rotation=None):
+    q, k, v = split(layer, x)
+    if rotation is not None:
+        q, k = kt.rotate(q, *rotation[0]), kt.rotate(k, *rotation[1])
+    context = F.scaled_dot_product_attention(q, k, v, attn_mask=mask)
+    return layer.proj(context.transpose(1, 2).reshape(x.shape))
+
+
+def by_their_distance(layer, x, mask=None, rotation=None):
+    """Rotates the queries by the difference of the angles, once per key, and leaves the keys."""
+    q, k, v = split(layer, x)
+    q = q[..., :, None, :].expand(-1, -1, -1, x.size(1), -1)  # (B, nh, T_query, T_key, hs)
+    if rotation is not None:
+        (qc, qs), (kc, ks) = rotation
         cos = qc[:, None] * kc + qs[:, None] * ks
         sin = qs[:, None] * kc - qc[:, None] * ks
         q = kt.rotate(q, cos, sin)
     scores = (q * k[..., None, :, :]).sum(-1) / math.sqrt(q.size(-1))
-    if is_causal:
-        scores = scores + torch.full((T, T), -torch.inf).triu(1)
+    if mask is not None:
+        scores = scores.masked_fill(~mask, -torch.inf)
     return layer.proj((scores.softmax(-1) @ v).transpose(1, 2).flatten(2))
 
 
-def before_the_split(layer, x, *, is_causal=False, query_rotation=None, key_rotation=None):
-    turned = x if query_rotation is None else kt.rotate(x, *query_rotation)
-    return layer.proj(turned)
+def before_the_split(layer, x, mask=None, rotation=None):
+    rotated = x if rotation is None else kt.rotate(x, *rotation[0])
+    return layer.proj(rotated)
 
 
 ATTENTION = Answers(
     stub=stub_attention,
     wrong={
-        slip: (attention(slip), MULTI_HEAD[slip][:20].split("(")[0])
-        for slip in MULTI_HEAD
-        if slip != "one head"
+        mistake: (attention(mistake), text[:20].split("(")[0])
+        for mistake, text in (MULTI_HEAD | ATTENTION_MISTAKES).items()
+        if mistake != "one head"
     }
     | {
-        "no turn": (attention(turn=lambda q, k, v, a, b: (q, k, v)), "nothing is turned"),
-        "queries alone": (
-            attention(turn=lambda q, k, v, a, b: (kt.rotate(q, *a), k, v)),
-            "keys are not turned",
-        ),
-        "keys alone": (
-            attention(turn=lambda q, k, v, a, b: (q, kt.rotate(k, *b), v)),
-            "queries are not turned",
-        ),
-        "values too": (
-            attention(
-                turn=lambda q, k, v, a, b: (kt.rotate(q, *a), kt.rotate(k, *b), kt.rotate(v, *b))
-            ),
-            "values are turned too",
-        ),
-        "exchanged": (
-            attention(turn=lambda q, k, v, a, b: (kt.rotate(q, *b), kt.rotate(k, *a), v)),
-            "exchanged",
-        ),
-        "one rotation": (
-            attention(turn=lambda q, k, v, a, b: (kt.rotate(q, *a), kt.rotate(k, *a), v)),
-            "query_rotation: they",
-        ),
-        "not causal": (attention(causal=False), "leak"),
-        "always turned": (
-            attention(turn=lambda q, k, v, a, b: (kt.rotate(q, *a), kt.rotate(k, *b), v)),
+        "always rotated": (always_rotated, "wrong without"),
+        "a rotation is needed": (
+            lambda layer, x, mask=None, rotation=None: attend_with(layer, x, mask, rotation),
             "TypeError|wrong without",
         ),
         "before the split": (before_the_split, "raised|differs"),
     },
     right={"PyTorch's": by_pytorch, "by their distance": by_their_distance, "formula": attention()},
-    borrowed=lambda layer, x, **where: layer(x, **where),
+    borrowed=lambda layer, x, **options: layer(x, **options),
 )
 
 ANSWERS = {
@@ -409,26 +362,27 @@ TestQuizzes = quiz_suite("07_rope")
 def test_the_formulas_of_the_checks_are_the_packages():
     positions = torch.randint(0, 99, (3, 5), generator=torch.Generator().manual_seed(0))
     cos, sin = kt.rotary_table(positions, 8, 500.0)
-    torch.testing.assert_close(table(positions, 8, 500.0).cos().float(), cos, atol=1e-4, rtol=0)
+    torch.testing.assert_close(angles(positions, 8, 500.0).cos().float(), cos, atol=1e-4, rtol=0)
     x = torch.randn(3, 5, 8, generator=torch.Generator().manual_seed(1))
     for layout in ("half", "interleaved"):
-        torch.testing.assert_close(turned(x, cos, sin, layout), kt.rotate(x, cos, sin, layout))
-        for slip in TURNS:
-            assert not torch.allclose(
-                turned(x, cos, sin, layout, slip), kt.rotate(x, cos, sin, layout), atol=1e-3
-            )
+        expected = kt.rotate(x, cos, sin, layout)
+        torch.testing.assert_close(rotate_with(x, cos, sin, layout), expected)
+        for mistake in ROTATE_MISTAKES:
+            other = rotate_with(x, cos, sin, layout, mistake)
+            assert not torch.allclose(other, expected, atol=1e-3)
 
 
 def test_a_right_answer_fits_into_the_model():
-    """What the exercises give back takes the place of the model's own parts."""
+    """What the exercises return can replace the model's own parts."""
     torch.manual_seed(0)
     model = GPT(kt.GPTConfig(9, 12, 2, 2, 16, "rope", dropout=0.0)).eval()
     idx = torch.randint(0, 9, (2, 7))
     expected = model(idx)[0]
-    model._rotation = lambda reach: AXIS.right["from the config"](model, reach)
+    rotary: Rotary = model.rotary
+    rotary.forward = lambda positions: AXIS.right["by F.embedding"](rotary, positions)
     for block in model.blocks:
         layer: MultiHeadAttention = block.attn
-        layer.forward = lambda x, source=None, layer=layer, cache=None, slots=None, **where: (
-            by_pytorch(layer, x, **where)
+        layer.forward = lambda x, source, mask, rotation, cache, layer=layer: by_pytorch(
+            layer, x, mask, rotation
         )
     torch.testing.assert_close(model(idx)[0], expected, atol=1e-5, rtol=1e-5)
