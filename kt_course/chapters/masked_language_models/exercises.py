@@ -81,7 +81,7 @@ def check_single_characters(hide: Callable, ids: list[int], wrong: Diagnoses) ->
         raise wrong("all hidden")
     hidden, unchanged = n_hidden / len(chosen), len(same) / len(chosen)
     if abs(hidden - 0.8) > 0.04 or abs(unchanged - 0.1) > 0.03:
-        raise wrong("shares", hidden=hidden, unchanged=unchanged)
+        raise wrong("shares", hidden=100 * hidden, unchanged=100 * unchanged)
     characters = {x[j] for j in chosen} - {1}
     if max(characters) >= 62:
         raise wrong("beyond the vocabulary", largest=max(characters))
@@ -174,47 +174,46 @@ def check_padding_mask(fn: Callable) -> str:
     wrong = diagnoses(__file__, "padding-mask")
 
     def mask_of(idx: Tensor, heads: int) -> Tensor:
-        """The answer's mask, (B, heads, T, T); what padding itself attends to does not matter."""
+        """The answer's mask, (B, heads, T, T)."""
         (B, T), result = idx.shape, fn(idx)
         if not isinstance(result, Tensor):
             raise wrong("not a tensor", result=describe(result))
         if result.dtype != torch.bool:
             raise wrong("not boolean", dtype=str(result.dtype).removeprefix("torch."))
         try:
-            mask = result.broadcast_to(B, heads, T, T)
+            return result.broadcast_to(B, heads, T, T)
         except RuntimeError:
             shapes = dict(shape=tuple(result.shape), wanted=(B, heads, T, T))
             raise wrong("shape", **shapes) from None
-        return mask & (idx != 0)[:, None, :, None]
 
-    def expected(idx: Tensor, heads: int) -> Tensor:
+    def errors(idx: Tensor, heads: int) -> Tensor:
+        """Where the mask differs; what padding itself attends to does not matter."""
         text = idx != 0
-        return (text[:, None, None] & text[:, None, :, None]).expand(-1, heads, -1, -1)
+        return (mask_of(idx, heads) != text[:, None, None]) & text[:, None, :, None]
 
     idx = torch.tensor([[5, 1, 4, 3, 1, 0], [6, 2, 1, 0, 0, 0], [3, 9, 8, 4, 7, 2]])
-    mask, keys, queries = mask_of(idx, 4), (idx != 0)[:, None, None], (idx != 0)[:, None, :, None]
+    mask, keys = mask_of(idx, 4), (idx != 0)[:, None, None]
     mistakes = {
         "inverted": ~keys,
-        "rows": queries,
+        "rows": keys.mT,
         "triangle": keys & causal_mask(6),
         "⁇ masked": (idx > 1)[:, None, None],
         "all allowed": torch.ones(1, 1, 1, 6, dtype=torch.bool),
     }
     for mistake, other in mistakes.items():
-        if torch.equal(mask, (other & queries).expand_as(mask)):
+        if torch.equal(mask, other.expand_as(mask)):
             raise wrong(mistake)
-    different = (mask != expected(idx, 4)).nonzero().tolist()
-    for row, head, q, k in different[:1]:
+    for row, head, q, k in errors(idx, 4).nonzero().tolist()[:1]:
         may = "may" if mask[row, head, q, k] else "may not"
         raise wrong("one key", row=row, query=q, may=may, key=k, id=int(idx[row, k]))
     # as many rows as heads and positions, where exchanged axes raise no error
     idx = torch.tensor([[4, 4, 0], [4, 0, 0], [4, 4, 4]])
-    if not torch.equal(mask_of(idx, 3), expected(idx, 3)):
+    if errors(idx, 3).any():
         raise wrong("heads for rows")
     with fresh_cases("right for the examples, not for other batches"):
         for B, T, heads in ((1, 4, 1), (5, 2, 5), (2, 9, 3)):
             idx = torch.tensor(draw(0, 3, B * T)).view(B, T)
-            if not torch.equal(mask_of(idx, heads), expected(idx, heads)):
+            if errors(idx, heads).any():
                 raise Wrong("another batch")
     return "every key that holds text, ⁇ included, for all heads and queries; no padding"
 
@@ -335,7 +334,7 @@ def check_line_pair(fn: Callable) -> str:
         raise wrong("stranger is person i")
     share = sum(same) / len(same)
     if not 0.4 < share < 0.6:
-        raise wrong("few of one person" if share < 0.3 else "not half", share=share)
+        raise wrong("few of one person" if share < 0.3 else "not half", share=100 * share)
     if len({first for first, _, _ in pairs}) < 4:
         raise wrong("first line fixed")
     strangers = {second for _, second, label in pairs if not label}

@@ -17,7 +17,7 @@ from kt_core.decoding import answer
 from kt_core.evaluation import Score, exact_match
 from kt_core.models import GPT, GPTConfig
 from kt_core.runs.checkpoints import hardware
-from kt_core.runs.recipes import zero_init
+from kt_core.runs.recipes import zero_projections
 from kt_core.runs.text_rules import name_prefix_end
 from kt_core.vocab import CharVocab
 from kt_course.chapters.masked_language_models.masked_data import (
@@ -102,7 +102,7 @@ def pretrain_masked(
     torch.manual_seed(seed)
     causal = phase == "cut_spans"
     model = GPT(GPTConfig(len(corpus.vocab), variant="rope", causal=causal, **shape))
-    zero_init(model)
+    zero_projections(model)
     rates = dict(optimizer="muon", learning_rate=2e-3, muon_learning_rate=0.01, weight_decay=0.0)
     schedule = dict(epochs=epochs, batch_size=32, schedule="linear", final_fraction=0.0)
     config = TrainConfig(**rates, **schedule, seed=seed, device=device)

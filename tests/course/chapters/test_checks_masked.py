@@ -1,14 +1,5 @@
 """Answers to the exercises of notebook 10, right and wrong: every mistake gets its name."""
 
-from pathlib import Path
-
-import pytest
-
-if not (
-    Path(__file__).resolve().parents[3] / "notebooks" / "10_masked_language_models.ipynb"
-).exists():
-    pytest.skip("these exercises wait for their notebook", allow_module_level=True)
-
 import math
 import random
 import re
@@ -18,10 +9,15 @@ import torch.nn.functional as F
 from checking import Answers, notebook_suite, quiz_suite, suite
 
 from kt_core.attention import padding_mask
-from kt_course.chapters.masked_language_models.exercises import FILLING, KL, filled, kl_with
-from kt_course.chapters.masked_language_models.masked import RULE, hide, one_hot_kl
-from kt_course.chapters.masked_language_models.masked_decoding import fill
-from kt_course.chapters.masked_language_models.next_sentence import line_pair
+from kt_course.chapters.masked_language_models.exercises import (
+    FILL_MISTAKES,
+    KL_MISTAKES,
+    fill_with,
+    kl_with,
+)
+from kt_course.chapters.masked_language_models.masked_data import RULE, hide_units, one_hot_kl
+from kt_course.chapters.masked_language_models.masked_decoding import fill_masks
+from kt_course.chapters.masked_language_models.next_sentence import draw_line_pair
 
 # ---------------------------------------------------------------- the rule
 
@@ -50,7 +46,7 @@ def hiding(slip=""):
             filler = source.randrange(2, vocab_size)
             for j in range(start, min(stop, len(ids))):
                 before = ids[j]
-                if slip == "a draw a character":
+                if slip == "a draw per character":
                     draw = source.random()
                 if slip != "one filler":
                     low, high = {
@@ -69,11 +65,7 @@ def hiding(slip=""):
                 if slip == "kept not asked" and draw >= sum(rule):
                     y[j] = 0
         if slip == "shifted":
-            y = (
-                [*y[1:], 0]
-                if False
-                else [ids[j + 1] if v and j + 1 < len(ids) else 0 for j, v in enumerate(y)]
-            )
+            y = [ids[j + 1] if v and j + 1 < len(ids) else 0 for j, v in enumerate(y)]
         if slip == "outside":
             x[1] = 1
         return x, y
@@ -101,13 +93,13 @@ RULES = Answers(
         "loss everywhere": (hiding("everywhere"), "not chosen"),
         "kept not asked": (hiding("kept not asked"), "stays as it is"),
         "y is x": (hiding("x"), r"y\[j\] is not ids\[j\]"),
-        "all hidden": (hiding("all hidden"), "all chosen places became"),
+        "all hidden": (hiding("all hidden"), "all chosen positions became"),
         "half random": (hiding("half random"), "80 % and 10 %"),
         "specials": (hiding("specials"), "0, which is padding"),
         "mask is 0": (hiding("mask is 0"), "0, which is padding"),
         "beyond": (hiding("beyond"), "with vocab_size 62 the last one is 61"),
         "few": (hiding("few"), "different characters"),
-        "a draw a character": (hiding("a draw a character"), "once a unit"),
+        "a draw per character": (hiding("a draw per character"), "once per unit"),
         "one filler": (hiding("one filler"), "all the same"),
         "stop too": (hiding("stop too"), "not chosen|range"),
         "outside": (hiding("outside"), "outside the chosen"),
@@ -127,7 +119,7 @@ RULES = Answers(
         ),
     },
     right={"the kinds at once": by_one_number, "step by step": hiding()},
-    borrowed=lambda ids, units, size, rng, rule=RULE: hide(ids, units, size, rng, rule),
+    borrowed=lambda ids, units, size, rng, rule=RULE: hide_units(ids, units, size, rng, rule),
 )
 
 # ---------------------------------------------------------------- the loss
@@ -170,15 +162,18 @@ def overflowing(logits, targets):
     return -(e / e.sum(-1, keepdim=True)).gather(-1, targets[asked][:, None]).log().mean()
 
 
-def slipping(slip):
-    return lambda logits, targets: kl_with(logits, targets, slip)
+def mistaken(mistake):
+    return lambda logits, targets: kl_with(logits, targets, mistake)
 
 
 DIVERGENCE = Answers(
     stub=stub_kl,
-    wrong={slip: (slipping(slip), re.escape(told.split(":")[0])) for slip, told in KL.items()}
+    wrong={
+        mistake: (mistaken(mistake), re.escape(text.split(":")[0]))
+        for mistake, text in KL_MISTAKES.items()
+    }
     | {
-        "0 log 0": (naive, "0 times log 0"),
+        "0 log 0": (naive, "0 log 0"),
         "reversed": (reversed_kl, "infinite"),
         "overflow": (overflowing, "large logits"),
         "detached": (lambda z, y: kl_with(z.detach(), y), "cut off"),
@@ -191,7 +186,7 @@ DIVERGENCE = Answers(
             lambda z, y: -z.log_softmax(-1).gather(-1, y[..., None])[..., 0],
             r"shape \(3, 5\)",
         ),
-        "a wrong number": (lambda z, y: kl_with(z, y) + 0.1, "instead of"),
+        "a wrong number": (lambda z, y: kl_with(z, y) + 0.1, "differs"),
         "another gradient": (
             lambda z, y: kl_with(z, y).detach() + 0 * z.sum(),
             "its gradient is not",
@@ -204,7 +199,7 @@ DIVERGENCE = Answers(
     right={
         "by its definition": by_its_definition,
         "PyTorch's kl_div": by_pytorch,
-        "gathered": slipping(""),
+        "gathered": mistaken(""),
     },
     borrowed=lambda logits, targets: one_hot_kl(logits, targets),
 )
@@ -218,7 +213,7 @@ def stub_padding(idx): ...
 PADDING = Answers(
     stub=stub_padding,
     wrong={
-        "turned round": (lambda idx: (idx == 0)[:, None, None], "turned round"),
+        "inverted": (lambda idx: (idx == 0)[:, None, None], "inverted"),
         "rows": (lambda idx: (idx != 0)[:, None, :, None], "not its columns"),
         "masks too": (lambda idx: (idx > 1)[:, None, None], "⁇ is masked too"),
         "triangle": (
@@ -266,11 +261,11 @@ def stub_fill(model, idx, rounds=1): ...
 def stale(model, idx, rounds=1):
     """Every round reads the text as it was at first."""
     first, given = model(idx)[0].detach(), idx
-    return filled(lambda _: (first, None), given, rounds)
+    return fill_with(lambda _: (first, None), given, rounds)
 
 
-def filling(slip=""):
-    return lambda model, idx, rounds=1: filled(model, idx, rounds, slip)
+def filling(mistake=""):
+    return lambda model, idx, rounds=1: fill_with(model, idx, rounds, mistake)
 
 
 def whole_batch(model, idx, rounds=1):
@@ -316,10 +311,13 @@ def in_place(model, idx, rounds=1):
 
 FILL = Answers(
     stub=stub_fill,
-    wrong={slip: (filling(slip), re.escape(told.split(":")[0])) for slip, told in FILLING.items()}
+    wrong={
+        mistake: (filling(mistake), re.escape(text.split(":")[0]))
+        for mistake, text in FILL_MISTAKES.items()
+    }
     | {
-        "stale": (stale, "read anew what is filled"),
-        "the whole batch": (whole_batch, "in each row by itself"),
+        "stale": (stale, "read the text again"),
+        "the whole batch": (whole_batch, "each row by itself"),
         "everything": (everything, "none were hidden"),
         "in place": (in_place, "changes its argument idx in place"),
         "half done": (
@@ -332,11 +330,11 @@ FILL = Answers(
         "logits": (lambda model, idx, rounds=1: model(idx)[0].detach(), "shape"),
         "unsure of letters": (
             lambda model, idx, rounds=1: torch.where(idx == 1, 3, idx),
-            "differs from the recipe's",
+            "differs from the expected text",
         ),
     },
     right={"topk": by_topk, "a row at a time": filling()},
-    borrowed=lambda model, idx, rounds=1: fill(model, idx, rounds),
+    borrowed=lambda model, idx, rounds=1: fill_masks(model, idx, rounds),
 )
 
 # ---------------------------------------------------------------- pairs of lines
@@ -380,16 +378,16 @@ PAIRS = Answers(
     wrong={
         "itself": (pairing("itself"), "paired with itself"),
         "anybody": (pairing("anybody"), "labelled False|paired with itself"),
-        "labels": (pairing("labels"), "turned round"),
+        "labels": (pairing("labels"), "inverted"),
         "few": (pairing("few"), "instead of half"),
         "always": (pairing("always"), "100 % of the pairs"),
-        "everybody alike": (pairing("everybody alike"), "everybody drawn alike"),
+        "everybody alike": (pairing("everybody alike"), "is person i one of the strangers"),
         "neighbour": (pairing("neighbour"), "from 1 of 4 persons"),
-        "their first": (pairing("their first"), "somebody else's line"),
+        "their first": (pairing("their first"), "a stranger's line"),
         "first line": (pairing("first line"), "first line is not drawn"),
         "turned": (pairing("turned"), "first line is not always"),
-        "second line": (pairing("second line"), "only some are paired"),
-        "next": (pairing("next"), "not the next one alone"),
+        "second line": (pairing("second line"), "only some of person i"),
+        "next": (pairing("next"), "not only the next one"),
         "global": (pairing("global"), "global `random`"),
         "own generator": (pairing("own"), "all draws have to come from rng"),
         "numbers": (pairing("numbers"), "True for two lines"),
@@ -407,7 +405,7 @@ PAIRS = Answers(
             )
         )(rng.sample(list(lines[i]), len(lines[i])), rng.choice((True, False))),
     },
-    borrowed=lambda lines, i, rng: line_pair(lines, i, rng),
+    borrowed=lambda lines, i, rng: draw_line_pair(lines, i, rng),
 )
 
 ANSWERS = {
@@ -429,5 +427,5 @@ def test_the_formulas_of_the_checks_are_the_packages():
     expected = F.cross_entropy(logits.flatten(0, 1), targets.flatten(), ignore_index=0)
     torch.testing.assert_close(one_hot_kl(logits, targets), expected)
     torch.testing.assert_close(kl_with(logits, targets), expected)
-    for slip in KL:
-        assert not torch.allclose(kl_with(logits, targets, slip), expected)
+    for mistake in KL_MISTAKES:
+        assert not torch.allclose(kl_with(logits, targets, mistake), expected)

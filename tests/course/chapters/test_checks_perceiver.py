@@ -10,7 +10,7 @@ import kt_core as kt
 from kt_core.attention import MultiHeadAttention
 from kt_core.blocks import Block
 from kt_core.perceiver import newest_inputs
-from kt_course.exercises.mistakes import MULTI_HEAD, attention_with
+from kt_course.exercises.multi_head_mistakes import MULTI_HEAD, attention_with_mistake
 
 # ---------------------------------------------------------------- the stride
 
@@ -130,7 +130,7 @@ def stub_attention(layer, x, source, mask=None):
 
 def slipping(slip, turned=None):
     def answer(layer, x, source, mask=None):
-        return attention_with(
+        return attention_with_mistake(
             layer, x, source, turned(mask) if turned and mask is not None else mask, slip
         )
 
@@ -444,8 +444,12 @@ def test_the_formula_of_the_checks_is_the_layers():
     torch.manual_seed(0)
     layer = MultiHeadAttention(12, 3).eval()
     x, source, mask = torch.randn(2, 3, 12), torch.randn(2, 5, 12), torch.rand(2, 1, 3, 5) < 0.5
-    torch.testing.assert_close(attention_with(layer, x, source, mask), layer(x, source, mask=mask))
+    torch.testing.assert_close(
+        attention_with_mistake(layer, x, source, mask), layer(x, source, mask=mask)
+    )
     for slip in MULTI_HEAD:
         assert not torch.allclose(
-            attention_with(layer, x, source, mask, slip), layer(x, source, mask=mask), atol=1e-3
+            attention_with_mistake(layer, x, source, mask, slip),
+            layer(x, source, mask=mask),
+            atol=1e-3,
         )
