@@ -1,7 +1,7 @@
 """The checkpoints that ship with the project: their names, how to load them, how they are made again.
 
 data/checkpoints/CORPUS-VARIANT-PHASE.safetensors with its card; PHASE is pretrained, finetuned or scratch (finetuned
-without pretraining), or one of the small models of `kt_course.chapters.masked_language_models.masked`. Half-precision weights.
+without pretraining), or one of the small models of `kt_course.chapters.masked_language_models.masked_pretraining`. Half-precision weights.
 """
 
 from __future__ import annotations
@@ -18,8 +18,8 @@ from kt_core.models import GPT
 from kt_core.runs.checkpoints import card_path, load_checkpoint, save_checkpoint
 from kt_core.runs.experiment import Result, run_experiment
 from kt_core.vocab import CharVocab
-from kt_course.chapters.masked_language_models.masked import PHASES as MASKED
-from kt_course.chapters.masked_language_models.masked import pretrain_masked
+from kt_course.chapters.masked_language_models.masked_pretraining import PHASES as MASKED
+from kt_course.chapters.masked_language_models.masked_pretraining import pretrain_masked
 
 PHASES = (*MASKED, "pretrained", "finetuned", "scratch")
 RECIPE_OF = {"bios": "quick", "wiki": "kt"}
@@ -138,7 +138,7 @@ def retrain(
     """Train the checkpoints of `corpus` from nothing, put them in place and their results under data/results.
 
     One run a variant and sitting, resumable: called again it goes on where it was stopped. The vanilla model is also finetuned
-    without pretraining ("scratch"). With rope on bios come the small models of `kt_course.chapters.masked_language_models.masked`, minutes each.
+    without pretraining ("scratch"). With rope on bios come the small models of `kt_course.chapters.masked_language_models.masked_pretraining`, minutes each.
     """
     for variant in variants:
         kinds = [True] + ([False] if variant == "vanilla" else [])
@@ -204,7 +204,7 @@ def _sittings(corpus: str, variant: str, pretrain: bool, seed: int, folder: Path
 
 
 def ship_masked(phase: str, seed: int, runs: Path, out: Path | None = None) -> None:
-    """Train one of the small models of `kt_course.chapters.masked_language_models.masked` and put it in place; called again it goes on."""
+    """Train one of the small models of `kt_course.chapters.masked_language_models.masked_pretraining` and put it in place; called again it goes on."""
     target = (
         shipped_path("bios", "rope", phase)
         if out is None

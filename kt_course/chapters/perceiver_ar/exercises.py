@@ -111,14 +111,16 @@ def check_cross_attention(fn: Callable) -> str:
     layer = randomise(MultiHeadAttention(12, 3), seed=1)
     x, source = numbers(2, 4, 12, seed=2), numbers(2, 4, 12, seed=3)
     what = "the result for x and source of (2, 4, 12)"
-    result = tensor(fn(layer, x, source, mask=None), x.shape, what)
+    output = fn(layer, x, source, mask=None)
     recognise(
-        result,
+        tensor(output, x.shape, what),
         attention_with_mistake(layer, x, source),
         lambda mistake: attention_with_mistake(layer, x, source, None, mistake),
         MULTI_HEAD | wrong.texts("sides"),
         "the result without a mask",
     )
+    if not output.requires_grad:
+        raise wrong("detached")
     x, source = x[:, :3], numbers(2, 6, 12, seed=4)
     mask = reach_mask(torch.tensor([1, 3, 5]), torch.arange(6))[None, None]  # (1, 1, 3, 6)
     masks = {
@@ -174,13 +176,16 @@ def check_block(fn: Callable) -> str:
     config, mask = GPTConfig(4, n_embd=8, n_head=2, dropout=0.0), causal_mask(4)
     block = randomise(Block(config, cross=True), seed=1)
     x, source = numbers(2, 4, 8, seed=2), numbers(2, 4, 8, seed=3)
+    output = fn(block, x, source, mask=mask)
     recognise(
-        tensor(fn(block, x, source, mask=mask), x.shape, "the result for x of (2, 4, 8)"),
+        tensor(output, x.shape, "the result for x of (2, 4, 8)"),
         block_with(block, x, source, mask),
         lambda mistake: block_with(block, x, source, mask, mistake),
         BLOCK_MISTAKES,
         "the result",
     )
+    if not output.requires_grad:
+        raise wrong("detached")
     alone = randomise(Block(config), seed=4)
     result = tensor(fn(alone, x, mask=mask), x.shape, "the result without a source")
     if not close(result, block_with(alone, x, None, mask)):

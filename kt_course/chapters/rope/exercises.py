@@ -254,17 +254,20 @@ def check_attention(fn: Callable) -> str:
         both = (angles(query, head_dim), angles(key, head_dim))
         return tuple((angle.cos(), angle.sin()) for angle in both)
 
-    layer, x, mask = randomise(MultiHeadAttention(12, 3), seed=1), numbers(2, 4, 12, seed=2), None
+    layer, x = randomise(MultiHeadAttention(12, 3), seed=1), numbers(2, 4, 12, seed=2)
     mask = causal_mask(4)
     query, key = torch.tensor([2, 3, 7, 8]), torch.tensor([0, 1, 5, 6])  # different: mix-ups show
     what = "the result for x of (2, 4, 12)"
-    result = tensor(fn(layer, x, mask=mask, rotation=rotation(query, key)), x.shape, what)
+    output = fn(layer, x, mask=mask, rotation=rotation(query, key))
+    result = tensor(output, x.shape, what)
     texts = {name: text for name, text in MULTI_HEAD.items() if name != "one head"}
 
     def attend(mistake: str) -> Tensor:
         return attend_with(layer, x, mask, rotation(query, key), mistake)
 
     recognise(result, attend(""), attend, texts | ATTENTION_MISTAKES, "the result")
+    if not output.requires_grad:
+        raise wrong("detached")
     moved = fn(layer, x, mask=mask, rotation=rotation(query + 30, key + 30))
     if not close(tensor(moved, x.shape, what), attend("")):
         raise wrong("moved")

@@ -342,6 +342,7 @@ ATTENTION = Answers(
             lambda layer, x, mask=None, rotation=None: attend_with(layer, x, mask, rotation),
             "TypeError|wrong without",
         ),
+        "detached": (torch.no_grad()(attention()), "cut off"),
         "before the split": (before_the_split, "raised|differs"),
     },
     right={"PyTorch's": by_pytorch, "by their distance": by_their_distance, "formula": attention()},
