@@ -59,8 +59,8 @@ def explore_windows(
         n_lines = sum(-(-len(shown) // LINE) for shown in (text[:LONGEST], *_texts(windows)))
         figure, ax = page(9, 1.3 + HIGH * n_lines + 0.12 * N_DRAWN)
         targets = Counter(window[first:].removesuffix(MASK) for window, first in windows)
-        label = "any span may be predicted" if data.spans == "random" else "predicted: orange"
-        ax.text(0.3, 0.3, f"Document {state['document']}, {label}", fontsize=11)
+        label = "any span" if data.spans == "random" else "the orange spans"
+        ax.text(0.3, 0.3, f"Document {state['document']}: {label} may be predicted", fontsize=11)
         y = draw_document(ax, text, () if data.spans == "random" else targets)
         fields = ", ".join(f"{key}={share:g}" for key, share in shares.items())
         title = f"Its first {N_DRAWN} windows, one per epoch: {fields}"

@@ -27,6 +27,7 @@ import matplotlib.pyplot as plt
 import kt_core as kt
 from kt_core.models import VARIANTS
 from kt_core.runs.beam import top_answers
+from kt_core.runs.windows import KnowledgeWindows
 from kt_course.chapters.attention_math.explorer import explore_attention
 from kt_course.chapters.making_knowledge_extractable.explorer import explore_windows
 from kt_course.chapters.perceiver_ar import explorer as perceiver
@@ -130,9 +131,7 @@ MOVES = {
         column=2,
         asks="one patch",
     ),
-    "windows": dict(
-        document=3, seed=5, spans="salient", whole=1, head_last=51, plain=49, drop=1, ask=100
-    ),
+    "windows": dict(document=3, seed=5, spans="salient", name_last=51, plain=49, drop=1, ask=100),
 }
 
 
@@ -228,7 +227,7 @@ def test_the_largest_view_stays_small_even_if_a_notebook_keeps_the_widgets_state
         explore_attention({"big": model}, vocab, documents),
         explore_answers(dict.fromkeys("abcd", model), vocab, corpus, "A" * 100),
         explore_corruption([documents * 3], vocab),
-        explore_windows([documents * 3], vocab, whole=1.0),
+        explore_windows([documents * 3], vocab),
         explore_perceiver(64),
         explore_vision({"big": vit(n_layer=4, patch_size=1)}, *pictures(16)),
     ]
@@ -266,9 +265,9 @@ def test_a_mistake_in_the_call_is_told_at_once(corpus):
         explore_corruption(corpus.documents, vocab, document=10**6)
     with pytest.raises(ValueError, match="document must lie"):
         explore_windows([], vocab)
-    with pytest.raises(ValueError, match="drop must lie in 0 ... 1, not 50"):
+    with pytest.raises(ValueError, match="drop must be in 0 ... 1, not 50"):
         explore_windows(corpus.documents, vocab, drop=50)
-    with pytest.raises(ValueError, match="spans must be one of"):
+    with pytest.raises(ValueError, match="kind of spans 'places'"):
         explore_windows(corpus.documents, vocab, spans="places")
     with pytest.raises(ValueError, match="8 to 64"):
         explore_perceiver(500)
@@ -567,46 +566,24 @@ def _share(view, told):
 def test_windows_are_counted_as_the_dataset_draws_them():
     line = "Ada Moor. She was born on 4 May 1871 in Oslo. She died in Rome."
     vocab = kt.CharVocab.from_documents([line, *map(chr, range(32, 127))])
-    view = explore_windows([line], vocab, head_last=0.0)
-    data = kt.SpanCorruption(
-        [line], vocab, crop="window", spans="names", loss="span", end_sentinel=True
-    )
-    drawn = []
-    for epoch in range(200):
-        data.set_epoch(epoch)
-        drawn.append(data.pieces(0))
-    asked = [masked for _, masked, _ in drawn]
-    assert set(asked) == {"Oslo", "Rome"}
-    for place in set(asked):
-        assert _share(view, f"“{place}”") == round(asked.count(place) / 2)
-    dated = ["Oslo" in p + s or "Rome" in p + s or "1871" in p + s for p, _, s in drawn]
-    assert 0 < _share(view, "show another name") == round(sum(dated) / 2) < 100
+    view = explore_windows([line], vocab, name_last=0.0)
+    data = KnowledgeWindows([line], vocab)
+    windows = [data.pieces(0, epoch) for epoch in range(200)]
+    targets = [masked for _, masked, _ in windows]
+    assert set(targets) == {"Oslo", "Rome"}
+    for place in set(targets):
+        assert _share(view, f"“{place}”") == round(targets.count(place) / 2)
+    clues = [any(clue in p + s for clue in ("Oslo", "Rome", "1871")) for p, _, s in windows]
+    assert 0 < _share(view, "show another name") == round(sum(clues) / 2) < 100
     view.controls["plain"].value = 100
     assert _share(view, "show another name") == 0
     view.controls["spans"].value = "salient"
     assert "“4 May 1871” in" in view.note
-    for whole in (100, 0):
-        before = view.note
-        view.controls["whole"].value = whole
-        assert view.note != before
     view.controls["seed"].value, view.controls["ask"].value = 3, 100
-    data = kt.SpanCorruption(
-        [line],
-        vocab,
-        seed=3,
-        crop="window",
-        spans="salient",
-        loss="span",
-        end_sentinel=True,
-        plain=1.0,
-        ask=1.0,
-    )
-    lengths = []
-    for epoch in range(200):
-        data.set_epoch(epoch)
-        assert data.pieces(0)[0].endswith("?")
-        lengths.append(len(data.tokens(0)[0]))
-    assert f"takes {sum(lengths) / 200:.0f} characters" in view.note
+    data = KnowledgeWindows([line], vocab, seed=3, spans="salient", plain=1.0, ask=1.0)
+    assert all(data.pieces(0, epoch)[0].endswith("?") for epoch in range(200))
+    length = sum(len(data.tokens(0, epoch)[0]) for epoch in range(200)) / 200
+    assert f"has {length:.0f} characters" in view.note
 
 
 # ---------------------------------------------------------------- rotary embedding
@@ -673,14 +650,14 @@ def test_the_cost_is_what_pytorch_counts(variant, m):
     model = kt.GPT(config).eval()
     with FlopCounterMode(display=False) as counter, kt.record_attention(model), torch.no_grad():
         model(torch.ones(1, T, dtype=torch.long))
-    assert counter.get_total_flops() == 2 * (perceiver.multiplied(config, T) + T * d * V)
+    assert counter.get_total_flops() == 2 * (perceiver.count_multiplications(config, T) + T * d * V)
 
 
 def test_the_note_says_what_an_output_misses():
     view = explore_perceiver(16)
     view.controls["bottleneck"].value = 4
     view.controls["output"].value = 12
-    assert "Output 12 sees 5 of the 13 inputs up to it, misses 8: 4 … 11." in view.note
+    assert "Output 12 depends on 5 of the 13 inputs up to it, misses 8: 4 … 11." in view.note
     view.controls["variant"].value = "perceiver_ar"
     assert "misses none" in view.note
     view.clicked.value = "0 9 2 1"
