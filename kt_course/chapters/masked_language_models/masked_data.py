@@ -21,13 +21,13 @@ from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as F
-from kt_core.runs.windows import KnowledgeWindows
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
 from kt_core._validation import require
 from kt_core.corpora.textfiles import Pair
 from kt_core.datasets import Mixture, TokenDataset
+from kt_core.runs.windows import KnowledgeWindows
 from kt_core.vocab import CharVocab
 
 UNITS = ("chars", "words", "spans")

@@ -5,20 +5,20 @@ from __future__ import annotations
 from pathlib import Path
 
 import torch
-from kt_core.devices import choose_device
-from kt_core.runs.fitting import fit
-from kt_core.runs.windows import KnowledgeWindows
-from kt_core.train_config import TrainConfig
 
 from kt_core.corpora.loading import Corpus, load_corpus, question_name
 from kt_core.corpora.textfiles import Pair
 from kt_core.datasets import Mixture, NamePlace, TokenDataset
 from kt_core.decoding import answer
+from kt_core.devices import choose_device
 from kt_core.evaluation import Score, exact_match
 from kt_core.models import GPT, GPTConfig
 from kt_core.runs.checkpoints import hardware
+from kt_core.runs.fitting import fit
 from kt_core.runs.recipes import zero_projections
 from kt_core.runs.text_rules import name_prefix_end
+from kt_core.runs.windows import KnowledgeWindows
+from kt_core.train_config import TrainConfig
 from kt_core.vocab import CharVocab
 from kt_course.chapters.masked_language_models.masked_data import (
     MaskedMixture,

@@ -11,7 +11,6 @@ from torch import Tensor
 from kt_core.attention import MultiHeadAttention, causal_mask
 from kt_core.positions import Rotary, rotary_frequencies, rotary_table, rotate
 from kt_course.exercises.assertions import (
-    Wrong,
     close,
     describe,
     expect_close,
