@@ -6,6 +6,7 @@ raise wrong("size", n=3)                    # {n} in the text is filled in
 with wrong.fresh_cases("sizes"):            # any failure inside raises Wrong with that text
 wrong.blame(result, {"no tanh": outcome})   # texts in [rotate.mistakes]
 recognise(result, expected, with_mistake, wrong.texts("mistakes"), "the result")
+wrong.reject({"size": n != 3, "leak": mask[0, 1]}, n=n)     # the first one that is true
 """
 
 from __future__ import annotations
@@ -31,6 +32,12 @@ class Diagnoses:
     def __call__(self, key: str, /, **values: Any) -> Wrong:
         """Return `Wrong` with the text of `key`, its {placeholders} filled in."""
         return Wrong(self._texts[key].format(**values))
+
+    def reject(self, mistakes: Mapping[str, Any], **values: Any) -> None:
+        """Raise the text of the first mistake that is true; list the likeliest one first."""
+        for key, is_made in mistakes.items():
+            if is_made:
+                raise self(key, **values)
 
     def texts(self, table: str) -> dict[str, str]:
         """Return a table of texts: the name of each typical mistake and its diagnosis."""

@@ -1,49 +1,49 @@
-"""A language model as a classifier of texts: a head on its last layer, and the ways of finetuning what lies below.
+"""A language model as a classifier of texts: a head on its last layer, and ways of finetuning it.
 
-    tuned = Classifier(body)                    body: a GPT; it stays a language model, and is changed by training
-    train_top(tuned, 0)                         the head alone (linear probe); n: the last n blocks too
-    layer_rates(tuned, 1e-3, factor=2.6)        a smaller rate for each layer further down (Howard and Ruder 2018)
-    adapter = add_lora(tuned, rank=4)           small trained matrices beside frozen ones (Hu et al. 2021), by peft
-    fit(tuned, vocab, sentences, TrainConfig(...))
-
-What of the body's old task is left is told by `retained`.
+tuned = Classifier(body)                    body: a GPT; it stays a language model
+train_top(tuned, 0)                         the head alone (linear probe); n: the last n blocks too
+layer_rates(tuned, 1e-3, factor=2.6)        a smaller rate for each layer further down
+adapter = add_lora(tuned, rank=4)           small trained matrices beside frozen ones, by peft
+finetune(tuned, vocab, sentences, TrainConfig(...))
+retained(before, after, gold)               how much of the body's old task is left
 """
 
 from __future__ import annotations
 
-import random
-import time
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
-from itertools import count, repeat
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 import torch.nn.functional as F
+from kt_core.train_config import TrainConfig
 from torch import nn
+from torch.nn.utils.rnn import pad_sequence
 
 from kt_core._typing import Float, Int, Tensor
-from kt_core.datasets import batches
+from kt_core._validation import one_of
+from kt_core.datasets import TokenDataset
 from kt_core.evaluation import Score
 from kt_core.models import GPT
-from kt_core.trainer import TrainConfig
+from kt_core.trainer import Trainer
 from kt_core.vocab import CharVocab
 from kt_course.chapters.finetuning_techniques.sentiment import Sentence
 
 POOLINGS = ("last", "mean")
-# the linear maps of a block; proj is the attention's and the MLP's
+# The linear maps of a block; proj is the attention's and the MLP's.
 LINEAR = ("query", "key", "value", "proj", "up")
 
 
 def pool(
     hidden: Float[Tensor, "B T C"], idx: Int[Tensor, "B T"], how: str = "last"
 ) -> Float[Tensor, "B C"]:
-    """One vector a text: that of its last character, or the mean over its characters. Padding (id 0) is left out.
+    """Make one vector per text: that of its last character, or the mean over its characters.
 
-    Rows of `idx` are texts padded on the right. "last" is the only one that a causal model has read the whole text for.
+    Args:
+        hidden: The last layer's vectors.
+        idx: The texts, padded on the right with 0; padding is left out.
+        how: "last" or "mean". In a causal model only the last character has read the whole text.
     """
-    if how not in POOLINGS:
-        raise ValueError(f"pool: how must be one of {', '.join(POOLINGS)}, not {how!r}")
+    one_of("pooling", how, POOLINGS)
     real = idx != 0  # (B, T)
     if how == "last":
         return hidden[torch.arange(len(idx), device=idx.device), real.sum(1) - 1]  # (B, C)
@@ -52,44 +52,52 @@ def pool(
 
 
 class Classifier(nn.Module):
-    """A GPT body and a linear head for two classes on its pooled last layer. The body's own head is not used, nor trained.
+    """A GPT body and a linear head for two classes on its pooled last layer.
 
-    `seed` draws the head's weights. Raises ValueError for an unknown pooling.
+    The body's own head is neither used nor trained. `seed` draws the new head's weights.
     """
 
     def __init__(self, body: GPT, pooling: str = "last", seed: int = 0):
         super().__init__()
-        if pooling not in POOLINGS:
-            raise ValueError(
-                f"Classifier: pooling must be one of {', '.join(POOLINGS)}, not {pooling!r}"
-            )
-        self.body, self.pooling = body, pooling
+        self.body, self.pooling = body, one_of("pooling", pooling, POOLINGS)
         self.head = nn.utils.skip_init(nn.Linear, body.config.n_embd, 2)  # draws nothing
-        drawn = torch.randn(self.head.weight.shape, generator=torch.Generator().manual_seed(seed))
-        self.head.weight.data = 0.02 * drawn
+        weight = torch.randn(self.head.weight.shape, generator=torch.Generator().manual_seed(seed))
+        self.head.weight.data = 0.02 * weight
         nn.init.zeros_(self.head.bias)
         self.to(body.tok_emb.weight.device)
         train_top(self, body.config.n_layer + 1)
 
     def features(self, idx: Int[Tensor, "B T"]) -> Float[Tensor, "B C"]:
-        """One vector a text, pooled from what the body's own head reads: the residual stream behind the last norm."""
-        seen: list[Tensor] = []
-        hook = self.body.head.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
-        try:
-            self.body(idx)
-        finally:
-            hook.remove()
-        return pool(seen[0], idx, self.pooling)
+        """Compute one vector per text, pooled from what the body's own head reads."""
+        return pool(self.body.hidden(idx), idx, self.pooling)
 
-    def forward(self, idx: Int[Tensor, "B T"]) -> Float[Tensor, "B 2"]:
-        """Logits of bad and good, of texts padded on the right with 0."""
-        return self.head(self.features(idx))
+    def forward(
+        self,
+        texts: Tensor,
+        labels: Int[Tensor, " B"] | None = None,
+        x: Int[Tensor, "B T2"] | None = None,
+        y: Int[Tensor, "B T2"] | None = None,
+    ) -> tuple[Float[Tensor, "B 2"], Float[Tensor, ""] | None]:
+        """Compute the logits of bad and good, and the mean cross-entropy if there are labels.
+
+        Args:
+            texts: Ids, (B, T), padded on the right with 0; or their `features`, (B, C).
+            labels: 1 good, 0 bad.
+            x, y: A batch of the body's old task, whose loss is added.
+        """
+        logits = self.head(texts if texts.is_floating_point() else self.features(texts))
+        if labels is None:
+            return logits, None
+        loss = F.cross_entropy(logits, labels)
+        return logits, loss if x is None else loss + self.body(x, y)[1]
 
 
 def depth(name: str, n_layer: int) -> int:
-    """How deep a parameter of a `Classifier` lies: 0 embeddings, 1 ... n_layer the blocks, n_layer + 1 above them.
+    """Find the depth of a `Classifier`'s parameter, by its name.
 
-    Above them are the last norm and the classifier's head. -1: the body's own head, which has no part in it.
+    Returns:
+        0 for embeddings, 1 ... n_layer for the blocks, n_layer + 1 for the last norm and the
+        classifier's head, and -1 for the body's own head, which is not used.
     """
     if name.startswith("body.head."):
         return -1
@@ -99,46 +107,55 @@ def depth(name: str, n_layer: int) -> int:
 
 
 def train_top(classifier: Classifier, n: int) -> int:
-    """Freeze all but the top; returns the number of values that are still trained.
+    """Freeze all but the top of a classifier.
 
-    n = 0           the classifier's head alone: a linear probe of the body as it is
-    n = 1 ... L     the last n of L blocks as well, and the last norm
-    n = L + 1       the embeddings too: everything
-    The body's own head is frozen always. Raises ValueError for any other n.
+    Args:
+        n: 0 trains the classifier's head alone, a linear probe of the body as it is; 1 ... L the
+            last n of L blocks as well, and the last norm; L + 1 the embeddings too, so everything.
+            The body's own head is always frozen.
+
+    Returns:
+        The number of parameters that are still trained.
+
+    Raises:
+        ValueError: For any other n.
     """
     L = classifier.body.config.n_layer
     if not 0 <= n <= L + 1:
-        raise ValueError(
-            f"train_top: n must be 0 (the head alone) ... {L + 1} (everything), not {n}"
-        )
+        choices = f"0 (the head alone) ... {L + 1} (everything)"
+        raise ValueError(f"train_top: n must be {choices}, not {n}")
     for name, parameter in classifier.named_parameters():
-        at = depth(name, L)
-        parameter.requires_grad = name.startswith("head.") or (n > 0 and at >= 0 and at > L - n)
+        d = depth(name, L)
+        parameter.requires_grad = name.startswith("head.") or (n > 0 and d >= 0 and d > L - n)
     return n_trained(classifier)
 
 
 def n_trained(model: nn.Module) -> int:
-    """Number of values that training changes."""
+    """Count the parameters that training changes."""
     return sum(p.numel() for p in model.parameters() if p.requires_grad)
 
 
 def layer_rates(classifier: Classifier, peak: float, factor: float = 2.6) -> list[dict[str, Any]]:
-    """Parameter groups for an optimiser: `peak` at the top, divided by `factor` for each layer further down.
+    """Make parameter groups for an optimiser, with a smaller rate for each layer further down.
 
-    The last norm and the head get peak, the last block peak / factor, ... the embeddings peak / factor^(L + 1). Frozen
-    parameters are in no group, and no group is empty. 2.6 is Howard and Ruder's choice (2018, section 3.2); 1 gives all
-    layers the same rate.
+    Args:
+        peak: The rate of the head and the last norm; the last block has peak / factor, the
+            embeddings peak / factor^(L + 1).
+        factor: 1 gives all layers the same rate.
+
+    Returns:
+        One group per depth that has trained parameters.
+
+    Source: Howard and Ruder 2018, section 3.2.
     """
     if factor <= 0:
-        raise ValueError(
-            f"layer_rates: factor must be above 0 (1: the same rate for all), not {factor}"
-        )
+        raise ValueError(f"layer_rates: factor must be above 0 (1: equal rates), not {factor}")
     L = classifier.body.config.n_layer
-    groups: dict[int, list] = {}
+    layers: dict[int, list] = {}
     for name, parameter in classifier.named_parameters():
-        if parameter.requires_grad and (at := depth(name, L)) >= 0:
-            groups.setdefault(at, []).append(parameter)
-    return [dict(params=found, lr=peak / factor ** (L + 1 - at)) for at, found in groups.items()]
+        if parameter.requires_grad and (d := depth(name, L)) >= 0:
+            layers.setdefault(d, []).append(parameter)
+    return [dict(params=layer, lr=peak / factor ** (L + 1 - d)) for d, layer in layers.items()]
 
 
 def low_rank(
@@ -149,9 +166,11 @@ def low_rank(
     up: Float[Tensor, "n_out r"],
     alpha: float,
 ) -> Float[Tensor, "... n_out"]:
-    """A frozen linear map with a trained one of rank r beside it: x W^T + b + (alpha / r) x A^T B^T (Hu et al. 2021, 4.1).
+    """Compute a frozen linear map plus a trained one of rank r: x Wᵀ + b + (alpha / r) x Aᵀ Bᵀ.
 
-    `down` is A, `up` is B. B starts at 0, so that training starts at the frozen map itself.
+    `down` is A, `up` is B. B starts at 0, so that training starts at the frozen map.
+
+    Source: Hu et al. 2021, section 4.1.
     """
     r = down.size(0)
     return F.linear(x, weight, bias) + alpha / r * (x @ down.T) @ up.T
@@ -164,10 +183,13 @@ def add_lora(
     targets: Sequence[str] = LINEAR,
     seed: int = 0,
 ):
-    """Freeze the body and put LoRA matrices beside its linear maps of these names; returns peft's model.
+    """Freeze the body and put LoRA matrices beside its linear maps of these names.
 
-    The body is changed in place, and the classifier's head stays trained. With the result, `with adapter.disable_adapter():`
-    runs the body as it was, and `adapter.merge_and_unload()` adds the matrices to the weights. ValueError without peft.
+    The body is changed in place, and the classifier's head stays trained.
+
+    Returns:
+        peft's model: `with adapter.disable_adapter():` runs the body as it was, and
+        `adapter.merge_and_unload()` adds the matrices to the weights.
     """
     try:
         from peft import LoraConfig, get_peft_model
@@ -181,133 +203,116 @@ def add_lora(
         return get_peft_model(classifier.body, config)
 
 
-@dataclass(frozen=True)
-class Fit:
-    """What a training took: steps, characters read, processor seconds, values trained, the loss of each step (nats)."""
-
-    steps: int
-    characters: int
-    seconds: float
-    trained: int
-    losses: list[float]
+# ---------------------------------------------------------------- data and training
 
 
-def encode(
-    vocab: CharVocab, texts: Sequence[str], device: torch.device | str = "cpu"
-) -> Int[Tensor, "B T"]:
-    """Texts as rows of ids with ⁇ behind each, padded on the right with 0.
+def encode_rows(vocab: CharVocab, texts: Sequence[str]) -> list[Int[Tensor, " T"]]:
+    """Encode each text with ⁇ after it, where the body has learned to give its answer.
 
-    ⁇ is where the body has learnt to say what is asked for: a good place to read from. (Radford et al. 2018, section 3.3,
-    put a new sign there and let finetuning teach it.)
+    (Radford et al. 2018, section 3.3, add a new symbol there, and finetuning has to teach it.)
     """
-    rows = [torch.tensor([*vocab.encode(text), vocab.mask_id]) for text in texts]
-    return nn.utils.rnn.pad_sequence(rows, batch_first=True).to(device)
+    return [torch.tensor([*vocab.encode(text), vocab.mask_id]) for text in texts]
 
 
-def fit(
+def encode(vocab: CharVocab, texts: Sequence[str], device="cpu") -> Int[Tensor, "B T"]:
+    """Encode texts as one batch, padded on the right with 0."""
+    return pad_sequence(encode_rows(vocab, texts), batch_first=True).to(device)
+
+
+class LabelledData:
+    """Rows (ids of texts, or vectors) with their labels, as training data of a classifier.
+
+    With `replay`, a dataset of the body's old task, each row brings one of its examples along.
+    """
+
+    block_size = None
+
+    def __init__(
+        self, rows: Sequence[Tensor], labels: Sequence[int], replay: TokenDataset | None = None
+    ):
+        self.rows, self.labels, self.replay = rows, labels, replay
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def tokens(self, i: int, epoch: int = 0) -> tuple:
+        """Give row i, its label and an example of the old task."""
+        if self.replay is None:
+            return self.rows[i], self.labels[i]
+        j = (i + epoch * len(self)) % len(self.replay)
+        return self.rows[i], self.labels[i], self.replay.tokens(j, epoch)
+
+    def stack(self, examples: Sequence[tuple], length: None = None) -> tuple[Tensor, ...]:
+        """Put several `tokens` into one batch."""
+        rows, labels, *replayed = zip(*examples, strict=True)
+        batch = pad_sequence(list(rows), batch_first=True), torch.tensor(labels)
+        return (*batch, *(self.replay.stack(replayed[0]) if replayed else ()))
+
+
+def finetune(
     classifier: Classifier,
     vocab: CharVocab,
     sentences: Sequence[Sentence],
     config: TrainConfig,
     *,
     factor: float = 1.0,
-    replay: Any = None,
-) -> Fit:
-    """Train what is not frozen on labelled sentences: AdamW, batches of like length, `config`'s rates and schedule.
+    replay: TokenDataset | None = None,
+) -> list[dict]:
+    """Train what is not frozen on labelled sentences, with AdamW.
 
-    `factor`: see `layer_rates`. `replay`: a dataset of the body's old task (`kt_core.datasets`); each step then adds the
-    loss of a batch of it, at the body's own head, which stays as it is. Where the whole body is frozen its vectors are
-    computed once. Draws depend on config.seed alone.
+    Where the whole body is frozen, its vectors are computed only once.
+
+    Args:
+        factor: See `layer_rates`.
+        replay: A dataset of the body's old task, whose loss is added; see `Classifier.forward`.
+
+    Returns:
+        The history; see `kt_core.Trainer`.
     """
     if not sentences:
-        raise ValueError("fit: no sentences to train on")
-    torch.manual_seed(config.seed)
-    device = classifier.head.weight.device
-    probing = not any(p.requires_grad for p in classifier.body.parameters()) and replay is None
-    began = time.process_time()
-    optimizer = torch.optim.AdamW(
-        layer_rates(classifier, config.learning_rate, factor),
-        betas=config.betas,
-        weight_decay=config.weight_decay,
-        fused=device.type in ("cpu", "cuda"),
-    )
-    peaks = [group["lr"] for group in optimizer.param_groups]
-    trained = [p for p in classifier.parameters() if p.requires_grad]
-    labels = torch.tensor([s.label for s in sentences], device=device)
-    kept = features(classifier, vocab, [s.text for s in sentences]) if probing else None
-    total = config.steps or max(1, round(config.epochs * -(-len(sentences) // config.batch_size)))
-    order = _batches([len(s.text) for s in sentences], config.batch_size, config.seed)
-    old = repeat(None)
-    if replay is not None:  # a generator without end
-        old = (
-            pair
-            for epoch in count()
-            for pair in batches(replay, config.batch_size, config.seed, epoch)
-        )
-    characters, losses = 0, []
-    classifier.train()
-    for step, rows, more in zip(range(total), order, old, strict=False):
-        for group, peak in zip(optimizer.param_groups, peaks, strict=True):
-            group["lr"] = peak * config.rate(step, total)
-        if probing:
-            logits = classifier.head(kept[rows])
-        else:
-            idx = encode(vocab, [sentences[i].text for i in rows], device)
-            logits = classifier(idx)
-            characters += int((idx != 0).sum())
-        loss = F.cross_entropy(logits, labels[rows])
-        losses.append(loss.item())
-        if more is not None:
-            x, y = (part.to(device) for part in more)
-            characters += int((x != 0).sum())
-            loss = loss + classifier.body(x, y)[1]
-        loss.backward()
-        nn.utils.clip_grad_norm_(trained, config.grad_clip)
-        optimizer.step()
-        optimizer.zero_grad(set_to_none=True)
-    classifier.eval()
-    return Fit(len(losses), characters, time.process_time() - began, n_trained(classifier), losses)
-
-
-def _batches(lengths: Sequence[int], size: int, seed: int) -> Iterator[list[int]]:
-    """Indices in batches of like length, epoch after epoch, each in a new order."""
-    for epoch in count():
-        rng = random.Random(f"classify {seed} {epoch}")
-        order = sorted(rng.sample(range(len(lengths)), len(lengths)), key=lambda i: lengths[i])
-        groups = [order[i : i + size] for i in range(0, len(order), size)]
-        rng.shuffle(groups)
-        yield from groups
+        raise ValueError("finetune: no sentences to train on")
+    texts, labels = [s.text for s in sentences], [s.label for s in sentences]
+    rows = encode_rows(vocab, texts)
+    if replay is None and not any(p.requires_grad for p in classifier.body.parameters()):
+        rows = list(features(classifier, vocab, texts).cpu())
+    groups = layer_rates(classifier, config.learning_rate, factor)
+    optimizer = torch.optim.AdamW(groups, betas=config.betas, weight_decay=config.weight_decay)
+    data = LabelledData(rows, labels, replay)
+    return Trainer(classifier, data, config, optimizers=[optimizer]).fit()
 
 
 @torch.no_grad()
 def features(
     classifier: Classifier, vocab: CharVocab, texts: Sequence[str], batch_size: int = 128
 ) -> Float[Tensor, "n C"]:
-    """The vectors of `texts` that the head reads, in their order; batches of like length."""
+    """Compute the vectors of `texts` that the head reads, in batches of similar length."""
     was_training, device = classifier.training, classifier.head.weight.device
     classifier.eval()
     order = sorted(range(len(texts)), key=lambda i: len(texts[i]))
-    found = torch.zeros(len(texts), classifier.head.in_features, device=device)
+    vectors = torch.zeros(len(texts), classifier.head.in_features, device=device)
     for first in range(0, len(order), batch_size):
         rows = order[first : first + batch_size]
-        found[rows] = classifier.features(encode(vocab, [texts[i] for i in rows], device))
+        vectors[rows] = classifier.features(encode(vocab, [texts[i] for i in rows], device))
     classifier.train(was_training)
-    return found
+    return vectors
 
 
 @torch.no_grad()
 def predict(classifier: Classifier, vocab: CharVocab, texts: Sequence[str]) -> list[int]:
-    """The likeliest class of each text."""
+    """Find the most likely class of each text."""
     return classifier.head(features(classifier, vocab, texts)).argmax(-1).tolist() if texts else []
 
 
 def retained(before: Sequence[str], after: Sequence[str], gold: Sequence[str]) -> Score:
-    """Of the questions answered right before a finetuning, those that are answered right after it too.
+    """Count, of the answers that were correct before a finetuning, those that are so after it.
 
-    What is right after and was wrong before is no knowledge kept: it does not count. ValueError if the counts differ.
+    An answer that was wrong before and is correct now does not count.
+
+    Raises:
+        ValueError: Unless there is one answer before, one after and one gold one per question.
     """
     if not len(before) == len(after) == len(gold):
         counts = f"{len(before)} answers before, {len(after)} after, {len(gold)} gold ones"
-        raise ValueError(f"retained: {counts}: one of each a question is needed")
-    known = [i for i, told in enumerate(gold) if before[i].strip() == told.strip()]
+        raise ValueError(f"retained: {counts}: each question needs one of each")
+    known = [i for i, answer in enumerate(gold) if before[i].strip() == answer.strip()]
     return Score(sum(after[i].strip() == gold[i].strip() for i in known), len(known))

@@ -1,4 +1,4 @@
-"""Exercises of notebook 12: one vector a text, freezing, rates by layer, low rank, what is retained."""
+"""Exercises of notebook 12: one vector per text, freezing, rates, low rank, what is retained."""
 
 from __future__ import annotations
 
@@ -15,364 +15,286 @@ from kt_course.chapters.finetuning_techniques.classify import (
     depth,
     layer_rates,
     low_rank,
+    n_trained,
     pool,
     retained,
     train_top,
 )
-from kt_course.exercises.assertions import (
+from kt_course.exercises.core import (
+    Exercise,
     Wrong,
     close,
     describe,
-    expect_value_error,
-    fresh_cases,
-    recognise,
+    draw,
+    fresh_random,
+    refused,
     tensor,
+    unforeseen,
 )
-from kt_course.exercises.random_cases import draw, fresh_random, numbers
-from kt_course.exercises.registry import Exercise
+from kt_course.exercises.diagnoses import diagnoses
+from kt_course.exercises.mistakes import numbers, recognise
 
 NOTEBOOK = "12_finetuning_techniques"
 
 
-# ---------------------------------------------------------------- one vector a text
+# ---------------------------------------------------------------- one vector per text
 
 
-def pooled(hidden: Tensor, idx: Tensor, how: str, slip: str = "") -> Tensor:
-    """One vector a text, one text after the other, with one mistake built in."""
+def pool_with(hidden: Tensor, idx: Tensor, how: str, mistake: str = "") -> Tensor:
+    """One vector per text, one text after the other, with one mistake built in."""
     rows = []
     for states, ids in zip(hidden, idx, strict=True):
-        n = int((ids != 0).sum())
+        n, T = int((ids != 0).sum()), len(ids)
+        last = {"column": T - 1, "after": min(n, T - 1), "before": max(n - 2, 0), "first": 0}
+        means = {
+            "padded mean": states.mean(0),
+            "divided by T": states[:n].sum(0) / T,
+            "sum": states[:n].sum(0),
+            "maximum": states[:n].amax(0),
+        }
         if how == "last":
-            at = {
-                "column": len(ids) - 1,
-                "behind": min(n, len(ids) - 1),
-                "before": max(n - 2, 0),
-                "first": 0,
-            }
-            rows.append(states[at.get(slip, n - 1)])
-        elif slip == "padded mean":
-            rows.append(states.mean(0))
-        elif slip == "divided by T":
-            rows.append(states[:n].sum(0) / len(ids))
-        elif slip == "sum":
-            rows.append(states[:n].sum(0))
-        elif slip == "maximum":
-            rows.append(states[:n].amax(0))
+            rows.append(states[last.get(mistake, n - 1)])
         else:
-            rows.append(states[:n].mean(0))
+            rows.append(means.get(mistake, states[:n].mean(0)))
     return torch.stack(rows)
-
-
-POOLS = {
-    "last": {
-        "column": "last: the vector of column T - 1 is taken for every text: for a shorter one that is padding",
-        "behind": "last: off by one, the place behind the last character: n characters end at place n - 1",
-        "before": "last: off by one, the character before the last one: n characters end at place n - 1",
-        "first": "last: the first character's vector has seen one character only: take the last one's",
-    },
-    "mean": {
-        "padded mean": "mean: padding is averaged too: a text would get another vector in another batch",
-        "divided by T": "mean: padding is left out of the sum, but the sum is divided by T: divide by the text's own length",
-        "sum": "mean: this is the sum over the characters: divide by their number",
-        "maximum": "mean: this is the largest value of each channel, not the mean",
-    },
-}
 
 
 def texts_of(lengths: Sequence[int], width: int) -> Tensor:
     """Ids of texts of these lengths, padded on the right with 0."""
-    return torch.stack(
-        [torch.tensor([3 + i for i in range(n)] + [0] * (width - n)) for n in lengths]
-    )
+    rows = [[3 + i for i in range(n)] + [0] * (width - n) for n in lengths]
+    return torch.tensor(rows)
 
 
 def check_pool(fn: Callable) -> str:
+    wrong = diagnoses(__file__, "pool")
     hidden, idx = numbers(3, 6, 4, seed=1), texts_of((3, 6, 1), 6)
-    for how in ("last", "mean"):
+    for how, other in (("last", "mean"), ("mean", "last")):
         got = fn(hidden, idx, how)
-        if isinstance(got, Tensor) and got.shape == (6, 4):
-            raise Wrong(
-                f"{how}: (6, 4) for 3 texts of 6 places: it pools over the batch; take axis 1, the places"
-            )
+        wrong.reject({"over batch": isinstance(got, Tensor) and got.shape == (6, 4)}, how=how)
         got = tensor(got, (3, 4), f"{how}: the result for hidden of (3, 6, 4)")
-        other = {"last": "mean", "mean": "last"}[how]
-        if close(got, pooled(hidden, idx, other)):
-            raise Wrong(f'with how="{how}" it gives what belongs to how="{other}"')
+        is_other = close(got, pool_with(hidden, idx, other))
+        wrong.reject({"other way": is_other}, how=how, other=other)
+        expected, what = pool_with(hidden, idx, how), f"{how}: the result"
         recognise(
-            got,
-            pooled(hidden, idx, how),
-            lambda slip, how=how: pooled(hidden, idx, how, slip),
-            POOLS[how],
-            f"{how}: the result",
+            got, expected, lambda m, how=how: pool_with(hidden, idx, how, m), wrong.texts(how), what
         )
-    if not close(
-        tensor(fn(hidden, idx), (3, 4), "without how the result"), pooled(hidden, idx, "last")
-    ):
-        raise Wrong('without the argument how it is "last"')
-    expect_value_error('how="first"', fn, hidden, idx, "first")
-    with fresh_cases(
-        "right for the example, not for other texts: the length is the number of ids that are not 0"
-    ):
+    got = tensor(fn(hidden, idx), (3, 4), "without how the result")
+    wrong.reject({"default": not close(got, pool_with(hidden, idx, "last"))})
+    refused('how="first"', fn, hidden, idx, "first")
+    rule = "the length is the number of ids that are not 0"
+    with unforeseen(f"right for the example, not for other texts: {rule}"):
         for _ in range(3):
             lengths = draw(1, 9, 5)
             hidden, idx = numbers(5, max(lengths), 3), texts_of(lengths, max(lengths))
             idx = idx * torch.tensor(draw(1, 7, 1))  # other ids, and none of them 0
             for how in ("last", "mean"):
-                assert close(tensor(fn(hidden, idx, how), (5, 3), "it"), pooled(hidden, idx, how))
+                got = tensor(fn(hidden, idx, how), (5, 3), "it")
+                assert close(got, pool_with(hidden, idx, how))
     return "the last character's vector or the mean of all, and no padding"
 
 
 # ---------------------------------------------------------------- what is trained
 
 
-def tiny(n_layer: int = 3, variant: str = "rope") -> Classifier:
-    """A classifier of a few values."""
+def tiny_classifier(n_layer: int = 3, variant: str = "rope") -> Classifier:
+    """A classifier of a few parameters."""
     return Classifier(GPT(GPTConfig(5, 8, n_layer, 1, 4, variant, dropout=0.0)))
 
 
-def layers_trained(classifier: Classifier) -> dict[int, set[bool]]:
-    """For each depth, whether its parameters are trained; the classifier's own head apart, under "head"."""
-    L, found = classifier.body.config.n_layer, {}
+def parameters_by_layer(classifier: Classifier) -> dict[int, list[Tensor]]:
+    """Parameters by their depth; the classifier's own head has a layer of its own, L + 2."""
+    L, layers = classifier.body.config.n_layer, {}
     for name, p in classifier.named_parameters():
-        at = L + 2 if name.startswith("head.") else depth(name, L)
-        found.setdefault(at, set()).add(p.requires_grad)
-    return found
+        d = L + 2 if name.startswith("head.") else depth(name, L)
+        layers.setdefault(d, []).append(p)
+    return layers
 
 
-def named(at: int, L: int) -> str:
+def layer_name(d: int, L: int) -> str:
     """A depth in words."""
-    words = {
-        -1: "the body's own head",
-        0: "the embedding",
-        L + 1: "the last norm",
-        L + 2: "the classifier's head",
+    names = {-1: "the body's own head", 0: "the embedding"}
+    names |= {L + 1: "the last norm", L + 2: "the classifier's head"}
+    return names.get(d, f"block {d - 1}")
+
+
+def check_frozen(classifier: Classifier, n: int, case: str) -> None:
+    """Wrong, unless the top n parts of a classifier are trained and all others are frozen."""
+    L, layers = classifier.body.config.n_layer, parameters_by_layer(classifier)
+    flags = {d: {p.requires_grad for p in layer} for d, layer in layers.items()}
+    is_trained = {d: any(flag) for d, flag in flags.items()}
+    expected = {d: d == L + 2 or (n > 0 and d > L - n and d >= 0) for d in flags}
+    mixed = [layer_name(d, L) for d, flag in flags.items() if len(flag) > 1]
+    blocks = [is_trained[d] for d in range(1, L + 1)]
+    mistakes = {
+        "mixed": mixed,
+        "head": not is_trained[L + 2],
+        "own head": is_trained[-1],
+        "first": 0 < n < L and blocks == [True] * n + [False] * (L - n),
+        "slice of 0": n == 0 and any(blocks) and all(blocks),
+        "off by one": 0 < n <= L and sum(blocks) in (n - 1, n + 1),
     }
-    return words.get(at, f"block {at - 1}")
+    named = dict(case=case, n=n, mixed=mixed[0] if mixed else "", blocks=sum(blocks))
+    wrong = diagnoses(__file__, "train-top")
+    wrong.reject(mistakes, **named)
+    for d in sorted(flags, reverse=True):
+        state = "trained" if is_trained[d] else "frozen"
+        named = dict(case=case, part=layer_name(d, L), state=state)
+        wrong.reject({"other": is_trained[d] != expected[d]}, **named)
+
+
+def check_count(got: Any, classifier: Classifier, case: str) -> None:
+    """Wrong, unless `got` is the number of trained parameters."""
+    wrong, number = diagnoses(__file__, "train-top"), n_trained(classifier)
+    if not isinstance(got, (Tensor, bool)) and got == number:
+        return
+    parameters = list(classifier.parameters())
+    n_all = sum(p.numel() for p in parameters)
+    counts = {
+        sum(p.requires_grad for p in parameters): "tensors",
+        n_all: "all counted",
+        n_all - number: "frozen counted",
+        None: "no number",
+    }
+    why = wrong(counts.get(None if isinstance(got, (Tensor, bool)) else got, "count"))
+    raise wrong("returned", case=case, got=describe(got), number=number, why=why)
 
 
 def check_train_top(fn: Callable) -> str:
-    def asked(classifier: Classifier, n: int) -> None:
-        L = classifier.body.config.n_layer
-        told = f"n = {n} of {L} blocks"
+    def compare(classifier: Classifier, n: int) -> None:
+        case = f"n = {n} of {classifier.body.config.n_layer} blocks"
         got = fn(classifier, n)
-        found = {at: any(trained) for at, trained in layers_trained(classifier).items()}
-        mixed = [at for at, trained in layers_trained(classifier).items() if len(trained) > 1]
-        right = {at: at == L + 2 or (n > 0 and at > L - n and at >= 0) for at in found}
-        blocks = [found[at] for at in range(1, L + 1)]
-        if mixed:
-            raise Wrong(
-                f"{told}: only a part of {named(mixed[0], L)} is trained: take all of its parameters"
-            )
-        if not found[L + 2]:
-            raise Wrong(
-                f"{told}: the classifier's head is frozen: it is new, so it is always trained"
-            )
-        if found[-1]:
-            raise Wrong(
-                f"{told}: the body's own head is trained: it has no part in this task, keep it as it was"
-            )
-        if 0 < n < L and blocks == [True] * n + [False] * (L - n):
-            raise Wrong(
-                f"{told}: the first {n} are trained: the top is the end that is near the head, the last {n}"
-            )
-        if n == 0 and any(blocks) and all(blocks):
-            raise Wrong(
-                "n = 0: every block is trained: is [-0:] the whole list? Or is nothing frozen at all?"
-            )
-        if 0 < n <= L and sum(blocks) in (n - 1, n + 1):
-            raise Wrong(f"{told}: {sum(blocks)} blocks are trained: off by one")
-        for at in sorted(found, reverse=True):
-            if found[at] != right[at]:
-                raise Wrong(
-                    f"{told}: {named(at, L)} is {'trained' if found[at] else 'frozen'}, and should not be"
-                )
-        number = sum(p.numel() for p in classifier.parameters() if p.requires_grad)
-        if isinstance(got, Tensor) or isinstance(got, bool) or got != number:
-            every = list(classifier.parameters())
-            names = {
-                sum(
-                    p.requires_grad for p in every
-                ): "that counts tensors: a matrix of 4 x 4 holds 16 values",
-                sum(p.numel() for p in every): "that counts the frozen ones too",
-                sum(p.numel() for p in every) - number: "that counts the frozen ones",
-                None: "give back the number of values that are trained",
-            }
-            why = names.get(
-                None if isinstance(got, (Tensor, bool)) else got,
-                "count the values of what is trained",
-            )
-            raise Wrong(f"{told}: it gives back {describe(got)} instead of {number}: {why}")
+        check_frozen(classifier, n, case)
+        check_count(got, classifier, case)
 
-    for n in (
-        4,
-        0,
-        1,
-        2,
-        3,
-    ):  # everything comes first, so that what has to be frozen is not frozen yet
-        asked(tiny(), n)
-    again = tiny()
-    asked(again, 0)
+    for n in (4, 0, 1, 2, 3):  # everything first: what has to be frozen is not frozen before
+        compare(tiny_classifier(), n)
+    reused = tiny_classifier()
+    compare(reused, 0)
     try:
-        asked(again, 2)
+        compare(reused, 2)
     except Wrong as error:
-        raise Wrong(
-            "called with 0 and then with 2, the second call does not thaw: set requires_grad to True as well"
-        ) from error
+        raise diagnoses(__file__, "train-top")("no thaw") from error
     for n in (5, -1):
-        expect_value_error(f"n = {n} of 3 blocks (0 ... 4 make sense)", fn, tiny(), n)
-    with fresh_cases(
-        "right for rope with 3 blocks, not for other models: a table of positions belongs to the embeddings"
-    ):
+        refused(f"n = {n} of 3 blocks (0 ... 4 make sense)", fn, tiny_classifier(), n)
+    rule = "a table of positions belongs to the embeddings"
+    with unforeseen(f"right for rope with 3 blocks, not for other models: {rule}"):
         for L in draw(1, 4, 2):
             for n in range(L + 2):
-                asked(tiny(L, "vanilla"), n)
-    return (
-        "the head always, then the last blocks, then the embeddings, and never the body's own head"
-    )
+                compare(tiny_classifier(L, "vanilla"), n)
+    return "always the head, then the last blocks, then the embeddings, never the body's own head"
 
 
-# ---------------------------------------------------------------- how fast
+# ---------------------------------------------------------------- learning rates
 
 
-def rate_of(at: int, L: int, peak: float, factor: float) -> float:
-    """The rate at a depth."""
-    return peak / factor ** (L + 1 - at)
-
-
-def rates_found(groups: Any, classifier: Classifier) -> dict[int, float]:
-    """The rate at each depth that the groups tell; Wrong for groups that are none."""
-    if not isinstance(groups, (list, tuple)) or not all(isinstance(g, Mapping) for g in groups):
-        raise Wrong(f"the groups should be a list of dicts, not {describe(groups)}")
-    if any("params" not in g or "lr" not in g for g in groups):
-        raise Wrong('each group needs "params", a list of parameters, and "lr", its rate')
-    groups = [(list(g["params"]), float(g["lr"])) for g in groups]
-    if not all(isinstance(p, Tensor) for params, _ in groups for p in params):
-        raise Wrong('"params" holds something else than parameters: are the names still in it?')
-    if any(not params for params, _ in groups):
-        raise Wrong("a group is empty: leave it out")
-    L, rates = classifier.body.config.n_layer, {}
-    of = {id(p): lr for params, lr in groups for p in params}
-    if len(of) < sum(len(params) for params, _ in groups):
-        raise Wrong("a parameter is in two groups: an optimiser refuses that")
-    for name, p in classifier.named_parameters():
-        at = L + 2 if name.startswith("head.") else depth(name, L)
-        if not p.requires_grad and id(p) in of:
-            raise Wrong(
-                f"{named(at, L)} is frozen and in a group all the same: take what requires_grad alone"
-            )
-        if p.requires_grad and id(p) not in of:
-            raise Wrong(f"{named(at, L)} is in no group: it would not be trained")
-        if p.requires_grad and rates.setdefault(at, of[id(p)]) != of[id(p)]:
-            raise Wrong(
-                f"the parameters of {named(at, L)} have different rates: one layer, one rate"
-            )
+def rates_by_layer(groups: Any, classifier: Classifier) -> dict[int, float]:
+    """The rate of each layer by its depth; Wrong for groups that no optimiser could use."""
+    wrong, layers = diagnoses(__file__, "layer-rates"), parameters_by_layer(classifier)
+    is_list = isinstance(groups, (list, tuple)) and all(isinstance(g, Mapping) for g in groups)
+    wrong.reject({"no list": not is_list}, got=describe(groups))
+    wrong.reject({"keys": any("params" not in g or "lr" not in g for g in groups)})
+    pairs = [(list(g["params"]), float(g["lr"])) for g in groups]
+    all_params = [p for params, _ in pairs for p in params]
+    rate_of = {id(p): lr for params, lr in pairs for p in params}
+    mistakes = {
+        "no parameters": not all(isinstance(p, Tensor) for p in all_params),
+        "empty": any(not params for params, _ in pairs),
+        "twice": len(rate_of) < len(all_params),
+    }
+    wrong.reject(mistakes)
+    rates = {}
+    for d, layer in layers.items():
+        layer_lrs = {rate_of.get(id(p)) for p in layer if p.requires_grad}
+        mistakes = {
+            "frozen": any(not p.requires_grad and id(p) in rate_of for p in layer),
+            "missing": None in layer_lrs,
+            "mixed": len(layer_lrs) > 1,
+        }
+        wrong.reject(mistakes, part=layer_name(d, classifier.body.config.n_layer))
+        if layer_lrs:
+            rates[d] = layer_lrs.pop()
     return rates
 
 
+def rate_with(d: int, L: int, peak: float, factor: float, mistake: str = "") -> float:
+    """The rate at a depth, with one mistake built in; the head is in one layer with the norm."""
+    top = min(d, L + 1)
+    return {
+        "upside down": peak / factor**top,
+        "growing": peak * factor ** (L + 1 - top),
+        "norm apart": peak / factor ** (L + 2 - d),
+        "last block": peak / factor ** max(L - top, 0),
+        "embeddings": peak / factor ** (L + 1 - max(top, 1)),
+        "line": peak * (1 - (L + 1 - top) / factor / (L + 1)),
+    }.get(mistake, peak / factor ** (L + 1 - top))
+
+
 def check_layer_rates(fn: Callable) -> str:
-    def asked(classifier: Classifier, peak: float, factor: float) -> dict[int, float]:
-        return rates_found(fn(classifier, peak, factor), classifier)
+    wrong, L, peak, factor = diagnoses(__file__, "layer-rates"), 3, 0.8, 2.0
 
-    def same(rates: Mapping[int, float], right: Callable[[int], float]) -> bool:
-        return all(abs(lr - right(at)) <= 1e-6 * abs(right(at)) for at, lr in rates.items())
+    def matches(rates: Mapping[int, float], *args: Any) -> bool:
+        expected = {d: rate_with(d, *args) for d in rates}
+        return all(abs(lr - expected[d]) <= 1e-6 * abs(expected[d]) for d, lr in rates.items())
 
-    L, peak, factor = 3, 0.8, 2.0
-    rates = asked(tiny(), peak, factor)
-    top = {at: min(at, L + 1) for at in rates}  # the head and the last norm are one layer
-    slips = {
-        "it is upside down: the embeddings get the largest rate. The head gets peak, what is below it less": lambda at: (
-            peak / factor ** top[at]
-        ),
-        "the rates grow towards the embeddings: divide by factor for each layer down, do not multiply": lambda at: (
-            peak * factor ** (L + 1 - top[at])
-        ),
-        "the last norm gets peak / factor: it lies above the blocks, in one layer with the head": lambda at: (
-            peak / factor ** (L + 2 - at)
-        ),
-        "the last block gets peak too, and all below it one step too much: the head's layer is one more": lambda at: (
-            peak / factor ** max(L - top[at], 0)
-        ),
-        "the embeddings have the rate of block 0: they are a layer of their own, one further down": lambda at: (
-            peak / factor ** (L + 1 - max(top[at], 1))
-        ),
-        "every layer has the same rate": lambda at: rates[L + 2],
-        "the rates fall along a line: each is that of the layer above it divided by factor": lambda at: (
-            peak * (1 - (L + 1 - top[at]) / factor / (L + 1))
-        ),
-    }
-    if not same(rates, lambda at: rate_of(top[at], L, peak, factor)):
-        for told, slip in slips.items():
-            if same(rates, slip):
-                raise Wrong(told)
-        if abs(rates[L + 2] - peak) > 1e-9:
-            raise Wrong(f"peak 0.8: the head gets {rates[L + 2]:.3g}: it is the top and gets peak")
-        at = next(
-            at
-            for at in sorted(rates, reverse=True)
-            if abs(rates[at] - rate_of(top[at], L, peak, factor)) > 1e-9
-        )
-        raise Wrong(
-            f"peak 0.8, factor 2, 3 blocks: {named(at, L)} gets {rates[at]:.3g} instead of {rate_of(top[at], L, peak, factor):.3g}"
-        )
-    frozen = tiny()
+    def rates_of(classifier: Classifier, *args: float) -> dict[int, float]:
+        return rates_by_layer(fn(classifier, *args), classifier)
+
+    rates = rates_of(tiny_classifier(), peak, factor)
+    if not matches(rates, L, peak, factor):
+        known = wrong.texts("rates")
+        matching = [m for m in known if m != "equal" and matches(rates, L, peak, factor, m)]
+        if len(set(rates.values())) == 1:
+            matching.append("equal")
+        if matching:
+            raise Wrong(known[matching[0]])
+        wrong.reject({"head": abs(rates[L + 2] - peak) > 1e-9}, rate=rates[L + 2])
+        for d in sorted(rates, reverse=True):
+            right = rate_with(d, L, peak, factor)
+            named = dict(part=layer_name(d, L), rate=rates[d], right=right)
+            wrong.reject({"other": abs(rates[d] - right) > 1e-9}, **named)
+    frozen = tiny_classifier()
     train_top(frozen, 1)
-    rates = asked(frozen, peak, factor)
-    if not same(rates, lambda at: rate_of(min(at, L + 1), L, peak, factor)):
-        raise Wrong(
-            "with all but the last block frozen, the rates differ: depth counts from the head, frozen or not"
-        )
-    if not same(asked(tiny(), peak, 4.0), lambda at: rate_of(min(at, L + 1), L, peak, 4.0)):
-        raise Wrong("right for factor 2, not for 4: use the argument")
-    usual = tiny()
-    if not same(
-        rates_found(fn(usual, peak), usual), lambda at: rate_of(min(at, L + 1), L, peak, 2.6)
-    ):
-        raise Wrong("without the argument factor it is 2.6, Howard and Ruder's")
-    with fresh_cases("right for 3 blocks, not for other models"):
+    mistakes = {
+        "frozen depth": not matches(rates_of(frozen, peak, factor), L, peak, factor),
+        "factor 2": not matches(rates_of(tiny_classifier(), peak, 4.0), L, peak, 4.0),
+        "default": not matches(rates_of(tiny_classifier(), peak), L, peak, 2.6),
+    }
+    wrong.reject(mistakes)
+    with unforeseen("right for 3 blocks, not for other models"):
         for n in draw(1, 5, 2):
-            rates = asked(tiny(n, "vanilla"), 0.1, 1.7)
-            assert same(rates, lambda at, n=n: rate_of(min(at, n + 1), n, 0.1, 1.7))
+            assert matches(rates_of(tiny_classifier(n, "vanilla"), 0.1, 1.7), n, 0.1, 1.7)
     return "peak for the head and the last norm, divided by factor for each layer down"
 
 
 # ---------------------------------------------------------------- low rank
 
 
-def mapped(
-    x: Tensor, weight: Tensor, bias: Tensor, down: Tensor, up: Tensor, alpha: float, slip: str = ""
+def low_rank_with(
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor,
+    down: Tensor,
+    up: Tensor,
+    alpha: float,
+    mistake: str = "",
 ) -> Tensor:
     """The map with its low-rank part, with one mistake built in."""
-    r = len(down)
-    scale = {
+    r, product = len(down), x @ down.T @ up.T
+    scales = {
         "alpha": alpha,
         "upside down": r / alpha,
         "no scale": 1.0,
         "n_in": alpha / x.size(-1),
         "root": alpha / r**0.5,
     }
-    added = scale.get(slip, alpha / r) * (x @ down.T @ up.T)
-    frozen = x @ weight.T + (0 if slip == "no bias" else bias)
+    added = scales.get(mistake, alpha / r) * product
+    frozen = x @ weight.T + (0 if mistake == "no bias" else bias)
     return {
         "added alone": added,
         "frozen alone": frozen,
         "minus": frozen - added,
-        "all scaled": alpha / r * (frozen + x @ down.T @ up.T),
-    }.get(slip, frozen + added)
-
-
-LOW_RANK = {
-    "alpha": "the low-rank part is multiplied by alpha: by alpha / r, so that another rank needs no other rate",
-    "upside down": "the low-rank part is multiplied by r / alpha: it is alpha / r",
-    "no scale": "the low-rank part lacks its factor alpha / r",
-    "n_in": "alpha is divided by the number of inputs: r is the number of rows of down",
-    "root": "alpha is divided by the root of r: here by r itself",
-    "no bias": "the bias of the frozen map is missing",
-    "added alone": "the frozen map is missing: the low-rank part is added to it",
-    "frozen alone": "this is the frozen map alone: the low-rank part is missing",
-    "minus": "the low-rank part is subtracted: it is added",
-    "all scaled": "the frozen map is multiplied by alpha / r as well: the low-rank part alone is",
-}
+        "all scaled": alpha / r * (frozen + product),
+    }.get(mistake, frozen + added)
 
 
 def check_low_rank(fn: Callable) -> str:
@@ -380,36 +302,29 @@ def check_low_rank(fn: Callable) -> str:
         n_in: int, n_out: int, r: int, *batch: int, seed: int | None = None
     ) -> tuple[Tensor, ...]:
         shapes = ((*batch, n_in), (n_out, n_in), (n_out,), (r, n_in), (n_out, r))
-        return tuple(
-            numbers(*shape, seed=None if seed is None else seed + i)
-            for i, shape in enumerate(shapes)
-        )
+        seeds = [None if seed is None else seed + i for i in range(5)]
+        return tuple(numbers(*shape, seed=s) for shape, s in zip(shapes, seeds, strict=True))
 
-    given = case(5, 4, 2, 3, seed=1)
-    got = tensor(
-        fn(*given, 6.0), (3, 4), "the result for x of (3, 5), weight (4, 5), down (2, 5), up (4, 2)"
-    )
+    wrong = diagnoses(__file__, "low-rank")
+    args = case(5, 4, 2, 3, seed=1)
+    sizes = "x of (3, 5), weight (4, 5), down (2, 5), up (4, 2)"
+    got = tensor(fn(*args, 6.0), (3, 4), f"the result for {sizes}")
+    expected = low_rank_with(*args, 6.0)
     recognise(
-        got, mapped(*given, 6.0), lambda slip: mapped(*given, 6.0, slip), LOW_RANK, "the result"
+        got, expected, lambda m: low_rank_with(*args, 6.0, m), wrong.texts("formula"), "the result"
     )
-    x, weight, bias, down, up = given
+    x, weight, bias, down, up = args
     if not close(fn(x, weight, bias, down, 0 * up, 6.0), x @ weight.T + bias):
-        raise Wrong(
-            "with up = 0 it should be the frozen map itself: that is how the training starts"
-        )
-    given = case(5, 4, 2, 2, 3, seed=9)
-    if not close(
-        tensor(fn(*given, 6.0), (2, 3, 4), "the result for x of (2, 3, 5)"), mapped(*given, 6.0)
-    ):
-        raise Wrong(
-            "right for x of (3, 5), not for a batch of texts, (B, T, n_in): act on the last axis"
-        )
-    with fresh_cases("right for the examples, not for other sizes, ranks and alphas"):
-        for n_in, n_out, r, alpha in zip(
-            draw(1, 9, 4), draw(1, 9, 4), draw(1, 5, 4), draw(1, 32, 4), strict=True
-        ):
-            given = case(n_in, n_out, r, 2)
-            assert close(fn(*given, float(alpha)), mapped(*given, float(alpha)))
+        raise wrong("start")
+    args = case(5, 4, 2, 2, 3, seed=9)
+    got = tensor(fn(*args, 6.0), (2, 3, 4), "the result for x of (2, 3, 5)")
+    if not close(got, low_rank_with(*args, 6.0)):
+        raise wrong("batch")
+    with unforeseen("right for the examples, not for other sizes, ranks and alphas"):
+        sizes = zip(draw(1, 9, 4), draw(1, 9, 4), draw(1, 5, 4), draw(1, 32, 4), strict=True)
+        for n_in, n_out, r, alpha in sizes:
+            args = case(n_in, n_out, r, 2)
+            assert close(fn(*args, float(alpha)), low_rank_with(*args, float(alpha)))
     return "the frozen map and, times alpha / r, the map through r numbers"
 
 
@@ -417,63 +332,46 @@ def check_low_rank(fn: Callable) -> str:
 
 
 def check_retained(fn: Callable) -> str:
-    def asked(before: list[str], after: list[str], gold: list[str], told: str) -> tuple[int, int]:
+    wrong = diagnoses(__file__, "retained")
+
+    def score(before: list[str], after: list[str], gold: list[str], case: str) -> tuple[int, int]:
         got = fn(before, after, gold)
-        if not isinstance(got, Score):
-            raise Wrong(
-                f"{told}: it gives back {describe(got)}: a Score(kept, known), whose interval tells how sure it is"
-            )
+        wrong.reject({"no score": not isinstance(got, Score)}, case=case, got=describe(got))
         return got.correct, got.total
 
-    # 6 are right before, one of them with a space; afterwards 4 of these are, and 2 others
+    # 6 are correct before, one of them with a space; afterwards 4 of these are, and 2 others
     gold = "Rome,Oslo,Bern,Riga,Kyiv,Lima,Doha,Bonn,Cork,Pisa,Graz".split(",")
     before = "Rome,Oslo, Bern,Riga,Kyiv,Lima,Cork,Oslo,Rome,Lima,Oslo".split(",")
     after = "Rome ,Oslo,Bern,Riga,Rome,,Doha,Oslo,Cork,Lima,Oslo".split(",")
-    got = asked(before, after, gold, "11 questions")
-    slips = {
-        "6 of 11": "the accuracy afterwards: what has been learnt since hides what was lost. Look at what was right before",
-        "4 of 11": "what was kept is right, but divide by what was known before, 6",
-        "6 of 6": "answers that are right now and were wrong before are counted: they are new, not kept",
-        "7 of 11": "answers that stayed the same, wrong ones too: only what was right before can be kept",
-        "2 of 6": "the share of what was lost",
-        "2 of 5": "the spaces around an answer count for nothing, strip them",
-        "3 of 5": "the spaces around an answer before count for nothing either, strip them",
-        "3 of 6": "the spaces around an answer afterwards count for nothing either, strip them",
-        "2 of 11": "these were lost; count what was kept, of those that were known",
-        "6 of 8": "what was known before or after: what is new is not kept",
-    }
+    got = score(before, after, gold, "11 questions")
+    counts = f"{got[0]} of {got[1]}"
     if got != (4, 6):
-        told = f"{got[0]} of {got[1]}"
-        raise Wrong(
-            f"{told}: {slips.get(told, 'of the 6 answers that were right before, 4 still are')}"
-        )
+        still = "of the 6 answers that were correct before, 4 still are"
+        why = wrong.texts("counts").get(counts, still)
+        raise wrong("score", got=counts, why=why)
     try:
-        nothing = asked(["x"], ["Rome"], ["Rome"], "nothing was known")
+        nothing = score(["x"], ["Rome"], ["Rome"], "nothing was known")
     except ZeroDivisionError:
-        raise Wrong(
-            "where nothing was known before it divides by 0: Score(0, 0) takes care of that"
-        ) from None
-    if nothing != (0, 0):
-        raise Wrong("where nothing was known before there is nothing to keep: Score(0, 0)")
-    expect_value_error("one answer less than questions", fn, before, after[:-1], gold)
-    with fresh_cases("right for the example, not for other answers"):
+        raise wrong("divides") from None
+    wrong.reject({"nothing": nothing != (0, 0)})
+    refused("one answer less than questions", fn, before, after[:-1], gold)
+    with unforeseen("right for the example, not for other answers"):
         rng = fresh_random()
         for n in draw(1, 30, 4):
             gold, before, after = ([rng.choice("abc") for _ in range(n)] for _ in range(3))
             known = [i for i in range(n) if before[i] == gold[i]]
-            assert asked(before, after, gold, "it") == (
-                sum(after[i] == gold[i] for i in known),
-                len(known),
-            )
+            n_kept = sum(after[i] == gold[i] for i in known)
+            assert score(before, after, gold, "it") == (n_kept, len(known))
     return "kept of those that were known, spaces aside"
 
 
-EXERCISES = (
-    Exercise("pool", NOTEBOOK, "One vector a text", 2, 10, pool, check_pool),
-    Exercise("train-top", NOTEBOOK, "Freeze and thaw", 3, 15, train_top, check_train_top),
-    Exercise(
-        "layer-rates", NOTEBOOK, "A rate for each layer", 3, 15, layer_rates, check_layer_rates
-    ),
-    Exercise("low-rank", NOTEBOOK, "Around the frozen map", 2, 8, low_rank, check_low_rank),
-    Exercise("retained", NOTEBOOK, "What is left", 1, 5, retained, check_retained),
+EXERCISES = tuple(
+    Exercise(id, NOTEBOOK, *details)
+    for id, *details in (
+        ("pool", "One vector a text", 2, 10, pool, check_pool),
+        ("train-top", "Freeze and thaw", 3, 15, train_top, check_train_top),
+        ("layer-rates", "A rate for each layer", 3, 15, layer_rates, check_layer_rates),
+        ("low-rank", "Around the frozen map", 2, 8, low_rank, check_low_rank),
+        ("retained", "What is left", 1, 5, retained, check_retained),
+    )
 )

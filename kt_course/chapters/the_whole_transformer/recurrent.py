@@ -1,10 +1,9 @@
-"""Encoder-decoders of recurrent layers: one context vector, or attention over all states of the encoder.
+"""Recurrent encoder-decoders: one context vector, or attention over all states of the encoder.
 
-The encoder reads the source one token after the other. Without attention its last state is all that the decoder gets
-(Cho et al. 2014, Sutskever et al. 2014). With attention each decoder state looks at all encoder states and mixes what it
-finds into its prediction (Bahdanau et al. 2015; here in the order of Luong et al. 2015, section 3: state, then
-attention, then prediction, so that training computes all positions' attention at once).
-The same interface as `seq2seq.Seq2Seq`: encode, decode, forward.
+The encoder reads the source one token after the other. Without attention, its last state is all
+that the decoder gets (Cho et al. 2014, Sutskever et al. 2014). With attention, each decoder state
+attends to all encoder states (Bahdanau et al. 2015). The order here is that of Luong et al. 2015,
+section 3: state, attention, prediction. It lets training compute all positions at once.
 """
 
 from __future__ import annotations
@@ -15,17 +14,23 @@ import torch
 from torch import nn
 
 from kt_core._typing import Float, Int, Tensor
+from kt_core._validation import is_whole, require
 from kt_core.attention import additive_score, masked_softmax, multiplicative_score
-from kt_course.chapters.the_whole_transformer.seq2seq import Memory, token_mask
+from kt_course.chapters.the_whole_transformer.seq2seq import (
+    EncoderDecoder,
+    Memory,
+    teacher_forcing,
+    token_mask,
+)
 
 ATTENTIONS = ("none", "additive", "multiplicative")
 
 
 @dataclass(frozen=True)
 class RecurrentConfig:
-    """Size of a `Recurrent`; `attention` is "none", "additive" (Bahdanau) or "multiplicative" (Luong's "general").
+    """Size of a `Recurrent`. ValueError for a bad value, naming the field.
 
-    Raises ValueError for a value that no model can have, naming the field.
+    `attention`: "none", "additive" (Bahdanau) or "multiplicative" (Luong's "general").
     """
 
     source_vocab: int
@@ -36,18 +41,12 @@ class RecurrentConfig:
 
     def __post_init__(self):
         for field in ("source_vocab", "target_vocab", "n_embd", "n_hidden"):
-            value = getattr(self, field)
-            if not isinstance(value, int) or isinstance(value, bool) or value < 1:
-                raise ValueError(
-                    f"RecurrentConfig.{field} must be a whole number of at least 1, not {value!r}"
-                )
-        if self.attention not in ATTENTIONS:
-            raise ValueError(
-                f"RecurrentConfig.attention must be one of {', '.join(ATTENTIONS)}, not {self.attention!r}"
-            )
+            require(self, field, is_whole(getattr(self, field)), "a whole number of at least 1")
+        known = f"one of {', '.join(ATTENTIONS)}"
+        require(self, "attention", self.attention in ATTENTIONS, known)
 
 
-class Recurrent(nn.Module):
+class Recurrent(EncoderDecoder):
     """A GRU that reads and a GRU that writes; see `RecurrentConfig`."""
 
     def __init__(self, config: RecurrentConfig):
@@ -67,15 +66,11 @@ class Recurrent(nn.Module):
 
     @property
     def blocks(self) -> nn.ModuleList:
-        """None: all weights are the optimiser's ordinary ones."""
+        """Empty: AdamW trains all weights."""
         return nn.ModuleList()
 
-    def n_parameters(self) -> int:
-        """Number of trained values."""
-        return sum(p.numel() for p in self.parameters())
-
     def encode(self, source: Int[Tensor, "B S"]) -> Memory:
-        """All states, and the one behind each row's last token; padding comes after it and changes nothing."""
+        """Compute all states, and the one after each row's last token, before its padding."""
         mask = token_mask(source)
         states, _ = self.encoder(self.source_emb(source))  # (B, S, H)
         ends = mask.sum(dim=-1) - 1  # (B,)
@@ -83,7 +78,7 @@ class Recurrent(nn.Module):
         return Memory(states, mask, last[None])
 
     def weights(self, states: Float[Tensor, "B T H"], memory: Memory) -> Float[Tensor, "B T S"]:
-        """How much each decoder state looks at each encoder state; 0 at padding. ValueError without attention."""
+        """Compute the attention of decoder to encoder states; ValueError without attention."""
         if self.config.attention == "additive":
             scores = additive_score(states, memory.states, self.w_query, self.w_key, self.v)
         elif self.config.attention == "multiplicative":
@@ -93,23 +88,18 @@ class Recurrent(nn.Module):
         return masked_softmax(scores, memory.mask[:, None, :])  # (B, T, S)
 
     def attention_map(
-        self, source: Int[Tensor, "B S"], inputs: Int[Tensor, "B T"]
-    ) -> Float[Tensor, "B T S"]:
-        """The weights of a forward pass, detached."""
+        self, source: Int[Tensor, "B S"], target: Int[Tensor, "B T"]
+    ) -> Float[Tensor, "B T1 S"]:
+        """Compute the attention weights of a forward pass, detached."""
         memory = self.encode(source)
+        inputs, _ = teacher_forcing(target)
         states, _ = self.decoder(self.target_emb(inputs), memory.last)
         return self.weights(states, memory).detach()
 
     def decode(self, inputs: Int[Tensor, "B T"], memory: Memory) -> Float[Tensor, "B T V"]:
-        """Logits of the token behind each of `inputs`, which begin with the start token."""
+        """Compute the logits of the token after each of `inputs`, which begin with ▶."""
         states, _ = self.decoder(self.target_emb(inputs), memory.last)  # (B, T, H)
         if self.mix is not None:
             context = self.weights(states, memory) @ memory.states  # (B, T, H)
             states = torch.tanh(self.mix(torch.cat([context, states], dim=-1)))
         return self.head(states)
-
-    def forward(
-        self, source: Int[Tensor, "B S"], inputs: Int[Tensor, "B T"]
-    ) -> Float[Tensor, "B T V"]:
-        """decode(inputs, encode(source))."""
-        return self.decode(inputs, self.encode(source))

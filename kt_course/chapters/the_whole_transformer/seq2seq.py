@@ -1,10 +1,11 @@
-"""The encoder-decoder Transformer of Vaswani et al. 2017, on the attention module that every model here shares.
+"""The encoder-decoder Transformer of Vaswani et al. 2017, built on the core's attention.
 
-    memory = model.encode(source)             # all of the source at once, both directions
-    logits = model.decode(inputs, memory)     # target position t sees targets 0 ... t and all of the memory
+    memory = model.encode(source)             # the whole source at once, in both directions
+    logits = model.decode(inputs, memory)     # position t reads inputs 0 ... t and all of memory
+    logits, loss = model(source, target)      # both, with teacher forcing
 
-Axes: B batch, S source positions, T target positions, C channels (n_embd), V target vocabulary. Id 0 is padding, on
-the right of a row; nobody looks at padded source positions, and nothing before them sees padded targets.
+Axes: B batch, S source positions, T target positions, C channels (n_embd), V target vocabulary.
+Id 0 is padding, on the right of a row.
 """
 
 from __future__ import annotations
@@ -16,7 +17,9 @@ import torch.nn.functional as F
 from torch import nn
 
 from kt_core._typing import Bool, Float, Int, Tensor
-from kt_core.attention import MultiHeadAttention, sinusoidal_positions
+from kt_core._validation import is_whole, require
+from kt_core.attention import MultiHeadAttention, causal_mask, sinusoidal_positions
+from kt_course.chapters.the_whole_transformer.seq2seq_data import TokenVocab
 
 NORMS = ("pre", "post")
 POSITIONS = ("sinusoidal", "none")
@@ -26,9 +29,9 @@ POSITIONS = ("sinusoidal", "none")
 class Seq2SeqConfig:
     """Size of a `Seq2Seq`; the defaults are the paper's base model (Vaswani et al. 2017, table 3).
 
-    `norm` "post" is the paper's x = norm(x + f(x)), "pre" is x + f(norm(x)) with one more norm at the end of each stack.
-    `shared`: one matrix embeds source and target and makes the logits (section 3.4); the vocabularies must be one.
-    Raises ValueError for a value that no model can have, naming the field.
+    `norm` "post" is the paper's x = norm(x + f(x)). "pre" is x + f(norm(x)), with one more norm at
+    the end of each stack. `shared`: one matrix embeds source and target and makes the logits
+    (section 3.4). Raises ValueError for a bad value, naming the field.
     """
 
     source_vocab: int
@@ -44,45 +47,26 @@ class Seq2SeqConfig:
     shared: bool = False
 
     def __post_init__(self):
-        for field in (
-            "source_vocab",
-            "target_vocab",
-            "n_encoder",
-            "n_decoder",
-            "n_head",
-            "n_embd",
-            "n_hidden",
-        ):
-            value = getattr(self, field)
-            if not isinstance(value, int) or isinstance(value, bool) or value < 1:
-                raise ValueError(
-                    f"Seq2SeqConfig.{field} must be a whole number of at least 1, not {value!r}"
-                )
-        for field, known in (("norm", NORMS), ("positions", POSITIONS)):
-            if getattr(self, field) not in known:
-                raise ValueError(
-                    f"Seq2SeqConfig.{field} must be one of {', '.join(known)}, not {getattr(self, field)!r}"
-                )
-        if not isinstance(self.dropout, int | float) or not 0.0 <= self.dropout < 1.0:
-            raise ValueError(f"Seq2SeqConfig.dropout must lie in [0, 1), not {self.dropout!r}")
-        if not isinstance(self.shared, bool):
-            raise ValueError(f"Seq2SeqConfig.shared must be True or False, not {self.shared!r}")
-        if self.n_embd % self.n_head or self.n_embd % 2:
-            raise ValueError(
-                f"Seq2SeqConfig.n_embd ({self.n_embd}) must be even and a multiple of n_head ({self.n_head})"
-            )
-        if self.shared and self.source_vocab != self.target_vocab:
-            raise ValueError(
-                f"Seq2SeqConfig.shared needs one vocabulary, not {self.source_vocab} and {self.target_vocab} tokens"
-            )
+        sizes = "source_vocab target_vocab n_encoder n_decoder n_head n_embd n_hidden".split()
+        for field in sizes:
+            require(self, field, is_whole(getattr(self, field)), "a whole number of at least 1")
+        require(self, "norm", self.norm in NORMS, f"one of {', '.join(NORMS)}")
+        require(self, "positions", self.positions in POSITIONS, f"one of {', '.join(POSITIONS)}")
+        require(self, "dropout", 0.0 <= self.dropout < 1.0, "in [0, 1)")
+        require(self, "shared", isinstance(self.shared, bool), "True or False")
+        fits = self.n_embd % self.n_head == 0 and self.n_embd % 2 == 0
+        require(self, "n_embd", fits, f"even and a multiple of n_head ({self.n_head})")
+        same = self.source_vocab == self.target_vocab
+        sizes = f"{self.source_vocab} and {self.target_vocab} tokens"
+        require(self, "shared", same or not self.shared, f"False for two vocabularies, of {sizes}")
 
 
 @dataclass(frozen=True)
 class Memory:
-    """What an encoder hands to its decoder.
+    """What an encoder gives to its decoder.
 
-    `states` (B, S, C), a vector a source position; `mask` (B, S), False where the source is padding; `last` (1, B, C),
-    the summary in one vector that recurrent encoders make, None for others.
+    `states` (B, S, C): one vector per source position. `mask` (B, S): False where the source is
+    padding. `last` (1, B, C): a recurrent encoder's summary in one vector, None for others.
     """
 
     states: Tensor
@@ -90,20 +74,56 @@ class Memory:
     last: Tensor | None = None
 
     def rows(self, index: Int[Tensor, " n"]) -> Memory:
-        """The memory of rows `index`, each as often as it is named: several continuations of one source share it."""
+        """Select rows, each as often as `index` names it: several beams share one source."""
         last = None if self.last is None else self.last[:, index]
         return Memory(self.states[index], self.mask[index], last)
 
 
 def token_mask(ids: Int[Tensor, "B S"]) -> Bool[Tensor, "B S"]:
-    """True where a row holds a token, False at padding (id 0). ValueError for a row without any token."""
+    """True at tokens, False at padding (id 0). ValueError for a row of padding alone."""
     mask = ids != 0
-    if not mask.any(dim=-1).all():
-        row = int((~mask.any(dim=-1)).nonzero()[0])
-        raise ValueError(
-            f"row {row} of the source is padding alone: a source has one token or more"
-        )
+    empty = ~mask.any(dim=-1)
+    if empty.any():
+        row = int(empty.nonzero()[0])
+        raise ValueError(f"row {row} of the source is padding alone: it needs at least one token")
     return mask
+
+
+def teacher_forcing(
+    target: Int[Tensor, "B T"], start: int = TokenVocab.start_id, end: int = TokenVocab.end_id
+) -> tuple[Int[Tensor, "B T1"], Int[Tensor, "B T1"]]:
+    """Make the decoder's inputs and labels: it reads ▶ and the correct answer, and predicts ahead.
+
+    Args:
+        target: Ids, padded with 0 on the right.
+
+    Returns:
+        inputs, the target after `start`, and labels, the target with `end` right after its last
+        token. Both are (B, T + 1) and padded with 0; labels[b, t] is the token after inputs[b, t].
+    """
+    inputs = F.pad(target, (1, 0), value=start)
+    labels = F.pad(target, (0, 1))
+    lengths = (target != 0).sum(dim=-1, keepdim=True)  # (B, 1)
+    return inputs, labels.scatter(1, lengths, end)
+
+
+class EncoderDecoder(nn.Module):
+    """What every encoder-decoder shares; a subclass defines `encode` and `decode`."""
+
+    def n_parameters(self) -> int:
+        """Count the trained numbers; shared ones count once."""
+        return sum(p.numel() for p in self.parameters())
+
+    def forward(
+        self, source: Int[Tensor, "B S"], target: Int[Tensor, "B T"]
+    ) -> tuple[Float[Tensor, "B T1 V"], Float[Tensor, ""]]:
+        """Compute logits with teacher forcing, and the mean cross-entropy per token (nats).
+
+        The end token counts, padding does not.
+        """
+        inputs, labels = teacher_forcing(target)
+        logits = self.decode(inputs, self.encode(source))
+        return logits, F.cross_entropy(logits.flatten(0, 1), labels.flatten(), ignore_index=0)
 
 
 def layer_norm(
@@ -112,19 +132,21 @@ def layer_norm(
     bias: Float[Tensor, " C"] | None = None,
     eps: float = 1e-5,
 ) -> Float[Tensor, "*B C"]:
-    """(x - mean) / sqrt(variance + eps) * gain + bias, over the channels of each position alone.
+    """Compute (x - mean) / sqrt(variance + eps) * gain + bias over the channels of each position.
 
-    The variance is the mean squared deviation (divided by C, not C - 1). Ba et al. 2016, section 3.1.
+    The variance is the mean squared deviation: divided by C, not by C - 1.
+
+    Source: Ba et al. 2016, section 3.1.
     """
     mean = x.mean(dim=-1, keepdim=True)
     variance = (x - mean).square().mean(dim=-1, keepdim=True)
-    normed = (x - mean) / (variance + eps).sqrt()
-    normed = normed if gain is None else normed * gain
-    return normed if bias is None else normed + bias
+    y = (x - mean) / (variance + eps).sqrt()
+    y = y if gain is None else y * gain
+    return y if bias is None else y + bias
 
 
 class FeedForward(nn.Module):
-    """max(0, x W1 + b1) W2 + b2 at each position alone: C -> n_hidden -> C (Vaswani et al. 2017, section 3.3)."""
+    """max(0, x W1 + b1) W2 + b2 at each position alone (Vaswani et al. 2017, section 3.3)."""
 
     def __init__(self, config: Seq2SeqConfig):
         super().__init__()
@@ -149,7 +171,7 @@ class EncoderBlock(nn.Module):
     def forward(
         self, x: Float[Tensor, "B S C"], mask: Bool[Tensor, "B 1 1 S"] | None = None
     ) -> Float[Tensor, "B S C"]:
-        """`mask`: True where a key may be looked at; None if no row is padded."""
+        """`mask`: True at keys that may be attended to; None if no row is padded."""
         if self.norm == "pre":
             x = x + self.drop(self.attn(self.ln1(x), mask=mask))
             return x + self.drop(self.ff(self.ln2(x)))
@@ -158,7 +180,7 @@ class EncoderBlock(nn.Module):
 
 
 class DecoderBlock(nn.Module):
-    """Causal self-attention over the target so far, attention over the memory, then feed-forward."""
+    """Causal self-attention over the target so far, cross-attention to memory, feed-forward."""
 
     def __init__(self, config: Seq2SeqConfig):
         super().__init__()
@@ -175,17 +197,18 @@ class DecoderBlock(nn.Module):
         memory: Float[Tensor, "B S C"],
         memory_mask: Bool[Tensor, "B 1 1 S"] | None = None,
     ) -> Float[Tensor, "B T C"]:
-        """`memory` goes in as the encoder left it; its padded positions are closed by `memory_mask`."""
+        """`memory` is the encoder's output; `memory_mask` is False at its padded positions."""
+        causal = causal_mask(x.size(1), x.device)
         if self.norm == "pre":
-            x = x + self.drop(self.self_attn(self.ln1(x), is_causal=True))
+            x = x + self.drop(self.self_attn(self.ln1(x), mask=causal))
             x = x + self.drop(self.cross_attn(self.ln2(x), memory, mask=memory_mask))
             return x + self.drop(self.ff(self.ln3(x)))
-        x = self.ln1(x + self.drop(self.self_attn(x, is_causal=True)))
+        x = self.ln1(x + self.drop(self.self_attn(x, mask=causal)))
         x = self.ln2(x + self.drop(self.cross_attn(x, memory, mask=memory_mask)))
         return self.ln3(x + self.drop(self.ff(x)))
 
 
-class Seq2Seq(nn.Module):
+class Seq2Seq(EncoderDecoder):
     """Encoder-decoder Transformer; see `Seq2SeqConfig`.
 
     `record_attention(model)` gives its maps in the order of `attention_names`.
@@ -193,26 +216,24 @@ class Seq2Seq(nn.Module):
 
     def __init__(self, config: Seq2SeqConfig):
         super().__init__()
-        self.config = config
-        self.source_emb = nn.Embedding(config.source_vocab, config.n_embd)
-        self.target_emb = (
-            self.source_emb if config.shared else nn.Embedding(config.target_vocab, config.n_embd)
-        )
-        self.drop = nn.Dropout(config.dropout)
-        self.encoder = nn.ModuleList(EncoderBlock(config) for _ in range(config.n_encoder))
-        self.decoder = nn.ModuleList(DecoderBlock(config) for _ in range(config.n_decoder))
-        pre = config.norm == "pre"  # post-norm stacks end in a norm already
-        self.ln_encoder = nn.LayerNorm(config.n_embd) if pre else nn.Identity()
-        self.ln_decoder = nn.LayerNorm(config.n_embd) if pre else nn.Identity()
-        self.head = nn.Linear(config.n_embd, config.target_vocab, bias=False)
+        self.config, c = config, config
+        self.source_emb = nn.Embedding(c.source_vocab, c.n_embd)
+        self.target_emb = self.source_emb if c.shared else nn.Embedding(c.target_vocab, c.n_embd)
+        self.drop = nn.Dropout(c.dropout)
+        self.encoder = nn.ModuleList(EncoderBlock(c) for _ in range(c.n_encoder))
+        self.decoder = nn.ModuleList(DecoderBlock(c) for _ in range(c.n_decoder))
+        # A post-norm stack already ends in a norm.
+        self.ln_encoder = nn.LayerNorm(c.n_embd) if c.norm == "pre" else nn.Identity()
+        self.ln_decoder = nn.LayerNorm(c.n_embd) if c.norm == "pre" else nn.Identity()
+        self.head = nn.Linear(c.n_embd, c.target_vocab, bias=False)
         for module in self.modules():
             if isinstance(module, nn.Linear):
                 nn.init.xavier_uniform_(module.weight)
                 if module.bias is not None:
                     nn.init.zeros_(module.bias)
-            elif isinstance(module, nn.Embedding):  # times sqrt(C) below: entries of variance 1
-                nn.init.normal_(module.weight, std=config.n_embd**-0.5)
-        if config.shared:
+            elif isinstance(module, nn.Embedding):  # variance 1 after the factor sqrt(C) in embed
+                nn.init.normal_(module.weight, std=c.n_embd**-0.5)
+        if c.shared:
             self.head.weight = self.target_emb.weight
 
     @property
@@ -222,20 +243,13 @@ class Seq2Seq(nn.Module):
 
     @property
     def attention_names(self) -> list[str]:
-        """What each recorded map is: "encoder 0", ..., "decoder 0 self", "decoder 0 cross", ..."""
-        names = [f"encoder {i}" for i in range(self.config.n_encoder)]
-        return names + [
-            f"decoder {i} {kind}"
-            for i in range(self.config.n_decoder)
-            for kind in ("self", "cross")
-        ]
-
-    def n_parameters(self) -> int:
-        """Number of trained values; shared ones count once."""
-        return sum(p.numel() for p in self.parameters())
+        """Name each recorded map: "encoder 0", ..., "decoder 0 self", "decoder 0 cross", ..."""
+        encoder = [f"encoder {i}" for i in range(self.config.n_encoder)]
+        kinds = ("self", "cross")
+        return encoder + [f"decoder {i} {k}" for i in range(self.config.n_decoder) for k in kinds]
 
     def embed(self, embedding: nn.Embedding, ids: Int[Tensor, "B T"]) -> Float[Tensor, "B T C"]:
-        """sqrt(C) times the token's vector, plus the position's (sections 3.4 and 3.5)."""
+        """Add sqrt(C) times the token's vector and the position's (sections 3.4 and 3.5)."""
         C = self.config.n_embd
         x = math.sqrt(C) * embedding(ids)
         if self.config.positions == "sinusoidal":
@@ -252,15 +266,9 @@ class Seq2Seq(nn.Module):
         return Memory(self.ln_encoder(x), mask)
 
     def decode(self, inputs: Int[Tensor, "B T"], memory: Memory) -> Float[Tensor, "B T V"]:
-        """Logits of the token behind each of `inputs`, which begin with the start token."""
+        """Compute the logits of the token after each of `inputs`, which begin with ▶."""
         keys = memory.mask[:, None, None, :]
         x = self.embed(self.target_emb, inputs)
         for block in self.decoder:
             x = block(x, memory.states, keys)
         return self.head(self.ln_decoder(x))
-
-    def forward(
-        self, source: Int[Tensor, "B S"], inputs: Int[Tensor, "B T"]
-    ) -> Float[Tensor, "B T V"]:
-        """decode(inputs, encode(source))."""
-        return self.decode(inputs, self.encode(source))

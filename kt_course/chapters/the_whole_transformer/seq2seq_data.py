@@ -1,4 +1,4 @@
-"""Pairs of sequences: their tokens, where each token of an answer comes from, and tasks that draw pairs by rules."""
+"""Pairs of sequences: their tokens, where each token of an answer comes from, and training data."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ PAD, START, END = "□", "▶", "■"  # ids 0, 1, 2 of every vocabulary
 
 
 class TokenVocab:
-    """One id a token, a character or a word: □ pad 0, ▶ start 1, ■ end 2, then `tokens` in their order.
+    """One id per token, a character or a word: □ pad 0, ▶ start 1, ■ end 2, then `tokens`.
 
     Raises ValueError for a token that comes twice, is empty, or is one of the three.
     """
@@ -24,24 +24,23 @@ class TokenVocab:
 
     def __init__(self, tokens: Iterable[str]):
         self.tokens = (PAD, START, END, *tokens)
-        self._ids = {token: i for i, token in enumerate(self.tokens)}
-        if "" in self._ids or len(self._ids) != len(self.tokens):
-            odd = next(t for i, t in enumerate(self.tokens) if not t or t in self.tokens[:i])
-            raise ValueError(
-                f"TokenVocab: token {odd!r} is empty, comes twice or is one of {PAD} {START} {END}"
-            )
+        self.id_of = {token: i for i, token in enumerate(self.tokens)}
+        if "" in self.id_of or len(self.id_of) != len(self.tokens):
+            bad = next(t for i, t in enumerate(self.tokens) if not t or t in self.tokens[:i])
+            rule = f"is empty, comes twice or is one of {PAD} {START} {END}"
+            raise ValueError(f"TokenVocab: token {bad!r} {rule}")
 
     def encode(self, tokens: Sequence[str]) -> list[int]:
-        """Ids of `tokens`; ValueError names an unknown one and its place."""
-        for at, token in enumerate(tokens):
-            if token not in self._ids:
+        """Look up the ids of `tokens`; ValueError names an unknown one and its position."""
+        for i, token in enumerate(tokens):
+            if token not in self.id_of:
                 raise ValueError(
-                    f"token {token!r} at place {at} is not among the {len(self)} of this vocabulary"
+                    f"token {token!r} at position {i} is not in this vocabulary of {len(self)}"
                 )
-        return [self._ids[token] for token in tokens]
+        return [self.id_of[token] for token in tokens]
 
     def decode(self, ids: Iterable[int]) -> tuple[str, ...]:
-        """Tokens of `ids` (whole numbers or a 1-d tensor), the three special ones too; ValueError for others."""
+        """Look up the tokens of `ids` (ints or a 1-d tensor); ValueError for an unknown id."""
         ids = [int(i) for i in ids]
         if outside := [i for i in ids if not 0 <= i < len(self)]:
             raise ValueError(f"id {outside[0]}: ids of this vocabulary are 0 to {len(self) - 1}")
@@ -53,7 +52,7 @@ class TokenVocab:
 
 @dataclass(frozen=True)
 class Pair:
-    """Source and target tokens; `alignment[j]`: the places of the source that target[j] is made of, () if of none."""
+    """Source and target tokens; `alignment[j]` holds the source positions that make target[j]."""
 
     source: tuple[str, ...]
     target: tuple[str, ...]
@@ -61,14 +60,13 @@ class Pair:
 
     def __post_init__(self):
         if len(self.alignment) != len(self.target):
-            raise ValueError(
-                f"alignment has {len(self.alignment)} entries for {len(self.target)} target tokens"
-            )
+            sizes = f"{len(self.alignment)} entries for {len(self.target)} target tokens"
+            raise ValueError(f"alignment has {sizes}")
 
 
 @dataclass(frozen=True)
 class Toy:
-    """A task: `draw` makes one pair from a generator; `between` is what stands between tokens of a written text."""
+    """A task: `draw` makes one pair from a generator; `between` separates tokens in a text."""
 
     name: str
     draw: Callable[[random.Random], Pair]
@@ -85,47 +83,64 @@ class Toy:
         return TokenVocab(self.target_tokens)
 
     def pairs(self, n: int, seed: int = 0) -> list[Pair]:
-        """n pairs; the same ones for the same seed, on every machine."""
+        """Draw n pairs; the same ones for the same seed, on every machine."""
         rng = random.Random(f"{self.name} {seed}")
         return [self.draw(rng) for _ in range(n)]
 
     def split(self, n_train: int, n_test: int, seed: int = 0) -> tuple[list[Pair], list[Pair]]:
-        """(train, test): no source of the test is in train, and none comes twice in the test."""
-        train = self.pairs(n_train, seed)
-        known, test, rng = (
-            {pair.source for pair in train},
-            [],
-            random.Random(f"{self.name} test {seed}"),
-        )
+        """Draw training and test pairs; every test source is new, or it is a ValueError."""
+        train, test = self.pairs(n_train, seed), []
+        sources = {pair.source for pair in train}
+        rng = random.Random(f"{self.name} test {seed}")
         for _ in range(100 * n_test):
             if len(test) == n_test:
                 break
             pair = self.draw(rng)
-            if pair.source not in known:
-                known.add(pair.source)
+            if pair.source not in sources:
+                sources.add(pair.source)
                 test.append(pair)
         if len(test) < n_test:
-            raise ValueError(
-                f"{self.name}: only {len(test)} of {n_test} test pairs are new: ask for fewer, or train on fewer"
-            )
+            count = f"only {len(test)} of {n_test} test pairs are new"
+            raise ValueError(f"{self.name}: {count}: ask for fewer, or train on fewer")
         return train, test
 
     def text(self, tokens: Sequence[str]) -> str:
-        """Tokens as a text to read."""
+        """Join tokens to a text."""
         return self.between.join(tokens)
 
     def tensors(self, pairs: Sequence[Pair]) -> tuple[Int[Tensor, "B S"], Int[Tensor, "B T"]]:
-        """Ids of both sides, (B, S) and (B, T), padded on the right with 0; without ▶ and ■."""
-        source = [self.source_vocab.encode(pair.source) for pair in pairs]
-        target = [self.target_vocab.encode(pair.target) for pair in pairs]
-        return padded(source), padded(target)
+        """Encode both sides of `pairs`, padded on the right with 0; without ▶ and ■."""
+        data = PairData(self, pairs)
+        return data.stack([data.tokens(i) for i in range(len(data))])
 
 
-def padded(rows: Sequence[Sequence[int]]) -> Int[Tensor, "B T"]:
-    """Rows of ids as one tensor, as wide as the longest row, 0 behind the others."""
+class PairData:
+    """Pairs of a task as training data: batches (source, target), as long as their longest pair."""
+
+    block_size = None
+
+    def __init__(self, toy: Toy, pairs: Sequence[Pair]):
+        encode = toy.source_vocab.encode, toy.target_vocab.encode
+        self.examples = [(encode[0](pair.source), encode[1](pair.target)) for pair in pairs]
+
+    def __len__(self) -> int:
+        return len(self.examples)
+
+    def tokens(self, i: int, epoch: int = 0) -> tuple[list[int], list[int]]:
+        """Give the ids of both sides of pair i."""
+        return self.examples[i]
+
+    def stack(
+        self, examples: Sequence[tuple[list[int], list[int]]], length: None = None
+    ) -> tuple[Int[Tensor, "B S"], Int[Tensor, "B T"]]:
+        """Put several `tokens` into one batch."""
+        source, target = zip(*examples, strict=True)
+        return pad_rows(source), pad_rows(target)
+
+
+def pad_rows(rows: Sequence[Sequence[int]]) -> Int[Tensor, "B T"]:
+    """Put rows of ids into one tensor, as wide as the longest row, with 0 after the others."""
     if not rows:
-        raise ValueError("no rows: a batch needs one at least")
-    out = torch.zeros(len(rows), max(map(len, rows)), dtype=torch.long)
-    for filled, row in zip(out, rows, strict=True):
-        filled[: len(row)] = torch.tensor(row, dtype=torch.long)
-    return out
+        raise ValueError("no rows: a batch needs at least one")
+    tensors = [torch.tensor(row, dtype=torch.long) for row in rows]
+    return torch.nn.utils.rnn.pad_sequence(tensors, batch_first=True)

@@ -1,28 +1,41 @@
-"""Toy tasks from one sequence to another, drawn by rules: the right answer is known, and so is where to look for it.
+"""Toy tasks from one sequence to another, drawn by rules, so that the correct alignment is known.
 
 reverse     "friday" -> "yadirf": letter j of the answer comes from letter T - 1 - j.
 dates       "Thursday, 4 May 1871" -> "1871-05-04".
-translate   a small grammar into an invented language whose verb comes last and whose articles agree with the noun.
-summarise   a report of three sentences -> the one that tells news, without adjectives and days.
+translate   a small grammar into an invented language with the verb last and articles that agree.
+summarise   a report of three sentences -> the one with news, without adjectives and days.
 
-Each is a `pairs.Toy`, whose pairs tell for each token of the answer which tokens of the source it is made of. The
-tasks are this workbook's own.
+Each is a `Toy`; its pairs say which source tokens each token of the answer is made of. The tasks
+are this workbook's own; their words are in toys.toml.
 """
 
 from __future__ import annotations
 
 import datetime
 import random
+import re
+import string
+import tomllib
+from pathlib import Path
 
 from kt_course.chapters.the_whole_transformer.seq2seq_data import Pair, Toy
 
-# ---------------------------------------------------------------- letters backwards
+WORDS = tomllib.loads(Path(__file__).with_name("toys.toml").read_text(encoding="utf-8"))
+LETTERS = tuple(string.ascii_lowercase)
+MONTHS, WEEKDAYS, FORMATS = (WORDS["dates"][key] for key in ("months", "weekdays", "formats"))
+NOUNS, ADJECTIVES, VERBS, ADVERBS = WORDS["translate"].values()
+ARTICLES = {("the", "o"): "lo", ("a", "o"): "uno", ("the", "i"): "li", ("a", "i"): "uni"}
+REPORT = WORDS["summarise"]
 
-LETTERS = tuple("abcdefghijklmnopqrstuvwxyz")
+
+def _check_share(task: str, **shares: float) -> None:
+    for name, value in shares.items():
+        if not 0 <= value <= 1:
+            raise ValueError(f"{task}: {name} must lie in 0 ... 1, not {value!r}")
 
 
 def reverse(shortest: int = 3, longest: int = 12) -> Toy:
-    """Random letters, written backwards. Place j of the answer is made of place T - 1 - j."""
+    """Random letters, written backwards: position j of the answer is made of T - 1 - j."""
     if not 1 <= shortest <= longest:
         raise ValueError(f"reverse: 1 <= shortest <= longest, not {shortest} and {longest}")
 
@@ -35,238 +48,154 @@ def reverse(shortest: int = 3, longest: int = 12) -> Toy:
 
 # ---------------------------------------------------------------- dates
 
-MONTHS = (
-    "January",
-    "February",
-    "March",
-    "April",
-    "May",
-    "June",
-    "July",
-    "August",
-    "September",
-    "October",
-    "November",
-    "December",
-)
-DAYS = ("Monday", "Tuesday", "Wednesday", "Thursday", "Friday", "Saturday", "Sunday")
-FORMATS = (
-    "{day} {month} {year}",
-    "{month} {day}, {year}",
-    "{weekday}, {day} {month} {year}",
-    "{year}, {month} {day}",
-)
-SLASHED = "{first}/{second}/{year}"  # day first or month first? nobody can tell
-
 
 def dates(slashed: float = 0.0, day_first: float = 0.7) -> Toy:
     """Dates of the years 1600 ... 2099 as people write them -> year-month-day (ISO 8601).
 
-    `slashed` of the draws are "03/04/1871", whose two numbers differ and are 12 at most: it means the third of
-    April with probability `day_first`, the fourth of March otherwise. Such a source has two right answers.
+    Args:
+        slashed: Share of the draws that are ambiguous, such as "03/04/1871": two different numbers
+            of at most 12.
+        day_first: Share of those that mean the third of April; the others mean the fourth of March.
     """
-    for name, value in (("slashed", slashed), ("day_first", day_first)):
-        if not 0 <= value <= 1:
-            raise ValueError(f"dates: {name} must lie in 0 ... 1, not {value!r}")
-    first_day, n_days = datetime.date(1600, 1, 1), 182621  # up to 31 December 2099
+    _check_share("dates", slashed=slashed, day_first=day_first)
+    first_date, n_days = datetime.date(1600, 1, 1), 182621  # up to 31 December 2099
 
     def draw(rng: random.Random) -> Pair:
         if slashed and rng.random() < slashed:
             a, b = rng.sample(range(1, 13), 2)
-            day, month = (a, b) if rng.random() < day_first else (b, a)
+            is_day_first = rng.random() < day_first
+            day, month = (a, b) if is_day_first else (b, a)
             date = datetime.date(rng.randint(1600, 2099), month, day)
-            return _written(
-                SLASHED, {"first": f"{a:02d}", "second": f"{b:02d}"}, date, (a, b) == (day, month)
-            )
-        date = first_day + datetime.timedelta(days=rng.randrange(n_days))
-        parts = {
-            "day": str(date.day),
-            "month": MONTHS[date.month - 1],
-            "weekday": DAYS[date.weekday()],
-        }
-        return _written(rng.choice(FORMATS), parts, date, True)
+            form = "{day}/{month}/{year}" if is_day_first else "{month}/{day}/{year}"
+            return _write_date(form, date, {"day": f"{day:02d}", "month": f"{month:02d}"})
+        date = first_date + datetime.timedelta(days=rng.randrange(n_days))
+        month, weekday = MONTHS[date.month - 1], WEEKDAYS[date.weekday()]
+        parts = {"day": str(date.day), "month": month, "weekday": weekday}
+        return _write_date(rng.choice(FORMATS), date, parts)
 
-    target = tuple("-0123456789")
-    every = sorted({ch for word in (*MONTHS, *DAYS, ", /0123456789") for ch in word})
-    return Toy(f"dates {slashed} {day_first}", draw, tuple(every), target)
+    source = sorted(
+        {character for word in (*MONTHS, *WEEKDAYS, ", /0123456789") for character in word}
+    )
+    return Toy(f"dates {slashed} {day_first}", draw, tuple(source), tuple("-0123456789"))
 
 
-def _written(form: str, parts: dict[str, str], date: datetime.date, day_first: bool) -> Pair:
-    """A date in the format `form`, its ISO form, and which characters each part of that is made of."""
+def _write_date(form: str, date: datetime.date, parts: dict[str, str]) -> Pair:
+    """Write a date in a format; its ISO form is aligned to the characters of each part."""
     parts = parts | {"year": str(date.year)}
-    source, places = "", {}
-    for piece in form.replace("{", "\n{").replace("}", "}\n").split("\n"):
-        name = piece.strip("{}")
-        written = parts[name] if piece.startswith("{") else piece
-        places[name] = tuple(range(len(source), len(source) + len(written)))
+    source, spans = "", {}
+    for i, piece in enumerate(re.split(r"\{(\w+)\}", form)):  # text, name, text, name, ..., text
+        written = parts[piece] if i % 2 else piece
+        spans[piece] = tuple(range(len(source), len(source) + len(written)))
         source += written
-    if "first" in places:
-        places["day"], places["month"] = [
-            places[n] for n in (("first", "second") if day_first else ("second", "first"))
-        ]
-    day = places["day"]
-    months = [(i,) for i in places["month"]] if "first" in places else [places["month"]] * 2
-    days = [(day[0],), (day[-1],)]  # of "4", both digits of "04" come from the one
-    alignment = [*[(i,) for i in places["year"]], (), *months, (), *days]
+    year, month, day = spans["year"], spans["month"], spans["day"]
+    months = [(i,) for i in month] if parts["month"].isdigit() else [month, month]
+    days = [(day[0],), (day[-1],)]  # both digits of "04" come from a single "4"
+    alignment = [*((i,) for i in year), (), *months, (), *days]
     return Pair(tuple(source), tuple(date.isoformat()), tuple(alignment))
 
 
-# ---------------------------------------------------------------- a language with another order
-
-# English -> invented. Nouns in -o take lo, uno; nouns in -i take li, uni.
-NOUNS = {
-    "sailor": "nalo",
-    "baker": "pemo",
-    "farmer": "tigo",
-    "boy": "kuro",
-    "dog": "wafo",
-    "horse": "halo",
-    "boat": "bato",
-    "book": "libo",
-    "queen": "reni",
-    "girl": "sivi",
-    "sister": "mali",
-    "doctor": "doki",
-    "cat": "miri",
-    "bird": "piri",
-    "lamp": "lumi",
-    "letter": "kati",
-}
-ADJECTIVES = {
-    "tall": "vech",
-    "young": "juv",
-    "red": "rosh",
-    "green": "verd",
-    "small": "pik",
-    "big": "gran",
-    "quiet": "shul",
-    "kind": "bon",
-}
-VERBS = {
-    "sees": "vidat",
-    "finds": "trovat",
-    "loves": "amat",
-    "follows": "sekat",
-    "paints": "pintat",
-    "draws": "rayat",
-    "hears": "audat",
-    "wants": "volat",
-}
-ADVERBS = {"today": "hodi", "often": "ofte", "here": "izhi", "never": "nul"}
-ARTICLES = {("the", "o"): "lo", ("a", "o"): "uno", ("the", "i"): "li", ("a", "i"): "uni"}
+# ---------------------------------------------------------------- translation
 
 
 def translate(two_clauses: float = 0.3) -> Toy:
     """English of a small grammar -> an invented language.
 
-    "the tall sailor sees a bird often" -> "ofte nalo vech lo piri uni vidat": the adverb comes first, the verb last, a
-    noun before its adjective and its article; the article's form depends on the noun, so it is made of two words.
-    `two_clauses` of the draws join two sentences by "and".
+    "the tall sailor sees a bird often" -> "ofte nalo vech lo piri uni vidat": the adverb comes
+    first, the verb last, a noun before its adjective and its article. The form of the article
+    depends on the noun, so it is made of two words. A share `two_clauses` of the draws joins two
+    sentences with "and".
     """
-    if not 0 <= two_clauses <= 1:
-        raise ValueError(f"translate: two_clauses must lie in 0 ... 1, not {two_clauses!r}")
-
-    def clause(
-        rng: random.Random, start: int
-    ) -> tuple[list[str], list[str], list[tuple[int, ...]]]:
-        source: list[str] = []
-
-        def add(word: str) -> int:
-            source.append(word)
-            return start + len(source) - 1
-
-        def noun_phrase() -> list[tuple[str, tuple[int, ...]]]:
-            article, noun = rng.choice(("the", "a")), rng.choice(list(NOUNS))
-            adjective = rng.choice(list(ADJECTIVES)) if rng.random() < 0.5 else None
-            at_article = add(article)
-            middle = [(ADJECTIVES[adjective], (add(adjective),))] if adjective else []
-            at = add(noun)
-            return [
-                (NOUNS[noun], (at,)),
-                *middle,
-                (ARTICLES[article, NOUNS[noun][-1]], (at_article, at)),
-            ]
-
-        subject = noun_phrase()
-        verb = rng.choice(list(VERBS))
-        at_verb = add(verb)
-        done = [*subject, *noun_phrase(), (VERBS[verb], (at_verb,))]
-        if rng.random() < 0.4:
-            adverb = rng.choice(list(ADVERBS))
-            done = [(ADVERBS[adverb], (add(adverb),)), *done]
-        return source, [word for word, _ in done], [at for _, at in done]
+    _check_share("translate", two_clauses=two_clauses)
 
     def draw(rng: random.Random) -> Pair:
-        source, target, alignment = clause(rng, 0)
+        source: list[str] = []
+        target = _clause(rng, source)
         if rng.random() < two_clauses:
-            second = clause(rng, len(source) + 1)
-            alignment += [(len(source),), *second[2]]
-            source, target = [*source, "and", *second[0]], [*target, "ke", *second[1]]
-        return Pair(tuple(source), tuple(target), tuple(alignment))
+            source.append("and")
+            target.append(("ke", (len(source) - 1,)))
+            target += _clause(rng, source)
+        words, alignment = zip(*target, strict=True)
+        return Pair(tuple(source), words, alignment)
 
-    english = ("the", "a", "and", *NOUNS, *ADJECTIVES, *VERBS, *ADVERBS)
-    invented = (
-        "ke",
-        *ARTICLES.values(),
-        *(w for d in (NOUNS, ADJECTIVES, VERBS, ADVERBS) for w in d.values()),
-    )
+    lexicons = (NOUNS, ADJECTIVES, VERBS, ADVERBS)
+    english = ("the", "a", "and", *(word for lexicon in lexicons for word in lexicon))
+    invented = ("ke", *ARTICLES.values(), *(w for lexicon in lexicons for w in lexicon.values()))
     return Toy(f"translate {two_clauses}", draw, english, invented, " ")
+
+
+Aligned = list[tuple[str, tuple[int, ...]]]  # target words with the source positions they come from
+
+
+def _add(source: list[str], word: str) -> int:
+    """Append a word; returns its position."""
+    source.append(word)
+    return len(source) - 1
+
+
+def _noun_phrase(rng: random.Random, source: list[str]) -> Aligned:
+    article, noun = rng.choice(("the", "a")), rng.choice(list(NOUNS))
+    adjective = rng.choice(list(ADJECTIVES)) if rng.random() < 0.5 else None
+    at_article = _add(source, article)
+    middle = [(ADJECTIVES[adjective], (_add(source, adjective),))] if adjective else []
+    at_noun = _add(source, noun)
+    form = ARTICLES[article, NOUNS[noun][-1]]
+    return [(NOUNS[noun], (at_noun,)), *middle, (form, (at_article, at_noun))]
+
+
+def _clause(rng: random.Random, source: list[str]) -> Aligned:
+    """Append an English sentence to `source`; returns its translation."""
+    subject = _noun_phrase(rng, source)
+    verb = rng.choice(list(VERBS))
+    at_verb = _add(source, verb)
+    target = [*subject, *_noun_phrase(rng, source), (VERBS[verb], (at_verb,))]
+    if rng.random() < 0.4:
+        adverb = rng.choice(list(ADVERBS))
+        target.insert(0, (ADVERBS[adverb], (_add(source, adverb),)))
+    return target
 
 
 # ---------------------------------------------------------------- headlines
 
-PEOPLE = ("ann", "bob", "cleo", "dan", "eve", "finn", "gus", "hana", "ivo", "june")
-NEWS = ("won", "lost", "bought", "sold", "broke", "stole")
-CHATTER = ("saw", "liked", "wanted", "knew", "missed", "praised")
-THINGS = ("ring", "boat", "horse", "lamp", "clock", "violin", "garden", "coat")
-LOOKS = ("dark", "red", "small", "golden", "plain")
-PLACES = ("rome", "oslo", "lima", "cairo", "perth")
-WEEKDAYS = ("monday", "friday", "sunday")
-
 
 def summarise(sentences: int = 3) -> Toy:
-    """A report -> its headline. One sentence tells news (`NEWS` verbs), the others are `CHATTER`.
+    """A report -> its headline. One sentence has a verb of news, the others have one of chatter.
 
-    "on friday bob saw a red boat . ann won a ring in rome . eve knew a clock ." -> "ann won ring rome": person, verb,
-    thing and, if told, the place of the sentence with news; articles, adjectives and days are left out.
+    "on friday bob saw a red boat . ann won a ring in rome . eve knew a clock ." -> "ann won ring
+    rome": person, verb, thing and, if there is one, the place of the sentence with news. Articles,
+    adjectives and days are left out.
     """
     if sentences < 1:
-        raise ValueError(f"summarise: a report has 1 sentence or more, not {sentences}")
+        raise ValueError(f"summarise: a report has at least 1 sentence, not {sentences}")
 
     def draw(rng: random.Random) -> Pair:
         source: list[str] = []
-        target: list[str] = []
-        alignment: list[tuple[int, ...]] = []
+        headline: list[int] = []
         news = rng.randrange(sentences)
 
-        def add(word: str, kept: bool) -> None:
-            if kept:
-                target.append(word)
-                alignment.append((len(source),))
-            source.append(word)
+        def add(word: str, is_headline: bool = False) -> None:
+            position = _add(source, word)
+            if is_headline:
+                headline.append(position)
 
         for i in range(sentences):
-            told = i == news
             if rng.random() < 0.3:
-                add("on", False)
-                add(rng.choice(WEEKDAYS), False)
-            add(rng.choice(PEOPLE), told)
-            add(rng.choice(NEWS if told else CHATTER), told)
-            add("a", False)
+                add("on")
+                add(rng.choice(REPORT["weekdays"]))
+            add(rng.choice(REPORT["people"]), i == news)
+            add(rng.choice(REPORT["news" if i == news else "chatter"]), i == news)
+            add("a")
             if rng.random() < 0.4:
-                add(rng.choice(LOOKS), False)
-            add(rng.choice(THINGS), told)
+                add(rng.choice(REPORT["looks"]))
+            add(rng.choice(REPORT["things"]), i == news)
             if rng.random() < 0.4:
-                add("in", False)
-                add(rng.choice(PLACES), told)
-            add(".", False)
-        return Pair(tuple(source), tuple(target), tuple(alignment))
+                add("in")
+                add(rng.choice(REPORT["places"]), i == news)
+            add(".")
+        target = tuple(source[i] for i in headline)
+        return Pair(tuple(source), target, tuple((i,) for i in headline))
 
-    said = (*PEOPLE, *NEWS, *THINGS, *PLACES)
+    said = [word for key in ("people", "news", "things", "places") for word in REPORT[key]]
+    rest = [word for key in ("chatter", "looks", "weekdays") for word in REPORT[key]]
     return Toy(
-        f"summarise {sentences}",
-        draw,
-        ("on", "a", "in", ".", *said, *CHATTER, *LOOKS, *WEEKDAYS),
-        said,
-        " ",
+        f"summarise {sentences}", draw, ("on", "a", "in", ".", *said, *rest), tuple(said), " "
     )
