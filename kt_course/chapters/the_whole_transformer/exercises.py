@@ -169,7 +169,7 @@ def check_encoder_block(fn: Callable) -> str:
         lambda block: fn(block, x, MASK),
         lambda block, mistake: encoder_block_with(block, x, MASK, mistake),
         x.shape,
-        XX,
+        sublayer_texts(["attention", "feed-forward"]) | texts,
     )
     with unforeseen("right for the examples, wrong for other sizes, or without a mask (None)"):
         for norm, B, S in (("pre", 1, 1), ("post", 3, 6)):

@@ -1,0 +1,1 @@
+"""Lesson code of notebook 13: a Vision Transformer on handwritten digits."""
