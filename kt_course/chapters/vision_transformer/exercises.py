@@ -136,11 +136,8 @@ def check_convolution(fn: Callable) -> str:
     with unforeseen("right for the examples, not for other images, patches and widths"):
         sizes = zip(draw(1, 3, 3), draw(1, 3, 3), draw(1, 3, 3), draw(1, 6, 3), strict=True)
         for p, grid, c, C in sizes:
-            images, weight, bias = (
-                numbers(2, c, grid * p, grid * p),
-                numbers(C, c * p * p),
-                numbers(C),
-            )
+            images = numbers(2, c, grid * p, grid * p)
+            weight, bias = numbers(C, c * p * p), numbers(C)
             expected = patchify_with(images, p) @ weight.mT + bias
             assert close(answer(images, weight, bias, p), expected)
     return "the linear map of every patch, as a convolution with a stride of one patch"
@@ -186,10 +183,8 @@ def check_embed(fn: Callable) -> str:
                 raise Wrong(texts["token added"])
             raise wrong("no token", kind=name)
         got = tensor(got, expected.shape, f"{name}: the result for 3 images of 4 patches")
-        differing = {
-            m: t for m, t in texts.items() if not close(embed_with(model, patches, m), expected)
-        }
         args, what = (model, patches), f"{name}: the result"
+        differing = {m: t for m, t in texts.items() if not close(embed_with(*args, m), expected)}
         recognise(got, expected, lambda m, a=args: embed_with(*a, m), differing, what)
     with unforeseen("right for 3 images, not for another number of them"):
         for B in (1, 5):
@@ -231,28 +226,14 @@ def check_rollout(fn: Callable) -> str:
     return "mean of the heads, half of the residual, the layers multiplied in order, rows sum to 1"
 
 
-n_tokens = ViTConfig.n_tokens.fget
+convolution, rollout, n_tokens = patch_convolution, attention_rollout, ViTConfig.n_tokens.fget
 EXERCISES = tuple(
     Exercise(id, NOTEBOOK, *details)
     for id, *details in (
         ("vit-tokens", "How many tokens is a picture?", 1, 3, n_tokens, check_tokens),
         ("patchify", "Cut a picture into patches", 3, 12, patchify, check_patchify),
-        (
-            "patch-convolution",
-            "The same as a convolution",
-            3,
-            10,
-            patch_convolution,
-            check_convolution,
-        ),
+        ("patch-convolution", "The same as a convolution", 3, 10, convolution, check_convolution),
         ("vit-embed", "The first tokens", 2, 8, ViT.embed, check_embed),
-        (
-            "attention-rollout",
-            "Attention through all layers",
-            4,
-            15,
-            attention_rollout,
-            check_rollout,
-        ),
+        ("attention-rollout", "Attention through all layers", 4, 15, rollout, check_rollout),
     )
 )

@@ -1,22 +1,26 @@
-"""How sure a model is of its answers, whether that may be believed, and what follows: saying "I don't know".
+"""How confident a model is, whether that may be believed, and what follows: "I don't know".
 
-Sources: Naeini et al. 2015 and Guo et al. 2017, section 2 (reliability diagram, expected calibration error);
-El-Yaniv and Wiener 2010, Geifman and El-Yaniv 2017 (risk and coverage of a model that may abstain); Lakshminarayanan
-et al. 2017 (disagreement of an ensemble); Kadavath et al. 2022 (language models on what they know).
+Sources: Naeini et al. 2015 and Guo et al. 2017, section 2 (reliability diagram, expected
+calibration error); El-Yaniv and Wiener 2010, Geifman and El-Yaniv 2017 (risk and coverage of a
+model that may abstain); Lakshminarayanan et al. 2017 (disagreement of an ensemble); Kadavath et al.
+2022 (language models on what they know).
 """
 
 from __future__ import annotations
 
 import math
+import os.path
 import random
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
+from kt_core.kv_cache import KVCache
 
 from kt_core._typing import Float, Int, Tensor
 from kt_core.datasets import collate
-from kt_core.decoding import answer
+from kt_core.decoding import answer, next_logits
 from kt_core.evaluation import Score
 from kt_core.models import GPT
 from kt_core.vocab import CharVocab
@@ -29,17 +33,27 @@ UNKNOWN = "I don't know"
 def answer_log_probability(
     logits: Float[Tensor, "T V"], ids: Int[Tensor, " T_text"], start: int
 ) -> Float[Tensor, ""]:
-    """Natural log of the probability that the model writes ids[start:], given ids[:start].
+    """Compute the natural log of the probability that a model writes ids[start:] after ids[:start].
 
-    logits[t] foretells ids[t + 1], so there may be one row less than ids. ValueError for a start outside 1 ... T_text.
+    logits[t] predicts ids[t + 1], so there may be one row less than ids.
     """
     n = ids.size(0)
     if not 1 <= start <= n:
-        raise ValueError(
-            f"the answer must begin at 1 ... {n}, behind something that foretells it, not at {start}"
-        )
+        what = "after something that predicts it"
+        raise ValueError(f"the answer must begin at 1 ... {n}, {what}, not at {start}")
     steps = logits[start - 1 : n - 1].log_softmax(-1)  # (answer's length, V)
     return steps.gather(-1, ids[start:, None]).sum()
+
+
+@contextmanager
+def in_eval_mode(model: GPT) -> Iterator[torch.device]:
+    """Switch dropout off within the block; gives the model's device."""
+    was_training = model.training
+    model.eval()
+    try:
+        yield model.head.weight.device
+    finally:
+        model.train(was_training)
 
 
 @torch.no_grad()
@@ -50,45 +64,46 @@ def answer_probabilities(
     answers: Sequence[str],
     batch_size: int = 128,
 ) -> Float[Tensor, " n"]:
-    """Probability of each whole answer with its closing ⁇, given "question ⁇": (n,), on the CPU.
+    """Compute the probability of each whole answer with its closing ⁇, given "question ⁇".
 
-    An answer that fills the block has no room for the ⁇, which then does not count. ValueError for lists of different
-    lengths, unknown characters or an answer that does not fit.
+    An answer that fills the block has no room for the ⁇, which then does not count.
+
+    Returns:
+        (n,), on the CPU.
+
+    Raises:
+        ValueError: For lists of different lengths, or an answer that does not fit the block.
     """
     if len(questions) != len(answers):
-        raise ValueError(
-            f"{len(answers)} answers for {len(questions)} questions: one each is needed"
-        )
-    room, examples = model.config.block_size + 1, []
-    for question, told in zip(questions, answers, strict=True):
+        counts = f"{len(answers)} answers for {len(questions)} questions"
+        raise ValueError(f"{counts}: one each is needed")
+    most, examples = model.config.block_size + 1, []
+    for question, text in zip(questions, answers, strict=True):
         prompt = [*vocab.encode(question), vocab.mask_id]
-        ids = [*prompt, *vocab.encode(told)]
-        if len(ids) > room:
-            raise ValueError(
-                f"{question!r} with {told!r} takes {len(ids)} characters; the model holds {room}"
-            )
-        examples.append(([*ids, vocab.mask_id][:room], len(prompt)))
+        ids = [*prompt, *vocab.encode(text)]
+        if len(ids) > most:
+            count = f"takes {len(ids)} characters; the model holds {most}"
+            raise ValueError(f"{question!r} with {text!r} {count}")
+        examples.append(([*ids, vocab.mask_id][:most], len(prompt)))
     order = sorted(range(len(examples)), key=lambda i: len(examples[i][0]))
-    found = torch.zeros(len(examples))
-    was_training, device = model.training, model.head.weight.device
-    model.eval()
-    try:
+    probabilities = torch.zeros(len(examples))
+    with in_eval_mode(model) as device:
         for first in range(0, len(order), batch_size):
             rows = order[first : first + batch_size]
-            x, _ = collate([examples[i] for i in rows], max(len(examples[i][0]) for i in rows) - 1)
+            longest = max(len(examples[i][0]) for i in rows)
+            x, _ = collate([examples[i] for i in rows], longest - 1)
             logits = model(x.to(device))[0].float().cpu()
             for i, row in zip(rows, logits, strict=True):
                 ids, start = examples[i]
-                found[i] = answer_log_probability(row, torch.tensor(ids), start).exp()
-    finally:
-        model.train(was_training)
-    return found
+                log_p = answer_log_probability(row, torch.tensor(ids), start)
+                probabilities[i] = log_p.exp()
+    return probabilities
 
 
 def confident_answers(
     model: GPT, vocab: CharVocab, questions: Sequence[str], *, max_new: int | None = 40
 ) -> tuple[list[str], Float[Tensor, " n"]]:
-    """Greedy answers, and the probability that the model gives each of them: its confidence."""
+    """Answer greedily; the confidence is the probability that the model gives each answer."""
     answers = answer(model, vocab, questions, max_new=max_new)
     return answers, answer_probabilities(model, vocab, questions, answers)
 
@@ -97,64 +112,46 @@ def confident_answers(
 def probability_table(
     model: GPT, vocab: CharVocab, questions: Sequence[str], candidates: Sequence[str]
 ) -> Float[Tensor, "n_questions n_candidates"]:
-    """Probability of each candidate as the whole answer to each question; a row sums to 1 at most.
+    """Compute the probability of each candidate as the whole answer to each question.
 
-    All questions at once, each prefix that candidates share computed once: the cache's slots behind the prompt are
-    written anew on the way down each branch. ValueError for no candidates, one that comes twice or one too long.
+    All questions are read at once, and each prefix that candidates share is computed once: the
+    cache is overwritten after the prompt for each branch.
+
+    Raises:
+        ValueError: For no candidates, one that comes twice or one that is too long.
     """
     if not candidates or len(set(candidates)) != len(candidates):
         raise ValueError("candidates must be given, each of them once")
     prompts = [[*vocab.encode(q), vocab.mask_id] for q in questions]
-    longest = max(map(len, prompts)) + max(map(len, candidates))
-    if longest > model.config.block_size:
-        raise ValueError(
-            f"the longest takes {longest} characters; the model reads {model.config.block_size}"
-        )
+    longest, most = max(map(len, prompts)) + max(map(len, candidates)), model.config.block_size
+    if longest > most:
+        raise ValueError(f"the longest takes {longest} characters; the model reads {most}")
     texts = [[*vocab.encode(c), vocab.mask_id] for c in candidates]
-    order = sorted(
-        range(len(texts)), key=lambda i: texts[i]
-    )  # those that share a beginning stand together
-    device = model.head.weight.device
-    idx, _ = collate([(p, 1) for p in prompts], max(map(len, prompts)))
-    at, rows = (
-        torch.tensor([len(p) for p in prompts], device=device),
-        torch.arange(len(prompts), device=device),
-    )
-    was_training = model.training
-    model.eval()
-    try:
-        logits, cache = model.start_cache(idx.to(device))
-        steps = [
-            logits[rows, at - 1].log_softmax(-1)
-        ]  # steps[d]: log-probabilities behind d characters
-        total, path = [torch.zeros(len(prompts), device=device)], []
-        table = torch.zeros(len(prompts), len(texts))
-        for i in order:
-            shared = next(
-                (d for d, (a, b) in enumerate(zip(path, texts[i], strict=False)) if a != b),
-                len(path),
-            )
-            shared = min(shared, len(texts[i]) - 1)
-            path, steps, total = texts[i][:shared], steps[: shared + 1], total[: shared + 1]
-            for d in range(shared, len(texts[i])):
-                character = texts[i][d]
-                total.append(total[d] + steps[d][:, character])
+    table, path = torch.zeros(len(prompts), len(texts)), []
+    with in_eval_mode(model):
+        cache = KVCache(model, len(prompts))
+        steps = [next_logits(model, prompts, cache).log_softmax(-1)]  # after d characters of path
+        totals = [torch.zeros_like(steps[0][:, 0])]  # log-probability of those d characters
+        for i in sorted(range(len(texts)), key=lambda i: texts[i]):  # shared prefixes together
+            text = texts[i]
+            shared = min(len(os.path.commonprefix([path, text])), len(text) - 1)
+            path, steps, totals = text[:shared], steps[: shared + 1], totals[: shared + 1]
+            for character in text[shared:]:
+                totals.append(totals[-1] + steps[-1][:, character])
                 path.append(character)
-                if d + 1 < len(texts[i]):
-                    new = torch.full_like(at, character)
-                    steps.append(model.step(new, at + d, cache).log_softmax(-1))
-            table[:, i] = total[-1].exp().cpu()
-        return table
-    finally:
-        model.train(was_training)
+                if len(path) < len(text):
+                    logits = next_logits(model, [prompt + path for prompt in prompts], cache)
+                    steps.append(logits.log_softmax(-1))
+            table[:, i] = totals[-1].exp().cpu()
+    return table
 
 
-# ---------------------------------------------------------------- may the confidence be believed?
+# ---------------------------------------------------------------- calibration
 
 
 @dataclass(frozen=True)
 class Bin:
-    """Answers whose confidence lies in (low, high]: their mean confidence, and how many are right."""
+    """Answers with a confidence in (low, high]: their mean confidence and their score."""
 
     low: float
     high: float
@@ -162,14 +159,13 @@ class Bin:
     score: Score
 
 
-def _checked(
+def _as_tensors(
     confidence: Float[Tensor, " n"], right: Sequence[bool] | Tensor
 ) -> tuple[Tensor, Tensor]:
     confidence, right = torch.as_tensor(confidence).double(), torch.as_tensor(right).bool()
     if confidence.shape != right.shape or confidence.ndim != 1:
-        raise ValueError(
-            f"one confidence an answer is needed: {tuple(confidence.shape)} for {tuple(right.shape)}"
-        )
+        shapes = f"{tuple(confidence.shape)} for {tuple(right.shape)}"
+        raise ValueError(f"one confidence per answer is needed: {shapes}")
     if not len(confidence):
         raise ValueError("no answer is given")
     return confidence, right
@@ -178,43 +174,46 @@ def _checked(
 def reliability(
     confidence: Float[Tensor, " n"], right: Sequence[bool] | Tensor, bins: int = 10
 ) -> list[Bin]:
-    """The bars of a reliability diagram: equally wide bins (low, high] of confidence, without the empty ones.
+    """Make a reliability diagram: equally wide bins (low, high] of confidence, no empty ones.
 
-    ValueError for lists of different lengths, no answer at all or a confidence outside 0 ... 1.
+    Args:
+        confidence: Probabilities, 0 ... 1.
+        right: Which answers are correct.
     """
-    confidence, right = _checked(confidence, right)
+    confidence, right = _as_tensors(confidence, right)
     if bins < 1:
         raise ValueError(f"bins must be at least 1, not {bins}")
     if confidence.min() < 0 or confidence.max() > 1:
         raise ValueError("a confidence is a probability, 0 ... 1")
-    where = ((confidence * bins).ceil() - 1).clamp(0, bins - 1)  # 0 itself belongs to the first
-    found = []
-    for i in range(bins):
-        inside = where == i
-        if inside.any():
-            score = Score(int(right[inside].sum()), int(inside.sum()))
-            found.append(Bin(i / bins, (i + 1) / bins, float(confidence[inside].mean()), score))
-    return found
+    index = ((confidence * bins).ceil() - 1).clamp(0, bins - 1)  # 0 itself is in the first bin
+    diagram = []
+    for i in index.unique().int().tolist():
+        inside = index == i
+        score = Score(int(right[inside].sum()), int(inside.sum()))
+        diagram.append(Bin(i / bins, (i + 1) / bins, float(confidence[inside].mean()), score))
+    return diagram
 
 
 def expected_calibration_error(
     confidence: Float[Tensor, " n"], right: Sequence[bool] | Tensor, bins: int = 10
 ) -> float:
-    """Mean distance between confidence and accuracy over the bins, each weighing as many answers as it holds.
+    """Average |accuracy - mean confidence| over the bins, weighted by the answers they hold.
 
-    ECE = sum over bins of n_bin / n * |accuracy - mean confidence| (Guo et al. 2017, equation 3); 0 is calibrated.
+    0 is calibrated. Source: Guo et al. 2017, equation 3.
     """
-    found = reliability(confidence, right, bins)
-    total = sum(b.score.total for b in found)
-    return sum(b.score.total / total * abs(b.score.accuracy - b.confidence) for b in found)
+    diagram = reliability(confidence, right, bins)
+    total = sum(b.score.total for b in diagram)
+    return sum(b.score.total / total * abs(b.score.accuracy - b.confidence) for b in diagram)
 
 
-def separation(sure: Float[Tensor, " n"], unsure: Float[Tensor, " m"]) -> float:
-    """How often a random one of `sure` has the higher confidence than one of `unsure`, ties half: the area under the
-    ROC curve. 1 parts the two groups, 0.5 tells nothing. ValueError for an empty group."""
-    if not len(sure) or not len(unsure):
+def auroc(positive: Float[Tensor, " n"], negative: Float[Tensor, " m"]) -> float:
+    """Compute how often a positive has the higher confidence than a negative, ties half.
+
+    This is the area under the ROC curve: 1 separates the groups perfectly, 0.5 is chance.
+    """
+    if not len(positive) or not len(negative):
         raise ValueError("both groups need an answer")
-    a, b = sure.double()[:, None], unsure.double()[None]
+    a, b = positive.double()[:, None], negative.double()[None]
     return float(((a > b).double() + 0.5 * (a == b).double()).mean())
 
 
@@ -224,17 +223,19 @@ def separation(sure: Float[Tensor, " n"], unsure: Float[Tensor, " m"]) -> float:
 def risk_coverage(
     confidence: Float[Tensor, " n"], right: Sequence[bool] | Tensor
 ) -> tuple[Float[Tensor, " k"], Float[Tensor, " k"], Float[Tensor, " k"]]:
-    """(thresholds, coverage, risk), a point a distinct confidence, from the highest: answer where confidence >= threshold.
+    """Compute the curve of a model that answers only where confidence >= threshold.
 
-    coverage: share of the questions that are answered; risk: share of wrong ones among these answers.
+    Returns:
+        thresholds, each confidence once, from the highest; coverage, the share of questions that
+        are answered; risk, the share of these answers that are wrong.
     """
-    confidence, right = _checked(confidence, right)
-    sorted_, order = confidence.sort(descending=True, stable=True)
-    wrong = (~right[order]).double().cumsum(0)
-    answered = torch.arange(1, len(sorted_) + 1, dtype=torch.double)
-    last = torch.ones_like(right)
-    last[:-1] = sorted_[1:] != sorted_[:-1]  # equal confidences pass a threshold together
-    return sorted_[last], answered[last] / len(sorted_), (wrong / answered)[last]
+    confidence, right = _as_tensors(confidence, right)
+    ranked, order = confidence.sort(descending=True, stable=True)
+    n_wrong = (~right[order]).double().cumsum(0)
+    n_answered = torch.arange(1, len(ranked) + 1, dtype=torch.double)
+    is_last = torch.ones_like(right)
+    is_last[:-1] = ranked[1:] != ranked[:-1]  # equal confidences pass a threshold together
+    return ranked[is_last], n_answered[is_last] / len(ranked), (n_wrong / n_answered)[is_last]
 
 
 def choose_threshold(
@@ -243,11 +244,13 @@ def choose_threshold(
     accuracy: float,
     cautious: bool = False,
 ) -> float:
-    """The lowest threshold at which the share of right answers, among those with confidence >= it, is `accuracy`.
+    """Find the lowest threshold at which the answers with confidence >= it reach `accuracy`.
 
-    The lowest one answers most. inf, which answers nothing, if no threshold is strict enough. `cautious` asks for more:
-    the lower end of the share's 95 % interval must be `accuracy` (after Geifman and El-Yaniv 2017), for of many
-    thresholds the one that just passes had luck. ValueError for an `accuracy` outside 0 ... 1.
+    The lowest one answers most. It is inf, which answers nothing, if none is strict enough.
+
+    Args:
+        cautious: Ask for the lower end of the 95 % interval instead, because of many thresholds the
+            one that just passes was lucky (after Geifman and El-Yaniv 2017).
     """
     if not 0 <= accuracy <= 1:
         raise ValueError(f"accuracy must lie in 0 ... 1, not {accuracy}")
@@ -262,101 +265,94 @@ def choose_threshold(
 
 
 def abstain(answers: Sequence[str], confidence: Float[Tensor, " n"], threshold: float) -> list[str]:
-    """The answers whose confidence is at least `threshold`; the others become "I don't know"."""
-    _checked(confidence, [True] * len(answers))
-    return [
-        a if c >= threshold else UNKNOWN for a, c in zip(answers, confidence.tolist(), strict=True)
-    ]
+    """Replace the answers whose confidence is below `threshold` by "I don't know"."""
+    _as_tensors(confidence, [True] * len(answers))
+    pairs = zip(answers, confidence.tolist(), strict=True)
+    return [text if c >= threshold else UNKNOWN for text, c in pairs]
 
 
 @dataclass(frozen=True)
 class Abstention:
-    """What an abstaining model did: `answered` of `asked` questions, `right` of those; `coverage` and `accuracy`."""
+    """What an abstaining model did: how many questions it answered, and how many correctly."""
 
-    asked: int
-    answered: int
-    right: int
+    n_questions: int
+    n_answered: int
+    n_correct: int
 
     @classmethod
     def of(cls, answers: Sequence[str], gold: Sequence[str | None]) -> Abstention:
-        """Count them; an answer about a person without a known birthplace (None) is wrong."""
+        """Count; an answer about a person without a known birthplace (None) is wrong."""
         if len(answers) != len(gold):
-            raise ValueError(
-                f"{len(answers)} answers for {len(gold)} questions: one each is needed"
-            )
-        given = [(a, g) for a, g in zip(answers, gold, strict=True) if a != UNKNOWN]
-        return cls(
-            len(answers),
-            len(given),
-            sum(g is not None and a.strip() == g.strip() for a, g in given),
-        )
+            counts = f"{len(answers)} answers for {len(gold)} questions"
+            raise ValueError(f"{counts}: one each is needed")
+        pairs = [(a, g) for a, g in zip(answers, gold, strict=True) if a != UNKNOWN]
+        n_correct = sum(g is not None and a.strip() == g.strip() for a, g in pairs)
+        return cls(len(answers), len(pairs), n_correct)
 
     @property
     def coverage(self) -> float:
-        return self.answered / self.asked if self.asked else 0.0
+        """The share of the questions that are answered."""
+        return self.n_answered / self.n_questions if self.n_questions else 0.0
 
     @property
     def accuracy(self) -> Score:
-        """Of the answers given, with its interval."""
-        return Score(self.right, self.answered)
+        """Of the answers, with its interval."""
+        return Score(self.n_correct, self.n_answered)
 
 
 def vote(answers: Sequence[Sequence[str]]) -> tuple[list[str], Float[Tensor, " n"]]:
-    """What most models say, question by question, and the share of them that says it.
+    """Find the answer that most models give to each question, and the share of them that do.
 
-    `answers` holds each model's list. Where several answers have equally many votes the earliest model's counts.
+    `answers` holds each model's list. Of answers with equally many votes the earliest model's wins.
     """
     if not answers or len({len(one) for one in answers}) != 1:
-        raise ValueError("each model must give one answer a question")
-    said, shares = [], []
-    for given in zip(*answers, strict=True):
-        best = max(given, key=given.count)  # the first of the most frequent
-        said.append(best)
-        shares.append(given.count(best) / len(given))
-    return said, torch.tensor(shares)
+        raise ValueError("each model must give one answer per question")
+    winners, shares = [], []
+    for votes in zip(*answers, strict=True):
+        best = max(votes, key=votes.count)  # the first of the most frequent
+        winners.append(best)
+        shares.append(votes.count(best) / len(votes))
+    return winners, torch.tensor(shares)
 
 
 # ---------------------------------------------------------------- people who are not in the text
 
 
 def recombined_names(names: Sequence[str], n: int, seed: int = 0) -> list[str]:
-    """n new names, each a first name and a surname of `names` that do not stand together there.
+    """Make n new names of a first name and a surname of `names` that do not occur together.
 
     ValueError if there are not so many.
     """
     parts = [name.split() for name in names if len(name.split()) > 1]
     first, last = sorted({p[0] for p in parts}), sorted({p[-1] for p in parts})
-    taken = {(p[0], p[-1]) for p in parts}
-    if n > len(first) * len(last) - len(taken):
-        raise ValueError(
-            f"{n} new names cannot be made of {len(first)} first names and {len(last)} surnames"
-        )
-    rng, made = random.Random(f"recombined {seed}"), []
-    while len(made) < n:
+    used = {(p[0], p[-1]) for p in parts}
+    if n > len(first) * len(last) - len(used):
+        sizes = f"{len(first)} first names and {len(last)} surnames"
+        raise ValueError(f"{n} new names cannot be made of {sizes}")
+    rng, recombined = random.Random(f"recombined {seed}"), []
+    while len(recombined) < n:
         pair = (rng.choice(first), rng.choice(last))
-        if pair not in taken:
-            taken.add(pair)
-            made.append(" ".join(pair))
-    return made
+        if pair not in used:
+            used.add(pair)
+            recombined.append(" ".join(pair))
+    return recombined
 
 
-_ONSETS = "b d f g k l m n p r s t v z ch sh br dr gr kl pr st tr".split()
-_VOWELS = "a e i o u ai ea ou".split()
-_CODAS = ["", "", "n", "l", "r", "x", "sk"]
+ONSETS = "b d f g k l m n p r s t v z ch sh br dr gr kl pr st tr".split()
+VOWELS = "a e i o u ai ea ou".split()
+CODAS = ["", "", "n", "l", "r", "x", "sk"]
 
 
 def coined_names(n: int, seed: int = 0) -> list[str]:
-    """n names that nobody has, syllables drawn at random: two words of two or three syllables, plain letters."""
-    rng, made = random.Random(f"coined {seed}"), []
+    """Make n names that nobody has: two words of two or three random syllables, plain letters."""
+    rng, names = random.Random(f"coined {seed}"), []
 
     def word() -> str:
-        syllables = [
-            rng.choice(_ONSETS) + rng.choice(_VOWELS) for _ in range(rng.choice((2, 2, 3)))
-        ]
-        return ("".join(syllables) + rng.choice(_CODAS)).capitalize()
+        syllables = [rng.choice(ONSETS) + rng.choice(VOWELS) for _ in range(rng.choice((2, 2, 3)))]
+        return ("".join(syllables) + rng.choice(CODAS)).capitalize()
 
-    while len(made) < n:
+    while len(names) < n:
         name = f"{word()} {word()}"
-        if name not in made:
-            made.append(name)
-    return made
+        if name not in names:
+            names.append(name)
+    return names

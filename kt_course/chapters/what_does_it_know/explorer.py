@@ -1,4 +1,4 @@
-"""Tracing explorer: walk over layers and positions of a question, and see where its answer is, or can be cut or put back."""
+"""Tracing explorer: choose a layer and a position of a question; see what the model does there."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from matplotlib.axes import Axes
 from kt_core.models import GPT
 from kt_core.vocab import CharVocab
 from kt_course.chapters.what_does_it_know.tracing import (
-    Asked,
     Cells,
-    ask,
+    Prompt,
     knock_out,
     lens_cells,
+    make_prompt,
     other_name,
     restore,
 )
@@ -27,179 +27,180 @@ from kt_course.explorers.shell import Choice, Grid, Slider, View, explorer, page
 from kt_course.figures.style import BLUE, SKY, VERMILION, visible
 from kt_course.figures.text_plots import glyphs
 
-VIEWS = ("put back, with its neighbours", "put back alone", "cut off from ⁇", "logit lens")
-CELL, HIGH, LEFT, TOP = 0.185, 0.36, 1.15, 0.95  # inches: a column, a row, where the grid begins
-_MAP = colormaps["magma_r"]
+VIEWS = ("restored, with its neighbours", "restored alone", "cut off from ⁇", "logit lens")
+WINDOW, SINGLE, CUT, LENS = VIEWS
+# In inches: a column, a row, where the grid begins.
+CELL, HIGH, LEFT, TOP = 0.185, 0.36, 1.15, 0.95
 
 
 @dataclass(frozen=True)
 class Trace:
-    """What is known of one question: its cells in each of VIEWS, and the answer's probability untouched and corrupted."""
+    """What the explorer shows about one question.
 
-    asked: Asked
+    `views` holds the cells of each of VIEWS, `clean` and `corrupted` the answer's probability with
+    the true name and with the other one, `symbols` the characters that the cells name.
+    """
+
+    prompt: Prompt
     other: str
     window: int
     clean: float
     corrupted: float
     views: Mapping[str, Cells]
-    signs: Mapping[int, str]  # the characters that the cells name
+    symbols: Mapping[int, str]
+
+    @property
+    def name(self) -> str:
+        return self.prompt.text[self.prompt.name.start : self.prompt.name.stop]
+
+    def values(self, view: str) -> np.ndarray:
+        """The numbers of a view: probabilities, for CUT what is lost of them."""
+        value = self.views[view].value.numpy()
+        return np.clip(self.clean - value, 0, None) if view == CUT else value
 
 
 def trace(
     model: GPT, vocab: CharVocab, question: str, answer: str, other: str, window: int = 7
 ) -> Trace:
-    """Compute everything that the explorer shows about one question; `other` is a name of the same length.
+    """Compute everything that the explorer shows about one question.
 
-    All numbers are probabilities of the answer's first letter, at the ⁇.
+    All numbers are probabilities of the answer's first letter, at the ⁇. `other` is a name of the
+    same length.
     """
-    asked = ask(vocab, question, answer)
-    corrupted = other_name(asked, vocab, other)
+    prompt = make_prompt(vocab, question, answer)
+    corrupted = other_name(prompt, vocab, other)
     device = model.head.weight.device
     with torch.no_grad():
-        probabilities = [
-            float(asked.probability(model(ids.to(device))[0], 1)) for ids in (asked.ids, corrupted)
-        ]
+        logits = [model(ids.to(device))[0] for ids in (prompt.ids, corrupted)]
+    probabilities = [float(prompt.probability(one, 1)) for one in logits]
     cells = (
-        restore(model, asked, corrupted, window),
-        restore(model, asked, corrupted),
-        knock_out(model, asked),
-        lens_cells(model, asked),
+        restore(model, prompt, corrupted, window),
+        restore(model, prompt, corrupted),
+        knock_out(model, prompt),
+        lens_cells(model, prompt),
     )
+    ids = {int(i) for one in cells for i in one.ids.unique()}
+    symbols = {i: visible(vocab.decode([i]))[0] for i in ids}
     views = dict(zip(VIEWS, cells, strict=True))
-    signs = {int(i): visible(vocab.decode([i]))[0] for one in cells for i in one.ids.unique()}
-    return Trace(asked, other, window, *probabilities, views, signs)
+    return Trace(prompt, other, window, *probabilities, views, symbols)
 
 
 def shade(values: np.ndarray) -> np.ndarray:
     """(..., 4) colours of probabilities: white-yellow for 0, dark for 1, even steps."""
-    return _MAP(np.clip(values, 0, 1))
+    return colormaps["magma_r"](np.clip(values, 0, 1))
 
 
-def _told(view: str, one: Trace) -> tuple[str, str]:
-    """What a view shows, in a title and a line below it."""
-    first = one.asked.answer[0]
-    if view == VIEWS[3]:
-        return (
-            f"Logit lens: how likely each state makes “{first}”",
-            "dark: this state, read out, says the first letter",
+def _describe(view: str, one: Trace) -> tuple[str, str]:
+    """The title of a view, and a line that explains it."""
+    first = one.prompt.answer[0]
+    if view == LENS:
+        title = f"Logit lens: how likely each state makes “{first}”"
+        return title, "dark: this state, read out, predicts the first letter"
+    if view == CUT:
+        title = f"Cut off: how much “{first}” loses if ⁇ cannot attend there"
+        return title, "dark: this connection was needed"
+    size = f"{one.window} positions together" if view == WINDOW else "one position"
+    title = f"Restored, {size}: how likely “{first}” is again"
+    return title, f"the model reads “{one.other}”, and here it gets the true name's state"
+
+
+class TracingExplorer:
+    """What `explore_tracing` draws: a grid of layers and positions, and one cell in detail."""
+
+    def __init__(self, traces: Sequence[Trace]):
+        self.people = {one.name: one for one in traces}
+
+    def draw(self, state: Mapping[str, Any], changed: str | None) -> View:
+        """Draw the state; `changed` names the control that was moved."""
+        one, view = self.people[state["person"]], state["view"]
+        values = one.values(view)
+        n, T = values.shape
+        row = min(state["layer"], n - 1)
+        t = one.prompt.mark if changed == "person" else min(state["position"], T - 1)
+        layers = [
+            f"in block {i}" if view == CUT else f"after block {i - 1}" if i else "embedding"
+            for i in range(n)
+        ]
+        figure, ax = page(9, TOP + 5 * HIGH + 1.95)
+        grid, bottom = self._draw_grid(ax, one, view, layers, row, t)
+        what = "this state predicts" if view == LENS else "the ⁇ then predicts"
+        cell = f"{layers[row]}, “{visible(one.prompt.text[:T])[t]}” at {t}"
+        ax.text(LEFT, bottom + 1.12, f"{cell}: {what}", fontsize=9)
+        bars = self._draw_likeliest(ax, one, one.views[view], row, t, bottom + 1.2)
+        number = "lost" if view == CUT else "probability"
+        note = (
+            f"{view}, {cell}: {number} {100 * values[row, t]:.0f} %. "
+            f"{what[0].upper()}{what[1:]}: {bars}. "
+            f"Unchanged {100 * one.clean:.0f} %, with the other name {100 * one.corrupted:.0f} %."
         )
-    if view == VIEWS[2]:
-        return (
-            f"Cut off: how much “{first}” loses if ⁇ may not look there",
-            "dark: this look was needed",
-        )
-    wide = f"{one.window} places together" if view == VIEWS[0] else "one place"
-    return (
-        f"Put back, {wide}: how likely “{first}” is again",
-        f"the model reads “{one.other}”, and here it gets the state that belongs to the true name",
-    )
+        limits, chosen = dict(layer=n - 1, position=T - 1), dict(layer=row, position=t)
+        return View(figure, note, grids=[grid], limits=limits, values=chosen)
+
+    def _draw_grid(
+        self, ax: Axes, one: Trace, view: str, layers: list[str], row: int, t: int
+    ) -> tuple[Grid, float]:
+        """Draw all cells, the last layer on top; returns the grid and its lower edge."""
+        values, (title, line) = one.values(view), _describe(view, one)
+        n, T = values.shape
+        ax.text(LEFT, 0.32, title, fontsize=11)
+        answer = f"answer {one.prompt.answer}; {line}"
+        ax.text(LEFT, 0.56, answer, fontsize=8, color="#444444")
+        width, height, top = min(CELL, 7.6 / T), HIGH * n, TOP + HIGH * max(5 - n, 0)
+        bottom, symbols = top + height, visible(one.prompt.text[:T])
+        picture(ax, shade(values[::-1]), LEFT, top, width * T, height)
+        for i, layer in enumerate(layers):
+            y = top + HIGH * (n - i - 0.5)
+            ax.text(LEFT - 0.08, y, layer, ha="right", va="center", fontsize=8)
+        colours = [VERMILION if k in one.prompt.name else "black" for k in range(T)]
+        xs, ys = LEFT + width * (np.arange(T) + 0.5), np.full(T, bottom + 0.14)
+        glyphs(ax, xs, ys, symbols, colours, min(10.0, 66 * width))
+        frame(ax, LEFT + width * t, top + HIGH * (n - 1 - row), width, HIGH)
+        _draw_scale(ax, LEFT, bottom + 0.42, 2.6)
+        texts = np.array([[f"{100 * v:.0f} %" for v in line] for line in values[::-1]])
+        columns = [f"“{symbol}” at {k}" for k, symbol in enumerate(symbols)]
+        # Rows run from the last layer down, so a click cannot set the slider of layers.
+        box, click = (LEFT, top, width * T, height), (None, "position")
+        return Grid(box, layers[::-1], columns, texts, click=click), bottom
+
+    def _draw_likeliest(
+        self, ax: Axes, one: Trace, cells: Cells, row: int, t: int, y: float
+    ) -> str:
+        """Draw the five most likely characters of a cell as bars; returns them as words."""
+        words = []
+        answer = visible(one.prompt.answer)[0]
+        pairs = zip(cells.ids[row, t].tolist(), cells.shares[row, t].tolist(), strict=True)
+        for k, (i, share) in enumerate(pairs):
+            x, symbol, percent = LEFT + 1.45 * k, one.symbols[i], f"{100 * share:.0f} %"
+            colour = BLUE if symbol == answer else SKY
+            ax.barh(y + 0.18, 0.75 * share, 0.2, left=x + 0.25, color=colour)
+            glyphs(ax, [x + 0.1], [y + 0.18], [symbol], "black", 11.0)
+            end = x + 0.3 + 0.75 * share
+            ax.text(end, y + 0.18, percent, va="center_baseline", fontsize=8)
+            words.append(f"“{symbol}” {percent}")
+        return ", ".join(words)
 
 
-def values_of(one: Trace, view: str) -> np.ndarray:
-    """The numbers that a view draws: probabilities, for "cut off" what is lost of them."""
-    value = one.views[view].value.numpy()
-    return np.clip(one.clean - value, 0, None) if view == VIEWS[2] else value
-
-
-def _likeliest(ax: Axes, one: Trace, cells: Cells, row: int, t: int, y: float) -> str:
-    """The five likeliest characters of a cell as bars; returns them as words."""
-    words = []
-    for k, (i, share) in enumerate(
-        zip(cells.ids[row, t].tolist(), cells.shares[row, t].tolist(), strict=True)
-    ):
-        x, sign = LEFT + 1.45 * k, one.signs[i]
-        right = sign == visible(one.asked.answer[0])[0]
-        ax.barh(y + 0.18, 0.75 * share, 0.2, left=x + 0.25, color=BLUE if right else SKY)
-        glyphs(ax, [x + 0.1], [y + 0.18], [sign], "black", 11.0)
-        ax.text(
-            x + 0.3 + 0.75 * share,
-            y + 0.18,
-            f"{100 * share:.0f} %",
-            va="center_baseline",
-            fontsize=8,
-        )
-        words.append(f"“{sign}” {100 * share:.0f} %")
-    return ", ".join(words)
+def _draw_scale(ax: Axes, x: float, y: float, width: float) -> None:
+    """Draw the colours of 0 ... 100 %."""
+    picture(ax, shade(np.linspace(0, 1, 100))[None], x, y, width, 0.12)
+    for share in (0, 0.5, 1):
+        text = f"{100 * share:.0f} %"
+        ax.text(x + width * share, y + 0.15, text, ha="center", va="top", fontsize=8)
 
 
 def explore_tracing(traces: Sequence[Trace]) -> Any:
-    """Choose a person, what is done to the model, a layer and a position; the picture shows all of them, the bars one.
+    """Choose a person, a view, a layer and a position; the picture shows all cells, the bars one.
 
-    `traces`: what `trace` computed, at least one. A click chooses layer and position.
+    A click chooses a position. `traces`: what `trace` computed, at least one.
     """
     if not traces:
-        raise ValueError(
-            "explore_tracing needs at least one trace: trace(model, vocab, question, answer, other)"
-        )
-    people = {
-        f"{one.asked.text[one.asked.name.start : one.asked.name.stop]}": one for one in traces
-    }
-
-    def draw(state: Mapping[str, Any], changed: str | None) -> View:
-        one, view = people[state["person"]], state["view"]
-        cells, values = one.views[view], values_of(one, view)
-        n, T = values.shape
-        row, t = min(state["layer"], n - 1), min(state["position"], T - 1)
-        if changed == "person":
-            t = one.asked.mark
-        figure, ax = page(9, TOP + 5 * HIGH + 1.95)
-        title, below = _told(view, one)
-        ax.text(LEFT, 0.32, title, fontsize=11)
-        ax.text(LEFT, 0.56, f"answer {one.asked.answer}; {below}", fontsize=8, color="#444444")
-        signs = visible(one.asked.text[:T])
-        width, high = min(CELL, 7.6 / T), HIGH * n
-        top = TOP + HIGH * (5 - n if n < 5 else 0)
-        picture(ax, shade(values[::-1]), LEFT, top, width * T, high)  # the last layer above
-        where = [
-            f"in block {i}" if view == VIEWS[2] else f"after block {i - 1}" if i else "embedding"
-            for i in range(n)
-        ]
-        for i, told in enumerate(where):
-            ax.text(
-                LEFT - 0.08, top + HIGH * (n - i - 0.5), told, ha="right", va="center", fontsize=8
-            )
-        y = top + high
-        colours = [VERMILION if k in one.asked.name else "black" for k in range(T)]
-        glyphs(
-            ax,
-            LEFT + width * (np.arange(T) + 0.5),
-            np.full(T, y + 0.14),
-            signs,
-            colours,
-            min(10.0, 66 * width),
-        )
-        frame(ax, LEFT + width * t, top + HIGH * (n - 1 - row), width, HIGH)
-        _scale(ax, LEFT, y + 0.42, 2.6)
-        spot = f"{where[row]}, “{signs[t]}” at {t}"
-        what = "this state foretells" if view == VIEWS[3] else "the ⁇ then foretells"
-        ax.text(LEFT, y + 1.12, f"{spot}: {what}", fontsize=9)
-        words = _likeliest(ax, one, cells, row, t, y + 1.2)
-        number = "lost" if view == VIEWS[2] else "probability"
-        note = (
-            f"{view}, {spot}: {number} {100 * values[row, t]:.0f} %. {what[0].upper()}{what[1:]}: {words}. "
-            f"Untouched {100 * one.clean:.0f} %, with the other name {100 * one.corrupted:.0f} %."
-        )
-        texts = np.array([[f"{100 * v:.0f} %" for v in line] for line in values[::-1]])
-        names = where[::-1], [f"“{sign}” at {k}" for k, sign in enumerate(signs)]
-        # rows run from the last layer down, so a click cannot set the slider of layers
-        grid = Grid((LEFT, top, width * T, high), *names, texts, click=(None, "position"))
-        limits = dict(layer=n - 1, position=T - 1)
-        return View(figure, note, grids=[grid], limits=limits, values=dict(layer=row, position=t))
-
+        how = "trace(model, vocab, question, answer, other)"
+        raise ValueError(f"explore_tracing needs at least one trace: {how}")
     first = traces[0]
     controls = dict(
-        person=Choice("person", list(people)),
-        view=Choice("what is done", VIEWS),
-        layer=Slider("layer (0: embedding)", 2, first.views[VIEWS[0]].value.size(0) - 1),
-        position=Slider("position", first.asked.name.stop - 3, first.asked.mark),
+        person=Choice("person", [one.name for one in traces]),
+        view=Choice("view", VIEWS),
+        layer=Slider("layer (0: embedding)", 2, first.views[WINDOW].value.size(0) - 1),
+        position=Slider("position", first.prompt.name.stop - 3, first.prompt.mark),
     )
-    return explorer("tracing explorer", draw, controls)
-
-
-def _scale(ax: Axes, x: float, y: float, width: float) -> None:
-    """The colours of 0 ... 100 %."""
-    picture(ax, shade(np.linspace(0, 1, 100))[None], x, y, width, 0.12)
-    for share in (0, 0.5, 1):
-        ax.text(
-            x + width * share, y + 0.15, f"{100 * share:.0f} %", ha="center", va="top", fontsize=8
-        )
+    return explorer("tracing explorer", TracingExplorer(traces).draw, controls)
