@@ -1,0 +1,1 @@
+"""Lesson code of notebook 11: between kt_core and the `transformers` library."""

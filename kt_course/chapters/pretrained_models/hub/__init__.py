@@ -1,7 +1,7 @@
 """Between kt_core and the `transformers` library: models and tokenizers in the formats of its hub.
 
 repository.py   a checkpoint as a folder that the library loads without kt_core
-modeling_kt.py  the wrapper that goes into such a folder; the one module here that needs the library to be imported
+modeling_kt.py  the wrapper that goes into such a folder; only this module imports the library
 padding.py      batches padded on either side
 card.py         the folder's README
 conversion.py   our weights in the library's own classes, GPT-2 and GPT-NeoX

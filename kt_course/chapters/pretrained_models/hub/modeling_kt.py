@@ -1,8 +1,8 @@
-"""The GPT of kt_core as a model of the `transformers` library: a configuration and a thin wrapper, nothing else.
+"""The GPT of kt_core as a model of the `transformers` library: a configuration and a thin wrapper.
 
-This file goes into every exported folder, beside `models.py` and what that imports. The library copies the files and
-runs them for whoever loads the folder with trust_remote_code=True. Early versions copy only what this file itself
-imports, so it has to import from every one of them.
+This file goes into every exported folder, with the modules of kt_core that it needs. The library
+copies the files and runs them for whoever loads the folder with trust_remote_code=True. It copies
+only what this file imports itself, so this file imports from every one of them.
 """
 
 from __future__ import annotations
@@ -11,17 +11,21 @@ from dataclasses import asdict, fields
 
 import torch
 import torch.nn.functional as F
+from kt_core.blocks import GPTConfig
+from kt_core.perceiver import PerceiverStack  # noqa: F401
+from kt_core.positions import Rotary
 from transformers import GenerationMixin, PreTrainedConfig, PreTrainedModel
 from transformers.modeling_outputs import CausalLMOutput
 
 from kt_core._typing import Int, Tensor
-from kt_core.attention import rotary_table
-from kt_core.models import GPT, GPTConfig
+from kt_core._validation import require  # noqa: F401
+from kt_core.attention import attend  # noqa: F401
+from kt_core.models import GPT
 from kt_course.chapters.pretrained_models.hub.padding import left_aligned
 
 
 class KTConfig(PreTrainedConfig):
-    """The fields of `GPTConfig` as the library's configuration: what config.json holds."""
+    """The fields of `GPTConfig` as the library's configuration: the content of config.json."""
 
     model_type = "kt_gpt"
     attribute_map = {
@@ -31,25 +35,23 @@ class KTConfig(PreTrainedConfig):
         "num_hidden_layers": "n_layer",
     }
 
-    def __init__(self, vocab_size: int = 256, **given):
-        own = {
-            field.name: given.pop(field.name) for field in fields(GPTConfig) if field.name in given
-        }
-        for name, value in asdict(
-            GPTConfig(vocab_size, **own)
-        ).items():  # validated: a ValueError names the field
+    def __init__(self, vocab_size: int = 256, **settings):
+        names = [field.name for field in fields(GPTConfig)]
+        own = {name: settings.pop(name) for name in names if name in settings}
+        for name, value in asdict(GPTConfig(vocab_size, **own)).items():  # validated
             setattr(self, name, value)
-        super().__init__(**{"tie_word_embeddings": False, **given})
+        super().__init__(**{"tie_word_embeddings": False, **settings})
 
     def gpt(self) -> GPTConfig:
-        """The same settings as kt_core has them."""
+        """Make kt_core's configuration."""
         return GPTConfig(**{field.name: getattr(self, field.name) for field in fields(GPTConfig)})
 
 
 class KTForCausalLM(PreTrainedModel, GenerationMixin):
-    """`GPT` behind the library's interface: rows padded on either side, labels as the library wants them, `generate`.
+    """`GPT` with the library's interface: `generate`, its labels, rows padded on either side.
 
-    There is no cache here: every new token reads the whole text again. Texts longer than block_size are a ValueError.
+    There is no cache here: every new token reads the whole text again. Texts longer than block_size
+    are a ValueError.
     """
 
     config_class = KTConfig
@@ -62,19 +64,17 @@ class KTForCausalLM(PreTrainedModel, GenerationMixin):
         self.post_init()
 
     def init_weights(self):
-        """Nothing to do: GPT drew its weights when it was built."""
+        """Do nothing: GPT initialised its weights when it was built."""
 
     @torch.no_grad()
     def _init_weights(self, module):
-        """What no file holds. The library builds a model without memory, so tables made at the start are gone."""
-        GPT._init_weights(module)
-        if isinstance(module, GPT) and module.config.rotary:
-            config = module.config
-            table = rotary_table(
-                torch.arange(len(module.cos)), config.n_embd // config.n_head, config.rope_base
-            )
-            for buffer, values in zip((module.cos, module.sin), table, strict=True):
-                buffer.copy_(values)
+        """Compute what no file holds: the library builds a model on the meta device first."""
+        GPT.init_weights(module)
+        if isinstance(module, GPT) and module.rotary is not None:
+            c, table = module.config, module.rotary
+            fresh = Rotary(c.n_embd // c.n_head, len(table.cos), c.rope_base)
+            table.cos.copy_(fresh.cos)
+            table.sin.copy_(fresh.sin)
 
     @classmethod
     def _supports_default_dynamic_cache(cls) -> bool:
@@ -100,24 +100,23 @@ class KTForCausalLM(PreTrainedModel, GenerationMixin):
         return_dict: bool = True,
         **ignored,
     ) -> CausalLMOutput | tuple:
-        """Logits (B, T, V) at every token of `input_ids` (B, T); `attention_mask` is 0 at padding, on either side.
+        """Compute the logits, (B, T, V), and the loss if there are labels.
 
-        `labels` (B, T) are the tokens themselves, -100 where the loss asks for nothing: moving them by one place is
-        done here, as everywhere in the library. (`GPT` itself wants targets that are moved already, 0 for nothing.)
+        Args:
+            attention_mask: 0 at padding, on either side.
+            labels: The tokens themselves, -100 where there is no loss. They are shifted by one
+                here, as everywhere in the library. (`GPT` wants targets that are shifted already.)
         """
         if attention_mask is None or bool(attention_mask.all()):
             logits, _ = self.gpt(input_ids)
         else:
             packed, back = left_aligned(input_ids, attention_mask)
-            logits = self.gpt(packed)[0]
-            logits = logits.gather(
-                1, back[..., None].expand_as(logits)
-            )  # (B, T, V), at the tokens' own places
+            logits, _ = self.gpt(packed)
+            logits = logits.gather(1, back[..., None].expand_as(logits))  # at the tokens' positions
         loss = None
         if labels is not None:
-            loss = F.cross_entropy(
-                logits[:, :-1].flatten(0, 1).float(), labels[:, 1:].flatten(), ignore_index=-100
-            )
+            predicted = logits[:, :-1].flatten(0, 1).float()
+            loss = F.cross_entropy(predicted, labels[:, 1:].flatten(), ignore_index=-100)
         if not return_dict:
             return (logits,) if loss is None else (loss, logits)
         return CausalLMOutput(loss=loss, logits=logits)

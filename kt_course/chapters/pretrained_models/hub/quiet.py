@@ -1,4 +1,4 @@
-"""The `transformers` library without a network and without its chatter."""
+"""The `transformers` library offline and silent."""
 
 from __future__ import annotations
 
@@ -7,9 +7,11 @@ from pathlib import Path
 
 
 def offline(code_folder: str | Path | None = None) -> None:
-    """Nothing is fetched, no progress bars, errors alone on stderr. To be called before `transformers` is imported.
+    """Fetch nothing, show no progress bars, print only errors. Call it before the first import.
 
-    `code_folder`: where the library puts the code of models that bring their own (else in the user's cache).
+    Args:
+        code_folder: Where the library puts the code of models that bring their own (by default the
+            user's cache).
     """
     settings = {
         "HF_HUB_OFFLINE": "1",

@@ -1,6 +1,7 @@
-"""Text to numbers: our characters as a tokenizer of the `tokenizers` library, and byte-pair encoding.
+"""Text to numbers: our characters as a tokenizer of the `tokenizers` library, and byte pairs.
 
-Sources: Sennrich et al. 2016, section 3.2 (byte-pair encoding); Radford et al. 2019, section 2.2 (on bytes).
+Sources: Sennrich et al. 2016, section 3.2 (byte-pair encoding); Radford et al. 2019, section 2.2
+(on bytes).
 """
 
 from __future__ import annotations
@@ -10,90 +11,115 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from kt_core.datasets import _TokenDataset
+from kt_core.datasets import TokenDataset
 from kt_core.vocab import MASK, PAD, CharVocab
 
 Word = tuple[str, ...]
 
 
 def merge_step(words: Mapping[Word, int]) -> tuple[tuple[str, str] | None, dict[Word, int]]:
-    """One step of byte-pair encoding: the most frequent pair of neighbours, and the words with it made one token.
+    """Take one step of byte-pair encoding: join the most frequent pair of neighbours.
 
-    `words`: each word as its tokens, with how often it comes. Of pairs that come equally often the first in the
-    alphabet wins. Merging goes from left to right: a a a becomes aa a. Without any pair: (None, the words as they are).
+    Of equally frequent pairs the first in the alphabet wins. Merging goes from left to right:
+    a a a becomes aa a.
+
+    Args:
+        words: Each word as its tokens, with its count.
+
+    Returns:
+        The pair and the new words; None and the words as they are if there is no pair.
     """
     pairs: Counter[tuple[str, str]] = Counter()
-    for word, times in words.items():
+    for word, count in words.items():
         for pair in zip(word, word[1:], strict=False):
-            pairs[pair] += times
+            pairs[pair] += count
     if not pairs:
         return None, dict(words)
     best = min(pairs, key=lambda pair: (-pairs[pair], pair))
     merged: Counter[Word] = Counter()
-    for word, times in words.items():
+    for word, count in words.items():
         tokens: list[str] = []
-        at = 0
-        while at < len(word):
-            whole = word[at : at + 2] == best
-            tokens.append("".join(best) if whole else word[at])
-            at += 2 if whole else 1
-        merged[tuple(tokens)] += times
+        i = 0
+        while i < len(word):
+            is_pair = word[i : i + 2] == best
+            tokens.append("".join(best) if is_pair else word[i])
+            i += 2 if is_pair else 1
+        merged[tuple(tokens)] += count
     return best, dict(merged)
 
 
 def bits_per_character(loss: float, tokens: int, characters: int) -> float:
-    """A loss in nats a token as bits a character of the text that the tokens spell.
+    """Convert a loss in nats per token to bits per character of the text that the tokens spell.
 
-    Losses a token cannot be compared between vocabularies; what it costs to write the same text can.
+    Losses per token cannot be compared between vocabularies; the cost of the same text can.
     """
     return loss * tokens / (math.log(2) * characters)
 
 
 def char_tokenizer(vocab: CharVocab, block_size: int) -> Any:
-    """A `PreTrainedTokenizerFast` with the ids of `vocab`: a token a character, □ to pad (on the left), ⁇ to end.
+    """Make a `PreTrainedTokenizerFast` with the ids of `vocab`: one token per character.
 
-    A character that the vocabulary lacks is an error, as in `CharVocab`.
+    □ is the padding (on the left), ⁇ the end. An unknown character is an error, as in `CharVocab`.
     """
     from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers
 
-    made = Tokenizer(models.WordLevel({ch: i for i, ch in enumerate(vocab.chars)}))
-    made.pre_tokenizer = pre_tokenizers.Split(Regex(r"[\s\S]"), behavior="isolated")
-    made.decoder = decoders.Fuse()
-    return _fast(made, block_size)
+    tokenizer = Tokenizer(models.WordLevel({ch: i for i, ch in enumerate(vocab.chars)}))
+    tokenizer.pre_tokenizer = pre_tokenizers.Split(Regex(r"[\s\S]"), behavior="isolated")
+    tokenizer.decoder = decoders.Fuse()
+    return _wrap(tokenizer, block_size)
 
 
 def train_bpe(
     texts: Iterable[str], vocab_size: int, block_size: int, prefix_space: bool = False
 ) -> Any:
-    """A `PreTrainedTokenizerFast` by byte-pair encoding, trained on `texts`: □ is 0, ⁇ is 1, then 256 bytes, then merges.
+    """Train a `PreTrainedTokenizerFast` by byte-pair encoding.
 
-    A word is what GPT-2 takes for one, with the space before it. `prefix_space` puts a space before the text too, so
-    that its first word is written as it is elsewhere. ValueError if the vocabulary has no room for the bytes.
+    □ is 0, ⁇ is 1, then come 256 bytes, then the merges. A word is what GPT-2 takes for one, with
+    the space before it.
+
+    Args:
+        prefix_space: Put a space before the text too, so that its first word is written as
+            elsewhere.
     """
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
     alphabet = pre_tokenizers.ByteLevel.alphabet()
-    if vocab_size < len(alphabet) + 2:
-        raise ValueError(
-            f"a vocabulary of {vocab_size} has no room for {len(alphabet)} bytes and the two specials: at least {len(alphabet) + 2}"
-        )
-    made = Tokenizer(models.BPE())
-    made.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=prefix_space)
-    made.decoder = decoders.ByteLevel()
+    least = len(alphabet) + 2
+    if vocab_size < least:
+        what = f"has no room for {len(alphabet)} bytes and the two specials"
+        raise ValueError(f"a vocabulary of {vocab_size} {what}: at least {least}")
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=prefix_space)
+    tokenizer.decoder = decoders.ByteLevel()
     trainer = trainers.BpeTrainer(
         vocab_size=vocab_size,
         special_tokens=[PAD, MASK],
         initial_alphabet=sorted(alphabet),
         show_progress=False,
     )
-    made.train_from_iterator(texts, trainer)
-    return _fast(made, block_size)
+    tokenizer.train_from_iterator(texts, trainer)
+    return _wrap(tokenizer, block_size)
 
 
-class TokenLines(_TokenDataset):
-    """Whole lines through a tokenizer of this module, for `kt_core.Trainer`: ⁇ line ⁇, with the loss on every token.
+def _wrap(tokenizer: Any, block_size: int) -> Any:
+    from transformers import PreTrainedTokenizerFast
 
-    What does not fit the block is cut off. `characters` counts those of all lines, one more for each line's end.
+    return PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer,
+        pad_token=PAD,
+        eos_token=MASK,
+        padding_side="left",
+        model_max_length=block_size,
+        clean_up_tokenization_spaces=False,
+        model_input_names=["input_ids", "attention_mask"],
+    )
+
+
+class TokenLines(TokenDataset):
+    """Whole lines through a tokenizer, ⁇ line ⁇, with the loss on every token; for a `Trainer`.
+
+    What does not fit the block is cut off. `characters` counts those of all lines, and one more for
+    each line's end.
     """
 
     def __init__(self, tokenizer: Any, lines: Sequence[str], block_size: int = 128):
@@ -104,19 +130,6 @@ class TokenLines(_TokenDataset):
     def __len__(self) -> int:
         return len(self.ids)
 
-    def tokens(self, i: int) -> tuple[list[int], int]:
+    def tokens(self, i: int, epoch: int = 0) -> tuple[list[int], int]:
+        """Give the ids of line i; all but the first have a loss."""
         return self.ids[i], 1
-
-
-def _fast(made: Any, block_size: int) -> Any:
-    from transformers import PreTrainedTokenizerFast
-
-    return PreTrainedTokenizerFast(
-        tokenizer_object=made,
-        pad_token=PAD,
-        eos_token=MASK,
-        padding_side="left",
-        model_max_length=block_size,
-        clean_up_tokenization_spaces=False,
-        model_input_names=["input_ids", "attention_mask"],
-    )
