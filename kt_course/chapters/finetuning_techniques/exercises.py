@@ -20,19 +20,18 @@ from kt_course.chapters.finetuning_techniques.classify import (
     retained,
     train_top,
 )
-from kt_course.exercises.core import (
-    Exercise,
+from kt_course.exercises.assertions import (
     Wrong,
     close,
     describe,
-    draw,
-    fresh_random,
-    refused,
+    expect_value_error,
+    fresh_cases,
+    recognise,
     tensor,
-    unforeseen,
 )
 from kt_course.exercises.diagnoses import diagnoses
-from kt_course.exercises.mistakes import numbers, recognise
+from kt_course.exercises.random_cases import draw, fresh_random, numbers
+from kt_course.exercises.registry import Exercise
 
 NOTEBOOK = "12_finetuning_techniques"
 
@@ -80,9 +79,9 @@ def check_pool(fn: Callable) -> str:
         )
     got = tensor(fn(hidden, idx), (3, 4), "without how the result")
     wrong.reject({"default": not close(got, pool_with(hidden, idx, "last"))})
-    refused('how="first"', fn, hidden, idx, "first")
+    expect_value_error('how="first"', fn, hidden, idx, "first")
     rule = "the length is the number of ids that are not 0"
-    with unforeseen(f"right for the example, not for other texts: {rule}"):
+    with fresh_cases(f"right for the example, not for other texts: {rule}"):
         for _ in range(3):
             lengths = draw(1, 9, 5)
             hidden, idx = numbers(5, max(lengths), 3), texts_of(lengths, max(lengths))
@@ -175,9 +174,9 @@ def check_train_top(fn: Callable) -> str:
     except Wrong as error:
         raise diagnoses(__file__, "train-top")("no thaw") from error
     for n in (5, -1):
-        refused(f"n = {n} of 3 blocks (0 ... 4 make sense)", fn, tiny_classifier(), n)
+        expect_value_error(f"n = {n} of 3 blocks (0 ... 4 make sense)", fn, tiny_classifier(), n)
     rule = "a table of positions belongs to the embeddings"
-    with unforeseen(f"right for rope with 3 blocks, not for other models: {rule}"):
+    with fresh_cases(f"right for rope with 3 blocks, not for other models: {rule}"):
         for L in draw(1, 4, 2):
             for n in range(L + 2):
                 compare(tiny_classifier(L, "vanilla"), n)
@@ -260,7 +259,7 @@ def check_layer_rates(fn: Callable) -> str:
         "default": not matches(rates_of(tiny_classifier(), peak), L, peak, 2.6),
     }
     wrong.reject(mistakes)
-    with unforeseen("right for 3 blocks, not for other models"):
+    with fresh_cases("right for 3 blocks, not for other models"):
         for n in draw(1, 5, 2):
             assert matches(rates_of(tiny_classifier(n, "vanilla"), 0.1, 1.7), n, 0.1, 1.7)
     return "peak for the head and the last norm, divided by factor for each layer down"
@@ -311,7 +310,7 @@ def check_low_rank(fn: Callable) -> str:
     got = tensor(fn(*args, 6.0), (3, 4), f"the result for {sizes}")
     expected = low_rank_with(*args, 6.0)
     recognise(
-        got, expected, lambda m: low_rank_with(*args, 6.0, m), wrong.texts("formula"), "the result"
+        got, expected, lambda m: low_rank_with(*args, 6.0, m), wrong.texts("mistakes"), "the result"
     )
     x, weight, bias, down, up = args
     if not close(fn(x, weight, bias, down, 0 * up, 6.0), x @ weight.T + bias):
@@ -320,7 +319,7 @@ def check_low_rank(fn: Callable) -> str:
     got = tensor(fn(*args, 6.0), (2, 3, 4), "the result for x of (2, 3, 5)")
     if not close(got, low_rank_with(*args, 6.0)):
         raise wrong("batch")
-    with unforeseen("right for the examples, not for other sizes, ranks and alphas"):
+    with fresh_cases("right for the examples, not for other sizes, ranks and alphas"):
         sizes = zip(draw(1, 9, 4), draw(1, 9, 4), draw(1, 5, 4), draw(1, 32, 4), strict=True)
         for n_in, n_out, r, alpha in sizes:
             args = case(n_in, n_out, r, 2)
@@ -354,8 +353,8 @@ def check_retained(fn: Callable) -> str:
     except ZeroDivisionError:
         raise wrong("divides") from None
     wrong.reject({"nothing": nothing != (0, 0)})
-    refused("one answer less than questions", fn, before, after[:-1], gold)
-    with unforeseen("right for the example, not for other answers"):
+    expect_value_error("one answer less than questions", fn, before, after[:-1], gold)
+    with fresh_cases("right for the example, not for other answers"):
         rng = fresh_random()
         for n in draw(1, 30, 4):
             gold, before, after = ([rng.choice("abc") for _ in range(n)] for _ in range(3))

@@ -188,7 +188,7 @@ def attention_weights_of(
 
 def check_gpt2_attention(fn: Callable) -> str:
     wrong = diagnoses(__file__, "gpt2-attention")
-    layer, texts = randomise(MultiHeadAttention(12, 3), seed=1), wrong.texts("formula")
+    layer, texts = randomise(MultiHeadAttention(12, 3), seed=1), wrong.texts("mistakes")
     got, right = attention_weights_of(fn, layer, wrong), gpt2_attention(layer)
     name = "c_attn.weight"
     recognise(got[name], right[name], lambda m: c_attn_with(layer, m), texts, name)

@@ -20,18 +20,10 @@ from kt_course.chapters.the_whole_transformer.seq2seq import (
 )
 from kt_course.chapters.the_whole_transformer.seq2seq_data import pad_rows
 from kt_course.chapters.the_whole_transformer.seq2seq_decoding import beam_step, generate
-from kt_course.exercises.core import (
-    Exercise,
-    Wrong,
-    close,
-    describe,
-    draw,
-    fresh,
-    tensor,
-    unforeseen,
-)
+from kt_course.exercises.assertions import Wrong, close, describe, fresh_cases, recognise, tensor
 from kt_course.exercises.diagnoses import diagnoses
-from kt_course.exercises.mistakes import numbers, randomised, recognise
+from kt_course.exercises.random_cases import draw, fresh_generator, numbers, randomise
+from kt_course.exercises.registry import Exercise
 
 NOTEBOOK = "09_the_whole_transformer"
 
@@ -61,7 +53,7 @@ def layer_norm_with(
 
 def check_layer_norm(fn: Callable) -> str:
     x, eps = 3 * numbers(2, 4, 6, seed=1) + 2, 0.3  # a large eps shows where it is added
-    texts = diagnoses(__file__, "layer-norm").texts("formula")
+    texts = diagnoses(__file__, "layer-norm").texts("mistakes")
 
     def compare(known: Mapping[str, str], what: str, *scale: Tensor) -> None:
         got = tensor(fn(x, *scale, eps=eps), x.shape, f"the result {what}")
@@ -72,7 +64,7 @@ def check_layer_norm(fn: Callable) -> str:
     plain = {m: text for m, text in texts.items() if "gain" not in m and "bias" not in m}
     compare(plain, "for x of (2, 4, 6)")
     compare(texts, "with gain and bias", *numbers(2, 6, seed=2))
-    with unforeseen("right for (2, 4, 6), wrong for other shapes: count axes from the end"):
+    with fresh_cases("right for (2, 4, 6), wrong for other shapes: count axes from the end"):
         for shape in ((5,), (3, 7), (2, 3, 4, 8)):
             x, (gain, bias) = numbers(*shape), numbers(2, shape[-1])
             assert close(fn(x, gain, bias), layer_norm_with(x, gain, bias, 1e-5))
@@ -124,7 +116,7 @@ def sublayer_texts(parts: Sequence[str]) -> dict[str, str]:
 
 def random_block(kind: type, norm: str, seed: int | None = None) -> nn.Module:
     """A small block with random weights, float64."""
-    return randomised(kind(Seq2SeqConfig(4, 4, 1, 1, 2, 8, 12, 0.0, norm)), seed)
+    return randomise(kind(Seq2SeqConfig(4, 4, 1, 1, 2, 8, 12, 0.0, norm)), seed)
 
 
 def compare_blocks(
@@ -163,7 +155,7 @@ def encoder_block_with(
 
 
 def check_encoder_block(fn: Callable) -> str:
-    x, texts = numbers(2, 4, 8, seed=2), diagnoses(__file__, "encoder-block").texts("formula")
+    x, texts = numbers(2, 4, 8, seed=2), diagnoses(__file__, "encoder-block").texts("mistakes")
     compare_blocks(
         EncoderBlock,
         lambda block: fn(block, x, MASK),
@@ -171,7 +163,7 @@ def check_encoder_block(fn: Callable) -> str:
         x.shape,
         sublayer_texts(["attention", "feed-forward"]) | texts,
     )
-    with unforeseen("right for the examples, wrong for other sizes, or without a mask (None)"):
+    with fresh_cases("right for the examples, wrong for other sizes, or without a mask (None)"):
         for norm, B, S in (("pre", 1, 1), ("post", 3, 6)):
             block, x = random_block(EncoderBlock, norm), numbers(B, S, 8)
             assert close(fn(block, x, None), encoder_block_with(block, x, None))
@@ -210,9 +202,9 @@ def check_decoder_block(fn: Callable) -> str:
         lambda block, mistake: decoder_block_with(block, x, memory, MASK, mistake),
         x.shape,
         sublayer_texts(["self-attention", "cross-attention", "feed-forward"])
-        | diagnoses(__file__, "decoder-block").texts("formula"),
+        | diagnoses(__file__, "decoder-block").texts("mistakes"),
     )
-    with unforeseen("right for the examples, wrong for T other than S, or without a mask (None)"):
+    with fresh_cases("right for the examples, wrong for T other than S, or without a mask (None)"):
         for norm, B, T, S in (("pre", 1, 1, 3), ("post", 3, 6, 2)):
             block, x, memory = random_block(DecoderBlock, norm), numbers(B, T, 8), numbers(B, S, 8)
             assert close(fn(block, x, memory, None), decoder_block_with(block, x, memory, None))
@@ -261,7 +253,7 @@ def check_teacher_forcing(fn: Callable) -> str:
     mistakes = {m: torch.equal(labels, other) for m, other in wrong_labels.items()}
     mistakes["labels"] = not torch.equal(labels, right_labels)
     wrong.reject(mistakes, row=labels[1].tolist())
-    with unforeseen("right for the example, wrong for other targets"):
+    with fresh_cases("right for the example, wrong for other targets"):
         for B, T in ((1, 1), (4, 6), (3, 3)):
             lengths = draw(0, T, B - 1) + [T]
             target = pad_rows([draw(3, 20, n) for n in lengths])
@@ -335,7 +327,7 @@ def check_greedy(fn: Callable) -> str:
     wrong.reject(mistakes, got=got, rows=rows, encoded=encoded)
     short, _ = answer(rows, 3)
     wrong.reject({"max_new": short != [row[:3] for row in rows]}, n=len(short[0]))
-    with unforeseen("right for the example, wrong for other answers"):
+    with fresh_cases("right for the example, wrong for other answers"):
         for B in (1, 4):
             rows = [draw(3, 20, n) for n in draw(0, 6, B)]
             assert answer(rows, 8)[0] == rows
@@ -388,10 +380,10 @@ def check_beam_step(fn: Callable) -> str:
         "total": not close(best, probabilities.log()),
     }
     wrong.reject(mistakes, best=best[0], right=probabilities[0].log())
-    with unforeseen("right for the example, wrong for other sizes"):
+    with fresh_cases("right for the example, wrong for other sizes"):
         for n, V, width in ((1, 5, 2), (4, 6, 4), (3, 2, 9)):
-            log_p = torch.randn(n, V, generator=fresh()).double().log_softmax(-1)
-            totals = torch.randn(n, generator=fresh()).double()
+            log_p = torch.randn(n, V, generator=fresh_generator()).double().log_softmax(-1)
+            totals = torch.randn(n, generator=fresh_generator()).double()
             rows, tokens, best = answer(log_p, totals, width)
             extended = totals[:, None] + log_p
             assert (rows, tokens) == best_entries(extended, width)

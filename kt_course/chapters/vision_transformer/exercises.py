@@ -16,9 +16,10 @@ from kt_course.chapters.vision_transformer.vision import (
     patch_convolution,
     patchify,
 )
-from kt_course.exercises.core import Exercise, Wrong, close, describe, draw, tensor, unforeseen
+from kt_course.exercises.assertions import Wrong, close, describe, fresh_cases, recognise, tensor
 from kt_course.exercises.diagnoses import diagnoses
-from kt_course.exercises.mistakes import numbers, randomised, recognise
+from kt_course.exercises.random_cases import draw, numbers, randomise
+from kt_course.exercises.registry import Exercise
 
 NOTEBOOK = "13_vision_transformer"
 
@@ -42,7 +43,7 @@ def check_tokens(fn: Callable) -> str:
     got = count(12, 3, "mean", channels=3)
     wrong.reject({"channels": got != 16}, got=got)
     rule = "(image_size // patch_size) ** 2"
-    with unforeseen(f"right for 12 x 12 pixels, not for other sizes: {rule}"):
+    with fresh_cases(f"right for 12 x 12 pixels, not for other sizes: {rule}"):
         for grid, p in zip(draw(1, 9, 6), draw(1, 7, 6), strict=True):
             assert count(grid * p, p, "class") == grid**2 + 1
             assert count(grid * p, p, "mean") == grid**2
@@ -84,9 +85,9 @@ def check_patchify(fn: Callable) -> str:
     for shape, p in (((2, 1, 4, 6), 2), ((1, 3, 6, 6), 3)):
         images = numbers(*shape, seed=p)
         got, expected = answer(images, p), patchify_with(images, p)
-        known, args = wrong.texts("formula"), (images, p)
+        known, args = wrong.texts("mistakes"), (images, p)
         recognise(got, expected, lambda m, a=args: patchify_with(*a, m), known, "the patches")
-    with unforeseen("right for the examples, not for other images and patches"):
+    with fresh_cases("right for the examples, not for other images and patches"):
         sizes = zip(draw(1, 4, 4), draw(1, 4, 4), draw(1, 4, 4), draw(1, 3, 4), strict=True)
         for p, rows, columns, c in sizes:
             images = numbers(2, c, rows * p, columns * p)
@@ -129,11 +130,11 @@ def check_convolution(fn: Callable) -> str:
         weight, bias = numbers(C, shape[1] * p * p, seed=p + 1), numbers(C, seed=p + 2)
         args = (numbers(*shape, seed=p), weight, bias, p)
         expected = patchify_with(args[0], p) @ weight.mT + bias
-        known = wrong.texts("formula")
+        known = wrong.texts("mistakes")
         recognise(
             answer(*args), expected, lambda m, a=args: convolution_with(*a, m), known, "the result"
         )
-    with unforeseen("right for the examples, not for other images, patches and widths"):
+    with fresh_cases("right for the examples, not for other images, patches and widths"):
         sizes = zip(draw(1, 3, 3), draw(1, 3, 3), draw(1, 3, 3), draw(1, 6, 3), strict=True)
         for p, grid, c, C in sizes:
             images = numbers(2, c, grid * p, grid * p)
@@ -169,10 +170,10 @@ def embed_with(model: ViT, patches: Tensor, mistake: str = "") -> Tensor:
 
 def check_embed(fn: Callable) -> str:
     wrong = diagnoses(__file__, "vit-embed")
-    texts = wrong.texts("formula")
+    texts = wrong.texts("mistakes")
 
     def random_model(seed: int | None = None, **kind: str) -> ViT:
-        return randomised(ViT(ViTConfig(4, 2, n_layer=1, n_head=1, n_embd=6, **kind)), seed)
+        return randomise(ViT(ViTConfig(4, 2, n_layer=1, n_head=1, n_embd=6, **kind)), seed)
 
     for kind in ({}, {"pool": "mean"}, {"positions": "none"}):
         model, patches = random_model(1, **kind), numbers(3, 4, 4, seed=2)
@@ -186,7 +187,7 @@ def check_embed(fn: Callable) -> str:
         args, what = (model, patches), f"{name}: the result"
         differing = {m: t for m, t in texts.items() if not close(embed_with(*args, m), expected)}
         recognise(got, expected, lambda m, a=args: embed_with(*a, m), differing, what)
-    with unforeseen("right for 3 images, not for another number of them"):
+    with fresh_cases("right for 3 images, not for another number of them"):
         for B in (1, 5):
             model, patches = random_model(), numbers(B, 4, 4)
             assert close(fn(model, patches).detach(), embed_with(model, patches))
@@ -217,9 +218,9 @@ def check_rollout(fn: Callable) -> str:
 
     maps, known = random_maps(2, 3, 2, 4, seed=1), diagnoses(__file__, "attention-rollout")
     got = tensor(fn(maps), (2, 4, 4), "the result for 3 layers of (2, 2, 4, 4)")
-    texts, expected = known.texts("formula"), rollout_with(maps)
+    texts, expected = known.texts("mistakes"), rollout_with(maps)
     recognise(got, expected, lambda m: rollout_with(maps, m), texts, "the rollout")
-    with unforeseen("right for 3 layers, not for other numbers of layers, heads and tokens"):
+    with fresh_cases("right for 3 layers, not for other numbers of layers, heads and tokens"):
         for B, L, nh, T in ((1, 1, 1, 3), (3, 4, 3, 5)):
             maps = random_maps(B, L, nh, T)
             assert close(tensor(fn(maps), (B, T, T), "the result"), rollout_with(maps))

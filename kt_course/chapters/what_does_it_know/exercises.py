@@ -57,7 +57,7 @@ def check_log_probability(fn: Callable) -> str:
     generator = torch.Generator().manual_seed(1)
     args = numbers(9, 6, seed=1), torch.randint(6, (9,), generator=generator), 5
     got = number(fn(*args), "the log-probability of 4 characters")
-    texts, expected = wrong.texts("formula"), log_probability_with(*args)
+    texts, expected = wrong.texts("mistakes"), log_probability_with(*args)
     recognise(got, expected, lambda m: log_probability_with(*args, m), texts, "the sum")
     for T, V, start in ((2, 3, 1), (7, 4, 6), (30, 50, 11)):
         logits, ids = numbers(T, V), torch.randint(V, (T,), generator=fresh_generator())
@@ -111,7 +111,7 @@ def check_calibration_error(fn: Callable) -> str:
     right = torch.tensor([1, 0, 1, 1, 1, 0, 1, 1, 1, 0, 1, 0]).bool()
     got, expected = error(sure, right, 4), calibration_error_with(sure, right, 4)
     outcomes, what = lambda m: calibration_error_with(sure, right, 4, m), "12 answers in 4 bins"
-    recognise(got, expected, outcomes, wrong.texts("formula"), f"the error of {what}")
+    recognise(got, expected, outcomes, wrong.texts("mistakes"), f"the error of {what}")
     ten = calibration_error_with(sure, right, 10)
     wrong.reject({"default": not close(error(sure, right), ten)})
     for n, bins in ((1, 5), (40, 7), (200, 20)):
@@ -173,7 +173,7 @@ def check_threshold(fn: Callable) -> str:
 
     got, expected = torch.stack([answer(*case) for case in cases]), thresholds()
     if not close(got, expected):
-        for mistake, text in wrong.texts("formula").items():
+        for mistake, text in wrong.texts("mistakes").items():
             if close(got, thresholds(mistake)):
                 raise Wrong(text)
     for (sure, right, accuracy), mine, true in zip(THRESHOLD_CASES, got, expected, strict=True):
@@ -224,7 +224,7 @@ def check_cut_mask(fn: Callable) -> str:
     def masks(mistake: str = "") -> Tensor:
         return torch.cat([cut_mask_with(*e, mistake).double().flatten() for e in examples])
 
-    recognise(got, masks(), masks, wrong.texts("formula"), "the mask")
+    recognise(got, masks(), masks, wrong.texts("mistakes"), "the mask")
     for T in (1, 9, 14):
         queries, keys = (sorted(set(draw(0, T - 1, 4))) for _ in range(2))
         for q, k in ((queries, keys), ([], keys), (range(T), range(T))):
@@ -261,7 +261,7 @@ def check_ridge(fn: Callable) -> str:
     got = fn(*args)
     wrong.reject({"transposed": isinstance(got, Tensor) and got.shape == (3, 4)})
     got = tensor(got, (4, 3), "the weights for x of (9, 4) and y of (9, 3)").double()
-    texts, expected = wrong.texts("formula"), ridge_with(*args)
+    texts, expected = wrong.texts("mistakes"), ridge_with(*args)
     recognise(got, expected, lambda m: ridge_with(*args, m), texts, "the weight matrix")
     for n, d, k in ((3, 8, 2), (20, 1, 1), (30, 6, 12)):
         args = numbers(n, d), numbers(n, k), 0.5 + draw(1, 9, 1)[0]
@@ -292,7 +292,7 @@ def check_bits(fn: Callable) -> str:
     nats = torch.tensor([0.1, 0.02, 3.0, 9.0, 0.5]).double()
     share = torch.tensor([0.05, 0.01, 0.02, 0.1, 0.008]).double()
     got, expected = number(fn(nats, share), "what was learned"), bits_with(nats, share)
-    texts = wrong.texts("formula")
+    texts = wrong.texts("mistakes")
     recognise(got, expected, lambda m: bits_with(nats, share, m), texts, "the sum of bits")
     for n in (1, 30):
         nats, share = numbers(n).abs(), 0.01 + 0.9 * numbers(n).sigmoid()
