@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import nn
@@ -15,10 +16,18 @@ from torch import nn
 from kt_core._typing import Float, Int, Tensor
 from kt_core.decoding import pick_next
 from kt_core.evaluation import Score, exact_match
-from kt_core.runs.beam import Beam
 from kt_course.chapters.the_whole_transformer.seq2seq_data import Pair, TokenVocab, Toy, pad_rows
 
 START, END = TokenVocab.start_id, TokenVocab.end_id
+
+
+@dataclass(frozen=True)
+class Beam:
+    """An answer that beam search found: ids, probability, and whether it ended before the limit."""
+
+    ids: tuple[int, ...]
+    probability: float
+    ended: bool
 
 
 def _check_at_least_1(**values: int | None) -> None:

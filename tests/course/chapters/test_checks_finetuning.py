@@ -8,6 +8,7 @@ from torch import nn
 
 from kt_core.evaluation import Score
 from kt_core.models import GPT, GPTConfig
+from kt_course.chapters.finetuning_techniques import exercises
 from kt_course.chapters.finetuning_techniques.classify import (
     Classifier,
     depth,
@@ -17,9 +18,12 @@ from kt_course.chapters.finetuning_techniques.classify import (
     retained,
     train_top,
 )
-from kt_course.chapters.finetuning_techniques.exercises import LOW_RANK, POOLS, mapped, pooled
+from kt_course.chapters.finetuning_techniques.exercises import low_rank_with, pool_with
+from kt_course.exercises.diagnoses import diagnoses
 
 NOTEBOOK = "12_finetuning_techniques"
+POOLS = {how: diagnoses(exercises.__file__, "pool").texts(how) for how in ("last", "mean")}
+LOW_RANK = diagnoses(exercises.__file__, "low-rank").texts("mistakes")
 
 # ---------------------------------------------------------------- one vector a text
 
@@ -31,7 +35,7 @@ def slipping(slip, where):
     def answer(hidden, idx, how="last"):
         if how not in ("last", "mean"):
             raise ValueError("last or mean")
-        return pooled(hidden, idx, how, slip if how == where else "")
+        return pool_with(hidden, idx, how, slip if how == where else "")
 
     return answer
 
@@ -53,7 +57,7 @@ def by_loop(hidden, idx, how="last"):
 
 
 def silent(hidden, idx, how="last"):
-    return pooled(hidden, idx, how)
+    return pool_with(hidden, idx, how)
 
 
 def over_the_batch(hidden, idx, how="last"):
@@ -61,7 +65,7 @@ def over_the_batch(hidden, idx, how="last"):
 
 
 def one_way(how):
-    return lambda hidden, idx, given="last": pooled(hidden, idx, how)
+    return lambda hidden, idx, given="last": pool_with(hidden, idx, how)
 
 
 def mean_by_default(hidden, idx, how="mean"):
@@ -373,7 +377,9 @@ def stub_low_rank(x, weight, bias, down, up, alpha): ...
 
 
 def wrongly(slip):
-    return lambda x, weight, bias, down, up, alpha: mapped(x, weight, bias, down, up, alpha, slip)
+    return lambda x, weight, bias, down, up, alpha: low_rank_with(
+        x, weight, bias, down, up, alpha, slip
+    )
 
 
 def merged(x, weight, bias, down, up, alpha):
@@ -409,7 +415,7 @@ RANK = Answers(
             "the frozen map itself",
         ),
         "rank 2 always": (
-            lambda x, weight, bias, down, up, alpha: mapped(
+            lambda x, weight, bias, down, up, alpha: low_rank_with(
                 x, weight, bias, down, up, alpha * len(down) / 2
             ),
             "not for other|right for the examples",
@@ -513,15 +519,17 @@ def test_the_formulas_of_the_checks_are_the_packages():
         torch.tensor([[4, 2, 0, 0, 0], [5] * 5, [3, 3, 3, 3, 0]]),
     )
     for how, slips in POOLS.items():
-        torch.testing.assert_close(pooled(hidden, idx, how), pool(hidden, idx, how))
+        torch.testing.assert_close(pool_with(hidden, idx, how), pool(hidden, idx, how))
         for slip in slips:
             assert not torch.allclose(
-                pooled(hidden, idx, how, slip), pool(hidden, idx, how), atol=1e-3
+                pool_with(hidden, idx, how, slip), pool(hidden, idx, how), atol=1e-3
             )
     given = [torch.randn(s, generator=generator) for s in ((3, 5), (4, 5), (4,), (2, 5), (4, 2))]
-    torch.testing.assert_close(mapped(*given, 6.0), low_rank(*given, 6.0))
+    torch.testing.assert_close(low_rank_with(*given, 6.0), low_rank(*given, 6.0))
     for slip in LOW_RANK:
-        assert not torch.allclose(mapped(*given, 6.0, slip), low_rank(*given, 6.0), atol=1e-3), slip
+        assert not torch.allclose(
+            low_rank_with(*given, 6.0, slip), low_rank(*given, 6.0), atol=1e-3
+        ), slip
 
 
 @pytest.mark.parametrize("name", ["by depth", "by modules"])
@@ -533,7 +541,7 @@ def test_a_right_answer_trains_what_it_says(name):
     before = {n: p.detach().clone() for n, p in tuned.named_parameters()}
     optimizer = torch.optim.SGD(RATES.right["part by part"](tuned, 0.1), lr=1.0)
     idx = torch.tensor([[3, 4, 5], [6, 7, 0]])
-    nn.functional.cross_entropy(tuned(idx), torch.tensor([0, 1])).backward()
+    nn.functional.cross_entropy(tuned(idx)[0], torch.tensor([0, 1])).backward()
     optimizer.step()
     moved = {n for n, p in tuned.named_parameters() if not torch.equal(p, before[n])}
     still = {n for n in before if n.startswith(("body.blocks.0.", "body.tok_emb", "body.head."))}

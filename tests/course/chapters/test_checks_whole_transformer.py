@@ -6,16 +6,21 @@ from checking import Answers, notebook_suite, quiz_suite, suite
 from torch import nn
 
 from kt_core.attention import causal_mask
+from kt_course.chapters.the_whole_transformer import exercises
 from kt_course.chapters.the_whole_transformer.exercises import (
-    NORM_SLIPS,
-    Script,
-    made,
-    normed,
-    through,
+    ScriptModel,
+    layer_norm_with,
+    random_block,
+    run_sublayers,
 )
-from kt_course.chapters.the_whole_transformer.seq2seq import DecoderBlock, EncoderBlock, layer_norm
+from kt_course.chapters.the_whole_transformer.seq2seq import (
+    DecoderBlock,
+    EncoderBlock,
+    layer_norm,
+    teacher_forcing,
+)
 from kt_course.chapters.the_whole_transformer.seq2seq_decoding import beam_step, generate
-from kt_course.chapters.the_whole_transformer.seq2seq_training import teacher_forcing
+from kt_course.exercises.diagnoses import diagnoses
 from kt_course.exercises.random_cases import numbers
 
 # ---------------------------------------------------------------- layer norm
@@ -25,7 +30,7 @@ def stub_norm(x, gain=None, bias=None, eps=1e-5): ...
 
 
 def slipping(slip):
-    return lambda x, gain=None, bias=None, eps=1e-5: normed(x, gain, bias, eps, slip)
+    return lambda x, gain=None, bias=None, eps=1e-5: layer_norm_with(x, gain, bias, eps, slip)
 
 
 def by_var_mean(x, gain=None, bias=None, eps=1e-5):
@@ -48,7 +53,10 @@ def by_projection(x, gain=None, bias=None, eps=1e-5):
 
 NORM = Answers(
     stub=stub_norm,
-    wrong={slip: (slipping(slip), told.split(":")[0]) for slip, told in NORM_SLIPS.items()}
+    wrong={
+        slip: (slipping(slip), told.split(":")[0])
+        for slip, told in diagnoses(exercises.__file__, "layer-norm").texts("mistakes").items()
+    }
     | {
         "std": (
             lambda x, gain=None, bias=None, eps=1e-5: by_var_mean(x, gain, bias, eps)[..., :1],
@@ -56,7 +64,7 @@ NORM = Answers(
         ),
         "second axis": (
             lambda x, gain=None, bias=None, eps=1e-5: (
-                normed(x, gain, bias, eps)
+                layer_norm_with(x, gain, bias, eps)
                 if x.ndim == 3
                 else (x - x.mean(1, keepdim=True)) / (x.var(1, keepdim=True) + eps).sqrt()
             ),
@@ -91,7 +99,7 @@ def encoder(slip="", looking=None, second="ff"):
     def answer(block, x, mask=None):
         look = looking or (lambda attn, h, mask: attn(h, mask=mask))
         behind = block.ff if second == "ff" else lambda h: look(block.attn, h, mask)
-        return through(
+        return run_sublayers(
             x,
             [(block.ln1, lambda h: look(block.attn, h, mask)), (block.ln2, behind)],
             block.norm,
@@ -148,8 +156,8 @@ ENCODER = Answers(
         "no second norm": (encoder("no norm 1"), "ln2, is missing"),
         "in parallel": (encoder("parallel 1"), "works on the block's input"),
         "ff first": (encoder("order 01"), "feed-forward comes first"),
-        "a norm behind": (encoder("norm behind"), "one norm too many"),
-        "no mask": (encoder(looking=lambda attn, h, mask: attn(h)), "padding is looked at"),
+        "a norm after": (encoder("norm after"), "one norm too many"),
+        "no mask": (encoder(looking=lambda attn, h, mask: attn(h)), "padding is attended to"),
         "causal": (encoder(looking=both_ways_only_back), "looks in both directions"),
         "attention twice": (encoder(second="attention"), "attention runs twice"),
         "mask turned": (
@@ -171,21 +179,21 @@ def stub_decoder(block, x, memory, memory_mask=None): ...
 
 def decoder(slip="", back=None, over=None):
     def answer(block, x, memory, memory_mask=None):
-        look_back = back or (lambda block, h, mask: block.self_attn(h, is_causal=True))
+        look_back = back or (lambda block, h, mask: block.self_attn(h, mask=causal_mask(h.size(1))))
         look_over = over or (lambda block, h, memory, mask: block.cross_attn(h, memory, mask=mask))
         parts = [
             (block.ln1, lambda h: look_back(block, h, memory_mask)),
             (block.ln2, lambda h: look_over(block, h, memory, memory_mask)),
             (block.ln3, block.ff),
         ]
-        return through(x, parts, block.norm, slip)
+        return run_sublayers(x, parts, block.norm, slip)
 
     return answer
 
 
 def exchanged(block, x, memory, memory_mask=None):
     return decoder(
-        back=lambda block, h, mask: block.cross_attn(h, is_causal=True),
+        back=lambda block, h, mask: block.cross_attn(h, mask=causal_mask(h.size(1))),
         over=lambda block, h, memory, mask: block.self_attn(h, memory, mask=mask),
     )(block, x, memory, memory_mask)
 
@@ -247,7 +255,7 @@ DECODER = Answers(
         "parallel": (decoder("parallel 1"), "cross-attention works on the block's input"),
         "always pre": (decoder("always pre"), "whatever block.norm says"),
         "always post": (decoder("always post"), "whatever block.norm says"),
-        "a norm behind": (decoder("norm behind"), "one norm too many"),
+        "a norm after": (decoder("norm after"), "one norm too many"),
         "T is S": (
             decoder(back=lambda block, h, mask: block.self_attn(h, mask=causal_mask(4))),
             "T other than S",
@@ -299,7 +307,7 @@ def last_column(target):
 FORCING = Answers(
     stub=stub_forcing,
     wrong={
-        "■ in the last column": (forcing(labels=last_column), "behind its padding"),
+        "■ in the last column": (forcing(labels=last_column), "comes after its padding"),
         "no ■": (forcing(labels=lambda t: F.pad(t, (0, 1))), "■ is missing in labels"),
         "labels are inputs": (forcing(labels=cat_front), "learn to copy"),
         "inputs are labels": (lambda t, start=1, end=2: (by_rows(t)[1],) * 2, "leak"),
@@ -309,7 +317,7 @@ FORCING = Answers(
                 torch.cat([torch.ones_like(t[:, :1]), by_rows(t)[1][:, :-1]], 1),
                 by_rows(t)[1],
             ),
-            "nothing comes behind ■",
+            "nothing comes after ■",
         ),
         "as long as the target": (forcing(inputs=lambda t: cat_front(t)[:, :-1]), "one longer"),
         "padding is ■": (
@@ -417,7 +425,7 @@ GREEDY = Answers(
         "▶ kept": (greedy(keep_start=True), "holds ▶"),
         "■ kept": (greedy(keep_end=True), "holds ■"),
         "first position": (greedy(where=0), "repeats the first token"),
-        "never ends": (greedy(stop="never"), "goes on behind its ■|loses its thread"),
+        "never ends": (greedy(stop="never"), "goes on after its ■|loses its thread"),
         "ends with the first": (any_row, "as soon as one of them"),
         "begins with ■": (greedy(start=2), "first input of the decoder is 2"),
         "begins with padding": (greedy(start=0), "first input of the decoder is 0"),
@@ -501,8 +509,8 @@ STEP = Answers(
     wrong={
         "totals not counted": (step(lambda log_p, t: log_p), "totals so far are not counted"),
         "multiplied": (step(lambda log_p, t: t[:, None] * log_p), "logs add"),
-        "smallest": (step(largest=False), "unlikeliest"),
-        "taken apart by n": (step(split=lambda at, n, V: (at // n, at % n)), "taken apart by n"),
+        "smallest": (step(largest=False), "least likely"),
+        "taken apart by n": (step(split=lambda at, n, V: (at // n, at % n)), "divided by n"),
         "exchanged": (
             step(give=lambda rows, tokens, best: (tokens, rows, best)),
             "rows and tokens are exchanged",
@@ -552,15 +560,15 @@ def test_the_formulas_of_the_checks_are_the_packages():
     """Nobody is judged by a second formula that has gone its own way."""
     x, memory = numbers(2, 5, 8, seed=0), numbers(2, 3, 8, seed=1)
     for norm in ("pre", "post"):
-        block = made(EncoderBlock, norm, seed=2)
+        block = random_block(EncoderBlock, norm, seed=2)
         torch.testing.assert_close(encoder()(block, x), block(x))
-        block = made(DecoderBlock, norm, seed=3)
+        block = random_block(DecoderBlock, norm, seed=3)
         torch.testing.assert_close(decoder()(block, x, memory), block(x, memory))
-    torch.testing.assert_close(normed(x, None, None, 1e-5), F.layer_norm(x, (8,)))
+    torch.testing.assert_close(layer_norm_with(x, None, None, 1e-5), F.layer_norm(x, (8,)))
 
 
 def test_the_script_model_answers_by_heart():
-    script = Script([[5, 6], [7]])
+    script = ScriptModel([[5, 6], [7]])
     source = torch.tensor([[3], [4]])
     assert generate(script, source, 5) == [[5, 6], [7]]
     wrong_turn = script.decode(torch.tensor([[1, 6], [1, 7]]), script.encode(source)).argmax(-1)

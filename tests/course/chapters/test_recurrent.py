@@ -5,15 +5,16 @@ from __future__ import annotations
 import pytest
 import torch
 
-from kt_core.trainer import TrainConfig
+from kt_core.train_config import TrainConfig
+from kt_core.trainer import Trainer
 from kt_course.chapters.the_whole_transformer import toys
 from kt_course.chapters.the_whole_transformer.recurrent import (
     ATTENTIONS,
     Recurrent,
     RecurrentConfig,
 )
+from kt_course.chapters.the_whole_transformer.seq2seq_data import PairData
 from kt_course.chapters.the_whole_transformer.seq2seq_decoding import exact_matches
-from kt_course.chapters.the_whole_transformer.seq2seq_training import fit
 
 
 def model_of(attention="none", seed=0, **changes) -> Recurrent:
@@ -55,11 +56,12 @@ def test_it_is_the_recurrence_written_out(attention):
             context = sum(w * s for w, s in zip(weights, states, strict=True))
             out = torch.tanh(model.mix.weight @ torch.cat([context, h]) + model.mix.bias)
         expected.append(model.head.weight @ out)
-    got = model(source[None], inputs[None])[0]
+    got, _ = model(source[None], inputs[None, 1:])
+    got = got[0]
     torch.testing.assert_close(got, torch.stack(expected), atol=1e-5, rtol=1e-5)
     if attention != "none":
-        found = model.attention_map(source[None], inputs[None])[0]
-        torch.testing.assert_close(found, torch.stack(maps), atol=1e-5, rtol=1e-5)
+        weights = model.attention_map(source[None], inputs[None, 1:])[0]
+        torch.testing.assert_close(weights, torch.stack(maps), atol=1e-5, rtol=1e-5)
 
 
 def test_without_attention_the_last_state_is_all_that_the_decoder_gets():
@@ -68,24 +70,23 @@ def test_without_attention_the_last_state_is_all_that_the_decoder_gets():
     blank = type(memory)(torch.zeros_like(memory.states), memory.mask, memory.last)
     inputs = torch.tensor([[1, 5]])
     assert torch.equal(model.decode(inputs, memory), model.decode(inputs, blank))
-    seeing = model_of("multiplicative")
-    memory = seeing.encode(torch.tensor([[3, 4, 5, 6]]))
+    attending = model_of("multiplicative")
+    memory = attending.encode(torch.tensor([[3, 4, 5, 6]]))
     blank = type(memory)(torch.zeros_like(memory.states), memory.mask, memory.last)
-    assert not torch.allclose(seeing.decode(inputs, memory), seeing.decode(inputs, blank))
+    assert not torch.allclose(attending.decode(inputs, memory), attending.decode(inputs, blank))
 
 
 @pytest.mark.parametrize("attention", ["additive", "multiplicative"])
-def test_nobody_looks_at_padding(attention):
+def test_padding_gets_no_attention(attention):
     model = model_of(attention)
     source = torch.tensor([[3, 4, 5], [6, 0, 0]])
-    weights = model.attention_map(source, torch.tensor([[1, 5], [1, 6]]))
+    weights = model.attention_map(source, torch.tensor([[5], [6]]))
     assert weights.shape == (2, 2, 3) and not weights.requires_grad
     assert not weights[1, :, 1:].any()
     torch.testing.assert_close(weights.sum(-1), torch.ones(2, 2))
     memory = model.encode(source)
-    assert torch.equal(
-        memory.last[0, 1], memory.states[1, 0]
-    )  # behind its one token, not behind its padding
+    # after its one token, not after its padding
+    assert torch.equal(memory.last[0, 1], memory.states[1, 0])
 
 
 def test_rows_of_a_memory_are_shared():
@@ -99,18 +100,18 @@ def test_rows_of_a_memory_are_shared():
 
 def test_a_model_without_attention_has_no_map():
     with pytest.raises(ValueError, match="no attention"):
-        model_of().attention_map(torch.tensor([[3]]), torch.tensor([[1]]))
+        model_of().attention_map(torch.tensor([[3]]), torch.tensor([[4]]))
 
 
 @pytest.mark.parametrize(
-    ("change", "told"),
+    ("change", "message"),
     [
         (dict(attention="dot"), "one of none, additive, multiplicative"),
         (dict(n_hidden=0), "n_hidden must be a whole"),
     ],
 )
-def test_a_bad_config_is_refused_by_name(change, told):
-    with pytest.raises(ValueError, match=told):
+def test_a_bad_config_is_refused_by_name(change, message):
+    with pytest.raises(ValueError, match=message):
         RecurrentConfig(9, 9, **change)
 
 
@@ -118,7 +119,6 @@ def test_a_bad_config_is_refused_by_name(change, told):
 def test_one_vector_forgets_long_sources_and_attention_does_not():
     toy = toys.reverse(2, 8)
     train, _ = toy.split(6000, 1)
-    source, target = toy.tensors(train)
     config = TrainConfig(
         steps=250,
         batch_size=64,
@@ -126,6 +126,7 @@ def test_one_vector_forgets_long_sources_and_attention_does_not():
         schedule="linear",
         final_fraction=0.0,
         weight_decay=0.0,
+        bucket=False,
         device="cpu",
         log_every=0,
     )
@@ -134,7 +135,7 @@ def test_one_vector_forgets_long_sources_and_attention_does_not():
     for attention in ("none", "multiplicative"):
         torch.manual_seed(0)
         model = Recurrent(RecurrentConfig(29, 29, 32, 96, attention))
-        fit(model, source, target, config)
+        Trainer(model, PairData(toy, train), config).fit()
         right[attention] = [
             exact_matches(model, task, task.pairs(150, 1), 10).accuracy for task in (short, long)
         ]

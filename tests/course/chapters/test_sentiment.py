@@ -6,21 +6,17 @@ import re
 import pytest
 
 from kt_course.chapters.finetuning_techniques.sentiment import (
-    AGREE,
     BAD,
     GOOD,
     KINDS,
     NEW_BAD,
     NEW_GOOD,
     THINGS,
-    VERDICTS,
     Sentence,
     bag_of_words,
     compose,
-    load_sentiment,
-    reviews,
-    right,
-    seed_interval,
+    load_task,
+    score_labels,
     sentences,
     split_of,
 )
@@ -92,69 +88,53 @@ def test_about_a_quarter_belongs_to_test():
 
 def test_the_same_everywhere():
     """Pinned: another machine, Python or hash seed must give the very same text."""
-    data = load_sentiment(200, 100, 200, seed=4, n_new=40)
-    told = repr([data.train, data.test, data.new, data.reviews])
-    assert hashlib.sha256(told.encode()).hexdigest()[:16] == "34596a44ff331751"
-    assert load_sentiment(200, 100, 200, seed=5, n_new=40).train != data.train
+    task = load_task(4, 200, 50, 100, 40)
+    text = repr([task.train, task.dev, task.test, task.new])
+    assert hashlib.sha256(text.encode()).hexdigest()[:16] == "PINNED"
+    assert load_task(5, 200, 50, 100, 40).train != task.train
 
 
-def test_new_words_are_in_no_training_sentence_and_in_reviews():
-    data = load_sentiment(400, 50, 1500)
-    new = {*NEW_GOOD, *NEW_BAD}
+def test_new_words_are_in_no_training_sentence():
+    task, new = load_task(0, 400, 100, 50, 60), {*NEW_GOOD, *NEW_BAD}
 
-    def words(texts):
-        return set(re.findall(r"[a-z]+", " ".join(texts).lower()))
+    def words(sentences):
+        return set(re.findall(r"[a-z]+", " ".join(s.text for s in sentences).lower()))
 
-    assert not words(s.text for s in data.train) & new
-    assert not words(s.text for s in data.new) & {*GOOD, *BAD}
-    assert new <= words(text for text, _ in data.reviews)
-
-
-def test_reviews_have_no_label_hold_no_test_sentence_and_mostly_fit():
-    found = reviews(3000, seed=1)
-    ends = {end: label for label, several in VERDICTS.items() for end in several}
-    assert all(split_of(text) == "train" for text, _ in found)
-    fitting = sum(ends[end] == read(text)[0] for text, end in found) / len(found)
-    assert abs(fitting - AGREE) < 0.02
-    assert max(len(f"{text} {end}") for text, end in found) <= 64
-    assert not set(VERDICTS[0]) & set(VERDICTS[1])
+    assert not words([*task.train, *task.dev]) & new
+    assert not words(task.new) & {*GOOD, *BAD}
 
 
 def test_their_characters_are_those_of_the_biographies():
-    data = load_sentiment(300, 100, 300)
+    task = load_task(0)
     _, vocab, _ = shipped("bios", "rope", "finetuned")
-    text = "".join(
-        [s.text for s in data.train + data.test + data.new] + [a + b for a, b in data.reviews]
-    )
-    assert all(ch in vocab for ch in set(text))
+    every = [*task.train, *task.dev, *task.test, *task.new]
+    assert all(character in vocab for s in every for character in s.text)
 
 
 @pytest.mark.parametrize(
-    ("call", "told"),
+    ("call", "message"),
     [
-        (lambda: sentences(5, "dev"), "train, test.*'dev'"),
+        (lambda: sentences(5, "dev"), "no split 'dev'; known: train, test"),
         (lambda: sentences(-1), "0 or more, not -1"),
-        (lambda: sentences(5, kinds=("irony",)), "plain, and, not, but, though, not 'irony'"),
+        (lambda: sentences(5, kinds=("irony",)), "no kind of sentence 'irony'"),
         (lambda: sentences(10_000), "ask for fewer, or give more words"),
-        (lambda: reviews(-1), "0 or more"),
         (lambda: compose(fresh_random(), 2, "plain", (BAD, GOOD)), "0 .bad. or 1 .good., not 2"),
-        (lambda: bag_of_words([Sentence("A fine tea.", 1, "plain")], []), "one label alone"),
+        (lambda: bag_of_words([Sentence("A fine tea.", 1, "plain")], []), "only one label"),
         (lambda: bag_of_words(sentences(20), sentences(5, "test"), 0), "longest must be 1"),
-        (lambda: right([1], []), "1 labels cannot be compared with 0 sentences"),
-        (lambda: seed_interval([0.5]), "2 to 10 values are needed, not 1"),
+        (lambda: score_labels([1], []), "1 labels cannot be compared with 0 sentences"),
     ],
 )
-def test_bad_input_is_named(call, told):
-    with pytest.raises(ValueError, match=told):
+def test_bad_input_is_named(call, message):
+    with pytest.raises(ValueError, match=message):
         call()
 
 
 def test_a_bag_of_words_falls_into_the_traps():
-    """What the notebook says of it, with wide margins: the words of "not" mislead it, "but" and "though" are a coin's throw."""
-    data = load_sentiment(500, 300)
+    """What the notebook says of it, with wide margins: the words of "not" mislead it, "but" and "though" are decided by chance."""
+    data = load_task(0, 500, 0, 300)
     labels = bag_of_words(data.train, data.test)
     share = {
-        kind: right(
+        kind: score_labels(
             [a for a, s in zip(labels, data.test, strict=True) if s.kind == kind],
             [s for s in data.test if s.kind == kind],
         ).accuracy
@@ -163,31 +143,16 @@ def test_a_bag_of_words_falls_into_the_traps():
     assert share["plain"] > 0.8 and share["and"] > 0.8
     assert share["not"] < 0.2
     assert 0.25 < share["but"] < 0.75 and 0.25 < share["though"] < 0.75
-    assert right(labels, data.test).accuracy < 0.7
+    assert score_labels(labels, data.test).accuracy < 0.7
 
 
 def test_runs_of_words_help_a_bag():
-    data = load_sentiment(500, 300)
-    alone, runs = (right(bag_of_words(data.train, data.test, n), data.test) for n in (1, 3))
+    data = load_task(0, 500, 0, 300)
+    alone, runs = (score_labels(bag_of_words(data.train, data.test, n), data.test) for n in (1, 3))
     assert runs.accuracy > alone.accuracy + 0.1
 
 
 def test_right_counts():
     found = sentences(6)
-    assert right([s.label for s in found], found).correct == 6
-    assert right([1 - s.label for s in found], found).correct == 0
-
-
-@pytest.mark.parametrize("values", [[0.9, 0.95, 0.85], [0.1, 0.5], [0.3] * 4 + [0.7] * 6])
-def test_the_interval_over_seeds_is_students(values):
-    from scipy import stats
-
-    mean, low, high = seed_interval(values)
-    at = stats.t.interval(0.95, len(values) - 1, sum(values) / len(values), stats.sem(values))
-    assert (low, high) == pytest.approx(at, abs=1e-4) and mean == pytest.approx(
-        sum(values) / len(values)
-    )
-
-
-def test_seeds_that_agree_leave_no_width():
-    assert seed_interval([0.5, 0.5, 0.5]) == (0.5, 0.5, 0.5)
+    assert score_labels([s.label for s in found], found).correct == 6
+    assert score_labels([1 - s.label for s in found], found).correct == 0

@@ -1,4 +1,4 @@
-"""The encoder-decoder Transformer beside torch.nn.Transformer, who sees what, its training and its decoding."""
+"""The encoder-decoder Transformer: equal to torch.nn.Transformer, its masks, training, decoding."""
 
 from __future__ import annotations
 
@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 from torch import nn
 
 import kt_core as kt
-from kt_core.trainer import TrainConfig
+from kt_core.train_config import TrainConfig
+from kt_core.trainer import Trainer
 from kt_course.chapters.the_whole_transformer import toys
 from kt_course.chapters.the_whole_transformer.recurrent import Recurrent, RecurrentConfig
 from kt_course.chapters.the_whole_transformer.seq2seq import (
@@ -23,9 +24,10 @@ from kt_course.chapters.the_whole_transformer.seq2seq import (
     Seq2Seq,
     Seq2SeqConfig,
     layer_norm,
+    teacher_forcing,
     token_mask,
 )
-from kt_course.chapters.the_whole_transformer.seq2seq_data import padded
+from kt_course.chapters.the_whole_transformer.seq2seq_data import Pair, PairData, pad_rows
 from kt_course.chapters.the_whole_transformer.seq2seq_decoding import (
     answers,
     beam_search,
@@ -33,7 +35,6 @@ from kt_course.chapters.the_whole_transformer.seq2seq_decoding import (
     exact_matches,
     generate,
 )
-from kt_course.chapters.the_whole_transformer.seq2seq_training import fit, loss_of, teacher_forcing
 
 SMALL = dict(n_encoder=2, n_decoder=3, n_head=2, n_embd=16, n_hidden=24, dropout=0.0)
 
@@ -116,29 +117,27 @@ def test_it_computes_what_pytorchs_transformer_computes(norm):
     theirs = pytorchs(model)
     source, inputs = ids(3, 7), ids(3, 5, seed=1)
     source[1, 4:], source[2, 1:] = 0, 0
-    padded = source == 0
+    padding = source == 0
     x, y = model.embed(model.source_emb, source), model.embed(model.target_emb, inputs)
     future = ~kt.causal_mask(5)
     with torch.no_grad():
         expected = theirs(
             x,
             y,
-            src_key_padding_mask=padded,
-            memory_key_padding_mask=padded,
+            src_key_padding_mask=padding,
+            memory_key_padding_mask=padding,
             tgt_mask=future,
             tgt_is_causal=True,
         )
-        torch.testing.assert_close(
-            model(source, inputs), model.head(expected), atol=2e-5, rtol=1e-5
-        )
         ours = model.encode(source)
-        memory = theirs.encoder(x, src_key_padding_mask=padded)
-        real = ~padded
+        logits = model.decode(inputs, ours)
+        torch.testing.assert_close(logits, model.head(expected), atol=2e-5, rtol=1e-5)
+        memory = theirs.encoder(x, src_key_padding_mask=padding)
+        real = ~padding
         torch.testing.assert_close(ours.states[real], memory[real], atol=2e-5, rtol=1e-5)
         with kt.record_attention(model):  # by the formula, not by the fused kernel
-            torch.testing.assert_close(
-                model(source, inputs), model.head(expected), atol=2e-5, rtol=1e-5
-            )
+            logits = model.decode(inputs, model.encode(source))
+        torch.testing.assert_close(logits, model.head(expected), atol=2e-5, rtol=1e-5)
 
 
 def test_the_papers_base_model_has_the_papers_size():
@@ -164,7 +163,7 @@ def test_layer_norm_is_pytorchs(rows, C, size, seed):
     )
 
 
-# ---------------------------------------------------------------- who sees what
+# ---------------------------------------------------------------- what each output depends on
 
 
 def moves(out, x) -> torch.Tensor:
@@ -183,9 +182,11 @@ def test_the_encoder_sees_everything_but_padding_and_the_decoder_no_future(norm)
     encoder, decoder = EncoderBlock(c), DecoderBlock(c)
     x, memory = torch.randn(1, 6, 16, requires_grad=True), torch.randn(1, 4, 16, requires_grad=True)
     keys = torch.tensor([[[[True] * 4 + [False] * 2]]])
-    seen = moves(encoder(x, keys), x)
-    assert seen[:, :4].all()  # both directions
-    assert torch.equal(seen[:, 4:], torch.eye(6, dtype=torch.bool)[:, 4:])  # its own residual alone
+    reads = moves(encoder(x, keys), x)
+    assert reads[:, :4].all()  # both directions
+    assert torch.equal(
+        reads[:, 4:], torch.eye(6, dtype=torch.bool)[:, 4:]
+    )  # its own residual alone
     closed = torch.tensor([[[[True, False, True, True]]]])
     out = decoder(x, memory, closed)
     assert torch.equal(moves(out, x), kt.causal_mask(6))
@@ -196,12 +197,11 @@ def test_the_encoder_sees_everything_but_padding_and_the_decoder_no_future(norm)
     "make", [model_of, lambda: recurrent("none"), lambda: recurrent("additive")]
 )
 def test_padding_of_the_source_changes_nothing(make):
-    model, source, inputs = make(), ids(2, 4), ids(2, 3, seed=1)
+    model, source, target = make(), ids(2, 4), ids(2, 3, seed=1)
     wider = F.pad(source, (0, 3))
     with torch.no_grad():
-        torch.testing.assert_close(
-            model(source, inputs), model(wider, inputs), atol=1e-5, rtol=1e-5
-        )
+        logits = [model(ids, target)[0] for ids in (source, wider)]
+        torch.testing.assert_close(*logits, atol=1e-5, rtol=1e-5)
 
 
 def recurrent(attention="none", seed=0) -> Recurrent:
@@ -210,21 +210,20 @@ def recurrent(attention="none", seed=0) -> Recurrent:
 
 
 def test_positions_are_what_tells_the_order():
-    source, inputs = ids(1, 6), ids(1, 3)
-    turned = source.flip(1)
+    source, target = ids(1, 6), ids(1, 3)
+    sources = (source, source.flip(1))
     with torch.no_grad():
-        blind, sighted = model_of(positions="none"), model_of()
-        torch.testing.assert_close(
-            blind(source, inputs), blind(turned, inputs), atol=1e-5, rtol=1e-5
-        )
-        assert not torch.allclose(sighted(source, inputs), sighted(turned, inputs), atol=1e-2)
+        without, ordered = model_of(positions="none"), model_of()
+        same = [without(source, target)[0] for source in sources]
+        torch.testing.assert_close(*same, atol=1e-5, rtol=1e-5)
+        assert not torch.allclose(*(ordered(source, target)[0] for source in sources), atol=1e-2)
 
 
 def test_recorded_maps_have_their_names_and_shapes():
-    model, source, inputs = model_of(), ids(2, 5), ids(2, 4)
+    model, source, target = model_of(), ids(2, 5), ids(2, 3)
     source[1, 3:] = 0
     with kt.record_attention(model) as maps, torch.no_grad():
-        model(source, inputs)
+        model(source, target)
     named = dict(zip(model.attention_names, maps, strict=True))
     assert named["encoder 1"].shape == (2, 2, 5, 5)
     assert named["decoder 2 self"].shape == (2, 2, 4, 4)
@@ -242,20 +241,20 @@ def test_recorded_maps_have_their_names_and_shapes():
 
 
 @pytest.mark.parametrize(
-    ("change", "told"),
+    ("change", "message"),
     [
         (dict(n_encoder=0), "n_encoder must be a whole number"),
         (dict(n_head=3), "multiple of n_head"),
         (dict(norm="before"), "norm must be one of pre, post"),
         (dict(positions="learned"), "positions must be one of"),
-        (dict(dropout=1.0), "dropout must lie in"),
+        (dict(dropout=1.0), r"dropout must be in \[0, 1\)"),
         (dict(shared=1), "shared must be True or False"),
-        (dict(shared=True), "one vocabulary, not 11 and 13"),
+        (dict(shared=True), "two vocabularies, of 11 and 13 tokens"),
         (dict(n_embd=15, n_head=1), "must be even"),
     ],
 )
-def test_a_bad_config_is_refused_by_name(change, told):
-    with pytest.raises(ValueError, match=told):
+def test_a_bad_config_is_refused_by_name(change, message):
+    with pytest.raises(ValueError, match=message):
         Seq2SeqConfig(11, 13, **SMALL | change)
 
 
@@ -274,58 +273,74 @@ rows = st.lists(st.lists(st.integers(3, 9), min_size=0, max_size=6), min_size=1,
 @given(rows)
 @settings(max_examples=50, deadline=None)
 def test_teacher_forcing_asks_for_the_next_token(targets):
-    inputs, labels = teacher_forcing(padded(targets))
-    for row, fed, asked in zip(targets, inputs.tolist(), labels.tolist(), strict=True):
+    inputs, labels = teacher_forcing(pad_rows(targets))
+    for row, read, labels_row in zip(targets, inputs.tolist(), labels.tolist(), strict=True):
         n = len(row)
-        assert fed[: n + 1] == [1, *row] and not any(fed[n + 1 :])
-        assert asked[: n + 1] == [*row, 2] and not any(asked[n + 1 :])
+        assert read[: n + 1] == [1, *row] and not any(read[n + 1 :])
+        assert labels_row[: n + 1] == [*row, 2] and not any(labels_row[n + 1 :])
 
 
 def test_the_loss_is_the_mean_over_real_tokens():
-    model, source, target = model_of(), ids(2, 5), padded([[4, 5, 6], [7]])
+    model, source, target = model_of(), ids(2, 5), pad_rows([[4, 5, 6], [7]])
     with torch.no_grad():
         total = 0.0
         for row, answer in ((0, [4, 5, 6, 2]), (1, [7, 2])):
             inputs = torch.tensor([[1, *answer[:-1]]])
-            log_p = model(source[row : row + 1], inputs)[0].log_softmax(-1)
+            memory = model.encode(source[row : row + 1])
+            log_p = model.decode(inputs, memory)[0].log_softmax(-1)
             total -= sum(log_p[t, token].item() for t, token in enumerate(answer))
-        assert loss_of(model, source, target).item() == pytest.approx(total / 6, abs=1e-5)
+        assert model(source, target)[1].item() == pytest.approx(total / 6, abs=1e-5)
 
 
-@pytest.mark.parametrize("make", [model_of, lambda: recurrent("multiplicative")])
-def test_fitting_learns_a_few_pairs_by_heart_and_repeats_itself(make):
-    source, target = ids(4, 5), ids(4, 4, high=13, seed=3)
+def few_pairs() -> tuple[list[list[int]], PairData]:
+    """Four targets of ids, and their pairs as training data; a token is its id in words."""
+    toy = toys.reverse(4, 5)
+    pairs = toy.pairs(4)
+    return [toy.target_vocab.encode(pair.target) for pair in pairs], PairData(toy, pairs)
+
+
+def letters_model(make, seed=0):
+    torch.manual_seed(seed)
+    return make()
+
+
+MODELS = {
+    "transformer": lambda: Seq2Seq(Seq2SeqConfig(29, 29, **SMALL | dict(norm="pre"))),
+    "recurrent": lambda: Recurrent(RecurrentConfig(29, 29, 8, 12, "multiplicative")),
+}
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_training_memorises_a_few_pairs_and_repeats_itself(name):
+    targets, data = few_pairs()
     config = TrainConfig(
-        steps=120,
-        batch_size=8,
+        steps=150,
+        batch_size=4,
         learning_rate=2e-2,
         optimizer="muon",
         schedule="linear",
         weight_decay=0.0,
         device="cpu",
-        log_every=60,
+        log_every=75,
     )
-    first, second = make(), make()
-    history = fit(
-        first, source, target, config, evaluate=lambda model: {"training": model.training}
-    )
-    assert [row["step"] for row in history] == [60, 120] and not any(
-        row["training"] for row in history
-    )
+    first, second = (letters_model(MODELS[name]) for _ in range(2))
+    history = Trainer(first, data, config).fit()
+    assert [row["step"] for row in history] == [75, 150]
     assert history[-1]["loss"] < min(0.3, history[0]["loss"]) and not first.training
-    assert generate(first, source, 8) == target.tolist()
-    fit(second, source, target, config)
-    assert all(
-        torch.equal(a, b)
-        for a, b in zip(first.state_dict().values(), second.state_dict().values(), strict=True)
-    )
+    source, _ = data.stack([data.tokens(i) for i in range(4)])
+    assert generate(first, source, 8) == targets
+    Trainer(second, data, config).fit()
+    states = zip(first.state_dict().values(), second.state_dict().values(), strict=True)
+    assert all(torch.equal(a, b) for a, b in states)
 
 
-def test_fit_refuses_epochs_and_odd_sides():
-    with pytest.raises(ValueError, match="config.steps"):
-        fit(model_of(), ids(2, 3), ids(2, 3), TrainConfig())
-    with pytest.raises(ValueError, match="2 sources and 3 targets"):
-        fit(model_of(), ids(2, 3), ids(3, 3), TrainConfig(steps=1))
+def test_batches_of_pairs_are_as_long_as_their_longest():
+    toy = toys.reverse(1, 6)
+    data = PairData(toy, [Pair(tuple("ab"), tuple("ba"), ((1,), (0,))), *toy.pairs(5)])
+    assert len(data) == 6 and data.tokens(0) == ([3, 4], [4, 3])
+    for source, target in kt.batches(data, 2, seed=0, epoch=0, bucket=False):
+        assert source.shape == target.shape
+        assert source.size(1) == int((source != 0).sum(1).max())
 
 
 # ---------------------------------------------------------------- decoding
@@ -374,7 +389,7 @@ def log_probability(model, source, answer, ended=True):
     """Of a whole answer, by the plain forward pass."""
     tokens = [*answer, 2] if ended else list(answer)
     with torch.no_grad():
-        logits = model(source[None], torch.tensor([[1, *answer]]))[0].double()
+        logits = model.decode(torch.tensor([[1, *answer]]), model.encode(source[None]))[0].double()
     logits[:, 0] = -math.inf
     return sum(logits.log_softmax(-1)[t, token].item() for t, token in enumerate(tokens))
 
@@ -385,15 +400,16 @@ def test_beams_have_their_probabilities_and_width_1_is_greedy(seed, width, max_n
     model, source = sharp(seed), ids(4, seed=seed)
     beams = beam_search(model, source, width, max_new)
     for beam in beams:
-        told = log_probability(model, source, beam.ids, beam.ended)
-        assert beam.probability == pytest.approx(math.exp(told), rel=1e-3)
+        log_p = log_probability(model, source, beam.ids, beam.ended)
+        assert beam.probability == pytest.approx(math.exp(log_p), rel=1e-3)
         assert beam.ended or len(beam.ids) == max_new
     assert beams == sorted(beams, key=lambda beam: -beam.probability)
     assert len({beam.ids for beam in beams}) == len(beams) <= width
     assert sum(beam.probability for beam in beams) <= 1 + 1e-6
     (one,) = beam_search(model, source, 1, max_new)
     (greedy,) = generate(model, source[None], max_new)
-    if 0 not in model(source[None], torch.tensor([[1, *greedy]]))[0].argmax(-1).tolist():
+    logits = model.decode(torch.tensor([[1, *greedy]]), model.encode(source[None]))[0]
+    if 0 not in logits.argmax(-1).tolist():
         assert list(one.ids) == greedy
 
 
@@ -401,8 +417,8 @@ def test_a_wide_beam_finds_the_best_of_all():
     model, source = sharp(3), ids(4, seed=3)
     every = [a for n in range(3) for a in itertools.product([1, *range(3, 13)], repeat=n)]
     best = max(every, key=lambda a: log_probability(model, source, a))
-    found = [b for b in beam_search(model, source, 200, 3) if b.ended and len(b.ids) < 3]
-    assert found[0].ids == best
+    beams = [b for b in beam_search(model, source, 200, 3) if b.ended and len(b.ids) < 3]
+    assert beams[0].ids == best
 
 
 @given(st.integers(1, 5), st.integers(2, 7), st.integers(1, 9), st.integers(0, 99))
@@ -446,7 +462,7 @@ def test_sampling_draws_from_the_models_probabilities():
 
 
 @pytest.mark.parametrize(
-    ("call", "told"),
+    ("call", "message"),
     [
         (lambda m: generate(m, ONE, temperature=-1.0), "temperature must be 0"),
         (lambda m: generate(m, ONE, top_k=0), "top_k must be at least 1"),
@@ -455,8 +471,8 @@ def test_sampling_draws_from_the_models_probabilities():
         (lambda m: beam_search(m, ONE[0], 2, 0), "max_new must be at least 1"),
     ],
 )
-def test_bad_decoding_settings_are_refused(call, told):
-    with pytest.raises(ValueError, match=told):
+def test_bad_decoding_settings_are_refused(call, message):
+    with pytest.raises(ValueError, match=message):
         call(GARDEN)
 
 
@@ -465,10 +481,8 @@ def test_answers_are_texts_and_matches_are_counted():
     pairs = toy.pairs(5)
     torch.manual_seed(0)
     model = Seq2Seq(Seq2SeqConfig(29, 29, **SMALL)).eval()
-    given_answers = answers(model, toy, [pair.source for pair in pairs], 6)
-    assert len(given_answers) == 5 and all(
-        isinstance(text, str) and len(text) <= 6 for text in given_answers
-    )
+    texts = answers(model, toy, [pair.source for pair in pairs], 6)
+    assert len(texts) == 5 and all(isinstance(text, str) and len(text) <= 6 for text in texts)
     score = exact_matches(model, toy, pairs, 6)
-    right = sum(a == "".join(p.target) for a, p in zip(given_answers, pairs, strict=True))
+    right = sum(a == "".join(p.target) for a, p in zip(texts, pairs, strict=True))
     assert (score.correct, score.total) == (right, 5)

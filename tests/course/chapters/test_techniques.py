@@ -1,4 +1,4 @@
-"""The comparison of techniques: rates chosen on dev alone, equal terms for all, a table that can be gone on with."""
+"""Techniques of finetuning, and their comparison: rates chosen on dev alone, resumable tables."""
 
 import copy
 import json
@@ -6,22 +6,23 @@ from dataclasses import replace
 
 import pytest
 import torch
+from experiments import load_experiment
 
 import kt_core as kt
 from kt_core.corpora.paths import data_dir
-from kt_course.chapters.finetuning_techniques import techniques
-from kt_course.chapters.finetuning_techniques.sentiment import sentences
+from kt_course.chapters.finetuning_techniques.sentiment import load_task, sentences
 from kt_course.chapters.finetuning_techniques.techniques import (
     TECHNIQUES,
     Birthplaces,
     Technique,
     chosen_rate,
-    compare,
     interval,
-    load_task,
     summary,
     tune,
 )
+
+experiment = load_experiment("finetuning_techniques")
+compare = experiment.compare
 
 PEOPLE = [("Where was Ann born?", "Rome"), ("Where was Bob born?", "Oslo")]
 VOCAB = kt.CharVocab.from_documents([s.text for s in sentences(60)] + [q + a for q, a in PEOPLE])
@@ -48,11 +49,11 @@ def test_a_technique_leaves_the_body_that_it_was_given(name):
     model = body()
     before = copy.deepcopy(model.state_dict())
     task = load_task(0, **SIZES)
-    tuned, adapter, took = tune(
+    tuned, adapter, history = tune(
         TECHNIQUES[name], model, VOCAB, task.train, rate=1e-2, old=PEOPLE, steps=2, warmup_steps=0
     )
     assert all(torch.equal(value, before[key]) for key, value in model.state_dict().items())
-    assert took.steps == 2 and (adapter is not None) == bool(TECHNIQUES[name].rank)
+    assert history[-1]["step"] == 2 and (adapter is not None) == bool(TECHNIQUES[name].rank)
     moved = [not torch.equal(p, before[n]) for n, p in tuned.body.named_parameters() if n in before]
     assert any(moved) == (name not in ("probe", "lora"))
 
@@ -91,14 +92,14 @@ def test_the_rate_is_devs_and_the_smaller_of_equals():
 def short(monkeypatch):
     """Two techniques of two rates, trained for two steps."""
     some = {name: replace(TECHNIQUES[name], rates=(1e-3, 1e-2)) for name in ("probe", "all")}
-    monkeypatch.setattr(techniques, "TECHNIQUES", some)
-    return dict(seeds=(1, 2), sizes=SIZES, steps=2)
+    monkeypatch.setattr(experiment, "TECHNIQUES", some)
+    return dict(seeds=(1, 2), sizes=SIZES, steps=2, names=tuple(some))
 
 
-def test_a_table_is_complete_and_can_be_gone_on_with(short):
+def test_a_table_is_complete_and_can_be_resumed(short):
     seen = []
     told = compare(
-        body(), VOCAB, PEOPLE, done=lambda t: seen.append(json.loads(json.dumps(t))), **short
+        body(), VOCAB, PEOPLE, save=lambda t: seen.append(json.loads(json.dumps(t))), **short
     )
     assert [(r["technique"], r["rate"]) for r in told["choosing"]] == [
         ("probe", 1e-3),
@@ -119,7 +120,7 @@ def test_a_table_is_complete_and_can_be_gone_on_with(short):
         row["rate"] == chosen_rate(told["choosing"], row["technique"]) for row in told["rows"]
     )
     stopped, again = seen[4], []
-    more = compare(body(), VOCAB, PEOPLE, begun=stopped, done=again.append, **short)
+    more = compare(body(), VOCAB, PEOPLE, table=stopped, save=again.append, **short)
     assert len(again) == 3
 
     def figures(table):
@@ -139,8 +140,8 @@ def test_a_row_with_a_rate_that_is_not_chosen_any_more_is_measured_again(short):
         body(),
         VOCAB,
         PEOPLE,
-        begun=told,
-        done=lambda t: again.append(t["rows"][-1]["technique"]),
+        table=told,
+        save=lambda t: again.append(t["rows"][-1]["technique"]),
         **short,
     )
     assert again == ["probe"] and 7.0 not in [row["rate"] for row in told["rows"]]
@@ -156,18 +157,28 @@ def test_a_summary_is_over_seeds(short):
     assert found["probe"]["trained"] == 34
 
 
+@pytest.mark.parametrize("values", [[0.9, 0.95, 0.85], [0.1, 0.5], [0.3] * 4 + [0.7] * 6])
+def test_the_interval_over_seeds_is_students(values):
+    middle, low, high = interval(values)
+    n, quantile = len(values), {3: 4.303, 2: 12.706, 10: 2.262}[len(values)]
+    half = quantile * torch.tensor(values).double().std() / n**0.5
+    assert middle == pytest.approx(sum(values) / n)
+    expected = (max(middle - half, 0.0), min(middle + half, 1.0))
+    assert (low, high) == pytest.approx(expected, abs=1e-3)
+
+
 def test_an_interval_stays_between_0_and_1():
     assert interval([0.9, 1.0])[2] == 1.0 and interval([0.0, 0.1])[1] == 0.0
     assert interval([0.4]) == (0.4, 0.4, 0.4)
 
 
 def test_what_cannot_be_is_refused():
-    with pytest.raises(ValueError, match="no technique 'laura'; there are scratch"):
+    with pytest.raises(ValueError, match="no technique 'laura'"):
         compare(body(), VOCAB, PEOPLE, names=("laura",))
     with pytest.raises(ValueError, match="seed 0 chooses the rates"):
         compare(body(), VOCAB, PEOPLE, seeds=(0, 1))
     with pytest.raises(SystemExit):
-        techniques.main(["--out", "x.json", "--seeds", "0"])
+        experiment.main(["--out", "x.json", "--seeds", "0"])
 
 
 def test_every_technique_says_what_it_is():

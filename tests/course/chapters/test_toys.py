@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from kt_course.chapters.the_whole_transformer import toys
-from kt_course.chapters.the_whole_transformer.seq2seq_data import Pair, TokenVocab, padded
+from kt_course.chapters.the_whole_transformer.seq2seq_data import Pair, TokenVocab, pad_rows
 
 TOYS = {
     "reverse": toys.reverse(),
@@ -24,14 +24,14 @@ TOYS = {
 seeds = st.integers(0, 10**6)
 
 
-def drawn(name, seed) -> Pair:
+def draw_pair(name, seed) -> Pair:
     return TOYS[name].pairs(1, seed)[0]
 
 
 @given(st.sampled_from(sorted(TOYS)), seeds)
 @settings(max_examples=100, deadline=None)
 def test_every_pair_fits_its_vocabularies_and_alignment(name, seed):
-    toy, pair = TOYS[name], drawn(name, seed)
+    toy, pair = TOYS[name], draw_pair(name, seed)
     assert toy.source_vocab.decode(toy.source_vocab.encode(pair.source)) == pair.source
     assert toy.target_vocab.decode(toy.target_vocab.encode(pair.target)) == pair.target
     assert len(pair.alignment) == len(pair.target)
@@ -41,7 +41,7 @@ def test_every_pair_fits_its_vocabularies_and_alignment(name, seed):
 @given(seeds)
 @settings(max_examples=30, deadline=None)
 def test_reverse(seed):
-    pair = drawn("reverse", seed)
+    pair = draw_pair("reverse", seed)
     assert 3 <= len(pair.source) <= 12
     assert pair.target == pair.source[::-1]
     assert [pair.source[i] for (i,) in pair.alignment] == list(pair.target)
@@ -50,7 +50,7 @@ def test_reverse(seed):
 @given(seeds)
 @settings(max_examples=100, deadline=None)
 def test_dates_are_those_that_are_written(seed):
-    pair = drawn("dates", seed)
+    pair = draw_pair("dates", seed)
     text, iso = "".join(pair.source), "".join(pair.target)
     date = datetime.date.fromisoformat(iso)
     if "/" in text:
@@ -99,7 +99,7 @@ def by_grammar(words: list[str]) -> list[str]:
 @given(seeds)
 @settings(max_examples=100, deadline=None)
 def test_translations_follow_the_grammar(seed):
-    pair = drawn("translate", seed)
+    pair = draw_pair("translate", seed)
     assert list(pair.target) == by_grammar(list(pair.source))
     lexicon = toys.NOUNS | toys.ADJECTIVES | toys.VERBS | toys.ADVERBS | {"and": "ke"}
     for word, at in zip(pair.target, pair.alignment, strict=True):
@@ -119,11 +119,11 @@ def test_the_lexicon_tells_no_word_twice():
 @given(seeds)
 @settings(max_examples=100, deadline=None)
 def test_headlines_tell_the_one_sentence_with_news(seed):
-    pair = drawn("summarise", seed)
+    pair = draw_pair("summarise", seed)
     sentences = " ".join(pair.source).split(" .")[:-1]
-    (news,) = [s.split() for s in sentences if set(s.split()) & set(toys.NEWS)]
+    (news,) = [s.split() for s in sentences if set(s.split()) & set(toys.REPORT["news"])]
     assert len(sentences) == 3
-    left_out = {"on", "a", "in", *toys.LOOKS, *toys.WEEKDAYS}
+    left_out = {"on", "a", "in", *toys.REPORT["looks"], *toys.REPORT["weekdays"]}
     assert list(pair.target) == [word for word in news if word not in left_out]
     assert [pair.source[i] for (i,) in pair.alignment] == list(pair.target)
     places = [i for (i,) in pair.alignment]
@@ -161,26 +161,26 @@ def test_tensors_are_padded_rows_of_ids():
     for row, pair in zip(source.tolist(), pairs, strict=True):
         n = len(pair.source)
         assert row[:n] == toy.source_vocab.encode(pair.source) and not any(row[n:])
-    assert torch.equal(padded([[5], []]), torch.tensor([[5], [0]]))
+    assert torch.equal(pad_rows([[5], []]), torch.tensor([[5], [0]]))
     assert toy.text(("a", "b")) == "ab" and toys.translate().text(("a", "b")) == "a b"
 
 
 @pytest.mark.parametrize(
-    ("call", "told"),
+    ("call", "message"),
     [
         (lambda: toys.reverse(5, 4), "1 <= shortest <= longest"),
         (lambda: toys.dates(1.5), "slashed must lie in 0 ... 1"),
         (lambda: toys.dates(0.1, -0.1), "day_first must lie in"),
         (lambda: toys.translate(2.0), "two_clauses must lie in"),
-        (lambda: toys.summarise(0), "1 sentence or more"),
-        (lambda: padded([]), "no rows"),
+        (lambda: toys.summarise(0), "at least 1 sentence"),
+        (lambda: pad_rows([]), "no rows"),
         (lambda: Pair(("a",), ("b",), ()), "0 entries for 1 target"),
         (lambda: TokenVocab(["a", "b", "a"]), "'a' is empty, comes twice"),
         (lambda: TokenVocab(["■"]), "'■' is empty, comes twice or is one of"),
-        (lambda: TokenVocab("ab").encode("axb"), "'x' at place 1"),
+        (lambda: TokenVocab("ab").encode("axb"), "'x' at position 1"),
         (lambda: TokenVocab("ab").decode([5]), "ids of this vocabulary are 0 to 4"),
     ],
 )
-def test_bad_values_are_refused(call, told):
-    with pytest.raises(ValueError, match=told):
+def test_bad_values_are_refused(call, message):
+    with pytest.raises(ValueError, match=message):
         call()

@@ -1,0 +1,17 @@
+"""Loads the authors' experiment scripts, which are in tools/experiments and in no package."""
+
+from __future__ import annotations
+
+import importlib.util
+from pathlib import Path
+from types import ModuleType
+
+FOLDER = Path(__file__).resolve().parent.parent / "tools" / "experiments"
+
+
+def load_experiment(name: str) -> ModuleType:
+    """Import tools/experiments/`name`.py as a module."""
+    spec = importlib.util.spec_from_file_location(f"experiment_{name}", FOLDER / f"{name}.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
