@@ -251,7 +251,7 @@ TOP = Answers(
             freezing(usual, lambda c: sum(p.numel() for p in c.parameters())),
             "counts the frozen ones too",
         ),
-        "nothing counted": (freezing(usual, lambda c: "done"), "give back|count the values"),
+        "nothing counted": (freezing(usual, lambda c: "done"), "give back|count the parameters"),
         "no error": (freezing(usual, check=False), "raise a ValueError"),
         "weights alone": (weights_alone, "only a part of"),
         "no table of positions": (no_positions, "table of positions"),

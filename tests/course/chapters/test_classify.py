@@ -387,7 +387,7 @@ def test_replay_keeps_the_old_task():
     pairs = kt.NamePlace([("fine", "soup"), ("dull", "tea"), ("nice", "cake")], VOCAB, 32)
     x, y = next(kt.batches(pairs, 3, 0, 0))
     model = body()
-    kt.Trainer(model, pairs, config(steps=60, batch_size=3)).finetune()
+    kt.Trainer(model, pairs, config(steps=60, batch_size=3)).fit()
     was = model(x, y)[1].item()
     left = {}
     for replay in (None, pairs):

@@ -161,7 +161,7 @@ def test_a_summary_is_over_seeds(short):
 def test_the_interval_over_seeds_is_students(values):
     middle, low, high = interval(values)
     n, quantile = len(values), {3: 4.303, 2: 12.706, 10: 2.262}[len(values)]
-    half = quantile * torch.tensor(values).double().std() / n**0.5
+    half = quantile * torch.tensor(values).double().std().item() / n**0.5
     assert middle == pytest.approx(sum(values) / n)
     expected = (max(middle - half, 0.0), min(middle + half, 1.0))
     assert (low, high) == pytest.approx(expected, abs=1e-3)
