@@ -43,6 +43,10 @@ class Diagnoses:
         """Return a table of texts: the name of each typical mistake and its diagnosis."""
         return dict(self._texts[table])
 
+    def mistake(self, name: str) -> Wrong:
+        """Return `Wrong` with the text of a typical mistake, from the table `mistakes`."""
+        return Wrong(self._texts["mistakes"][name])
+
     def fresh_cases(self, key: str) -> AbstractContextManager[None]:
         """Turn any failure in the block into the text of `key`; see `assertions.fresh_cases`."""
         return fresh_cases(self._texts[key])
@@ -51,7 +55,7 @@ class Diagnoses:
         """Raise `Wrong` for the first of the `mistakes` whose outcome equals `result`."""
         for mistake, outcome in outcomes.items():
             if close(result, outcome, tolerance):
-                raise Wrong(self._texts["mistakes"][mistake])
+                raise self.mistake(mistake)
 
 
 def diagnoses(module_file: str, exercise: str) -> Diagnoses:

@@ -276,7 +276,7 @@ def check_tokens(fn: Callable[[KnowledgeWindows, int, int], tuple[list[int], int
         f"{expected}⁇": "third",
     }
     if text in mistakes:
-        raise Wrong(wrong.texts("mistakes")[mistakes[text]])
+        raise wrong.mistake(mistakes[text])
     if text != expected:
         is_padded = text.rstrip(PAD) == expected
         raise wrong("padding" if is_padded else "value", text=text, expected=expected)

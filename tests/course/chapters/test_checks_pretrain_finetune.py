@@ -8,9 +8,9 @@ import torch.nn.functional as F
 from checking import Answers, quiz_suite, suite
 
 import kt_core as kt
-from kt_core.decoding import pick
+from kt_core.decoding import pick_next
 from kt_core.models import GPT
-from kt_course.chapters.pretrain_finetune.exercises import alone, cut
+from kt_course.chapters.pretrain_finetune.exercises import continue_alone, cut_at
 from kt_course.exercises.random_cases import randomise
 
 # ---------------------------------------------------------------- windows
@@ -97,7 +97,7 @@ WINDOW = Answers(
         "two": (lambda *a: window()(*a)[:2], "three strings"),
     },
     right={"words": window(), "places": by_search},
-    borrowed=lambda data, line, start, stop, rng: data._window(line, start, stop, rng),
+    borrowed=lambda data, line, start, stop, rng: data.window(line, start, stop, rng),
 )
 
 # ---------------------------------------------------------------- the learning rate
@@ -148,8 +148,14 @@ RATE = Answers(
         "to zero": (rate(end=lambda c: 0.0), "to 0 instead of to final_fraction"),
         "by the fraction": (rate(end=lambda c: 1 - c.final_fraction), "by final_fraction"),
         "the rate": (rate(times=lambda c: c.learning_rate), "share of the peak"),
-        "jump": (jumping, "jumps from 1 to 0.6 at step 5"),
+        "jump": (jumping, "jumps from 1 to 0.65 at step 5"),
         "last step": (rate(lambda n, total: n / (total - 1)), "progress is step / total"),
+        "cooldown to the last step": (
+            lambda c, n, total: (
+                1 - (1 - c.final_fraction) * max(0, n - total // 2) / (total // 2 - 1)
+            ),
+            "final_fraction at the last step",
+        ),
         "ahead": (rate(lambda n, total: (n + 1) / total), "a step ahead"),
         "steps": (rate(flat=lambda c, total: c.cooldown_from / total), "not a number of steps"),
         "cold start": (rate(warm=lambda n, w: n / w), "would learn nothing"),
@@ -212,7 +218,7 @@ LOSS = Answers(
         "sum": (loss(lambda z, x, y: (each(z, y) * (y != 0)).sum()), "it is a sum:"),
         "an example": (
             loss(lambda z, x, y: (each(z, y) * (y != 0)).sum() / len(y)),
-            "sum an example",
+            "sum per example",
         ),
         "rows": (
             loss(lambda z, x, y: ((each(z, y) * (y != 0)).sum(1) / (y != 0).sum(1)).mean()),
@@ -250,7 +256,7 @@ LOSS = Answers(
         "detached": (loss(lambda z, x, y: by_gather(z.detach(), x, y)), "cut off"),
         "loss alone": (
             lambda m, x, y=None: by_gather(m(x)[0], x, y),
-            r"needed are two, \(logits, loss\)",
+            r"return two, \(logits, loss\)",
         ),
         "by the model": (
             lambda model, idx, targets=None: model(idx, targets),
@@ -347,6 +353,14 @@ NEXT = Answers(
         "no top_k": (picking(keep=lambda logits, k: logits), "changes nothing"),
         "bottom_k": (picking(keep=smallest), "least likely ones"),
         "top 1": (picking(keep=lambda logits, k: largest(logits, 1)), "one character only"),
+        "index in top k": (
+            picking(keep=lambda logits, k: logits.topk(k).values),
+            "positions among the k largest",
+        ),
+        "row 0's threshold": (
+            picking(keep=lambda z, k: z.masked_fill(z < z[0].topk(k).values[-1], -torch.inf)),
+            "right for row 0 and wrong for others",
+        ),
         "global": (picking(draw=lambda p, g: torch.multinomial(p, 1)[:, 0]), "hand generator"),
         "k too large": (picking(keep=lambda logits, k: largest(logits, 2)), "not at others"),
         "a column": (
@@ -355,7 +369,7 @@ NEXT = Answers(
         ),
     },
     right={"usual": picking(), "Gumbel": by_gumbel, "cumulation": by_cumulation},
-    borrowed=lambda logits, temperature, top_k, generator: pick(
+    borrowed=lambda logits, temperature, top_k, generator: pick_next(
         logits, temperature, top_k, generator
     ),
 )
@@ -451,13 +465,13 @@ GREEDY = Answers(
         ),
         "least likely": (
             one_by_one(lambda logits: int(logits.argmin())),
-            r"prompt 0, \[2, 3, 4\], goes on",
+            r"prompt 0, \[2, 3, 4\], continues",
         ),
         "one more": (one_by_one(more=1), "max_new = 2 gives 3, 3, 3"),
         "max_new ignored": (one_by_one(more=9), r"max_new = 2 gives \d+"),
         "half a block": (
             one_by_one(change=lambda p, new: new[: 6 - len(p) // 2]),
-            "goes on|without any stop",
+            "continues|without any stop",
         ),
         "one list": (lambda model, prompts, stop=(0, 1), max_new=None: [2, 3, 4], "list of ids"),
         "the first": (lambda model, prompts, stop=(0, 1), max_new=None: [[2, 3]], "3 prompts give"),
@@ -485,5 +499,5 @@ def test_the_slow_greedy_loop_of_the_checks_is_generates():
         prompts = [[2, 3], [4, 5, 6, 7, 8], [2] * 12]
         for stop, most in (((), 99), ((3, 4, 5), 99), ((), 3)):
             assert kt.generate(model, prompts, stop=stop, max_new=most) == [
-                cut(alone(model, p, most), stop) for p in prompts
+                cut_at(continue_alone(model, p, most), stop) for p in prompts
             ]
