@@ -96,7 +96,7 @@ def check_window(fn: Callable) -> str:
 def cooldown(
     c: TrainConfig, step: float, total: int, start: float | None = None, end: float | None = None
 ) -> float:
-    """Return the share of the peak rate after the warm-up; `start`, `end`: instead of config values."""
+    """Return the share of the peak after the warm-up; `start`, `end` override the config."""
     start = c.cooldown_from if start is None else start
     end = c.final_fraction if end is None else end
     return 1 - (1 - end) * max(0.0, step / total - start) / max(1e-9, 1 - start)
@@ -316,7 +316,7 @@ def check_top_k(fn: Callable) -> None:
 
 @torch.no_grad()
 def continue_alone(model: GPT, prompt: Sequence[int], most: int = 99) -> list[int]:
-    """Continue one prompt greedily up to `most` ids or the block's end, computed again each step."""
+    """Continue one prompt greedily up to `most` ids or the block's end, without a cache."""
     ids, new = list(prompt), []
     while len(new) < most:
         new.append(int(model(torch.tensor([ids]))[0][0, -1].argmax()))
