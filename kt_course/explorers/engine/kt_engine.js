@@ -541,17 +541,43 @@ export class Model {
 
   /** @param {string} question @param {Options} options @returns {string} the greedy answer, as `kt_core.answer` */
   answer(question, options = {}) {
+    return this.continueText(this.decode(this.encodeQuestion(question)), options).answer;
+  }
+
+  /**
+   * Continue a text with the likeliest character, again and again, until ⁇, □ or the block's end.
+   *
+   * @param {string} text
+   * @param {Options} options
+   * @returns {{ids: number[], answer: string, probability: number, attention?: Object[], states?: Float32Array[]}}
+   *     ids of the text; the probability is that of all new characters and the end; the rest is as in `forward`
+   */
+  continueText(text, options = {}) {
     this.checkCausal();
-    const prompt = this.encodeQuestion(question), cache = new Cache(this), answer = [];
-    let next = this.lastRow(this.run([{ cache, ids: prompt }], options));
+    const ids = this.checkLength(this.encode(text)), cache = new Cache(this), answer = [], given = { ...options };
+    let logits = this.lastRow(this.run([{ cache, ids }], given)), logProbability = 0;
     while (true) {
-      const id = argmax(next, 0, this.V);
+      const id = argmax(logits, 0, this.V), step = logSoftmax(logits, 0, this.V);
+      logProbability += id < 2 ? Math.log(Math.exp(step[0]) + Math.exp(step[1])) : step[id];
       if (id < 2) break; // ⁇ or □ ends the answer
       answer.push(id);
       if (cache.length === this.config.block_size) break;
-      next = this.run([{ cache, ids: [id] }], options);
+      logits = this.run([{ cache, ids: [id] }], { ...options, record: false });
     }
-    return this.decode(answer);
+    const { attention, states } = given;
+    return { ids, answer: this.decode(answer), probability: Math.exp(logProbability), attention, states };
+  }
+
+  /** Probability that the model writes exactly `answer` after `text`, and then ends. @returns {number} */
+  probability(text, answer, options = {}) {
+    const before = this.encode(text), ids = this.checkLength([...before, ...this.encode(answer)]);
+    const logits = this.run([{ cache: new Cache(this), ids }], options);
+    let total = 0;
+    for (let row = before.length - 1; row < ids.length; row++) {
+      const step = logSoftmax(logits, row * this.V, this.V);
+      total += row + 1 < ids.length ? step[ids[row + 1]] : Math.log(Math.exp(step[0]) + Math.exp(step[1]));
+    }
+    return Math.exp(total);
   }
 
   /**
@@ -639,32 +665,55 @@ export class Model {
   }
 
   /**
-   * Activation patching at every place, one at a time (Meng et al. 2022, section 2.1; `kt_core.runs.tracing.restore`).
+   * Activation patching at every place, one after the other (Meng et al. 2022, section 2.1), as `restore` in Python.
    *
    * A generator, so that a page can draw between the steps: a patch changes nothing before its position, so each step
    * keeps the cache up to there and reads on from it.
+   * @param {string} text what the model reads
+   * @param {string} source the text of the same length that the states come from
+   * @param {number} window positions replaced together, with the named one in the middle: 1, 3, 5 ...
    * @yields {{state: number, position: number, shares: Float32Array}} (V,) probabilities of the next character
    */
-  *patchEverywhere(text, source, options = {}) {
+  *patchEverywhere(text, source, window = 1, options = {}) {
     this.checkTraceable();
-    const ids = this.checkLength(this.encode(text)), T = ids.length;
+    const { C, V } = this, ids = this.checkLength(this.encode(text)), T = ids.length, reach = (window - 1) / 2;
     const clean = this.forward(source, { ...options, record: true });
     if (clean.ids.length !== T) throw new Error("Both texts need the same number of characters.");
-    const cache = new Cache(this), corrupted = { ...options, record: true };
-    const untouched = softmaxRows(this.lastRow(this.run([{ cache, ids }], corrupted)), this.V);
+    const cache = new Cache(this), read = { ...options, record: true };
+    const untouched = softmaxRows(this.lastRow(this.run([{ cache, ids }], read)), V);
+    const differs = (state, position) => {
+      const [a, b] = [clean.states[state], read.states[state]].map((x) => x.subarray(position * C, (position + 1) * C));
+      return a.some((value, c) => Math.abs(value - b[c]) > 1e-5);
+    };
     for (let position = T - 1; position >= 0; position--) {
+      const first = Math.max(position - reach, 0), last = Math.min(position + reach, T - 1);
+      const places = Array.from({ length: last - first + 1 }, (_, i) => first + i);
       for (let state = 0; state <= this.blocks.length; state++) {
-        const [before, value] = [corrupted, clean].map(({ states }) =>
-          states[state].subarray(position * this.C, (position + 1) * this.C));
         let shares = untouched; // what both texts have in common changes nothing
-        if (value.some((number, c) => Math.abs(number - before[c]) > 1e-5)) {
-          cache.truncate(position);
-          const patched = { ...options, patches: [{ state, position, value }] };
-          shares = softmaxRows(this.lastRow(this.run([{ cache, ids: ids.slice(position) }], patched)), this.V);
+        if (places.some((place) => differs(state, place))) {
+          const patches = places.map((place) => ({ state, position: place, value: clean.states[state].subarray(place * C, (place + 1) * C) }));
+          cache.truncate(first);
+          shares = softmaxRows(this.lastRow(this.run([{ cache, ids: ids.slice(first) }], { ...options, patches })), V);
         }
         yield { state, position, shares };
       }
     }
+  }
+
+  /**
+   * What the rows and columns of a layer's attention stand for, after reading T characters.
+   *
+   * @returns {{queries: Unit[], keys: Unit[]}} a Unit {name, from, to} covers the characters from ... to - 1; a latent
+   *     has those that it adds to the latent before it, the null latent none
+   */
+  axes(layer, T) {
+    const characters = Array.from({ length: T }, (_, t) => ({ name: "character", from: t, to: t + 1 }));
+    if (!this.latent) return { queries: characters, keys: characters };
+    const latents = Array.from({ length: Math.min(Math.ceil(T / this.stride), this.nLatents) }, (_, j) => (
+      { name: `latent ${j}`, from: j * this.stride, to: Math.min((j + 1) * this.stride, T) }));
+    if (layer === 0) return { queries: latents, keys: characters };
+    if (layer < this.blocks.length - 1) return { queries: latents, keys: latents };
+    return { queries: characters, keys: this.null ? [{ name: "null latent", from: 0, to: 0 }, ...latents] : latents };
   }
 
   checkTraceable() {

@@ -1,0 +1,152 @@
+"""Trained models that run inside a notebook and inside an exported page, without a server.
+
+`attach(models, view, alt=...)` shows an explorer in JupyterLab, VS Code and Colab (through anywidget), and leaves what an
+exported page needs to bring it to life again: `page_fragments` turns that into HTML. Readers who can run neither see a
+picture with its description. The JavaScript lies in `engine/`; `kt_engine.js` is the forward pass.
+"""
+
+from __future__ import annotations
+
+import base64
+import html
+import importlib.util
+import io
+import json
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from matplotlib.figure import Figure
+
+from kt_course.explorers.living_pictures import draw_view
+from kt_course.explorers.packed_models import Given, PackedModel, pack, unpack, weights_of
+
+ENGINE = Path(__file__).parent / "engine"
+MODULES = ("kt_engine", "kt_ui", "attention_view", "ask_view", "lens_view", "kt_page")  # in the order of their imports
+VIEWS = ("attention", "ask", "lens")
+MIME = "application/vnd.kt.living-page+json"  # what an exported page is made from
+_IMPORT = re.compile(r"^import [^;]*;\n", re.MULTILINE)
+_EXPORT = re.compile(r"^export (?=(async )?(function|class|const|let)\b)", re.MULTILINE)
+
+def joined_modules() -> str:
+    """All modules as one script without imports and exports: pages opened from a file cannot import."""
+    sources = (ENGINE.joinpath(f"{name}.js").read_text(encoding="utf-8") for name in MODULES)
+    return "\n".join(_EXPORT.sub("", _IMPORT.sub("", source)) for source in sources)
+
+
+def style_sheet() -> str:
+    """The CSS of all views."""
+    return ENGINE.joinpath("kt_page.css").read_text(encoding="utf-8")
+
+
+# ---------------------------------------------------------------- one explorer
+
+
+@dataclass(frozen=True)
+class LivingView:
+    """An explorer over packed models; shows itself in a notebook. Build it with `attach`."""
+
+    models: tuple[PackedModel, ...]
+    view: str
+    alt: str
+    examples: tuple[tuple[str, str], ...]
+    start: dict
+    picture: bytes = field(repr=False)  # PNG
+
+    def given(self) -> dict:
+        """What the page's `mount` takes, without the weights."""
+        examples = [{"question": question, "answer": answer} for question, answer in self.examples]
+        heads = [model.head() for model in self.models]
+        return {"view": self.view, "label": self.alt, "models": heads, "examples": examples, "start": self.start}
+
+    def stored(self) -> dict:
+        """What a saved notebook keeps: shipped checkpoints by their names, other weights in base64."""
+        return {"given": self.given(), "weights": {one.key: one.stored() for one in self.models}}
+
+    def _repr_mimebundle_(self, include=None, exclude=None) -> tuple[dict, dict]:
+        """The widget (where anywidget is installed), what an exported page needs, the picture, its description."""
+        data = {"text/plain": self.alt, "image/png": base64.b64encode(self.picture).decode(), MIME: self.stored()}
+        if importlib.util.find_spec("anywidget"):
+            from kt_course.explorers.living_widget import widget_view
+
+            data |= widget_view(self.given(), [model.weights for model in self.models])
+        return data, {"image/png": {"alt": self.alt}}
+
+    def to_html(self, title: str = "") -> str:
+        """A whole page with this explorer alone, to be opened from a file."""
+        (fragment,) = page_fragments([self.stored()], [(self.picture, self.alt)])
+        return (
+            '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
+            '<meta name="viewport" content="width=device-width, initial-scale=1">'
+            '<meta name="color-scheme" content="light dark"><link rel="icon" href="data:,">'
+            f"<title>{html.escape(title or self.alt)}</title></head>\n"
+            f'<body><main>{f"<h1>{html.escape(title)}</h1>" if title else ""}{fragment}</main></body></html>\n'
+        )
+
+
+def attach(
+    models: Mapping[str, Given],
+    view: str = "attention",
+    *,
+    alt: str,
+    examples: Sequence[tuple[str, str]] = (),
+    picture: Figure | None = None,
+    **start: object,
+) -> LivingView:
+    """Show an explorer over trained models that also lives in the exported page.
+
+    Args:
+        models: The page's name of each model, and the model: a shipped checkpoint ("bios-rope-finetuned"), a file, or
+            (model, vocab).
+        view: "attention" (any text, heads to knock out), "ask" (answers side by side) or "lens" (logit lens, patching).
+        alt: What the picture shows, for readers who do not see it or cannot run the explorer.
+        examples: (question, true answer) pairs that the explorer offers; it opens on the first.
+        picture: The picture for readers who cannot run it; drawn from the first example if None.
+        start: What the view opens on, such as `layer=2, head=1` for "attention".
+
+    Raises:
+        ValueError: For an unknown view, an empty `alt`, no models, or no examples.
+    """
+    if view not in VIEWS:
+        raise ValueError(f"view must be one of {', '.join(VIEWS)}, not {view!r}")
+    if not alt.strip():
+        raise ValueError("alt is empty: say in a sentence what the explorer shows")
+    if not models or not examples:
+        raise ValueError(f"attach needs models and examples, and got {len(models)} and {len(examples)}")
+    packed = tuple(pack(name, given) for name, given in models.items())
+    figure = picture or draw_view(view, {one.name: unpack(one) for one in packed}, *examples[0])
+    png = io.BytesIO()
+    figure.savefig(png, format="png", dpi=100, metadata={"Software": None})
+    return LivingView(packed, view, alt, tuple((q, a) for q, a in examples), start, png.getvalue())
+
+
+# ---------------------------------------------------------------- exported pages
+
+
+def page_fragments(stored: Sequence[dict], pictures: Sequence[tuple[bytes, str]]) -> list[str]:
+    """HTML for the explorers of one page, in order; the first brings the engine, each weight comes once.
+
+    Args:
+        stored: What `LivingView.stored` gave, one per explorer.
+        pictures: The PNG and the description that show where scripts do not run, one per explorer.
+    """
+    fragments, known = [], set()
+    for number, (one, (png, alt)) in enumerate(zip(stored, pictures, strict=True), 1):
+        parts = []
+        if number == 1:
+            # "<\\/" keeps a closing tag inside a script from ending it
+            script = joined_modules().replace("</", "<\\/")
+            parts += [f"<style>{style_sheet()}</style>", f"<script>globalThis.ktMountAll ??= (() => {{\n{script}\nreturn mountAll; }})()</script>"]
+        root = f"kt-living-{number}"
+        source = f"data:image/png;base64,{base64.b64encode(png).decode()}"
+        parts.append(f'<div id="{root}"><img src="{source}" alt="{html.escape(alt)}" style="max-width: 100%"></div>')
+        for key, weights in one["weights"].items():
+            if key not in known:
+                known.add(key)
+                parts.append(f'<script type="text/plain" id="kt-weights-{key}">{weights_of(weights)}</script>')
+        given = json.dumps(one["given"], ensure_ascii=False).replace("</", "<\\/")
+        parts.append(f'<script type="application/json" class="kt-view" data-root="{root}">{given}</script>')
+        parts.append("<script>ktMountAll()</script>")
+        fragments.append("\n".join(parts))
+    return fragments

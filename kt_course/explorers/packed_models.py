@@ -1,0 +1,83 @@
+"""Models as a living page carries them: half-precision weights, sizes and vocabulary."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+
+import torch
+
+from kt_core.corpora.paths import checkpoints_dir
+from kt_core.models import GPT, GPTConfig
+from kt_core.runs.checkpoints import load_card, load_checkpoint
+from kt_core.vocab import CharVocab
+
+Given = str | Path | tuple[GPT, CharVocab]  # the name of a shipped checkpoint, a file, or a model in memory
+
+
+@dataclass(frozen=True)
+class PackedModel:
+    """A model as the page reads it: its name there, sizes, vocabulary, and half-precision weights (safetensors)."""
+
+    name: str
+    config: dict
+    chars: str
+    weights: bytes = field(repr=False)
+    checkpoint: str | None = None  # name of the shipped checkpoint that holds these weights
+
+    @property
+    def key(self) -> str:
+        """Names the weights: equal weights are stored once per page."""
+        return hashlib.sha256(self.weights).hexdigest()[:16]
+
+    def head(self) -> dict:
+        """All but the weights."""
+        return {"name": self.name, "config": self.config, "chars": self.chars, "key": self.key}
+
+    def stored(self) -> dict:
+        """What a saved notebook keeps of the weights: the shipped checkpoint's name, else the weights in base64."""
+        if self.checkpoint:
+            return {"checkpoint": self.checkpoint}
+        return {"base64": base64.b64encode(self.weights).decode()}
+
+
+def pack_model(name: str, model: GPT, vocab: CharVocab) -> PackedModel:
+    """Convert a model's weights to half precision, in the layout of `save_checkpoint`."""
+    from safetensors.torch import save
+
+    tensors = {key: value.detach().to("cpu", torch.float16).contiguous() for key, value in model.state_dict().items()}
+    return PackedModel(name, asdict(model.config), "".join(vocab.chars[2:]), save(tensors))
+
+
+def pack(name: str, given: Given) -> PackedModel:
+    """Pack a shipped checkpoint by its name ("bios-rope-finetuned"), a checkpoint file, or (model, vocab).
+
+    Raises CheckpointError for a file that is missing or damaged.
+    """
+    if isinstance(given, tuple):
+        return pack_model(name, *given)
+    shipped = checkpoints_dir() / f"{given}.safetensors"
+    if isinstance(given, str) and shipped.is_file():
+        card = load_card(shipped)
+        return PackedModel(name, card["config"], card["vocab"], shipped.read_bytes(), given)
+    model, vocab, _ = load_checkpoint(given)
+    return pack_model(name, model, vocab)
+
+
+def unpack(packed: PackedModel) -> tuple[GPT, CharVocab]:
+    """The model that the page computes with, in Python: half-precision weights, float32 arithmetic."""
+    from safetensors.torch import load
+
+    model = GPT(GPTConfig(**packed.config))
+    model.load_state_dict({key: value.float() for key, value in load(packed.weights).items()})
+    return model.eval(), CharVocab(packed.chars)
+
+
+def weights_of(stored: dict) -> str:
+    """The weights in base64 that `PackedModel.stored` gave or named."""
+    if "base64" in stored:
+        return stored["base64"]
+    path = checkpoints_dir() / f"{stored['checkpoint']}.safetensors"
+    return base64.b64encode(path.read_bytes()).decode()
