@@ -1,8 +1,9 @@
 """Trained models that run inside a notebook and inside an exported page, without a server.
 
-`attach(models, view, alt=...)` shows an explorer in JupyterLab, VS Code and Colab (through anywidget), and leaves what an
-exported page needs to bring it to life again: `page_fragments` turns that into HTML. Readers who can run neither see a
-picture with its description. The JavaScript lies in `engine/`; `kt_engine.js` is the forward pass.
+`attach(models, view, alt=...)` shows an explorer in JupyterLab, VS Code and Colab (through
+anywidget), and leaves what an exported page needs to bring it to life again: `page_fragments`
+turns that into HTML. Readers who can run neither see a picture with its description.
+The JavaScript lies in `engine/`; `kt_engine.js` there is the forward pass.
 """
 
 from __future__ import annotations
@@ -23,14 +24,16 @@ from kt_course.explorers.living_pictures import draw_view
 from kt_course.explorers.packed_models import Given, PackedModel, pack, unpack, weights_of
 
 ENGINE = Path(__file__).parent / "engine"
-MODULES = ("kt_engine", "kt_ui", "attention_view", "ask_view", "lens_view", "kt_page")  # in the order of their imports
+# in the order of their imports
+MODULES = ("kt_engine", "kt_ui", "attention_view", "ask_view", "lens_view", "kt_page")
 VIEWS = ("attention", "ask", "lens")
 MIME = "application/vnd.kt.living-page+json"  # what an exported page is made from
 _IMPORT = re.compile(r"^import [^;]*;\n", re.MULTILINE)
 _EXPORT = re.compile(r"^export (?=(async )?(function|class|const|let)\b)", re.MULTILINE)
 
+
 def joined_modules() -> str:
-    """All modules as one script without imports and exports: pages opened from a file cannot import."""
+    """All modules as one script without imports: pages opened from a file cannot import."""
     sources = (ENGINE.joinpath(f"{name}.js").read_text(encoding="utf-8") for name in MODULES)
     return "\n".join(_EXPORT.sub("", _IMPORT.sub("", source)) for source in sources)
 
@@ -56,17 +59,25 @@ class LivingView:
 
     def given(self) -> dict:
         """What the page's `mount` takes, without the weights."""
-        examples = [{"question": question, "answer": answer} for question, answer in self.examples]
-        heads = [model.head() for model in self.models]
-        return {"view": self.view, "label": self.alt, "models": heads, "examples": examples, "start": self.start}
+        return {
+            "view": self.view,
+            "label": self.alt,
+            "models": [model.head() for model in self.models],
+            "examples": [{"question": q, "answer": a} for q, a in self.examples],
+            "start": self.start,
+        }
 
     def stored(self) -> dict:
-        """What a saved notebook keeps: shipped checkpoints by their names, other weights in base64."""
+        """What a saved notebook keeps, and `page_fragments` takes."""
         return {"given": self.given(), "weights": {one.key: one.stored() for one in self.models}}
 
     def _repr_mimebundle_(self, include=None, exclude=None) -> tuple[dict, dict]:
-        """The widget (where anywidget is installed), what an exported page needs, the picture, its description."""
-        data = {"text/plain": self.alt, "image/png": base64.b64encode(self.picture).decode(), MIME: self.stored()}
+        """The picture, its description, what an exported page needs, and the live widget."""
+        data = {
+            "text/plain": self.alt,
+            "image/png": base64.b64encode(self.picture).decode(),
+            MIME: self.stored(),
+        }
         if importlib.util.find_spec("anywidget"):
             from kt_course.explorers.living_widget import widget_view
 
@@ -76,12 +87,13 @@ class LivingView:
     def to_html(self, title: str = "") -> str:
         """A whole page with this explorer alone, to be opened from a file."""
         (fragment,) = page_fragments([self.stored()], [(self.picture, self.alt)])
+        heading = f"<h1>{html.escape(title)}</h1>" if title else ""
         return (
             '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
             '<meta name="viewport" content="width=device-width, initial-scale=1">'
             '<meta name="color-scheme" content="light dark"><link rel="icon" href="data:,">'
             f"<title>{html.escape(title or self.alt)}</title></head>\n"
-            f'<body><main>{f"<h1>{html.escape(title)}</h1>" if title else ""}{fragment}</main></body></html>\n'
+            f"<body><main>{heading}{fragment}</main></body></html>\n"
         )
 
 
@@ -90,18 +102,20 @@ def attach(
     view: str = "attention",
     *,
     alt: str,
-    examples: Sequence[tuple[str, str]] = (),
+    examples: Sequence[tuple[str, str]],
     picture: Figure | None = None,
     **start: object,
 ) -> LivingView:
     """Show an explorer over trained models that also lives in the exported page.
 
     Args:
-        models: The page's name of each model, and the model: a shipped checkpoint ("bios-rope-finetuned"), a file, or
-            (model, vocab).
-        view: "attention" (any text, heads to knock out), "ask" (answers side by side) or "lens" (logit lens, patching).
+        models: The page's name of each model, and the model: the name of a shipped checkpoint
+            ("bios-rope-finetuned"), a checkpoint file, or (model, vocab).
+        view: "attention" (any text, heads to knock out), "ask" (answers side by side) or
+            "lens" (logit lens and patching).
         alt: What the picture shows, for readers who do not see it or cannot run the explorer.
         examples: (question, true answer) pairs that the explorer offers; it opens on the first.
+            "lens" patches between questions of equal length: give it some.
         picture: The picture for readers who cannot run it; drawn from the first example if None.
         start: What the view opens on, such as `layer=2, head=1` for "attention".
 
@@ -113,7 +127,7 @@ def attach(
     if not alt.strip():
         raise ValueError("alt is empty: say in a sentence what the explorer shows")
     if not models or not examples:
-        raise ValueError(f"attach needs models and examples, and got {len(models)} and {len(examples)}")
+        raise ValueError(f"attach got {len(models)} models and {len(examples)} examples")
     packed = tuple(pack(name, given) for name, given in models.items())
     figure = picture or draw_view(view, {one.name: unpack(one) for one in packed}, *examples[0])
     png = io.BytesIO()
@@ -125,28 +139,38 @@ def attach(
 
 
 def page_fragments(stored: Sequence[dict], pictures: Sequence[tuple[bytes, str]]) -> list[str]:
-    """HTML for the explorers of one page, in order; the first brings the engine, each weight comes once.
+    """HTML for the explorers of one page, in order.
+
+    The first fragment brings the engine; weights that several explorers share come once.
 
     Args:
         stored: What `LivingView.stored` gave, one per explorer.
-        pictures: The PNG and the description that show where scripts do not run, one per explorer.
+        pictures: The PNG and the description that show where scripts do not run, one each.
     """
     fragments, known = [], set()
     for number, (one, (png, alt)) in enumerate(zip(stored, pictures, strict=True), 1):
-        parts = []
-        if number == 1:
-            # "<\\/" keeps a closing tag inside a script from ending it
-            script = joined_modules().replace("</", "<\\/")
-            parts += [f"<style>{style_sheet()}</style>", f"<script>globalThis.ktMountAll ??= (() => {{\n{script}\nreturn mountAll; }})()</script>"]
+        parts = [_engine()] if number == 1 else []
         root = f"kt-living-{number}"
         source = f"data:image/png;base64,{base64.b64encode(png).decode()}"
-        parts.append(f'<div id="{root}"><img src="{source}" alt="{html.escape(alt)}" style="max-width: 100%"></div>')
-        for key, weights in one["weights"].items():
-            if key not in known:
-                known.add(key)
-                parts.append(f'<script type="text/plain" id="kt-weights-{key}">{weights_of(weights)}</script>')
-        given = json.dumps(one["given"], ensure_ascii=False).replace("</", "<\\/")
-        parts.append(f'<script type="application/json" class="kt-view" data-root="{root}">{given}</script>')
-        parts.append("<script>ktMountAll()</script>")
+        image = f'<img src="{source}" alt="{html.escape(alt)}" style="max-width: 100%">'
+        parts.append(f'<div id="{root}">{image}</div>')
+        for key in one["weights"].keys() - known:
+            text = weights_of(one["weights"][key])
+            parts.append(f'<script type="text/plain" id="kt-weights-{key}">{text}</script>')
+        known |= one["weights"].keys()
+        given = _inside_script(json.dumps(one["given"], ensure_ascii=False))
+        attributes = f'type="application/json" class="kt-view" data-root="{root}"'
+        parts.append(f"<script {attributes}>{given}</script>\n<script>ktMountAll()</script>")
         fragments.append("\n".join(parts))
     return fragments
+
+
+def _engine() -> str:
+    """Style and script of all views."""
+    script = f"(() => {{\n{_inside_script(joined_modules())}\nreturn mountAll; }})()"
+    return f"<style>{style_sheet()}</style>\n<script>globalThis.ktMountAll ??= {script}</script>"
+
+
+def _inside_script(text: str) -> str:
+    """The same JavaScript or JSON without a tag that would end the script element."""
+    return text.replace("</", "<\\/")

@@ -1,4 +1,4 @@
-"""The pictures that stand for the explorers of a living page where nothing runs: GitHub, untrusted notebooks, paper."""
+"""Pictures for the explorers of a living page where nothing runs: GitHub, untrusted notebooks."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import matplotlib.pyplot as plt
 import torch
 from matplotlib.figure import Figure
 
+from kt_core._typing import Float, Tensor
 from kt_core.attention import record_attention
 from kt_core.models import GPT
 from kt_core.runs.beam import top_answers
@@ -15,6 +16,7 @@ from kt_core.vocab import MASK, CharVocab
 from kt_course.figures.style import BLUE, in_style, visible
 
 Models = Mapping[str, tuple[GPT, CharVocab]]
+OTHER = "#9AA3AD"  # bars of wrong answers
 
 
 def draw_view(view: str, models: Models, question: str, truth: str) -> Figure:
@@ -31,7 +33,8 @@ def _ask(models: Models, question: str, truth: str) -> Figure:
     for ax, (name, (model, vocab)) in zip(axes[0], models.items(), strict=True):
         answers = top_answers(model, vocab, question)[::-1]
         names = [answer or "(empty)" for answer, _ in answers]
-        ax.barh(range(len(names)), [p for _, p in answers], color=[BLUE if n == truth else "#9AA3AD" for n in names])
+        colours = [BLUE if name == truth else OTHER for name in names]
+        ax.barh(range(len(names)), [p for _, p in answers], color=colours)
         ax.set_yticks(range(len(names)), names)
         ax.set(title=name, xlim=(0, 1), xlabel="probability of the answer")
     figure.suptitle(f"{question} (correct: {truth})")
@@ -41,14 +44,14 @@ def _ask(models: Models, question: str, truth: str) -> Figure:
 @in_style
 def _attention(models: Models, question: str, truth: str) -> Figure:
     """All heads of the first model as small maps."""
-    (model, vocab), name = next(iter(models.values())), next(iter(models))
+    name, (model, vocab) = next(iter(models.items()))
     with torch.no_grad(), record_attention(model) as maps:
         model(torch.tensor([vocab.encode(question + MASK)]))
-    layers, heads = model.config.n_layer, model.config.n_head
-    figure, axes = plt.subplots(layers, heads, figsize=(1.5 * heads, 1.6 * layers), squeeze=False)
+    rows, columns = model.config.n_layer, model.config.n_head
+    figure, axes = plt.subplots(rows, columns, figsize=(1.5 * columns, 1.6 * rows), squeeze=False)
     for layer, row in enumerate(axes):
         for head, ax in enumerate(row):
-            ax.imshow(maps[layer][0, head], cmap="Blues", vmin=0, aspect="auto", interpolation="nearest")
+            ax.imshow(maps[layer][0, head].numpy(), cmap="Blues", vmin=0, aspect="auto")
             ax.set(xticks=[], yticks=[], title=f"layer {layer}, head {head}")
     figure.suptitle(f"Attention of {name} over\n“{question}{MASK}”", fontsize=11)
     figure.supxlabel("rows attend to columns; darkest: the head's largest weight", fontsize=9)
@@ -59,23 +62,32 @@ def _attention(models: Models, question: str, truth: str) -> Figure:
 def _lens(models: Models, question: str, truth: str) -> Figure:
     """The logit lens of the first vanilla or rope model."""
     model, vocab = next(pair for pair in models.values() if not pair[0].config.latent)
-    states: list[torch.Tensor] = []
-    handles = [layer.register_forward_hook(lambda _, __, out: states.append(out)) for layer in (model.drop, *model.blocks)]
-    with torch.no_grad():
-        model(torch.tensor([vocab.encode(question + MASK)]))
-        shares = torch.stack([model.head(model.ln_f(state[0])).softmax(-1) for state in states])  # (states, T, V)
-    for handle in handles:
-        handle.remove()
+    shares = _lens_shares(model, vocab.encode(question + MASK))
     top = shares.max(-1)
     figure, ax = plt.subplots(figsize=(9, 2.6))
-    image = ax.imshow(top.values, cmap="Blues", vmin=0, vmax=1, aspect="auto", origin="lower")
+    image = ax.imshow(
+        top.values.numpy(), cmap="Blues", vmin=0, vmax=1, aspect="auto", origin="lower"
+    )
     for state, row in enumerate(top.indices.tolist()):
         for position, letter in enumerate(visible(vocab.decode(row))):
-            dark = float(top.values[state, position]) > 0.6
-            ax.text(position, state, letter, ha="center", va="center", fontsize=8, color="white" if dark else "black")
+            colour = "white" if float(top.values[state, position]) > 0.6 else "black"
+            ax.text(position, state, letter, ha="center", va="center", fontsize=8, color=colour)
     names = ["embedding", *[f"after block {i}" for i in range(model.config.n_layer)]]
     ax.set_yticks(range(len(names)), names)
     ax.set_xticks(range(len(question) + 1), visible(question + MASK), fontsize=8)
-    ax.set(title="Logit lens: the likeliest next character, read off each state", xlabel="character read")
+    title = "Logit lens: the likeliest next character, read off each state"
+    ax.set(title=title, xlabel="character read")
     figure.colorbar(image, label="probability")
     return figure
+
+
+@torch.no_grad()
+def _lens_shares(model: GPT, ids: list[int]) -> Float[Tensor, "states T V"]:
+    """Next-character probabilities read off each state of the residual stream."""
+    states: list[Tensor] = []
+    layers = (model.drop, *model.blocks)
+    handles = [each.register_forward_hook(lambda _, __, out: states.append(out)) for each in layers]
+    model(torch.tensor([ids]))
+    for handle in handles:
+        handle.remove()
+    return torch.stack([model.head(model.ln_f(state[0])).softmax(-1) for state in states])

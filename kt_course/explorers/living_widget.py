@@ -1,4 +1,4 @@
-"""The widget behind `living_page.attach`. A module of its own: it needs anywidget, an exported page does not."""
+"""The widget behind `living_page.attach`; exported pages do without it, and without anywidget."""
 
 from __future__ import annotations
 
@@ -16,7 +16,11 @@ class LivingWidget(anywidget.AnyWidget):
     given = traitlets.Dict().tag(sync=True)
 
     def __init__(self, given: dict, weights: list[bytes]):
-        super().__init__(given=given, _esm=f"{joined_modules()}\nexport default {{ render }};\n", _css=style_sheet())
+        super().__init__(
+            given=given,
+            _esm=f"{joined_modules()}\nexport default {{ render }};\n",
+            _css=style_sheet(),
+        )
         self.on_msg(lambda widget, content, buffers: self._send_weights(content, weights))
 
     def _send_weights(self, content: dict, weights: list[bytes]) -> None:

@@ -14,17 +14,19 @@ from kt_core.models import GPT, GPTConfig
 from kt_core.runs.checkpoints import load_card, load_checkpoint
 from kt_core.vocab import CharVocab
 
-Given = str | Path | tuple[GPT, CharVocab]  # the name of a shipped checkpoint, a file, or a model in memory
+Given = (
+    str | Path | tuple[GPT, CharVocab]
+)  # the name of a shipped checkpoint, a file, or a model in memory
 
 
 @dataclass(frozen=True)
 class PackedModel:
-    """A model as the page reads it: its name there, sizes, vocabulary, and half-precision weights (safetensors)."""
+    """A model as the page reads it: its name there, sizes, vocabulary, half-precision weights."""
 
     name: str
     config: dict
     chars: str
-    weights: bytes = field(repr=False)
+    weights: bytes = field(repr=False)  # a safetensors file
     checkpoint: str | None = None  # name of the shipped checkpoint that holds these weights
 
     @property
@@ -37,7 +39,7 @@ class PackedModel:
         return {"name": self.name, "config": self.config, "chars": self.chars, "key": self.key}
 
     def stored(self) -> dict:
-        """What a saved notebook keeps of the weights: the shipped checkpoint's name, else the weights in base64."""
+        """What a saved notebook keeps: the shipped checkpoint's name, else the weights (base64)."""
         if self.checkpoint:
             return {"checkpoint": self.checkpoint}
         return {"base64": base64.b64encode(self.weights).decode()}
@@ -47,12 +49,15 @@ def pack_model(name: str, model: GPT, vocab: CharVocab) -> PackedModel:
     """Convert a model's weights to half precision, in the layout of `save_checkpoint`."""
     from safetensors.torch import save
 
-    tensors = {key: value.detach().to("cpu", torch.float16).contiguous() for key, value in model.state_dict().items()}
+    tensors = {
+        key: value.detach().to("cpu", torch.float16).contiguous()
+        for key, value in model.state_dict().items()
+    }
     return PackedModel(name, asdict(model.config), "".join(vocab.chars[2:]), save(tensors))
 
 
 def pack(name: str, given: Given) -> PackedModel:
-    """Pack a shipped checkpoint by its name ("bios-rope-finetuned"), a checkpoint file, or (model, vocab).
+    """Pack a shipped checkpoint ("bios-rope-finetuned"), a checkpoint file, or (model, vocab).
 
     Raises CheckpointError for a file that is missing or damaged.
     """
@@ -67,7 +72,7 @@ def pack(name: str, given: Given) -> PackedModel:
 
 
 def unpack(packed: PackedModel) -> tuple[GPT, CharVocab]:
-    """The model that the page computes with, in Python: half-precision weights, float32 arithmetic."""
+    """The model that the page computes with: half-precision weights, float32 arithmetic."""
     from safetensors.torch import load
 
     model = GPT(GPTConfig(**packed.config))

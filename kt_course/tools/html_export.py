@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import html
 import re
 from collections.abc import Sequence
@@ -14,6 +15,8 @@ from nbconvert.exporters import HTMLExporter
 from nbconvert.filters.markdown_mistune import IPythonRenderer, MarkdownWithMath
 
 from kt_core.corpora.files import write_atomically
+from kt_course.explorers.living_page import MIME as LIVING
+from kt_course.explorers.living_page import page_fragments
 
 # What a cell shows if it offers several forms: its picture, never a widget that lives in a kernel.
 PRIORITY = [
@@ -141,10 +144,23 @@ def _shown(output: nbformat.NotebookNode) -> list[nbformat.NotebookNode]:
     return [output, nbformat.v4.new_output("display_data", {"text/html": _STILL})]
 
 
+def _bring_to_life(notebook: nbformat.NotebookNode) -> None:
+    """Replace the outputs of living pages by HTML with the models inside; see `living_page`."""
+    outputs = [output for cell in notebook.cells for output in cell.get("outputs", [])]
+    living = [output for output in outputs if LIVING in output.get("data", {})]
+    pictures = [
+        (base64.b64decode(output.data["image/png"]), output.data["text/plain"]) for output in living
+    ]
+    fragments = page_fragments([output.data[LIVING] for output in living], pictures)
+    for output, fragment in zip(living, fragments, strict=True):
+        output["data"] = {"text/html": fragment}
+
+
 def _still(notebook: nbformat.NotebookNode) -> nbformat.NotebookNode:
     """A copy whose outputs are those that a page without a kernel can show."""
     notebook = nbformat.from_dict(notebook)
     notebook.metadata.pop("widgets", None)
+    _bring_to_life(notebook)
     for cell in notebook.cells:
         if cell.cell_type == "code":
             cell.outputs = [each for output in cell.outputs for each in _shown(output)]

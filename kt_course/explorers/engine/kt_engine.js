@@ -402,11 +402,13 @@ export class Model {
 
   /** Pre-norm Transformer block: x + attention(norm x), then x + MLP(norm x); over `source` where there is one. */
   block(layer, x, source, plans, options) {
-    if (options.knockedOut?.some(([l, head]) => l === layer && head === undefined)) return x;
+    const isSkipped = options.knockedOut?.some(([l, head]) => l === layer && head === undefined);
+    if (isSkipped && !options.record) return x;
     const { ln1, ln2, lnSource, up, down } = this.blocks[layer];
     const { C } = this, rows = x.length / C;
     const normed = layerNorm(x, ln1);
     const attended = this.attention(layer, normed, source ? layerNorm(source, lnSource) : normed, plans, options);
+    if (isSkipped) return x; // its weights are recorded, nothing else of it counts
     const y = x.map((value, i) => value + attended[i]);
     const hidden = linear(layerNorm(y, ln2), rows, up.weight, up.bias, C, 4 * C);
     const activation = ACTIVATIONS[this.config.activation ?? "gelu"];
@@ -554,8 +556,8 @@ export class Model {
    */
   continueText(text, options = {}) {
     this.checkCausal();
-    const ids = this.checkLength(this.encode(text)), cache = new Cache(this), answer = [], given = { ...options };
-    let logits = this.lastRow(this.run([{ cache, ids }], given)), logProbability = 0;
+    const ids = this.checkLength(this.encode(text)), answer = [], given = { ...options };
+    let { cache, logits } = this.readPrompt(ids, given), logProbability = 0;
     while (true) {
       const id = argmax(logits, 0, this.V), step = logSoftmax(logits, 0, this.V);
       logProbability += id < 2 ? Math.log(Math.exp(step[0]) + Math.exp(step[1])) : step[id];
@@ -588,9 +590,9 @@ export class Model {
    */
   topAnswers(question, width = 5, options = {}, maxNew = 40) {
     this.checkCausal();
-    const { V } = this, prompt = this.encodeQuestion(question), cache = new Cache(this);
+    const { V } = this, prompt = this.encodeQuestion(question);
     const most = Math.min(this.config.block_size - prompt.length + 1, maxNew);
-    let logits = this.lastRow(this.run([{ cache, ids: prompt }], options));
+    let { cache, logits } = this.readPrompt(prompt, options);
     let living = [{ ids: [], logProbability: 0, cache }]; // the greedy one first
     let found = [], greedyLives = true;
     for (let n = 0; n < most; n++) {
@@ -624,6 +626,24 @@ export class Model {
     }
     return [...found, ...living].sort((a, b) => b.logProbability - a.logProbability).slice(0, width)
       .map(({ ids, logProbability }) => ({ answer: this.decode(ids), probability: Math.exp(logProbability) }));
+  }
+
+  /**
+   * Read a prompt. What it has in common with the beginning of the previous one is not read again: who types a name
+   * changes the end of the text.
+   *
+   * @returns {{cache: Cache, logits: Float32Array}} logits (V,) of the next character
+   */
+  readPrompt(ids, options) {
+    const isPlain = !options.record && !options.patches && !options.blocked;
+    const knockedOut = JSON.stringify(options.knockedOut ?? []);
+    let known = 0, cache = new Cache(this);
+    if (isPlain && this.previous?.knockedOut === knockedOut) {
+      while (known < ids.length - 1 && ids[known] === this.previous.ids[known]) known++;
+      cache = this.previous.cache.truncate(known);
+    }
+    if (isPlain) this.previous = { ids, cache, knockedOut };
+    return { cache, logits: this.lastRow(this.run([{ cache, ids: ids.slice(known) }], options)) };
   }
 
   lastRow(logits) {

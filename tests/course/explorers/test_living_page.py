@@ -1,0 +1,519 @@
+"""The JavaScript engine against PyTorch, and its explorers in a real browser without a network."""
+
+from __future__ import annotations
+
+import base64
+import json
+import os
+import shutil
+import subprocess
+from contextlib import contextmanager
+from pathlib import Path
+
+import nbformat
+import pytest
+import torch
+from browsing import SCREENSHOTS, chromium, cut_off, missing, tab
+
+import kt_core as kt
+from kt_core.models import VARIANTS
+from kt_core.runs.beam import top_answers
+from kt_core.vocab import MASK
+from kt_course.chapters.what_does_it_know import tracing
+from kt_course.explorers.living_page import MIME, LivingView, attach
+from kt_course.explorers.packed_models import pack, unpack
+from kt_course.tools.html_export import write_page
+
+DESKTOP, PHONE = (1100, 900), (390, 844)
+PLAIN = ("vanilla", "rope")  # those whose residual stream stands for characters
+TOLERANCE = 1e-3
+
+needs_browser = pytest.mark.skipif(bool(missing()), reason=missing())
+
+
+@pytest.fixture(scope="module")
+def dev() -> list[tuple[str, str]]:
+    return list(kt.load_corpus("bios").dev)
+
+
+@pytest.fixture(scope="module")
+def examples(dev) -> list[tuple[str, str]]:
+    """The first question, two of the same length with other answers, and one more."""
+    first = dev[0]
+    same = [one for one in dev if len(one[0]) == len(first[0]) and one[1][0] != first[1][0]]
+    return [first, *same[1:3], dev[1]]
+
+
+@pytest.fixture(scope="module")
+def models() -> dict:
+    """The finetuned models with the weights that the page has, by variant: (model, vocab)."""
+    return {name: unpack(pack(name, f"bios-{name}-finetuned")) for name in VARIANTS}
+
+
+@pytest.fixture(scope="module")
+def browser():
+    with chromium() as running:
+        SCREENSHOTS.mkdir(parents=True, exist_ok=True)
+        yield running
+
+
+@contextmanager
+def opened(browser, view: LivingView, folder: Path, screen=DESKTOP, **context):
+    """The view in a page of its own; whatever the page complains about fails the test."""
+    path = folder / f"{view.view}.html"
+    path.write_text(view.to_html(f"Living page: {view.view}"), encoding="utf-8")
+    with tab(browser, *screen, path.as_uri(), **context) as page:
+        messages = []
+        page.on("console", lambda message: messages.append(message.text))
+        page.goto(path.as_uri())
+        page.locator("[data-ready]").wait_for()
+        yield page
+        assert not page.strays and not page.problems and not messages
+
+
+@pytest.fixture(scope="module")
+def page(browser, tmp_path_factory, examples):
+    """A page with all four variants."""
+    given = {name: f"bios-{name}-finetuned" for name in VARIANTS}
+    view = attach(given, "attention", alt="Attention of four models", examples=examples)
+    with opened(browser, view, tmp_path_factory.mktemp("page")) as page:
+        yield page
+
+
+@pytest.fixture(autouse=True)
+def restored(request):
+    """All heads are back before each test that shares the page."""
+    if "page" in request.fixturenames:
+        shared = request.getfixturevalue("page")
+        shared.evaluate("kt.models().forEach(name => kt.knockOut(name, []))")
+
+
+@torch.no_grad()
+def logits_of(pair, text: str) -> torch.Tensor:
+    model, vocab = pair
+    return model(torch.tensor([vocab.encode(text)]))[0][0]
+
+
+def difference(found, expected: torch.Tensor) -> float:
+    return float((torch.tensor(found) - expected).abs().max())
+
+
+@contextmanager
+def without(model: kt.GPT, heads: list[tuple[int, int]]):
+    """The model with the outputs of some heads set to 0 before they are mixed."""
+    hs = model.config.n_embd // model.config.n_head
+    handles = []
+    for layer, head in heads:
+
+        def silence(module, given, head=head):
+            context = given[0].clone()
+            context[..., head * hs : (head + 1) * hs] = 0
+            return (context,)
+
+        proj = model.blocks[layer].attn.proj
+        handles.append(proj.register_forward_pre_hook(silence))
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+# ---------------------------------------------------------------- numbers
+
+
+@needs_browser
+class TestTheEngineComputesWhatPyTorchComputes:
+    @pytest.mark.parametrize("variant", VARIANTS)
+    def test_logits_on_50_questions(self, page, models, dev, variant):
+        texts = [question + MASK for question, _ in dev[:50]]
+        script = "([name, texts]) => JSON.stringify(texts.map(text => kt.logits(name, text)))"
+        found = json.loads(page.evaluate(script, [variant, texts]))
+        for text, logits in zip(texts, found, strict=True):
+            assert difference(logits, logits_of(models[variant], text)) < TOLERANCE
+
+    @pytest.mark.parametrize("variant", ["vanilla", "rope", "perceiver_ar"])
+    def test_greedy_answers_to_all_dev_questions(self, page, models, dev, variant):
+        questions = [question for question, _ in dev]
+        script = "([name, questions]) => questions.map(each => kt.answer(name, each))"
+        found = page.evaluate(script, [variant, questions])
+        assert len(found) == 250
+        assert found == kt.answer(*models[variant], questions)
+
+    @pytest.mark.parametrize("variant", VARIANTS)
+    def test_attention(self, page, models, dev, variant):
+        model, vocab = models[variant]
+        text = dev[3][0] + MASK
+        with torch.no_grad(), kt.record_attention(model) as maps:
+            model(torch.tensor([vocab.encode(text)]))
+        found = page.evaluate("([name, text]) => kt.attention(name, text)", [variant, text])
+        assert len(found) == len(maps)
+        for layer, expected in zip(found, maps, strict=True):
+            assert difference(layer, expected[0]) < 1e-4
+
+    @pytest.mark.parametrize("variant", VARIANTS)
+    def test_likeliest_answers(self, page, models, dev, variant):
+        question = dev[5][0]
+        found = page.evaluate("([name, q]) => kt.topAnswers(name, q, 5)", [variant, question])
+        expected = top_answers(*models[variant], question, 5)
+        assert [one["answer"] for one in found] == [answer for answer, _ in expected]
+        probabilities = torch.tensor([p for _, p in expected])
+        assert difference([one["probability"] for one in found], probabilities) < 1e-4
+
+    @pytest.mark.parametrize("variant", VARIANTS)
+    def test_heads_knocked_out(self, page, models, dev, variant):
+        heads, text = [(1, 0), (2, 3), (2, 1)], dev[7][0] + MASK
+        page.evaluate("([name, heads]) => kt.knockOut(name, heads)", [variant, heads])
+        found = page.evaluate("([name, text]) => kt.logits(name, text)", [variant, text])
+        with without(models[variant][0], heads):
+            expected = logits_of(models[variant], text)
+        assert difference(found, expected) < TOLERANCE
+        assert difference(found, logits_of(models[variant], text)) > 0.1
+
+    @pytest.mark.parametrize("variant", PLAIN)
+    def test_a_block_knocked_out(self, page, models, dev, variant):
+        text = dev[8][0] + MASK
+        page.evaluate("name => kt.knockOut(name, [[2]])", variant)
+        found = page.evaluate("([name, text]) => kt.logits(name, text)", [variant, text])
+        model, _ = models[variant]
+        skip = model.blocks[2].register_forward_hook(lambda block, given, out: given[0])
+        expected = logits_of(models[variant], text)
+        skip.remove()
+        assert difference(found, expected) < TOLERANCE
+
+    @pytest.mark.parametrize("variant", PLAIN)
+    def test_logit_lens(self, page, models, dev, variant):
+        model, vocab = models[variant]
+        text = dev[9][0] + MASK
+        with torch.no_grad(), tracing.record_residuals(model) as states:
+            model(torch.tensor([vocab.encode(text)]))
+        found = page.evaluate("([name, text]) => kt.lens(name, text)", [variant, text])
+        assert difference(found, tracing.logit_lens(model, states)[:, 0]) < TOLERANCE
+
+    @pytest.mark.parametrize("variant", PLAIN)
+    def test_patches(self, page, models, examples, variant):
+        model, vocab = models[variant]
+        (text, _), (source, _), *_ = [(question + MASK, answer) for question, answer in examples]
+        places = [(2, 18), (1, 15), (4, 20)]
+        with tracing.record_residuals(model) as clean:
+            logits_of(models[variant], source)
+
+        def edit(state, x):
+            x = x.clone()
+            for _, position in (place for place in places if place[0] == state):
+                x[:, position] = clean[state][:, position]
+            return x
+
+        clean = list(clean)
+        with tracing.edit_residuals(model, edit):
+            expected = logits_of(models[variant], text)
+        found = page.evaluate("given => kt.patch(...given)", [variant, text, source, places])
+        assert difference(found, expected) < TOLERANCE
+        assert difference(found, logits_of(models[variant], text)) > 0.1
+
+    @pytest.mark.parametrize(
+        "options",
+        [
+            dict(variant="perceiver_ar", bottleneck=5, n_layer=3),  # stride 7: newest inputs added
+            dict(variant="rope", activation="relu2", n_head=1, rope_base=500.0),
+            dict(variant="vanilla", causal=False, qk_norm=True),
+        ],
+        ids=["perceiver_ar", "rope", "encoder"],
+    )
+    def test_a_model_of_other_sizes(self, browser, tmp_path, examples, options):
+        torch.manual_seed(0)
+        vocab = kt.CharVocab.from_documents([question for question, _ in examples])
+        config = dict(block_size=33, n_layer=2, n_head=4, n_embd=24, dropout=0.0) | options
+        model = kt.GPT(kt.GPTConfig(len(vocab), **config)).eval()
+        for parameter in model.parameters():
+            parameter.data = parameter.data + 0.1 * torch.randn_like(parameter)
+        view = attach({"mine": (model, vocab)}, alt="A model", examples=examples, picture=empty())
+        pair, (text, _) = unpack(view.models[0]), examples[0]
+        with opened_without_view(browser, view, tmp_path) as page:
+            found = page.evaluate("text => kt.logits('mine', text)", text + MASK)
+            assert difference(found, logits_of(pair, text + MASK)) < TOLERANCE
+            if model.config.causal:
+                answer = page.evaluate("text => kt.answer('mine', text)", text)
+                assert [answer] == kt.answer(*pair, [text])
+
+    def test_errors_say_what_is_wrong(self, page):
+        def error(call: str) -> str:
+            return page.evaluate(f"() => {{ try {{ {call} }} catch (e) {{ return e.message }} }}")
+
+        assert "“ß” (position 1)" in error("kt.answer('rope', 'Gß')")
+        assert "reads 128" in error("kt.logits('rope', 'a'.repeat(129))")
+        assert "only: vanilla, rope" in error("kt.answer('nobody', 'Who?')")
+        assert "layers 0 to 3" in error("kt.knockOut('rope', [[4, 0]])")
+        assert "vanilla or rope" in error("kt.lens('perceiver_ar', 'Who?')")
+
+
+def empty():
+    """A picture that costs no time."""
+    from matplotlib.figure import Figure
+
+    return Figure(figsize=(1, 1))
+
+
+@contextmanager
+def opened_without_view(browser, view: LivingView, folder: Path):
+    """The page of a view, where only `window.kt` is used: its explorer may refuse the model."""
+    path = folder / "page.html"
+    path.write_text(view.to_html(), encoding="utf-8")
+    with tab(browser, *DESKTOP, path.as_uri()) as page:
+        page.goto(path.as_uri())
+        yield page
+        assert not page.strays
+
+
+# ---------------------------------------------------------------- explorers
+
+
+VIEWS = {
+    "attention": {"finetuned": "bios-rope-finetuned"},
+    "ask": {
+        "no pretraining": "bios-vanilla-scratch",
+        "pretrained": "bios-vanilla-pretrained",
+        "finetuned": "bios-vanilla-finetuned",
+    },
+    "lens": {"finetuned": "bios-vanilla-finetuned"},
+}
+
+
+@pytest.fixture(scope="module")
+def views(examples) -> dict[str, LivingView]:
+    return {
+        name: attach(models, name, alt=f"Explorer: {name}", examples=examples)
+        for name, models in VIEWS.items()
+    }
+
+
+# Milliseconds from an event until the frame that shows its effect is painted, for each of n events.
+PAINTED = """async ([n, script]) => {
+  const act = new Function('i', script), times = [];
+  for (let i = 0; i < n; i++) {
+    const start = performance.now();
+    act(i);
+    await new Promise(done => requestAnimationFrame(() => {
+      const { port1, port2 } = new MessageChannel();
+      port1.onmessage = done;
+      port2.postMessage(0);
+    }));
+    times.push(performance.now() - start);
+    await new Promise(done => setTimeout(done, 5));
+  }
+  return times.sort((a, b) => a - b);
+}"""
+TYPE = """const input = document.querySelector('.kt-live input');
+  input.value = 'Where was ' + 'Alina Wallace Nelson'.slice(0, 4 + i % 16) + ' born?';
+  input.dispatchEvent(new Event('input', { bubbles: true }));"""
+HOVER = """const map = document.querySelector('.kt-map'), box = map.getBoundingClientRect();
+  map.dispatchEvent(new MouseEvent('mousemove', { bubbles: true,
+    clientX: box.left + 20 + 7 * i % 200, clientY: box.top + 100 + 11 * i % 200 }));"""
+
+
+@needs_browser
+class TestTheExplorersAreQuickAndSelfContained:
+    def test_size_and_time_until_ready(self, browser, views, tmp_path):
+        path = tmp_path / "page.html"
+        path.write_text(views["attention"].to_html(), encoding="utf-8")
+        assert path.stat().st_size <= 2_500_000
+        times = []
+        for _ in range(3):
+            with tab(browser, *DESKTOP, path.as_uri()) as page:
+                page.goto(path.as_uri())
+                page.locator("[data-ready]").wait_for()
+                times.append(page.evaluate("performance.now()"))
+        print(f"page {path.stat().st_size / 1e6:.2f} MB, ready after {min(times):.0f} ms")
+        assert min(times) < 1500
+
+    @pytest.mark.parametrize("what, script, limit", [("hover", HOVER, 50), ("typing", TYPE, 150)])
+    def test_event_to_paint(self, browser, views, tmp_path, what, script, limit):
+        with opened(browser, views["attention"], tmp_path) as page:
+            page.evaluate(PAINTED, [10, script])  # the browser compiles what is used often
+            best = min(page.evaluate(PAINTED, [40, script])[37] for _ in range(3))
+        print(f"{what}: p95 {best:.0f} ms from event to paint")
+        assert best < limit
+
+    def test_an_exported_notebook_lives(self, browser, views, tmp_path):
+        """Two explorers on one page share the engine and the weights."""
+        cells = []
+        for name in ("attention", "attention"):
+            data, metadata = views[name]._repr_mimebundle_()
+            output = nbformat.v4.new_output("display_data", data, metadata=metadata)
+            cells.append(nbformat.v4.new_code_cell("attach(...)", outputs=[output]))
+        nbformat.write(nbformat.v4.new_notebook(cells=cells), tmp_path / "chapter.ipynb")
+        target = tmp_path / "chapter.html"
+        write_page(tmp_path / "chapter.ipynb", target)
+        assert target.stat().st_size < 3_000_000
+        with tab(browser, *DESKTOP, target.as_uri()) as page:
+            page.goto(target.as_uri())
+            page.locator("[data-ready]").first.wait_for()
+            page.mouse.wheel(0, 3000)
+            page.locator("[data-ready]").nth(1).wait_for()
+            assert page.locator(".kt-curious").count() == 1
+            assert page.evaluate("kt.models()") == ["finetuned"]
+            assert not page.strays and not page.problems
+
+
+@needs_browser
+class TestTheExplorersCanBeUsed:
+    def test_attention_by_keyboard_alone(self, browser, views, tmp_path, examples):
+        with opened(browser, views["attention"], tmp_path) as page:
+            page.screenshot(path=SCREENSHOTS / "living-attention.png", full_page=True)
+            status = page.locator("[role=status]")
+            assert f"answers: {examples[0][1]}" in status.inner_text()
+            focused = "document.activeElement.getAttribute('aria-label')"
+            page.keyboard.press("Tab")  # the text
+            page.keyboard.press("ControlOrMeta+A")
+            page.keyboard.type(examples[3][0])
+            page.wait_for_function(
+                "text => document.querySelector('[role=status]').textContent.includes(text)",
+                arg=examples[3][1],
+            )
+            page.keyboard.press("Tab")
+            while "listbox" != page.evaluate("document.activeElement.parentElement.role"):
+                page.keyboard.press("Tab")
+            before = page.locator(".kt-readout").inner_text()
+            page.keyboard.press("ArrowLeft")
+            assert page.locator(".kt-readout").inner_text() != before
+            page.keyboard.press("Tab")
+            assert page.evaluate(focused).startswith("Show layer 0, head 0")
+            page.keyboard.press("ArrowRight")
+            page.keyboard.press("Enter")
+            assert page.locator(".kt-tile[aria-pressed=true]").get_attribute("aria-label") == (
+                "Show layer 0, head 1"
+            )
+            page.keyboard.press("ArrowDown")
+            page.keyboard.press("Enter")
+            assert "Without head 0.1 the model answers" in status.inner_text()
+            assert page.evaluate("getComputedStyle(document.activeElement).outlineStyle") == "solid"
+            page.keyboard.press("Enter")
+            assert "Without" not in status.inner_text()
+
+    def test_every_head_is_tried_in_turn(self, browser, views, tmp_path, examples):
+        with opened(browser, views["attention"], tmp_path) as page:
+            page.get_by_role("button", name="Try each head in turn").click()
+            page.wait_for_function(
+                "document.querySelector('.kt-readout').textContent.includes('Most important')"
+            )
+            captions = page.locator(".kt-out").all_inner_texts()
+            assert len(captions) == 16 and all("%" in caption for caption in captions)
+
+    def test_the_models_answer_side_by_side(self, browser, views, models, tmp_path, examples):
+        with opened(browser, views["ask"], tmp_path) as page:
+            done = "document.querySelectorAll('.kt-answers li').length === 15"
+            page.wait_for_function(done)
+            page.screenshot(path=SCREENSHOTS / "living-ask.png", full_page=True)
+            best = page.locator(".kt-cards .kt-answer strong").all_inner_texts()
+            assert best[2] == examples[0][1]
+            page.get_by_role("button", name=examples[3][0][10:-6]).click()
+            page.wait_for_function(
+                "text => document.querySelector('[role=status]').textContent.includes(text)",
+                arg=examples[3][1],
+            )
+            page.locator("input").fill("Where was ßßß born?")
+            assert "never seen the character “ß”" in page.locator("[role=status]").inner_text()
+
+    def test_lens_and_patching_agree_with_python(self, browser, views, models, tmp_path, examples):
+        model, vocab = models["vanilla"]
+        (question, answer), (other, other_answer), *_ = examples
+        asked = tracing.ask(vocab, other, other_answer)
+        corrupted = tracing.other_name(asked, vocab, question[10:-6])
+        expected = tracing.restore(model, asked, corrupted, window=5).value  # (states, T)
+        with opened(browser, views["lens"], tmp_path) as page:
+            status = page.locator("[role=status]").nth(1)
+            page.wait_for_function(
+                "() => [...document.querySelectorAll('[role=status]')][1].textContent"
+                ".includes('Each cell')"
+            )
+            page.screenshot(path=SCREENSHOTS / "living-lens.png", full_page=True)
+            rows = page.locator("[role=grid]").nth(1).locator("[role=row]").all()[:0:-1]
+            for row, shares in zip(rows, expected.tolist(), strict=True):
+                texts = row.locator("[role=gridcell]").all_inner_texts()
+                for text, share in zip(texts, shares, strict=True):
+                    assert abs(int(text or 0) - 100 * share) < (1.1 if text else 10.1)
+            row, column = 1, int(expected[1].argmax())
+            rows[row].locator("[role=gridcell]").nth(column).click()
+            assert f"the model answers: {other_answer}" in status.inner_text()
+
+
+@needs_browser
+class TestTheExplorersAreAccessible:
+    @pytest.mark.parametrize("view", VIEWS)
+    def test_a_phone_shows_everything(self, browser, views, tmp_path, view):
+        with opened(browser, views[view], tmp_path, PHONE, is_mobile=True) as page:
+            page.wait_for_timeout(300)
+            assert page.evaluate("innerWidth") == PHONE[0]
+            page.locator("summary").click()
+            assert cut_off(page) == []
+            page.screenshot(path=SCREENSHOTS / f"living-{view}-phone.png", full_page=True)
+
+    @pytest.mark.parametrize("scheme", ["light", "dark"])
+    @pytest.mark.parametrize("view", VIEWS)
+    def test_axe_finds_nothing_serious(self, browser, views, axe, tmp_path, view, scheme):
+        with opened(browser, views[view], tmp_path, color_scheme=scheme) as page:
+            assert page.locator(".kt-live").get_attribute("data-theme") == scheme
+            page.locator("summary").click()
+            page.wait_for_timeout(500)
+            page.screenshot(path=SCREENSHOTS / f"living-{view}-{scheme}.png", full_page=True)
+            page.evaluate(axe)
+            violations = page.evaluate("axe.run().then(found => found.violations)")
+            serious = [
+                (one["id"], node["html"][:120], node["failureSummary"][:200])
+                for one in violations
+                if one["impact"] in ("serious", "critical")
+                for node in one["nodes"][:3]
+            ]
+            assert serious == []
+
+
+@pytest.fixture(scope="module")
+def axe(tmp_path_factory) -> str:
+    """The source of axe-core: the file that KT_AXE names, else fetched by npm for this run."""
+    if "KT_AXE" in os.environ:
+        return Path(os.environ["KT_AXE"]).read_text(encoding="utf-8")
+    if shutil.which("npm") is None:
+        pytest.skip("needs npm, which fetches axe-core, or KT_AXE with the path of axe.min.js")
+    folder = tmp_path_factory.mktemp("axe")
+    command = ["npm", "install", "--no-save", "--prefix", str(folder), "axe-core@4"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    source = folder / "node_modules" / "axe-core" / "axe.min.js"
+    if not source.is_file():
+        pytest.skip(f"npm did not fetch axe-core: {done.stderr[-200:]}")
+    return source.read_text(encoding="utf-8")
+
+
+# ---------------------------------------------------------------- the Python side
+
+
+class TestAttach:
+    def test_bundle_has_picture_description_and_page(self, views):
+        data, metadata = views["attention"]._repr_mimebundle_()
+        assert base64.b64decode(data["image/png"]).startswith(b"\x89PNG")
+        assert data["text/plain"] == metadata["image/png"]["alt"] == "Explorer: attention"
+        assert len(str(data[MIME])) < 5_000  # names the shipped weights, does not hold them
+        assert "application/vnd.jupyter.widget-view+json" in data
+
+    def test_the_picture_has_alt_text_in_the_page(self, views):
+        assert 'alt="Explorer: lens"' in views["lens"].to_html()
+
+    def test_a_model_in_memory_is_stored_with_its_weights(self, models, examples):
+        given = {"mine": models["rope"]}
+        view = attach(given, alt="Mine", examples=examples, picture=empty())
+        (weights,) = view.stored()["weights"].values()
+        assert base64.b64decode(weights["base64"]) == view.models[0].weights
+        assert pack("shipped", "bios-rope-finetuned").key == view.models[0].key
+
+    @pytest.mark.parametrize(
+        "change, message",
+        [
+            (dict(view="movie"), "attention, ask, lens"),
+            (dict(alt=" "), "alt is empty"),
+            (dict(models={}), "0 models"),
+            (dict(examples=[]), "0 examples"),
+        ],
+    )
+    def test_mistakes_are_named(self, examples, change, message):
+        given = dict(models={"a": "bios-rope-finetuned"}, view="ask", alt="A", examples=examples)
+        with pytest.raises(ValueError, match=message):
+            attach(**given | change)
