@@ -8,29 +8,53 @@ import { el, onceAFrame, percent, questionField } from "./kt_ui.js";
  */
 export function askView(page) {
   const { names, examples } = page;
-  const status = el("p", { class: "kt-hidden", role: "status" }); // the cards say the same to the eye
-  const cards = names.map((name) => ({ name, answer: el("p", { class: "kt-answer" }), list: el("ol", { class: "kt-answers" }) }));
+  // for screen readers: the cards say the same to the eye
+  const status = el("p", { class: "kt-hidden", role: "status" });
+  const cards = names.map((name) => ({
+    name,
+    answer: el("p", { class: "kt-answer" }),
+    list: el("ol", { class: "kt-answers" }),
+  }));
   const root = el("div", {});
-  let run = 0, question = examples[0]?.question ?? "";
+  let run = 0,
+    question = examples[0]?.question ?? "";
 
   const ask = (name) => {
-    const model = page.model(name), knockedOut = page.knockedOut(name);
+    const model = page.model(name),
+      knockedOut = page.knockedOut(name);
     return model.topAnswers(question, 5, { knockedOut });
   };
   const show = ({ name, answer, list }, answers, truth) => {
     const best = answers[0];
-    const verdict = truth === undefined ? "" : best.answer === truth ? " ✓ correct" : ` ✗ correct: ${truth}`;
-    answer.replaceChildren(el("strong", {}, best.answer || "(an empty answer)"), el("span", { class: "kt-verdict" }, verdict));
-    list.replaceChildren(...answers.map((one) => el("li", { class: one.answer === truth ? "kt-true" : undefined },
-      el("span", { class: "kt-name" }, one.answer || "(empty)"),
-      el("span", { class: "kt-share" }, percent(one.probability)),
-      el("span", { class: "kt-track" }, el("span", { style: `width:${(100 * one.probability).toFixed(1)}%` })))));
+    const verdict =
+      truth === undefined ? "" : best.answer === truth ? " ✓ correct" : ` ✗ correct: ${truth}`;
+    answer.replaceChildren(
+      el("strong", {}, best.answer || "(an empty answer)"),
+      el("span", { class: "kt-verdict" }, verdict),
+    );
+    list.replaceChildren(
+      ...answers.map((one) =>
+        el(
+          "li",
+          { class: one.answer === truth ? "kt-true" : undefined },
+          el("span", { class: "kt-name" }, one.answer || "(empty)"),
+          el("span", { class: "kt-share" }, percent(one.probability)),
+          el(
+            "span",
+            { class: "kt-track" },
+            el("span", { style: `width:${(100 * one.probability).toFixed(1)}%` }),
+          ),
+        ),
+      ),
+    );
     return `${name}: ${best.answer || "an empty answer"}, ${percent(best.probability)}${verdict}`;
   };
   const update = () => {
-    const mine = ++run, truth = examples.find((one) => one.question === question)?.answer;
+    const mine = ++run,
+      truth = examples.find((one) => one.question === question)?.answer;
     const messages = [];
-    const next = (i) => { // one model per frame, so that the first answer does not wait for the last
+    const next = (i) => {
+      // one model per frame, so that the first answer does not wait for the last
       if (mine !== run) return;
       try {
         messages.push(show(cards[i], ask(cards[i].name), truth));
@@ -47,18 +71,42 @@ export function askView(page) {
     };
     next(0);
   };
-  const field = questionField({ label: "Your question", value: question, examples, changed: (text) => { question = text; later(); } });
+  const field = questionField({
+    label: "Your question",
+    value: question,
+    examples,
+    changed: (text) => {
+      question = text;
+      later();
+    },
+  });
   const later = onceAFrame(update);
   page.onKnockOut(later);
 
   root.append(
-    el("p", { class: "kt-try" }, el("strong", {}, "Try first: "), names.length > 1
-      ? "compare the models' answers, then change one letter of the name and watch their confidence fall."
-      : "change one letter of the name and watch the model's confidence fall."),
-    field.element, status,
-    el("div", { class: "kt-cards" }, ...cards.map(({ name, answer, list }) => el("section", { "aria-label": name },
-      el("p", { class: "kt-title" }, name), answer, list))),
-    el("p", { class: "kt-note" }, "Bars: probability of each whole answer, found by a beam search of width 5. The first line is the likeliest answer."),
+    el(
+      "p",
+      { class: "kt-try" },
+      el("strong", {}, "Try first: "),
+      names.length > 1
+        ? "compare the answers, then change one letter of the name and watch the confidence fall."
+        : "change one letter of the name and watch the confidence fall.",
+    ),
+    field.element,
+    status,
+    el(
+      "div",
+      { class: "kt-cards" },
+      ...cards.map(({ name, answer, list }) =>
+        el("section", { "aria-label": name }, el("p", { class: "kt-title" }, name), answer, list),
+      ),
+    ),
+    el(
+      "p",
+      { class: "kt-note" },
+      "Bars: probability of each whole answer, found by a beam search of width 5. ",
+      "The first line is the likeliest answer.",
+    ),
   );
   update();
   return root;

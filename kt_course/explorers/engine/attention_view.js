@@ -1,29 +1,91 @@
-import { choiceField, colourBar, colourOf, FORBIDDEN, arrowKeys, cellStyle, el, inSlices, largest, onceAFrame, percent, questionField, spoken, visible } from "./kt_ui.js";
+import {
+  choiceField,
+  colourBar,
+  colourOf,
+  FORBIDDEN,
+  arrowKeys,
+  cellStyle,
+  el,
+  inSlices,
+  largest,
+  onceAFrame,
+  percent,
+  questionField,
+  spoken,
+  visible,
+} from "./kt_ui.js";
 
 /**
- * Attention over any text: all heads at a glance, one head as a heat map and over the text, heads to knock out.
+ * Attention over any text: all heads at a glance, one head as a heat map and over the text, heads
+ * to knock out.
  *
  * @param {Page} page models, examples and knock-outs of this page
  * @returns {HTMLElement}
  */
 export function attentionView(page) {
-  const state = { name: page.names[0], text: page.examples[0]?.question ?? "Where was Ada Lovelace born?",
-    layer: 0, head: 0, query: 0, key: null, reading: null, effects: null, ...page.start };
-  let intact = { key: null }, measuring = null, heads = [];
+  const state = {
+    name: page.names[0],
+    text: page.examples[0]?.question ?? "Where was Ada Lovelace born?",
+    layer: 0,
+    head: 0,
+    query: 0,
+    key: null,
+    reading: null,
+    effects: null,
+    ...page.start,
+  };
+  let intact = { key: null },
+    measuring = null,
+    heads = [];
 
   // ------------------------------------------------------------ elements
 
   const status = el("p", { class: "kt-status kt-answer", role: "status" });
   const readout = el("p", { class: "kt-readout" });
-  const strip = el("div", { class: "kt-strip", role: "listbox", "aria-label": "The text: choose the character that attends", "aria-orientation": "horizontal" });
+  const strip = el("div", {
+    class: "kt-strip",
+    role: "listbox",
+    "aria-label": "The text: choose the character that attends",
+    "aria-orientation": "horizontal",
+  });
   const map = el("canvas", { class: "kt-map", role: "img" });
-  const mapTitle = el("p", { class: "kt-title" }), mapNote = el("p", { class: "kt-note" });
+  const mapTitle = el("p", { class: "kt-title" }),
+    mapNote = el("p", { class: "kt-note" });
   const bar = colourBar("attention weight (linear scale)");
-  const tiles = el("div", { class: "kt-heads", role: "group", "aria-label": "All heads. Arrow keys move." });
-  const restore = el("button", { type: "button", click: () => page.knockOut(state.name, []) }, "Restore all heads");
-  const measure = el("button", { type: "button", click: () => measureHeads() }, "Try each head in turn");
-  const field = questionField({ label: "Text", value: state.text, examples: page.examples, changed: (text) => { state.text = text; later(); } });
-  const choice = choiceField({ label: "Model", options: page.names, value: state.name, changed: (name) => { state.name = name; buildTiles(); update(true); } });
+  const tiles = el("div", {
+    class: "kt-heads",
+    role: "group",
+    "aria-label": "All heads. Arrow keys move.",
+  });
+  const restore = el(
+    "button",
+    { type: "button", click: () => page.knockOut(state.name, []) },
+    "Restore all heads",
+  );
+  const measure = el(
+    "button",
+    { type: "button", click: () => measureHeads() },
+    "Try each head in turn",
+  );
+  const field = questionField({
+    label: "Text",
+    value: state.text,
+    examples: page.examples,
+    changed: (text) => {
+      state.text = text;
+      later();
+    },
+  });
+  const choice = choiceField({
+    label: "Model",
+    options: page.names,
+    value: state.name,
+    changed: (name) => {
+      state.name = name;
+      buildTiles();
+      update(true);
+    },
+  });
 
   const prompt = () => (state.text.includes("⁇") ? state.text : `${state.text}⁇`);
   const recorded = (layer = state.layer) => state.reading.attention[layer];
@@ -35,15 +97,18 @@ export function attentionView(page) {
     measuring?.stop();
     state.effects = null;
     try {
-      const model = page.model(state.name), knockedOut = page.knockedOut(state.name);
+      const model = page.model(state.name),
+        knockedOut = page.knockedOut(state.name);
       const reading = model.continueText(prompt(), { knockedOut, record: true });
       const key = `${state.name}\n${prompt()}`;
-      if (!knockedOut.length) intact = { key, answer: reading.answer, probability: reading.probability };
+      if (!knockedOut.length)
+        intact = { key, answer: reading.answer, probability: reading.probability };
       else if (intact.key !== key) intact = { key, ...model.continueText(prompt()) };
       const isLonger = reading.ids.length !== state.reading?.ids.length;
       Object.assign(state, { reading, model, characters: model.vocabulary });
       if (chooseHead) chooseTellingHead();
-      if (isLonger || chooseHead) Object.assign(state, { query: rowsOfHead().length - 1, key: null });
+      if (isLonger || chooseHead)
+        Object.assign(state, { query: rowsOfHead().length - 1, key: null });
       field.element.parentElement?.classList.remove("kt-stale");
     } catch (error) {
       status.textContent = error.message;
@@ -56,16 +121,22 @@ export function attentionView(page) {
   }
   const later = onceAFrame(update);
 
-  /** Open on the head whose last character attends most to the name: the one that has something to show. */
+  /**
+   * Open on the head whose last character attends most to the name: the one that has something
+   * to show.
+   */
   function chooseTellingHead() {
-    const text = prompt(), from = "Where was ".length, to = text.lastIndexOf(" born");
+    const text = prompt(),
+      from = "Where was ".length,
+      to = text.lastIndexOf(" born");
     let best = -1;
     state.reading.attention.forEach(({ weights, nHead, nQuery, nKey }, layer) => {
       const { keys } = state.model.axes(layer, state.reading.ids.length);
       for (let head = 0; head < nHead; head++) {
         let sum = 0;
         for (let k = 0; k < nKey; k++) {
-          if (keys[k].from >= from && keys[k].to <= to) sum += weights[((head + 1) * nQuery - 1) * nKey + k];
+          if (keys[k].from >= from && keys[k].to <= to)
+            sum += weights[((head + 1) * nQuery - 1) * nKey + k];
         }
         if (sum > best) [best, state.layer, state.head] = [sum, layer, head];
       }
@@ -73,52 +144,99 @@ export function attentionView(page) {
   }
 
   function writeAnswer() {
-    const { answer, probability } = state.reading, out = page.knockedOut(state.name);
+    const { answer, probability } = state.reading,
+      out = page.knockedOut(state.name);
     const say = (one) => `${one.answer || "an empty answer"} (${percent(one.probability)})`;
-    if (!out.length) return status.replaceChildren("The model answers: ", el("strong", {}, say({ answer, probability })));
-    const names = out.map(([layer, head]) => (head === undefined ? `block ${layer}` : `head ${layer}.${head}`)).join(", ");
-    status.replaceChildren(`Without ${names} the model answers: `, el("strong", {}, say({ answer, probability })),
-      `. With all heads: ${say(intact)}.`);
+    if (!out.length)
+      return status.replaceChildren(
+        "The model answers: ",
+        el("strong", {}, say({ answer, probability })),
+      );
+    const names = out
+      .map(([layer, head]) => (head === undefined ? `block ${layer}` : `head ${layer}.${head}`))
+      .join(", ");
+    status.replaceChildren(
+      `Without ${names} the model answers: `,
+      el("strong", {}, say({ answer, probability })),
+      `. With all heads: ${say(intact)}.`,
+    );
     restore.disabled = false;
   }
 
   // ------------------------------------------------------------ all heads at a glance
 
-  const isOut = (layer, head) => page.knockedOut(state.name).some(([l, h]) => l === layer && (h === head || h === undefined));
+  const isOut = (layer, head) =>
+    page.knockedOut(state.name).some(([l, h]) => l === layer && (h === head || h === undefined));
   const toggle = (layer, head) => {
-    const out = page.knockedOut(state.name), rest = out.filter(([l, h]) => l !== layer || h !== head);
+    const out = page.knockedOut(state.name),
+      rest = out.filter(([l, h]) => l !== layer || h !== head);
     page.knockOut(state.name, rest.length < out.length ? rest : [...out, [layer, head]]);
   };
 
   function buildTiles() {
     const { n_layer, n_head } = page.model(state.name).config;
-    heads = Array.from({ length: n_layer }, (_, layer) => Array.from({ length: n_head }, (_, head) => {
-      const canvas = el("canvas", { "aria-hidden": "true" });
-      const show = el("button", { type: "button", class: "kt-tile", tabindex: "-1",
-        click: () => { Object.assign(state, { layer, head, key: null }); clampQuery(); drawTiles(); drawHead(); } }, canvas);
-      const caption = el("span", {});
-      const out = el("button", { type: "button", class: "kt-out", tabindex: "-1", click: () => toggle(layer, head) }, caption);
-      return { layer, head, canvas, show, out, caption };
-    }));
+    heads = Array.from({ length: n_layer }, (_, layer) =>
+      Array.from({ length: n_head }, (_, head) => {
+        const canvas = el("canvas", { "aria-hidden": "true" });
+        const show = el(
+          "button",
+          {
+            type: "button",
+            class: "kt-tile",
+            tabindex: "-1",
+            click: () => {
+              Object.assign(state, { layer, head, key: null });
+              clampQuery();
+              drawTiles();
+              drawHead();
+            },
+          },
+          canvas,
+        );
+        const caption = el("span", {});
+        const out = el(
+          "button",
+          { type: "button", class: "kt-out", tabindex: "-1", click: () => toggle(layer, head) },
+          caption,
+        );
+        return { layer, head, canvas, show, out, caption };
+      }),
+    );
     tiles.style.setProperty("--kt-heads", n_head);
-    tiles.replaceChildren(el("span", {}), ...heads[0].map(({ head }) => el("span", { class: "kt-axis" }, `head ${head}`)),
-      ...heads.flatMap((row, layer) => [el("span", { class: "kt-axis" }, `layer ${layer}`),
-        ...row.map(({ show, out }) => el("div", {}, show, out))]));
-    const choose = arrowKeys(tiles, () => heads.flatMap((row) => [row.map(({ show }) => show), row.map(({ out }) => out)]));
+    tiles.replaceChildren(
+      el("span", {}),
+      ...heads[0].map(({ head }) => el("span", { class: "kt-axis" }, `head ${head}`)),
+      ...heads.flatMap((row, layer) => [
+        el("span", { class: "kt-axis" }, `layer ${layer}`),
+        ...row.map(({ show, out }) => el("div", {}, show, out)),
+      ]),
+    );
+    const choose = arrowKeys(tiles, () =>
+      heads.flatMap((row) => [row.map(({ show }) => show), row.map(({ out }) => out)]),
+    );
     choose(heads[0][0].show);
   }
 
-  /** Paint one head's weights into a canvas of one pixel per weight. @returns {number} the weight of the darkest colour */
+  /**
+   * Paint one head's weights into a canvas of one pixel per weight.
+   * @returns {number} the weight of the darkest colour
+   */
   function paint(canvas, { weights, nQuery, nKey }, head) {
     const part = weights.subarray(head * nQuery * nKey, (head + 1) * nQuery * nKey);
     // the first rows have few keys to choose from, and weights near 1 that say nothing
-    const most = part.subarray(Math.min(4, nQuery - 1) * nKey).reduce((a, b) => Math.max(a, b), 0.01);
-    const image = new ImageData(nKey, nQuery), lut = Array.from({ length: 256 }, (_, i) => colourOf(i / 255, page.theme));
+    const most = part
+      .subarray(Math.min(4, nQuery - 1) * nKey)
+      .reduce((a, b) => Math.max(a, b), 0.01);
+    const image = new ImageData(nKey, nQuery),
+      lut = Array.from({ length: 256 }, (_, i) => colourOf(i / 255, page.theme));
     for (let q = 0; q < nQuery; q++) {
       let end = nKey;
-      while (end > 0 && part[q * nKey + end - 1] === 0) end--; // what lies behind the last weight is masked
+      while (end > 0 && part[q * nKey + end - 1] === 0) end--; // the rest of the row is masked
       for (let k = 0; k < nKey; k++) {
-        const [r, g, b] = k < end ? lut[Math.min(255, Math.round(255 * part[q * nKey + k] / most))] : FORBIDDEN[page.theme];
+        const [r, g, b] =
+          k < end
+            ? lut[Math.min(255, Math.round((255 * part[q * nKey + k]) / most))]
+            : FORBIDDEN[page.theme];
         image.data.set([r, g, b, 255], 4 * (q * nKey + k));
       }
     }
@@ -129,40 +247,70 @@ export function attentionView(page) {
 
   function drawTiles() {
     for (const { layer, head, canvas, show, out, caption } of heads.flat()) {
-      const isGone = isOut(layer, head), effect = state.effects?.get(`${layer}.${head}`);
+      const isGone = isOut(layer, head),
+        effect = state.effects?.get(`${layer}.${head}`);
       paint(canvas, recorded(layer), head);
       show.setAttribute("aria-label", `Show layer ${layer}, head ${head}`);
       show.setAttribute("aria-pressed", layer === state.layer && head === state.head);
       out.setAttribute("aria-pressed", isGone);
-      out.setAttribute("aria-label", `Knock out layer ${layer}, head ${head}` + (effect === undefined ? "" : `; without it: ${effect}`));
+      out.setAttribute(
+        "aria-label",
+        `Knock out layer ${layer}, head ${head}` +
+          (effect === undefined ? "" : `; without it: ${effect}`),
+      );
       out.title = isGone ? "Restore this head" : "Knock this head out";
-      caption.textContent = `${isGone ? "✕" : ""} ${effect ?? (heads[0].length > 4 ? "✕" : isGone ? "restore" : "knock out")}`;
+      const action = heads[0].length > 4 ? "✕" : isGone ? "restore" : "knock out";
+      caption.textContent = `${isGone ? "✕" : ""} ${effect ?? action}`;
     }
     restore.disabled = !page.knockedOut(state.name).length;
   }
 
-  /** Probability of the intact answer without each head, one head at a time, written below the tiles. */
+  /**
+   * Probability of the intact answer without each head, one head at a time, written below the
+   * tiles.
+   */
   function measureHeads() {
     measuring?.stop();
-    const { model } = state, text = prompt(), { answer } = intact;
+    const { model } = state,
+      text = prompt(),
+      { answer } = intact;
     const effects = new Map();
     const steps = (function* steps() {
-      for (const { layer, head } of heads.flat()) yield [`${layer}.${head}`, model.probability(text, answer, { knockedOut: [[layer, head]] })];
+      for (const { layer, head } of heads.flat())
+        yield [
+          `${layer}.${head}`,
+          model.probability(text, answer, { knockedOut: [[layer, head]] }),
+        ];
     })();
     state.effects = effects;
-    measuring = inSlices(steps, ([key, probability]) => { effects.set(key, percent(probability)); drawTiles(); }, () => {
-      const [worst] = [...effects].sort((a, b) => parseFloat(a[1]) - parseFloat(b[1]));
-      readout.textContent = `Below each head: the probability of “${answer}” without that head (with all heads: ${percent(intact.probability)}). Most important here: head ${worst[0]}.`;
-    });
+    measuring = inSlices(
+      steps,
+      ([key, probability]) => {
+        effects.set(key, percent(probability));
+        drawTiles();
+      },
+      () => {
+        const [worst] = [...effects].sort((a, b) => parseFloat(a[1]) - parseFloat(b[1]));
+        readout.textContent =
+          `Below each head: the probability of “${answer}” without that head ` +
+          `(with all heads: ${percent(intact.probability)}). Most important: head ${worst[0]}.`;
+      },
+    );
   }
 
   // ------------------------------------------------------------ one head
 
   const rowsOfHead = () => state.model.axes(state.layer, state.reading.ids.length).queries;
-  const clampQuery = () => { state.query = Math.min(state.query, rowsOfHead().length - 1); };
+  const clampQuery = () => {
+    state.query = Math.min(state.query, rowsOfHead().length - 1);
+  };
   const character = (t) => state.characters[state.reading.ids[t]];
-  const unitName = (unit) => (unit.name === "character" ? `${spoken(character(unit.from))} (position ${unit.from})`
-    : unit.to > unit.from ? `${unit.name} (positions ${unit.from} to ${unit.to - 1})` : `the ${unit.name}`);
+  const unitName = (unit) =>
+    unit.name === "character"
+      ? `${spoken(character(unit.from))} (position ${unit.from})`
+      : unit.to > unit.from
+        ? `${unit.name} (positions ${unit.from} to ${unit.to - 1})`
+        : `the ${unit.name}`;
 
   const offscreen = document.createElement("canvas");
   function drawHead() {
@@ -172,57 +320,101 @@ export function attentionView(page) {
     const { queries, keys } = state.model.axes(state.layer, state.reading.ids.length);
     const kind = (units) => (units.at(-1).name === "character" ? "character" : "latent");
     mapTitle.textContent = `Layer ${state.layer}, head ${state.head}`;
-    mapNote.textContent = `Rows: the ${kind(queries)} that attends. Columns: the ${kind(keys)} attended to. Grey: masked.`;
+    mapNote.textContent =
+      `Rows: the ${kind(queries)} that attends. Columns: the ${kind(keys)} attended to. ` +
+      "Grey: masked.";
     drawMap();
     drawStrip();
   }
 
   /** The heat map with its characters, the chosen query as a frame. */
   function drawMap() {
-    const { nQuery, nKey } = recorded(), { queries, keys } = state.model.axes(state.layer, state.reading.ids.length);
-    const width = Math.min(map.parentElement?.clientWidth || 380, 440), margin = 16;
-    const cell = Math.min((width - margin) / nKey, 20), height = cell * nQuery + margin, scale = devicePixelRatio || 1;
+    const { nQuery, nKey } = recorded(),
+      { queries, keys } = state.model.axes(state.layer, state.reading.ids.length);
+    const width = Math.min(map.parentElement?.clientWidth || 380, 440),
+      margin = 16;
+    const cell = Math.min((width - margin) / nKey, 20),
+      height = cell * nQuery + margin,
+      scale = devicePixelRatio || 1;
     Object.assign(map, { width: Math.round(width * scale), height: Math.round(height * scale) });
     Object.assign(map.style, { width: `${width}px`, height: `${height}px` });
-    const context = map.getContext("2d"), ink = page.theme === "dark" ? "#e6e6e6" : "#222";
+    const context = map.getContext("2d"),
+      ink = page.theme === "dark" ? "#e6e6e6" : "#222";
     context.scale(scale, scale);
     context.imageSmoothingEnabled = false;
     context.drawImage(offscreen, margin, 0, cell * nKey, cell * nQuery);
     context.font = `${Math.min(cell, 11)}px monospace`;
     Object.assign(context, { fillStyle: ink, textAlign: "center", textBaseline: "middle" });
-    const letter = (unit) => (unit.name === "character" ? visible(character(unit.from)) : unit.to > unit.from ? unit.name.slice(7) : "∅");
+    const letter = (unit) =>
+      unit.name === "character"
+        ? visible(character(unit.from))
+        : unit.to > unit.from
+          ? unit.name.slice(7)
+          : "∅";
     if (cell >= 6) {
       queries.forEach((unit, q) => context.fillText(letter(unit), margin / 2, (q + 0.5) * cell));
-      keys.forEach((unit, k) => context.fillText(letter(unit), margin + (k + 0.5) * cell, cell * nQuery + margin / 2));
+      keys.forEach((unit, k) =>
+        context.fillText(letter(unit), margin + (k + 0.5) * cell, cell * nQuery + margin / 2),
+      );
     }
     Object.assign(context, { strokeStyle: "#D55E00", lineWidth: 2 });
     context.strokeRect(margin, state.query * cell, cell * nKey, cell);
-    if (state.key !== null) context.strokeRect(margin + state.key * cell, state.query * cell, cell, cell);
-    map.setAttribute("aria-label", `Heat map of layer ${state.layer}, head ${state.head}: ${nQuery} rows attend to ${nKey} columns. ` + sentence());
+    if (state.key !== null)
+      context.strokeRect(margin + state.key * cell, state.query * cell, cell, cell);
+    map.setAttribute(
+      "aria-label",
+      `Heat map of layer ${state.layer}, head ${state.head}: ` +
+        `${nQuery} rows attend to ${nKey} columns. ` +
+        sentence(),
+    );
     state.cell = { cell, margin };
   }
 
   /** What the chosen query attends to, in words. */
   function sentence() {
-    const { weights, nQuery, nKey } = recorded(), { queries, keys } = state.model.axes(state.layer, state.reading.ids.length);
-    const row = weights.subarray((state.head * nQuery + state.query) * nKey, (state.head * nQuery + state.query + 1) * nKey);
-    if (state.key !== null) return `${unitName(queries[state.query])} gives ${unitName(keys[state.key])} the weight ${row[state.key].toFixed(3)}.`;
-    const parts = largest(row, 4).filter((k) => row[k] > 0.005).map((k) => `${unitName(keys[k])} ${percent(row[k])}`);
+    const { weights, nQuery, nKey } = recorded(),
+      { queries, keys } = state.model.axes(state.layer, state.reading.ids.length);
+    const row = weights.subarray(
+      (state.head * nQuery + state.query) * nKey,
+      (state.head * nQuery + state.query + 1) * nKey,
+    );
+    if (state.key !== null) {
+      const [query, key] = [queries[state.query], keys[state.key]].map(unitName);
+      return `${query} gives ${key} the weight ${row[state.key].toFixed(3)}.`;
+    }
+    const parts = largest(row, 4)
+      .filter((k) => row[k] > 0.005)
+      .map((k) => `${unitName(keys[k])} ${percent(row[k])}`);
     const from = unitName(queries[state.query]);
     return `${from[0].toUpperCase() + from.slice(1)} attends to: ${parts.join(", ")}.`;
   }
 
-  /** The weights of the chosen query over the text itself; a latent's weight is spread over its characters. */
+  /**
+   * The weights of the chosen query over the text itself; a latent's weight is spread over its
+   * characters.
+   */
   function drawStrip() {
-    const { weights, nQuery, nKey } = recorded(), T = state.reading.ids.length;
-    const { queries, keys } = state.model.axes(state.layer, T), own = queries[state.query];
-    const shares = new Float32Array(T), from = (state.head * nQuery + state.query) * nKey;
-    keys.forEach((unit, k) => { for (let t = unit.from; t < unit.to; t++) shares[t] = weights[from + k]; });
+    const { weights, nQuery, nKey } = recorded(),
+      T = state.reading.ids.length;
+    const { queries, keys } = state.model.axes(state.layer, T),
+      own = queries[state.query];
+    const shares = new Float32Array(T),
+      from = (state.head * nQuery + state.query) * nKey;
+    keys.forEach((unit, k) => {
+      for (let t = unit.from; t < unit.to; t++) shares[t] = weights[from + k];
+    });
     const most = shares.reduce((a, b) => Math.max(a, b), 1e-9);
     while (strip.children.length > T) strip.lastChild.remove();
     while (strip.children.length < T) {
       const t = strip.children.length;
-      strip.append(el("span", { role: "option", tabindex: "-1", focus: () => chooseCharacter(t), mouseenter: () => chooseCharacter(t) }));
+      strip.append(
+        el("span", {
+          role: "option",
+          tabindex: "-1",
+          focus: () => chooseCharacter(t),
+          mouseenter: () => chooseCharacter(t),
+        }),
+      );
     }
     [...strip.children].forEach((span, t) => {
       const isOwn = t >= own.from && t < own.to;
@@ -231,7 +423,10 @@ export function attentionView(page) {
       span.classList.toggle("kt-own", isOwn);
       span.classList.toggle("kt-later", t >= own.to && own.name === "character");
       span.setAttribute("aria-selected", isOwn);
-      span.setAttribute("aria-label", isOwn ? sentence() : `${spoken(character(t))}, position ${t}`);
+      span.setAttribute(
+        "aria-label",
+        isOwn ? sentence() : `${spoken(character(t))}, position ${t}`,
+      );
       span.tabIndex = t === own.to - 1 ? 0 : -1;
     });
     readout.textContent = sentence();
@@ -246,31 +441,75 @@ export function attentionView(page) {
     drawStrip();
   }
   map.addEventListener("mousemove", (event) => {
-    const box = map.getBoundingClientRect(), { cell, margin } = state.cell, { nQuery, nKey } = recorded();
-    const key = Math.floor((event.clientX - box.left - margin) / cell), query = Math.floor((event.clientY - box.top) / cell);
-    if (key < 0 || key >= nKey || query < 0 || query >= nQuery || (key === state.key && query === state.query)) return;
+    const box = map.getBoundingClientRect(),
+      { cell, margin } = state.cell,
+      { nQuery, nKey } = recorded();
+    const key = Math.floor((event.clientX - box.left - margin) / cell),
+      query = Math.floor((event.clientY - box.top) / cell);
+    if (
+      key < 0 ||
+      key >= nKey ||
+      query < 0 ||
+      query >= nQuery ||
+      (key === state.key && query === state.query)
+    )
+      return;
     Object.assign(state, { key, query });
     drawMap();
     drawStrip();
   });
-  map.addEventListener("mouseleave", () => { state.key = null; drawMap(); drawStrip(); });
+  map.addEventListener("mouseleave", () => {
+    state.key = null;
+    drawMap();
+    drawStrip();
+  });
 
   // ------------------------------------------------------------ together
 
-  page.onKnockOut((name) => { if (name === state.name) update(); });
-  page.onTheme = () => { if (state.reading) { drawTiles(); drawHead(); } };
-  const root = el("div", {},
-    el("p", { class: "kt-try" }, el("strong", {}, "Try first: "),
-      "press “Try each head in turn”, then knock out the head that matters most and read the new answer."),
-    field.element, ...(page.names.length > 1 ? [choice.element] : []),
+  page.onKnockOut((name) => {
+    if (name === state.name) update();
+  });
+  page.onTheme = () => {
+    if (state.reading) {
+      drawTiles();
+      drawHead();
+    }
+  };
+  const root = el(
+    "div",
+    {},
+    el(
+      "p",
+      { class: "kt-try" },
+      el("strong", {}, "Try first: "),
+      "press “Try each head in turn”, then knock out the head that matters most ",
+      "and read the new answer.",
+    ),
+    field.element,
+    ...(page.names.length > 1 ? [choice.element] : []),
     status,
     el("p", { class: "kt-title" }, "The text, coloured by what the framed character attends to"),
-    strip, readout,
-    el("div", { class: "kt-two" },
-      el("div", {}, el("p", { class: "kt-title" }, "All heads"), tiles, el("div", { class: "kt-chips" }, measure, restore)),
-      el("div", {}, mapTitle, map, mapNote, bar)));
+    strip,
+    readout,
+    el(
+      "div",
+      { class: "kt-two" },
+      el(
+        "div",
+        {},
+        el("p", { class: "kt-title" }, "All heads"),
+        tiles,
+        el("div", { class: "kt-chips" }, measure, restore),
+      ),
+      el("div", {}, mapTitle, map, mapNote, bar),
+    ),
+  );
   buildTiles();
   update(page.start.head === undefined);
-  new ResizeObserver(onceAFrame(() => { if (state.reading) drawMap(); })).observe(root);
+  new ResizeObserver(
+    onceAFrame(() => {
+      if (state.reading) drawMap();
+    }),
+  ).observe(root);
   return root;
 }

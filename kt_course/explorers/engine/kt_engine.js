@@ -1,19 +1,24 @@
 /**
- * The course's GPT in plain JavaScript: the same forward pass as `kt_core.GPT`, for a web page without a server.
+ * The course's GPT in plain JavaScript: the same forward pass as `kt_core.GPT`, for a web page
+ * without a server.
  *
- * Axes in the shape comments: T characters, C channels (n_embd), V characters in the vocabulary, nh heads, hs = C / nh
- * channels per head. A matrix (rows, columns) is one Float32Array, row after row. Sums run in double precision, which is
- * what JavaScript computes in; results are stored in single precision, as in PyTorch.
+ * Axes in the shape comments: T characters, C channels (n_embd), V characters in the vocabulary, nh
+ * heads, hs = C / nh channels per head. A matrix (rows, columns) is one Float32Array, row after
+ * row. Sums run in double precision, which is what JavaScript computes in; results are stored in
+ * single precision, as in PyTorch.
  *
- * Read it from the bottom: `Model.answer` calls `Model.run`, which calls `Model.block`, which calls `Model.attention`.
+ * Read it from the bottom: `Model.answer` calls `Model.run`, which calls `Model.block`, which calls
+ * `Model.attention`.
  *
  * @typedef {[number, number?]} Knockout      [layer, head], or [layer] for the whole block
- * @typedef {{state: number, position: number, value: Float32Array}} Patch   value (C,) replaces that residual stream
+ * @typedef {{state: number, position: number, value: Float32Array}} Patch value (C,) replaces
+ *     that residual stream
  *
  * @typedef {Object} Options                  what to change in a forward pass, and what to record
- * @property {Knockout[]} [knockedOut]        heads whose output is set to 0, blocks that are skipped
+ * @property {Knockout[]} [knockedOut] heads whose output is set to 0, blocks that are skipped
  * @property {Patch[]} [patches]              residual streams to replace (vanilla and rope)
- * @property {(layer: number, query: number, key: number) => boolean} [blocked]   attention edges to cut
+ * @property {(layer: number, query: number, key: number) => boolean} [blocked] attention edges
+ *     to cut
  * @property {boolean} [record]               keep attention weights and residual streams
  */
 
@@ -76,7 +81,8 @@ export function readSafetensors(buffer) {
 // ---------------------------------------------------------------- arithmetic
 
 /**
- * y = x Wᵀ + b. Two rows and four outputs at a time: eight sums in registers, six loads for eight products.
+ * y = x Wᵀ + b. Two rows and four outputs at a time: eight sums in registers, six loads for eight
+ * products.
  *
  * @param {Float32Array} x (rows, nIn)
  * @param {Float32Array} weight (nOut, nIn), as PyTorch stores it
@@ -110,7 +116,8 @@ export function linear(x, rows, weight, bias, nIn, nOut) {
       let a0 = 0, a1 = 0, a2 = 0, a3 = 0;
       for (let i = 0; i < nIn; i++) {
         const a = x[x0 + i];
-        a0 += a * weight[w0 + i]; a1 += a * weight[w1 + i]; a2 += a * weight[w2 + i]; a3 += a * weight[w3 + i];
+        a0 += a * weight[w0 + i]; a1 += a * weight[w1 + i];
+        a2 += a * weight[w2 + i]; a3 += a * weight[w3 + i];
       }
       const y0 = row * nOut + out;
       y[y0] = a0; y[y0 + 1] = a1; y[y0 + 2] = a2; y[y0 + 3] = a3;
@@ -145,7 +152,10 @@ function layerNorm(x, { weight, bias }, eps = 1e-5) {
   return y;
 }
 
-/** Scale each head's channels of each row to a root mean square of 1, in place. `x` (rows, nh * hs). */
+/**
+ * Scale each head's channels of each row to a root mean square of 1, in place. `x` (rows, nh *
+ * hs).
+ */
 function normaliseHeads(x, hs, eps = 1.1920929e-7) {
   for (let at = 0; at < x.length; at += hs) {
     const scale = 1 / Math.sqrt(dot(x, at, x, at, hs) / hs + eps);
@@ -156,8 +166,8 @@ function normaliseHeads(x, hs, eps = 1.1920929e-7) {
 /** The error function to 1.5e-7 (Abramowitz and Stegun 1964, formula 7.1.26). */
 function erf(x) {
   const t = 1 / (1 + 0.3275911 * Math.abs(x));
-  const tail = ((((1.061405429 * t - 1.453152027) * t + 1.421413741) * t - 0.284496736) * t + 0.254829592) * t;
-  const y = 1 - tail * Math.exp(-x * x);
+  const series = (((1.061405429 * t - 1.453152027) * t + 1.421413741) * t - 0.284496736) * t;
+  const y = 1 - (series + 0.254829592) * t * Math.exp(-x * x);
   return x < 0 ? -y : y;
 }
 
@@ -184,15 +194,18 @@ export function logSoftmax(logits, at, n) {
 /** Softmax probabilities of each row. @returns {Float32Array} (rows, n) */
 export function softmaxRows(logits, n) {
   const shares = new Float32Array(logits.length);
-  for (let at = 0; at < logits.length; at += n) shares.set(logSoftmax(logits, at, n).map(Math.exp), at);
+  for (let at = 0; at < logits.length; at += n) {
+    shares.set(logSoftmax(logits, at, n).map(Math.exp), at);
+  }
   return shares;
 }
 
 // ---------------------------------------------------------------- the KV cache
 
 /**
- * Keys and values of the characters that one text has so far. Slot j of a layer holds the key of input or latent j;
- * `reach[j]` is the last input that went into it, so a query that may know inputs 0 ... t sees the slots with reach <= t.
+ * Keys and values of the characters that one text has so far. Slot j of a layer holds the key of
+ * input or latent j; `reach[j]` is the last input that went into it, so a query that may know
+ * inputs 0 ... t sees the slots with reach <= t.
  */
 class Cache {
   /** @param {Model} model */
@@ -202,7 +215,8 @@ class Cache {
     const { nLatents, C, config } = model;
     this.layers = Array.from({ length: config.n_layer }, (_, layer) => {
       const slots = model.latent && layer > 0 ? nLatents + 1 : config.block_size;
-      return { key: new Float32Array(slots * C), value: new Float32Array(slots * C), reach: new Int32Array(slots), count: 0 };
+      const key = new Float32Array(slots * C), value = new Float32Array(slots * C);
+      return { key, value, reach: new Int32Array(slots), count: 0 };
     });
     this.inputs = model.local ? new Float32Array(config.block_size * C) : null;
   }
@@ -225,7 +239,7 @@ class Cache {
   /** Forget all characters but the first `length`. */
   truncate(length) {
     const { latent, stride, nLatents } = this.model;
-    const latents = Math.min(Math.floor(length / stride), nLatents); // those that read nothing newer
+    const latents = Math.min(Math.floor(length / stride), nLatents); // that read nothing newer
     this.length = length;
     this.layers.forEach((layer, i) => {
       const nullSlot = this.model.null && i === this.layers.length - 1 ? 1 : 0;
@@ -243,7 +257,8 @@ export class Model {
    * @param {string} given.name what the page calls the model
    * @param {Object} given.config the fields of `kt_core.GPTConfig`
    * @param {string} given.chars the vocabulary after □ and ⁇, in the order of the ids
-   * @param {ArrayBuffer|ArrayBufferView|string} given.weights a safetensors file, as bytes or in base64
+   * @param {ArrayBuffer|ArrayBufferView|string} given.weights a safetensors file, as bytes or
+   *     in base64
    */
   constructor({ name = "", config, chars, weights }) {
     if (typeof weights === "string") weights = decodeBase64(weights);
@@ -255,22 +270,25 @@ export class Model {
     this.ids = new Map(this.vocabulary.map((character, id) => [character, id]));
     this.rotary = ["rope", "perceiver_ar"].includes(config.variant);
     this.latent = ["perceiver", "perceiver_ar"].includes(config.variant);
-    this.stride = config.variant === "perceiver_ar" ? Math.ceil(config.block_size / config.bottleneck) : 1;
-    this.nLatents = config.variant === "perceiver" ? config.bottleneck : Math.ceil(config.block_size / this.stride);
+    const { block_size, bottleneck, variant } = config;
+    this.stride = variant === "perceiver_ar" ? Math.ceil(block_size / bottleneck) : 1;
+    this.nLatents = variant === "perceiver" ? bottleneck : Math.ceil(block_size / this.stride);
 
     const tensors = readSafetensors(weights);
     const tensor = (key) => {
-      if (!tensors.has(key)) throw new Error(`the weights of ${name || "this model"} have no tensor ${key}`);
+      if (!tensors.has(key)) throw new Error(`the weights of “${name}” have no tensor ${key}`);
       return tensors.get(key).data;
     };
-    const layer = (key) => ({ weight: tensor(`${key}.weight`), bias: tensors.get(`${key}.bias`)?.data ?? null });
+    const layer = (key) => (
+      { weight: tensor(`${key}.weight`), bias: tensors.get(`${key}.bias`)?.data ?? null });
     this.tokEmb = tensor("tok_emb.weight"); // (V, C)
     this.posEmb = this.rotary ? null : tensor("pos_emb"); // (block_size, C)
     this.blocks = Array.from({ length: config.n_layer }, (_, i) => {
       const at = `blocks.${i}`;
       const names = { query: "attn.query", key: "attn.key", value: "attn.value", proj: "attn.proj",
         ln1: "ln1", ln2: "ln2", up: "mlp.up", down: "mlp.proj" };
-      const block = Object.fromEntries(Object.entries(names).map(([short, long]) => [short, layer(`${at}.${long}`)]));
+      const block = {};
+      for (const [short, long] of Object.entries(names)) block[short] = layer(`${at}.${long}`);
       block.lnSource = tensors.has(`${at}.ln_source.weight`) ? layer(`${at}.ln_source`) : null;
       return block;
     });
@@ -279,11 +297,15 @@ export class Model {
     const last = `blocks.${config.n_layer - 1}`;
     this.latents = config.variant === "perceiver" ? tensor("blocks.0.latents") : null; // (m, C)
     this.null = config.variant === "perceiver_ar" ? tensor(`${last}.null`) : null; // (C,)
-    this.local = this.null && tensor(`${last}.local`).length ? tensor(`${last}.local`) : null; // (s - 2, C)
+    this.local = this.null && tensor(`${last}.local`); // (s - 2, C)
+    if (!this.local?.length) this.local = null;
     if (this.rotary) this.rotation = this.rotationTable();
   }
 
-  /** cos and sin of position x theta_i, (block_size + stride, hs / 2) each (Su et al. 2021, section 3.2.2). */
+  /**
+   * cos and sin of position x theta_i, (block_size + stride, hs / 2) each (Su et al. 2021,
+   * section 3.2.2).
+   */
   rotationTable() {
     const { block_size, n_head, rope_base = 10000 } = this.config;
     const half = this.C / n_head / 2, positions = block_size + this.stride;
@@ -298,12 +320,16 @@ export class Model {
     return { cos, sin };
   }
 
-  /** @param {string} text @returns {number[]} ids; an Error names a character that the model does not know */
+  /**
+   * @param {string} text
+   * @returns {number[]} ids; an Error names a character that the model does not know
+   */
   encode(text) {
     return Array.from(text, (character, position) => {
       const id = this.ids.get(character);
-      if (id === undefined) throw new Error(`This model has never seen the character “${character}” (position ${position}).`);
-      return id;
+      if (id !== undefined) return id;
+      const where = `“${character}” (position ${position})`;
+      throw new Error(`This model has never seen the character ${where}.`);
     });
   }
 
@@ -321,13 +347,18 @@ export class Model {
   checkLength(ids) {
     const { block_size } = this.config;
     if (!ids.length) throw new Error("Type some text first.");
-    if (ids.length > block_size) throw new Error(`The text has ${ids.length} characters; this model reads ${block_size}.`);
+    if (ids.length > block_size) {
+      throw new Error(`The text has ${ids.length} characters; this model reads ${block_size}.`);
+    }
     return ids;
   }
 
   // -------------------------------------------------------------- one block
 
-  /** Turn each pair of channels (c, c + hs/2) of each head by the angle of its row's position, in place. */
+  /**
+   * Turn each pair of channels (c, c + hs/2) of each head by the angle of its row's position,
+   * in place.
+   */
   rotate(x, positions) {
     const hs = this.C / this.config.n_head, half = hs / 2;
     const { cos, sin } = this.rotation;
@@ -344,11 +375,13 @@ export class Model {
   }
 
   /**
-   * Multi-head attention of the rows of `x` over the keys of each text, the new ones and those in its cache.
+   * Multi-head attention of the rows of `x` over the keys of each text, the new ones and those in
+   * its cache.
    *
    * @param {Float32Array} x normalised queries (rows, C)
    * @param {Float32Array} source normalised keys and values (sources, C)
-   * @param {Plan[]} plans one per text: {cache, queryReach, sourceReach, slot}; rows follow each other in that order
+   * @param {Plan[]} plans one per text: {cache, queryReach, sourceReach, slot}; rows follow
+   *     each other in that order
    * @returns {Float32Array} (rows, C)
    */
   attention(layer, x, source, plans, options) {
@@ -364,7 +397,8 @@ export class Model {
       this.rotate(q, plans.flatMap((plan) => plan.queryReach));
       this.rotate(k, plans.flatMap((plan) => plan.sourceReach));
     }
-    const silenced = new Set((options.knockedOut ?? []).filter(([l]) => l === layer).map(([, head]) => head));
+    const silenced = new Set();
+    for (const [l, head] of options.knockedOut ?? []) if (l === layer) silenced.add(head);
     const context = new Float32Array(rows * C);
     let row = 0, from = 0;
     for (const { cache, queryReach, sourceReach, slot } of plans) {
@@ -383,31 +417,40 @@ export class Model {
           const at = row * C + head * hs;
           let largest = -Infinity, total = 0;
           for (let j = 0; j < visible; j++) {
-            scores[j] = options.blocked?.(layer, reach, j) ? -Infinity : scale * dot(q, at, kept.key, j * C + head * hs, hs);
+            scores[j] = scale * dot(q, at, kept.key, j * C + head * hs, hs);
+            if (options.blocked?.(layer, reach, j)) scores[j] = -Infinity;
             if (scores[j] > largest) largest = scores[j];
           }
           for (let j = 0; j < visible; j++) total += scores[j] = Math.exp(scores[j] - largest);
           for (let j = 0; j < visible; j++) {
             const weight = scores[j] / total, from = j * C + head * hs;
             if (weights) weights[(head * queryReach.length + i) * kept.count + j] = weight;
-            if (!silenced.has(head)) for (let c = 0; c < hs; c++) context[at + c] += weight * kept.value[from + c];
+            if (silenced.has(head)) continue;
+            for (let c = 0; c < hs; c++) context[at + c] += weight * kept.value[from + c];
           }
         }
         row++;
       });
-      if (weights) options.attention[layer] = { weights, nHead: nh, nQuery: queryReach.length, nKey: kept.count };
+      if (weights) {
+        const nQuery = queryReach.length, nKey = kept.count;
+        options.attention[layer] = { weights, nHead: nh, nQuery, nKey };
+      }
     }
     return linear(context, rows, proj.weight, proj.bias, C, C);
   }
 
-  /** Pre-norm Transformer block: x + attention(norm x), then x + MLP(norm x); over `source` where there is one. */
+  /**
+   * Pre-norm Transformer block: x + attention(norm x), then x + MLP(norm x); over `source`
+   * where there is one.
+   */
   block(layer, x, source, plans, options) {
     const isSkipped = options.knockedOut?.some(([l, head]) => l === layer && head === undefined);
     if (isSkipped && !options.record) return x;
     const { ln1, ln2, lnSource, up, down } = this.blocks[layer];
     const { C } = this, rows = x.length / C;
     const normed = layerNorm(x, ln1);
-    const attended = this.attention(layer, normed, source ? layerNorm(source, lnSource) : normed, plans, options);
+    const read = source ? layerNorm(source, lnSource) : normed;
+    const attended = this.attention(layer, normed, read, plans, options);
     if (isSkipped) return x; // its weights are recorded, nothing else of it counts
     const y = x.map((value, i) => value + attended[i]);
     const hidden = linear(layerNorm(y, ln2), rows, up.weight, up.bias, C, 4 * C);
@@ -421,12 +464,13 @@ export class Model {
   // -------------------------------------------------------------- the forward pass
 
   /**
-   * Read new characters of one or several texts, each after what its cache holds, and predict the next ones.
+   * Read new characters of one or several texts, each after what its cache holds, and predict the
+   * next ones.
    *
    * @param {{cache: Cache, ids: number[]}[]} texts
    * @param {Options} options
-   * @returns {Float32Array} logits (new characters of all texts, V); `options.attention` and `options.states` are
-   *     filled if `options.record`
+   * @returns {Float32Array} logits (new characters of all texts, V); `options.attention` and
+   *     `options.states` are filled if `options.record`
    */
   run(texts, options = {}) {
     const { C, V } = this;
@@ -437,15 +481,18 @@ export class Model {
     for (const { cache, ids } of texts) {
       ids.forEach((id, i) => {
         const place = (cache.length + i) * C;
-        for (let c = 0; c < C; c++) x[row * C + c] = this.tokEmb[id * C + c] + (this.posEmb ? this.posEmb[place + c] : 0);
+        for (let c = 0; c < C; c++) {
+          x[row * C + c] = this.tokEmb[id * C + c] + (this.posEmb ? this.posEmb[place + c] : 0);
+        }
         row++;
       });
     }
     if (this.latent) x = this.throughLatents(x, plans, options);
     else {
       for (const plan of plans) {
-        plan.queryReach = plan.sourceReach = Array.from({ length: plan.n }, (_, i) => plan.start + i);
         plan.slot = plan.start;
+        plan.queryReach = Array.from({ length: plan.n }, (_, i) => plan.start + i);
+        plan.sourceReach = plan.queryReach;
       }
       this.atState(0, x, plans, options);
       for (let layer = 0; layer < this.blocks.length; layer++) {
@@ -474,8 +521,8 @@ export class Model {
   /**
    * The perceivers: down to the latents, through the middle blocks, up to the outputs.
    *
-   * Latent j of perceiver_ar reads inputs 0 ... s (j + 1) - 1, latent j of perceiver inputs 0 ... j. New characters
-   * change the latent that the first of them belongs to, and add those after it.
+   * Latent j of perceiver_ar reads inputs 0 ... s (j + 1) - 1, latent j of perceiver inputs 0 ...
+   * j. New characters change the latent that the first of them belongs to, and add those after it.
    */
   throughLatents(x, plans, options) {
     const { C, stride, nLatents } = this;
@@ -486,10 +533,11 @@ export class Model {
       const inputs = Array.from({ length: n }, (_, i) => at + i);
       const first = Math.min(Math.floor(at / stride), nLatents);
       const end = Math.min(Math.ceil((at + n) / stride), nLatents);
-      const reach = Array.from({ length: Math.max(end - first, 0) }, (_, i) => stride * (first + i + 1) - 1);
+      const reach = [];
+      for (let j = first; j < end; j++) reach.push(stride * (j + 1) - 1);
       reach.forEach((newest, i) => {
         const from = row + Math.min(newest, at + n - 1) - at; // the newest input of the latent
-        start.push(this.latents ? this.latents.subarray((first + i) * C, (first + i + 1) * C) : x.subarray(from * C, (from + 1) * C));
+        start.push(this.latents ? rowOf(this.latents, first + i, C) : rowOf(x, from, C));
       });
       down.push({ cache, queryReach: reach, sourceReach: inputs, slot: at });
       middle.push({ cache, queryReach: reach, sourceReach: reach, slot: first });
@@ -506,10 +554,14 @@ export class Model {
       sources.push(reach < 0 ? this.null : z.subarray(latent * C, (latent + 1) * C));
       latent += reach < 0 ? 0 : 1;
     }));
-    return this.block(last, this.local ? this.addNewest(x, plans) : x, concatenate(sources, C), up, options);
+    if (this.local) x = this.addNewest(x, plans);
+    return this.block(last, x, concatenate(sources, C), up, options);
   }
 
-  /** x[t] + the sum over k = 1 ... s - 2 of local[k - 1] * x[t - k]: inputs that no legal latent holds yet. */
+  /**
+   * x[t] + the sum over k = 1 ... s - 2 of local[k - 1] * x[t - k]: inputs that no legal latent
+   * holds yet.
+   */
   addNewest(x, plans) {
     const { C, local } = this, y = x.slice();
     let row = 0;
@@ -517,7 +569,10 @@ export class Model {
       cache.inputs.set(x.subarray(row * C, (row + n) * C), start * C);
       for (let t = start; t < start + n; t++, row++) {
         for (let k = 1; k * C <= local.length && k <= t; k++) {
-          for (let c = 0; c < C; c++) y[row * C + c] += local[(k - 1) * C + c] * cache.inputs[(t - k) * C + c];
+          const weight = (k - 1) * C, earlier = (t - k) * C;
+          for (let c = 0; c < C; c++) {
+            y[row * C + c] += local[weight + c] * cache.inputs[earlier + c];
+          }
         }
       }
     }
@@ -529,8 +584,9 @@ export class Model {
    *
    * @param {string} text
    * @param {Options} options
-   * @returns {{ids: number[], logits: Float32Array, attention?: Object[], states?: Float32Array[]}} logits (T, V);
-   *     attention per layer {weights (nh, T_query, T_key), nHead, nQuery, nKey}; states n_layer + 1 times (T, C)
+   * @returns {{ids: number[], logits: Float32Array, attention?: Object[], states?:
+   *     Float32Array[]}} logits (T, V); attention per layer {weights (nh, T_query, T_key), nHead,
+   *     nQuery, nKey}; states n_layer + 1 times (T, C)
    */
   forward(text, options = {}) {
     const ids = this.checkLength(this.encode(text));
@@ -541,7 +597,11 @@ export class Model {
 
   // -------------------------------------------------------------- answers
 
-  /** @param {string} question @param {Options} options @returns {string} the greedy answer, as `kt_core.answer` */
+  /**
+   * @param {string} question
+   * @param {Options} options
+   * @returns {string} the greedy answer, as `kt_core.answer`
+   */
   answer(question, options = {}) {
     return this.continueText(this.decode(this.encodeQuestion(question)), options).answer;
   }
@@ -551,8 +611,9 @@ export class Model {
    *
    * @param {string} text
    * @param {Options} options
-   * @returns {{ids: number[], answer: string, probability: number, attention?: Object[], states?: Float32Array[]}}
-   *     ids of the text; the probability is that of all new characters and the end; the rest is as in `forward`
+   * @returns {{ids: number[], answer: string, probability: number, attention?: Object[],
+   *     states?: Float32Array[]}} ids of the text; the probability is that of all new characters
+   *     and the end; the rest is as in `forward`
    */
   continueText(text, options = {}) {
     this.checkCausal();
@@ -560,63 +621,75 @@ export class Model {
     let { cache, logits } = this.readPrompt(ids, given), logProbability = 0;
     while (true) {
       const id = argmax(logits, 0, this.V), step = logSoftmax(logits, 0, this.V);
-      logProbability += id < 2 ? Math.log(Math.exp(step[0]) + Math.exp(step[1])) : step[id];
+      logProbability += id < 2 ? logEnd(step) : step[id];
       if (id < 2) break; // ⁇ or □ ends the answer
       answer.push(id);
       if (cache.length === this.config.block_size) break;
       logits = this.run([{ cache, ids: [id] }], { ...options, record: false });
     }
-    const { attention, states } = given;
-    return { ids, answer: this.decode(answer), probability: Math.exp(logProbability), attention, states };
+    const { attention, states } = given, probability = Math.exp(logProbability);
+    return { ids, answer: this.decode(answer), probability, attention, states };
   }
 
-  /** Probability that the model writes exactly `answer` after `text`, and then ends. @returns {number} */
+  /**
+   * Probability that the model writes exactly `answer` after `text`, and then ends.
+   * @returns {number}
+   */
   probability(text, answer, options = {}) {
     const before = this.encode(text), ids = this.checkLength([...before, ...this.encode(answer)]);
     const logits = this.run([{ cache: new Cache(this), ids }], options);
     let total = 0;
     for (let row = before.length - 1; row < ids.length; row++) {
       const step = logSoftmax(logits, row * this.V, this.V);
-      total += row + 1 < ids.length ? step[ids[row + 1]] : Math.log(Math.exp(step[0]) + Math.exp(step[1]));
+      total += row + 1 < ids.length ? step[ids[row + 1]] : logEnd(step);
     }
     return Math.exp(total);
   }
 
   /**
-   * The likeliest whole answers that a beam search of that width finds, best first (Graves 2012, section 2.4.2).
+   * The likeliest whole answers that a beam search of that width finds, best first (Graves 2012,
+   * section 2.4.2).
    *
    * One place of the beam belongs to the greedy answer, as in `kt_core.beam.beam_search`.
-   * @returns {{answer: string, probability: number}[]} the probability is that of all characters and the end
+   * @returns {{answer: string, probability: number}[]} the probability is that of all
+   *     characters and the end
    */
   topAnswers(question, width = 5, options = {}, maxNew = 40) {
     this.checkCausal();
     const { V } = this, prompt = this.encodeQuestion(question);
-    const most = Math.min(this.config.block_size - prompt.length + 1, maxNew);
+    const mostSteps = Math.min(this.config.block_size - prompt.length + 1, maxNew);
     let { cache, logits } = this.readPrompt(prompt, options);
     let living = [{ ids: [], logProbability: 0, cache }]; // the greedy one first
     let found = [], greedyLives = true;
-    for (let n = 0; n < most; n++) {
+    for (let n = 0; n < mostSteps; n++) {
       const choices = []; // every continuation by every character; id V stands for the end
       let greedy = null;
       living.forEach(({ logProbability }, row) => {
         const step = logSoftmax(logits, row * V, V), likeliest = argmax(step, 0, V);
-        const end = Math.log(Math.exp(step[0]) + Math.exp(step[1]));
-        for (let id = 2; id <= V; id++) choices.push({ row, id, logProbability: logProbability + (id === V ? end : step[id]) });
+        for (let id = 2; id <= V; id++) {
+          const added = id === V ? logEnd(step) : step[id];
+          choices.push({ row, id, logProbability: logProbability + added });
+        }
         if (row === 0 && greedyLives) greedy = choices[likeliest < 2 ? V - 2 : likeliest - 2];
       });
       choices.sort((a, b) => b.logProbability - a.logProbability);
       const chosen = (greedy ? [greedy, ...choices.filter((choice) => choice !== greedy)] : choices)
         .slice(0, width).filter(({ logProbability }) => logProbability > -Infinity);
       greedyLives &&= greedy.id !== V;
-      for (const { row, id, logProbability } of chosen) if (id === V) found.push({ ids: living[row].ids, logProbability });
+      for (const { row, id, logProbability } of chosen) {
+        if (id === V) found.push({ ids: living[row].ids, logProbability });
+      }
       found = found.sort((a, b) => b.logProbability - a.logProbability).slice(0, width);
-      const parents = living, handedOn = new Set(); // the first child takes its parent's cache, the others a copy
+      const parents = living, handedOn = new Set(); // a first child takes its parent's cache
       living = chosen.filter(({ id }) => id !== V).map(({ row, id, logProbability }) => ({
         ids: [...parents[row].ids, id], logProbability, row,
       }));
-      if (!living.length || n + 1 === most) break;
-      const longest = Math.max(...living.map((one) => one.logProbability)); // longer can only be less likely
-      if (found.length === width && !greedyLives && longest <= found[width - 1].logProbability) { living = []; break; }
+      if (!living.length || n + 1 === mostSteps) break;
+      const most = Math.max(...living.map((one) => one.logProbability)); // longer is less likely
+      if (found.length === width && !greedyLives && most <= found[width - 1].logProbability) {
+        living = [];
+        break;
+      }
       for (const one of living) {
         const parent = parents[one.row];
         one.cache = handedOn.has(parent) ? parent.cache.clone() : parent.cache;
@@ -625,12 +698,12 @@ export class Model {
       logits = this.run(living.map(({ ids, cache }) => ({ cache, ids: ids.slice(-1) })), options);
     }
     return [...found, ...living].sort((a, b) => b.logProbability - a.logProbability).slice(0, width)
-      .map(({ ids, logProbability }) => ({ answer: this.decode(ids), probability: Math.exp(logProbability) }));
+      .map((one) => ({ answer: this.decode(one.ids), probability: Math.exp(one.logProbability) }));
   }
 
   /**
-   * Read a prompt. What it has in common with the beginning of the previous one is not read again: who types a name
-   * changes the end of the text.
+   * Read a prompt. What it has in common with the beginning of the previous one is not read again:
+   * who types a name changes the end of the text.
    *
    * @returns {{cache: Cache, logits: Float32Array}} logits (V,) of the next character
    */
@@ -651,15 +724,18 @@ export class Model {
   }
 
   checkCausal() {
-    if (this.config.causal === false) throw new Error("This model reads in both directions; it does not write answers.");
+    if (this.config.causal !== false) return;
+    throw new Error("This model reads in both directions; it does not write answers.");
   }
 
   // -------------------------------------------------------------- looking inside
 
   /**
-   * Logit lens: what each residual stream would predict if the final norm and head came right after it.
+   * Logit lens: what each residual stream would predict if the final norm and head came right after
+   * it.
    *
-   * @returns {{ids: number[], shares: Float32Array[]}} n_layer + 1 times (T, V) probabilities (nostalgebraist 2020)
+   * @returns {{ids: number[], shares: Float32Array[]}} n_layer + 1 times (T, V) probabilities
+   *     (nostalgebraist 2020)
    */
   lens(text, options = {}) {
     this.checkTraceable();
@@ -670,7 +746,8 @@ export class Model {
   /**
    * Activation patching: read `text`, with some residual streams replaced by those of `source`.
    *
-   * @param {[number, number][]} places [state, position] each; state 0 is the embedding, state l + 1 follows block l
+   * @param {[number, number][]} places [state, position] each; state 0 is the embedding, state
+   *     l + 1 follows block l
    * @returns {Patch[]} to hand to `forward`, `answer` or `topAnswers` as `options.patches`
    */
   patchesFrom(source, places, options = {}) {
@@ -678,31 +755,35 @@ export class Model {
     const { ids, states } = this.forward(source, { ...options, record: true });
     return places.map(([state, position]) => {
       if (!states[state] || !(position >= 0 && position < ids.length)) {
-        throw new Error(`There is no state ${state} at position ${position} of a text of ${ids.length} characters.`);
+        throw new Error(`There is no state ${state} at position ${position} of ${ids.length}.`);
       }
-      return { state, position, value: states[state].slice(position * this.C, (position + 1) * this.C) };
+      return { state, position, value: rowOf(states[state], position, this.C) };
     });
   }
 
   /**
-   * Activation patching at every place, one after the other (Meng et al. 2022, section 2.1), as `restore` in Python.
+   * Activation patching at every place, one after the other (Meng et al. 2022, section 2.1), as
+   * `restore` in Python.
    *
-   * A generator, so that a page can draw between the steps: a patch changes nothing before its position, so each step
-   * keeps the cache up to there and reads on from it.
+   * A generator, so that a page can draw between the steps: a patch changes nothing before its
+   * position, so each step keeps the cache up to there and reads on from it.
    * @param {string} text what the model reads
    * @param {string} source the text of the same length that the states come from
-   * @param {number} window positions replaced together, with the named one in the middle: 1, 3, 5 ...
-   * @yields {{state: number, position: number, shares: Float32Array}} (V,) probabilities of the next character
+   * @param {number} window positions replaced together, with the named one in the middle: 1, 3,
+   *     5 ...
+   * @yields {{state: number, position: number, shares: Float32Array}} (V,) probabilities of the
+   *     next character
    */
   *patchEverywhere(text, source, window = 1, options = {}) {
     this.checkTraceable();
-    const { C, V } = this, ids = this.checkLength(this.encode(text)), T = ids.length, reach = (window - 1) / 2;
+    const { C, V } = this, reach = (window - 1) / 2;
+    const ids = this.checkLength(this.encode(text)), T = ids.length;
     const clean = this.forward(source, { ...options, record: true });
     if (clean.ids.length !== T) throw new Error("Both texts need the same number of characters.");
     const cache = new Cache(this), read = { ...options, record: true };
     const untouched = softmaxRows(this.lastRow(this.run([{ cache, ids }], read)), V);
     const differs = (state, position) => {
-      const [a, b] = [clean.states[state], read.states[state]].map((x) => x.subarray(position * C, (position + 1) * C));
+      const a = rowOf(clean.states[state], position, C), b = rowOf(read.states[state], position, C);
       return a.some((value, c) => Math.abs(value - b[c]) > 1e-5);
     };
     for (let position = T - 1; position >= 0; position--) {
@@ -711,9 +792,10 @@ export class Model {
       for (let state = 0; state <= this.blocks.length; state++) {
         let shares = untouched; // what both texts have in common changes nothing
         if (places.some((place) => differs(state, place))) {
-          const patches = places.map((place) => ({ state, position: place, value: clean.states[state].subarray(place * C, (place + 1) * C) }));
-          cache.truncate(first);
-          shares = softmaxRows(this.lastRow(this.run([{ cache, ids: ids.slice(first) }], { ...options, patches })), V);
+          const patches = places.map((place) => (
+            { state, position: place, value: rowOf(clean.states[state], place, C) }));
+          const rest = [{ cache: cache.truncate(first), ids: ids.slice(first) }];
+          shares = softmaxRows(this.lastRow(this.run(rest, { ...options, patches })), V);
         }
         yield { state, position, shares };
       }
@@ -723,25 +805,36 @@ export class Model {
   /**
    * What the rows and columns of a layer's attention stand for, after reading T characters.
    *
-   * @returns {{queries: Unit[], keys: Unit[]}} a Unit {name, from, to} covers the characters from ... to - 1; a latent
-   *     has those that it adds to the latent before it, the null latent none
+   * @returns {{queries: Unit[], keys: Unit[]}} a Unit {name, from, to} covers the characters
+   *     from ... to - 1; a latent has those that it adds to the latent before it, the null latent
+   *     none
    */
   axes(layer, T) {
-    const characters = Array.from({ length: T }, (_, t) => ({ name: "character", from: t, to: t + 1 }));
+    const characters = Array.from({ length: T }, (_, t) => (
+      { name: "character", from: t, to: t + 1 }));
     if (!this.latent) return { queries: characters, keys: characters };
-    const latents = Array.from({ length: Math.min(Math.ceil(T / this.stride), this.nLatents) }, (_, j) => (
+    const length = Math.min(Math.ceil(T / this.stride), this.nLatents);
+    const latents = Array.from({ length }, (_, j) => (
       { name: `latent ${j}`, from: j * this.stride, to: Math.min((j + 1) * this.stride, T) }));
     if (layer === 0) return { queries: latents, keys: characters };
     if (layer < this.blocks.length - 1) return { queries: latents, keys: latents };
-    return { queries: characters, keys: this.null ? [{ name: "null latent", from: 0, to: 0 }, ...latents] : latents };
+    if (this.null) latents.unshift({ name: "null latent", from: 0, to: 0 });
+    return { queries: characters, keys: latents };
   }
 
   checkTraceable() {
     if (this.latent) {
-      throw new Error(`The middle layers of ${this.config.variant} hold latents, not characters: choose vanilla or rope.`);
+      const { variant } = this.config;
+      throw new Error(`The middle layers of ${variant} hold latents: choose vanilla or rope.`);
     }
   }
 }
+
+/** Row number `row` of (rows, C), a view. @returns {Float32Array} (C,) */
+const rowOf = (x, row, C) => x.subarray(row * C, (row + 1) * C);
+
+/** Logarithm of the probability that a text ends, by □ or ⁇. @param {Float64Array} step (V,) */
+const logEnd = (step) => Math.log(Math.exp(step[0]) + Math.exp(step[1]));
 
 /** Rows of C numbers, one after the other in one array. */
 function concatenate(rows, C) {

@@ -7,9 +7,16 @@ import { lensView } from "./lens_view.js";
 const VIEWS = { attention: attentionView, ask: askView, lens: lensView };
 
 // What all views on a page share, also when each of them brought its own copy of this module.
-const shared = (globalThis.ktShared ??= { models: new Map(), knockedOut: new Map(), listeners: new Set() });
+const shared = (globalThis.ktShared ??= {
+  models: new Map(),
+  knockedOut: new Map(),
+  listeners: new Set(),
+});
 
-/** Make a model known to the page, under its name. The weights (or a function that gives them) are read at first use. */
+/**
+ * Make a model known to the page, under its name. The weights (or a function that gives them)
+ * are read at first use.
+ */
 export function register({ name, ...given }) {
   globalThis.kt ??= hook;
   const known = shared.models.get(name);
@@ -21,10 +28,18 @@ export function register({ name, ...given }) {
 /** @returns {Model} the model of that name; an Error lists those that there are */
 function modelOf(name) {
   const entry = shared.models.get(name);
-  if (!entry) throw new Error(`There is no model “${name}” on this page, only: ${[...shared.models.keys()].join(", ")}.`);
+  if (!entry)
+    throw new Error(
+      `There is no model “${name}” here, only: ${[...shared.models.keys()].join(", ")}.`,
+    );
   if (!entry.model) {
     const { config, chars, weights } = entry.given;
-    entry.model = new Model({ name, config, chars, weights: typeof weights === "function" ? weights() : weights });
+    entry.model = new Model({
+      name,
+      config,
+      chars,
+      weights: typeof weights === "function" ? weights() : weights,
+    });
     delete entry.given.weights;
   }
   return entry.model;
@@ -32,14 +47,27 @@ function modelOf(name) {
 
 const knockedOut = (name) => shared.knockedOut.get(name) ?? [];
 
-/** Knock these heads ([layer, head]) and blocks ([layer]) of a model out, instead of those before. */
+/**
+ * Knock these heads ([layer, head]) and blocks ([layer]) of a model out, instead of those
+ * before.
+ */
 function knockOut(name, list) {
   const { config } = modelOf(name);
   for (const [layer, head] of list) {
-    const fits = layer >= 0 && layer < config.n_layer && (head === undefined || (head >= 0 && head < config.n_head));
-    if (!fits) throw new Error(`${name} has layers 0 to ${config.n_layer - 1} and heads 0 to ${config.n_head - 1}, no ${JSON.stringify([layer, head])}.`);
+    const fits =
+      layer >= 0 &&
+      layer < config.n_layer &&
+      (head === undefined || (head >= 0 && head < config.n_head));
+    if (!fits)
+      throw new Error(
+        `${name} has layers 0 to ${config.n_layer - 1} and heads 0 to ${config.n_head - 1}, ` +
+          `no ${JSON.stringify([layer, head])}.`,
+      );
   }
-  shared.knockedOut.set(name, list.map((one) => [...one]));
+  shared.knockedOut.set(
+    name,
+    list.map((one) => [...one]),
+  );
   for (const listener of shared.listeners) listener(name);
   return knockedOut(name);
 }
@@ -47,20 +75,38 @@ function knockOut(name, list) {
 // ---------------------------------------------------------------- window.kt
 
 /** Rows of n numbers as arrays of arrays. */
-const rowsOf = (numbers, n) => Array.from({ length: numbers.length / n }, (_, i) => Array.from(numbers.subarray(i * n, (i + 1) * n)));
+const rowsOf = (numbers, n) =>
+  Array.from({ length: numbers.length / n }, (_, i) =>
+    Array.from(numbers.subarray(i * n, (i + 1) * n)),
+  );
 
-/** The hook for tests and for the curious: what the models on this page compute, as plain arrays. */
+/**
+ * The hook for tests and for the curious: what the models on this page compute, as plain
+ * arrays.
+ */
 const hook = {
   models: () => [...shared.models.keys()],
   config: (model) => ({ ...modelOf(model).config }),
   vocabulary: (model) => [...modelOf(model).vocabulary],
   answer: (model, question) => modelOf(model).answer(question, { knockedOut: knockedOut(model) }),
-  topAnswers: (model, question, k = 5) => modelOf(model).topAnswers(question, k, { knockedOut: knockedOut(model) }),
-  logits: (model, text) => rowsOf(modelOf(model).forward(text, { knockedOut: knockedOut(model) }).logits, modelOf(model).V),
-  attention: (model, text) => modelOf(model).forward(text, { knockedOut: knockedOut(model), record: true }).attention.map(
-    ({ weights, nQuery, nKey }) => rowsOf(weights, nQuery * nKey).map((head) => rowsOf(Float32Array.from(head), nKey))),
+  topAnswers: (model, question, k = 5) =>
+    modelOf(model).topAnswers(question, k, { knockedOut: knockedOut(model) }),
+  logits: (model, text) =>
+    rowsOf(
+      modelOf(model).forward(text, { knockedOut: knockedOut(model) }).logits,
+      modelOf(model).V,
+    ),
+  attention: (model, text) =>
+    modelOf(model)
+      .forward(text, { knockedOut: knockedOut(model), record: true })
+      .attention.map(({ weights, nQuery, nKey }) =>
+        rowsOf(weights, nQuery * nKey).map((head) => rowsOf(Float32Array.from(head), nKey)),
+      ),
   knockOut,
-  lens: (model, text) => modelOf(model).lens(text, { knockedOut: knockedOut(model) }).shares.map((state) => rowsOf(state, modelOf(model).V)),
+  lens: (model, text) =>
+    modelOf(model)
+      .lens(text, { knockedOut: knockedOut(model) })
+      .shares.map((state) => rowsOf(state, modelOf(model).V)),
   patch: (model, text, source, places) => {
     const options = { knockedOut: knockedOut(model) };
     const patches = modelOf(model).patchesFrom(source, places, options);
@@ -71,24 +117,62 @@ const hook = {
 const CURIOUS = [
   ["models()", "names of the models on this page"],
   ["answer(model, question)", "the greedy answer, a string"],
-  ["topAnswers(model, question, k)", "the k likeliest answers that a beam search finds: [{answer, probability}, …]"],
-  ["logits(model, text)", "one row per character of the text, one number per character of the vocabulary"],
+  [
+    "topAnswers(model, question, k)",
+    "the k likeliest answers that a beam search finds: [{answer, probability}, …]",
+  ],
+  [
+    "logits(model, text)",
+    "one row per character of the text, one number per character of the vocabulary",
+  ],
   ["attention(model, text)", "weights, indexed [layer][head][query][key]"],
-  ["knockOut(model, [[layer, head], …])", "sets the output of these heads to 0 in everything that follows; [layer] skips a block, [] restores all"],
-  ["lens(model, text)", "logit lens: next-character probabilities, indexed [state][position][character]; state 0 is the embedding"],
-  ["patch(model, text, source, [[state, position], …])", "logits of text with these residual streams taken from source"],
-  ["vocabulary(model), config(model)", "the characters in the order of their ids; the sizes of the model"],
+  [
+    "knockOut(model, [[layer, head], …])",
+    "sets the output of these heads to 0 from now on; [layer] skips a block, [] restores all",
+  ],
+  [
+    "lens(model, text)",
+    "logit lens: probabilities, indexed [state][position][character]; state 0 is the embedding",
+  ],
+  [
+    "patch(model, text, source, [[state, position], …])",
+    "logits of text with these residual streams taken from source",
+  ],
+  [
+    "vocabulary(model), config(model)",
+    "the characters in the order of their ids; the sizes of the model",
+  ],
 ];
 
 /** The text behind “For the curious”, once per page. */
 function curious() {
   const first = hook.models()[0];
-  return el("details", { class: "kt-curious" },
+  return el(
+    "details",
+    { class: "kt-curious" },
     el("summary", {}, "For the curious: question the models from the console"),
-    el("p", {}, "The models run in this page, in JavaScript, on your machine. Open the developer tools (F12), choose the console, and call ",
-      el("code", {}, "kt"), ". A text holds the mask ⁇ where the answer begins; a question does not."),
-    el("pre", { tabindex: "0", "aria-label": "Example" }, `kt.answer(${JSON.stringify(first)}, "Where was Ada Lovelace born?")`),
-    el("dl", {}, ...CURIOUS.flatMap(([call, meaning]) => [el("dt", {}, el("code", {}, `kt.${call}`)), el("dd", {}, meaning)])));
+    el(
+      "p",
+      {},
+      "The models run in this page, in JavaScript, on your machine. ",
+      "Open the developer tools (F12), choose the console, and call ",
+      el("code", {}, "kt"),
+      ". A text holds the mask ⁇ where the answer begins; a question does not.",
+    ),
+    el(
+      "pre",
+      { tabindex: "0", "aria-label": "Example" },
+      `kt.answer(${JSON.stringify(first)}, "Where was Ada Lovelace born?")`,
+    ),
+    el(
+      "dl",
+      {},
+      ...CURIOUS.flatMap(([call, meaning]) => [
+        el("dt", {}, el("code", {}, `kt.${call}`)),
+        el("dd", {}, meaning),
+      ]),
+    ),
+  );
 }
 
 // ---------------------------------------------------------------- mounting
@@ -97,13 +181,15 @@ function curious() {
  * Show a view in `root`, instead of the picture that stands there.
  *
  * @param {HTMLElement} root
- * @param {{view: string, models: Object[], examples: Object[], label: string, start: Object}} given models: {name, config,
- *     chars, key, weights}
+ * @param {{view: string, models: Object[], examples: Object[], label: string, start: Object}}
+ *     given models: {name, config, chars, key, weights}
  */
 export function mount(root, { view, models, examples = [], label = "", start = {} }) {
   const names = models.map(register);
   const page = {
-    names, examples, start,
+    names,
+    examples,
+    start,
     model: modelOf,
     knockedOut,
     knockOut,
@@ -114,7 +200,10 @@ export function mount(root, { view, models, examples = [], label = "", start = {
   root.classList.add("kt-live");
   root.setAttribute("role", "region");
   root.setAttribute("aria-label", label || `Explorer: ${view}`);
-  watchTheme(root, (theme) => { page.theme = theme; page.onTheme?.(); });
+  watchTheme(root, (theme) => {
+    page.theme = theme;
+    page.onTheme?.();
+  });
   try {
     root.replaceChildren(VIEWS[view](page));
     if (!document.querySelector(".kt-curious")) root.append(curious());
@@ -126,33 +215,42 @@ export function mount(root, { view, models, examples = [], label = "", start = {
 }
 
 /**
- * Mount the views of an exported page, each when it comes near the screen. Weights lie in script elements of their own,
- * in base64; models are known to `window.kt` at once.
+ * Mount the views of an exported page, each when it comes near the screen. Weights lie in script
+ * elements of their own, in base64; models are known to `window.kt` at once.
  */
 export function mountAll() {
   for (const script of document.querySelectorAll("script.kt-view:not([data-known])")) {
     script.dataset.known = "true";
-    const given = JSON.parse(script.textContent), root = document.getElementById(script.dataset.root);
+    const given = JSON.parse(script.textContent),
+      root = document.getElementById(script.dataset.root);
     for (const model of given.models) {
       model.weights = () => document.getElementById(`kt-weights-${model.key}`).textContent;
       register(model);
     }
-    const near = new IntersectionObserver((entries) => {
-      if (!entries.some((entry) => entry.isIntersecting)) return;
-      near.disconnect();
-      mount(root, given);
-    }, { rootMargin: "400px" });
+    const near = new IntersectionObserver(
+      (entries) => {
+        if (!entries.some((entry) => entry.isIntersecting)) return;
+        near.disconnect();
+        mount(root, given);
+      },
+      { rootMargin: "400px" },
+    );
     near.observe(root);
   }
 }
 
-/** Called by anywidget in JupyterLab, VS Code and Colab: asks the kernel for the weights, then mounts the view. */
+/**
+ * Called by anywidget in JupyterLab, VS Code and Colab: asks the kernel for the weights, then
+ * mounts the view.
+ */
 export function render({ model, el: root }) {
   const given = structuredClone(model.get("given"));
   const place = root.appendChild(el("div", {}, el("p", {}, "Loading the model …")));
   const receive = (message, buffers) => {
     if (message.kind !== "weights") return;
-    given.models.forEach((one, i) => { one.weights = buffers[i]; });
+    given.models.forEach((one, i) => {
+      one.weights = buffers[i];
+    });
     mount(place, given);
   };
   model.on("msg:custom", receive);

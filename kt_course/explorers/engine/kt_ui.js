@@ -1,4 +1,7 @@
-/** Small helpers that all views share: elements, words for numbers, colours, keyboard movement, the theme. */
+/**
+ * Small helpers that all views share: elements, words for numbers, colours, keyboard movement,
+ * the theme.
+ */
 
 /**
  * An element. Attributes that are functions become event listeners ("click", "input" ...).
@@ -28,59 +31,109 @@ export function percent(share) {
 export const visible = (character) => ({ " ": "␣", "\n": "↵", "\t": "⇥" })[character] ?? character;
 
 /** A character by its name, for readouts: ‘a’, space. */
-export const spoken = (character) => ({ " ": "a space", "\n": "a line break", "⁇": "the mask ⁇" })[character] ?? `‘${character}’`;
+export const spoken = (character) =>
+  ({ " ": "a space", "\n": "a line break", "⁇": "the mask ⁇" })[character] ?? `‘${character}’`;
 
 /** Indices of the k largest numbers, largest first. */
 export function largest(numbers, k) {
-  return Array.from(numbers, (value, i) => [value, i]).sort((a, b) => b[0] - a[0]).slice(0, k).map(([, i]) => i);
+  return Array.from(numbers, (value, i) => [value, i])
+    .sort((a, b) => b[0] - a[0])
+    .slice(0, k)
+    .map(([, i]) => i);
 }
 
 // ---------------------------------------------------------------- colours
 
-const SCALES = { // from share 0 to share 1, linear in between
-  light: [[255, 255, 255], [86, 160, 211], [0, 56, 110]],
-  dark: [[27, 31, 36], [40, 110, 165], [190, 228, 255]],
+const SCALES = {
+  // from share 0 to share 1, linear in between
+  light: [
+    [255, 255, 255],
+    [86, 160, 211],
+    [0, 56, 110],
+  ],
+  dark: [
+    [27, 31, 36],
+    [40, 110, 165],
+    [190, 228, 255],
+  ],
 };
 export const FORBIDDEN = { light: [232, 232, 232], dark: [52, 56, 62] };
 
-/** @param {number} share 0 ... 1 @param {"light"|"dark"} theme @returns {number[]} red, green, blue */
+/**
+ * @param {number} share 0 ... 1
+ * @param {"light"|"dark"} theme
+ * @returns {number[]} red, green, blue
+ */
 export function colourOf(share, theme) {
-  const stops = SCALES[theme], at = Math.min(Math.max(share, 0), 1) * (stops.length - 1);
+  const stops = SCALES[theme],
+    at = Math.min(Math.max(share, 0), 1) * (stops.length - 1);
   const i = Math.min(Math.floor(at), stops.length - 2);
   return stops[i].map((value, c) => Math.round(value + (at - i) * (stops[i + 1][c] - value)));
 }
 
 /** Relative luminance of a colour (WCAG 2.1). */
 function luminance(colour) {
-  const [r, g, b] = colour.map((value) => (value <= 10 ? value / 255 / 12.92 : ((value / 255 + 0.055) / 1.055) ** 2.4));
+  const [r, g, b] = colour.map((value) =>
+    value <= 10 ? value / 255 / 12.92 : ((value / 255 + 0.055) / 1.055) ** 2.4,
+  );
   return 0.2126 * r + 0.7152 * g + 0.0722 * b;
 }
 
-/** Background of a cell and the text colour, black or white, that has the higher contrast with it, as CSS. */
+/**
+ * Background of a cell and the text colour, black or white, that has the higher contrast with
+ * it, as CSS.
+ */
 export function cellStyle(share, theme) {
   const colour = colourOf(share, theme);
   return `background:rgb(${colour});color:${luminance(colour) > 0.179 ? "#000" : "#fff"}`;
 }
 
-/** A colour bar with its ends in words. @returns {HTMLElement} with a method `setMost(number)` for its upper end */
+/**
+ * A colour bar with its ends in words.
+ * @returns {HTMLElement} with a method `setMost(number)` for its upper end
+ */
 export function colourBar(label, most = "1") {
   const end = el("span", {}, most);
-  const bar = el("div", { class: "kt-bar" }, el("span", {}, "0"), el("span", { class: "kt-bar-colours" }), end, el("span", {}, label));
-  bar.setMost = (number) => { end.textContent = number; };
+  const bar = el(
+    "div",
+    { class: "kt-bar" },
+    el("span", {}, "0"),
+    el("span", { class: "kt-bar-colours" }),
+    end,
+    el("span", {}, label),
+  );
+  bar.setMost = (number) => {
+    end.textContent = number;
+  };
   return bar;
 }
 
-/** Call `changed("light" | "dark")` now and whenever the page behind `root` becomes light or dark. */
+/**
+ * Call `changed("light" | "dark")` now and whenever the page behind `root` becomes light or
+ * dark.
+ */
 export function watchTheme(root, changed) {
   let now = null;
-  const canvas = root.parentElement.appendChild(el("span", { hidden: true, style: "background: Canvas" })); // the page's own colour
+  const canvas = root.parentElement.appendChild(
+    el("span", { hidden: true, style: "background: Canvas" }),
+  ); // the page's own colour
   const look = () => {
     let behind = [];
-    for (let element = root.parentElement; element && !(behind[3] > 0.5); element = element.parentElement) {
-      const [r = 0, g = 0, b = 0, alpha = 1] = getComputedStyle(element).backgroundColor.match(/[\d.]+/g)?.map(Number) ?? [];
+    for (
+      let element = root.parentElement;
+      element && !(behind[3] > 0.5);
+      element = element.parentElement
+    ) {
+      const [r = 0, g = 0, b = 0, alpha = 1] =
+        getComputedStyle(element)
+          .backgroundColor.match(/[\d.]+/g)
+          ?.map(Number) ?? [];
       behind = [r, g, b, alpha];
     }
-    if (!(behind[3] > 0.5)) behind = getComputedStyle(canvas).backgroundColor.match(/[\d.]+/g).map(Number);
+    if (!(behind[3] > 0.5))
+      behind = getComputedStyle(canvas)
+        .backgroundColor.match(/[\d.]+/g)
+        .map(Number);
     const theme = luminance(behind.slice(0, 3)) > 0.25 ? "light" : "dark";
     if (theme === now) return;
     now = theme;
@@ -91,7 +144,16 @@ export function watchTheme(root, changed) {
   matchMedia("(prefers-color-scheme: dark)").addEventListener("change", look);
   const observer = new MutationObserver(() => requestAnimationFrame(look));
   for (const element of [document.documentElement, document.body]) {
-    observer.observe(element, { attributes: true, attributeFilter: ["class", "style", "data-theme", "data-jp-theme-light", "data-jp-theme-name"] });
+    observer.observe(element, {
+      attributes: true,
+      attributeFilter: [
+        "class",
+        "style",
+        "data-theme",
+        "data-jp-theme-light",
+        "data-jp-theme-name",
+      ],
+    });
   }
 }
 
@@ -109,20 +171,29 @@ export function arrowKeys(container, rows) {
     for (const each of rows().flat()) each.tabIndex = each === element ? 0 : -1;
   };
   container.addEventListener("keydown", (event) => {
-    const all = rows(), y = all.findIndex((row) => row.includes(event.target));
+    const all = rows(),
+      y = all.findIndex((row) => row.includes(event.target));
     if (y < 0 || event.ctrlKey || event.altKey || event.metaKey) return;
     const x = all[y].indexOf(event.target);
-    const moves = { ArrowLeft: [y, x - 1], ArrowRight: [y, x + 1], ArrowUp: [y - 1, x], ArrowDown: [y + 1, x],
-      Home: [y, 0], End: [y, all[y].length - 1] };
+    const moves = {
+      ArrowLeft: [y, x - 1],
+      ArrowRight: [y, x + 1],
+      ArrowUp: [y - 1, x],
+      ArrowDown: [y + 1, x],
+      Home: [y, 0],
+      End: [y, all[y].length - 1],
+    };
     const [row, column] = moves[event.key] ?? [];
     if (row === undefined) return;
     event.preventDefault();
     const next = all[row]?.[Math.min(column, (all[row]?.length ?? 1) - 1)];
-    if (!next || column >= all[row].length && event.key === "ArrowRight") return;
+    if (!next || (column >= all[row].length && event.key === "ArrowRight")) return;
     choose(next);
     next.focus();
   });
-  container.addEventListener("focusin", (event) => { if (rows().flat().includes(event.target)) choose(event.target); });
+  container.addEventListener("focusin", (event) => {
+    if (rows().flat().includes(event.target)) choose(event.target);
+  });
   return choose;
 }
 
@@ -132,7 +203,10 @@ export function onceAFrame(work) {
   return () => {
     if (isWaiting) return;
     isWaiting = true;
-    requestAnimationFrame(() => { isWaiting = false; work(); });
+    requestAnimationFrame(() => {
+      isWaiting = false;
+      work();
+    });
   };
 }
 
@@ -149,24 +223,70 @@ export function inSlices(iterator, each, done = () => {}, milliseconds = 12) {
     if (!isStopped) setTimeout(slice);
   };
   setTimeout(slice);
-  return { stop: () => { isStopped = true; } };
+  return {
+    stop: () => {
+      isStopped = true;
+    },
+  };
 }
 
-/** A labelled line of text with buttons for examples below it; `changed` is called with each new text. */
+/**
+ * A labelled line of text with buttons for examples below it; `changed` is called with each new
+ * text.
+ */
 export function questionField({ label, value, examples, changed }) {
-  const input = el("input", { type: "text", value, spellcheck: "false", autocomplete: "off", autocapitalize: "off",
-    input: () => changed(input.value) });
-  const buttons = examples.map(({ question }) => el("button", { type: "button", click: () => {
-    input.value = question;
-    changed(question);
-  } }, question.replace(/^Where was (.*) born\?$/, "$1")));
-  const chips = examples.length > 1 ? [el("div", { class: "kt-chips", role: "group", "aria-label": "Examples" }, "Examples: ", ...buttons)] : [];
-  return { input, element: el("div", {}, el("label", { class: "kt-field" }, el("span", {}, label), input), ...chips) };
+  const input = el("input", {
+    type: "text",
+    value,
+    spellcheck: "false",
+    autocomplete: "off",
+    autocapitalize: "off",
+    input: () => changed(input.value),
+  });
+  const buttons = examples.map(({ question }) =>
+    el(
+      "button",
+      {
+        type: "button",
+        click: () => {
+          input.value = question;
+          changed(question);
+        },
+      },
+      question.replace(/^Where was (.*) born\?$/, "$1"),
+    ),
+  );
+  const chips =
+    examples.length > 1
+      ? [
+          el(
+            "div",
+            { class: "kt-chips", role: "group", "aria-label": "Examples" },
+            "Examples: ",
+            ...buttons,
+          ),
+        ]
+      : [];
+  return {
+    input,
+    element: el(
+      "div",
+      {},
+      el("label", { class: "kt-field" }, el("span", {}, label), input),
+      ...chips,
+    ),
+  };
 }
 
 /** A labelled list to choose from. */
 export function choiceField({ label, options, value, changed }) {
-  const select = el("select", { change: () => changed(select.value) },
-    ...options.map((option) => el("option", { value: option, selected: option === value }, option)));
-  return { select, element: el("label", { class: "kt-field kt-choice" }, el("span", {}, label), select) };
+  const select = el(
+    "select",
+    { change: () => changed(select.value) },
+    ...options.map((option) => el("option", { value: option, selected: option === value }, option)),
+  );
+  return {
+    select,
+    element: el("label", { class: "kt-field kt-choice" }, el("span", {}, label), select),
+  };
 }

@@ -1,7 +1,21 @@
-import { arrowKeys, cellStyle, choiceField, colourBar, el, inSlices, largest, onceAFrame, percent, questionField, spoken, visible } from "./kt_ui.js";
+import {
+  arrowKeys,
+  cellStyle,
+  choiceField,
+  colourBar,
+  el,
+  inSlices,
+  largest,
+  onceAFrame,
+  percent,
+  questionField,
+  spoken,
+  visible,
+} from "./kt_ui.js";
 
 /**
- * A grid of coloured cells, states of the residual stream by characters of a text, that keys and mouse can walk.
+ * A grid of coloured cells, states of the residual stream by characters of a text, that keys and
+ * mouse can walk.
  *
  * @param {{label: string, chosen: (row: number, column: number) => void, picked?: Function}} given
  */
@@ -15,15 +29,46 @@ function cellGrid({ label, chosen, picked = () => {} }) {
     /** Build the cells anew: names of the rows, characters of the columns. */
     shape(rowNames, columns) {
       body.style.setProperty("--kt-columns", columns.length);
-      cells = rowNames.map((_, row) => columns.map((_, column) => el("span", { role: "gridcell", tabindex: "-1",
-        focus: () => chosen(row, column), mouseenter: () => chosen(row, column), click: () => picked(row, column),
-        keydown: (event) => { if (event.key === "Enter" || event.key === " ") { event.preventDefault(); picked(row, column); } } })));
+      cells = rowNames.map((_, row) =>
+        columns.map((_, column) =>
+          el("span", {
+            role: "gridcell",
+            tabindex: "-1",
+            focus: () => chosen(row, column),
+            mouseenter: () => chosen(row, column),
+            click: () => picked(row, column),
+            keydown: (event) => {
+              if (event.key === "Enter" || event.key === " ") {
+                event.preventDefault();
+                picked(row, column);
+              }
+            },
+          }),
+        ),
+      );
       body.replaceChildren(
-        el("div", { role: "row" }, el("span", { role: "columnheader", "aria-label": "state" }),
-          ...columns.map((character) => el("span", { role: "columnheader", "aria-label": spoken(character) }, visible(character)))),
-        ...cells.map((row, i) => el("div", { role: "row" }, el("span", { role: "rowheader" }, rowNames[i]), ...row)).reverse());
+        el(
+          "div",
+          { role: "row" },
+          el("span", { role: "columnheader", "aria-label": "state" }),
+          ...columns.map((character) =>
+            el(
+              "span",
+              { role: "columnheader", "aria-label": spoken(character) },
+              visible(character),
+            ),
+          ),
+        ),
+        ...cells
+          .map((row, i) =>
+            el("div", { role: "row" }, el("span", { role: "rowheader" }, rowNames[i]), ...row),
+          )
+          .reverse(),
+      );
       choose(cells.at(-1).at(-1));
-      requestAnimationFrame(() => { scroller.scrollLeft = scroller.scrollWidth; }); // to the mask
+      requestAnimationFrame(() => {
+        scroller.scrollLeft = scroller.scrollWidth;
+      }); // to the mask
     },
     set(row, column, share, text, description, theme) {
       const cell = cells[row]?.[column];
@@ -40,7 +85,8 @@ function cellGrid({ label, chosen, picked = () => {} }) {
 }
 
 /**
- * Logit lens and activation patching: where in the model the answer comes up, and which states carry it.
+ * Logit lens and activation patching: where in the model the answer comes up, and which states
+ * carry it.
  *
  * @param {Page} page models, examples and knock-outs of this page
  * @returns {HTMLElement}
@@ -49,24 +95,71 @@ export function lensView(page) {
   const names = page.names.filter((name) => !page.model(name).latent);
   if (!names.length) throw new Error("the logit lens needs a vanilla or rope model");
   const examples = page.examples;
-  const state = { name: names[0], question: examples[0]?.question ?? "", source: null, lens: null, restored: new Map(), window: 5 };
+  const state = {
+    name: names[0],
+    question: examples[0]?.question ?? "",
+    source: null,
+    lens: null,
+    restored: new Map(),
+    window: 5,
+  };
   let patching = null;
 
   const status = el("p", { class: "kt-status kt-answer", role: "status" });
-  const lensReadout = el("p", { class: "kt-readout" }), patchReadout = el("p", { class: "kt-readout" });
+  const lensReadout = el("p", { class: "kt-readout" }),
+    patchReadout = el("p", { class: "kt-readout" });
   const patchStatus = el("p", { class: "kt-status kt-answer", role: "status" });
-  const lensGrid = cellGrid({ label: "Logit lens: states by characters", chosen: (row, column) => readLens(row, column) });
-  const patchGrid = cellGrid({ label: "Patching: states by characters. Enter applies a patch.", chosen: (row, column) => readPatch(row, column), picked: (row, column) => applyPatch(row, column) });
-  const neighbours = choiceField({ label: "Positions replaced together", options: ["1", "3", "5", "7"], value: "5", changed: (size) => { state.window = Number(size); startPatching(); } });
-  const source = el("select", { change: () => { state.source = source.value; startPatching(); } });
-  const field = questionField({ label: "Question", value: state.question, examples, changed: (text) => { state.question = text; later(); } });
-  const choice = choiceField({ label: "Model", options: names, value: state.name, changed: (name) => { state.name = name; update(); } });
+  const lensGrid = cellGrid({
+    label: "Logit lens: states by characters",
+    chosen: (row, column) => readLens(row, column),
+  });
+  const patchGrid = cellGrid({
+    label: "Patching: states by characters. Enter applies a patch.",
+    chosen: (row, column) => readPatch(row, column),
+    picked: (row, column) => applyPatch(row, column),
+  });
+  const neighbours = choiceField({
+    label: "Positions replaced together",
+    options: ["1", "3", "5", "7"],
+    value: "5",
+    changed: (size) => {
+      state.window = Number(size);
+      startPatching();
+    },
+  });
+  const source = el("select", {
+    change: () => {
+      state.source = source.value;
+      startPatching();
+    },
+  });
+  const field = questionField({
+    label: "Question",
+    value: state.question,
+    examples,
+    changed: (text) => {
+      state.question = text;
+      later();
+    },
+  });
+  const choice = choiceField({
+    label: "Model",
+    options: names,
+    value: state.name,
+    changed: (name) => {
+      state.name = name;
+      update();
+    },
+  });
 
   const rowName = (row) => (row === 0 ? "embedding" : `after block ${row - 1}`);
+  const placeName = (row, column) =>
+    `${rowName(row)}, at ${spoken(state.characters[column])} (position ${column}),`;
   const options = () => ({ knockedOut: page.knockedOut(state.name) });
 
   function update() {
-    const model = page.model(state.name), text = `${state.question}⁇`;
+    const model = page.model(state.name),
+      text = `${state.question}⁇`;
     try {
       if (!state.question) throw new Error("Type a question first.");
       state.answer = model.answer(state.question, options());
@@ -77,98 +170,179 @@ export function lensView(page) {
       return;
     }
     field.element.parentElement?.classList.remove("kt-stale");
-    const { ids, shares } = state.lens, T = ids.length;
+    const { ids, shares } = state.lens,
+      T = ids.length;
     state.characters = ids.map((id) => model.vocabulary[id]);
     state.model = model;
-    lensGrid.shape(shares.map((_, row) => rowName(row)), state.characters);
+    lensGrid.shape(
+      shares.map((_, row) => rowName(row)),
+      state.characters,
+    );
     drawLens();
-    status.replaceChildren("The model answers: ", el("strong", {}, state.answer || "an empty answer"),
-      `. Its first character is predicted at the mask ⁇, the last column.`);
+    status.replaceChildren(
+      "The model answers: ",
+      el("strong", {}, state.answer || "an empty answer"),
+      `. Its first character is predicted at the mask ⁇, the last column.`,
+    );
     readLens(shares.length - 1, T - 1);
-    const others = examples.map((one) => one.question).filter((one) => one.length === state.question.length && one !== state.question);
-    state.source = others.includes(state.source) ? state.source : others[0] ?? null;
-    source.replaceChildren(...others.map((one) => el("option", { value: one, selected: one === state.source }, one)));
+    const others = examples
+      .map((one) => one.question)
+      .filter((one) => one.length === state.question.length && one !== state.question);
+    state.source = others.includes(state.source) ? state.source : (others[0] ?? null);
+    source.replaceChildren(
+      ...others.map((one) => el("option", { value: one, selected: one === state.source }, one)),
+    );
     source.disabled = !others.length;
     startPatching();
   }
   const later = onceAFrame(update);
 
   const cell = (row, column) => {
-    const { V } = state.model, shares = state.lens.shares[row].subarray(column * V, (column + 1) * V);
+    const { V } = state.model,
+      shares = state.lens.shares[row].subarray(column * V, (column + 1) * V);
     return { shares, top: largest(shares, 3) };
   };
-  const words = (shares, top) => top.map((id) => `${spoken(state.model.vocabulary[id])} ${percent(shares[id])}`).join(", ");
+  const words = (shares, top) =>
+    top.map((id) => `${spoken(state.model.vocabulary[id])} ${percent(shares[id])}`).join(", ");
 
   function drawLens() {
-    state.lens.shares.forEach((_, row) => state.characters.forEach((character, column) => {
-      const { shares, top } = cell(row, column);
-      lensGrid.set(row, column, shares[top[0]], visible(state.model.vocabulary[top[0]]),
-        `${rowName(row)}, at ${spoken(character)} (position ${column}): ${words(shares, top)}`, page.theme);
-    }));
+    state.lens.shares.forEach((_, row) =>
+      state.characters.forEach((character, column) => {
+        const { shares, top } = cell(row, column);
+        lensGrid.set(
+          row,
+          column,
+          shares[top[0]],
+          visible(state.model.vocabulary[top[0]]),
+          `${rowName(row)}, at ${spoken(character)} (position ${column}): ${words(shares, top)}`,
+          page.theme,
+        );
+      }),
+    );
   }
   function readLens(row, column) {
     const { shares, top } = cell(row, column);
-    lensReadout.textContent = `${rowName(row)}, at ${spoken(state.characters[column])} (position ${column}), would predict: ${words(shares, top)}.`;
+    lensReadout.textContent = `${placeName(row, column)} would predict: ${words(shares, top)}.`;
   }
 
   // ------------------------------------------------------------ patching
 
-  /** Read the question with one state at a time taken from the other question; colour by the other answer's first letter. */
+  /**
+   * Read the question with one state at a time taken from the other question; colour by the
+   * other answer's first letter.
+   */
   function startPatching() {
     patching?.stop();
     state.restored.clear();
     patchGrid.element.hidden = !state.source;
     patchReadout.textContent = patchStatus.textContent = "";
     if (!state.source) {
-      patchStatus.textContent = "Patching needs a second question of the same length: choose another example.";
+      patchStatus.textContent =
+        "Patching needs a second question of the same length: choose another example.";
       return;
     }
-    const { model } = state, text = `${state.question}⁇`;
+    const { model } = state,
+      text = `${state.question}⁇`;
     const target = model.answer(state.source, options());
     Object.assign(state, { target, letter: model.ids.get(target[0]) });
-    patchGrid.shape(state.lens.shares.map((_, row) => rowName(row)), state.characters);
-    patchStatus.replaceChildren("The other question's answer: ", el("strong", {}, target), ". Computing every patch …");
-    patching = inSlices(model.patchEverywhere(text, `${state.source}⁇`, state.window, options()), ({ state: row, position, shares }) => {
-      state.restored.set(`${row}.${position}`, shares);
-      drawPatch(row, position, shares);
-    }, () => patchStatus.replaceChildren("The other question's answer: ", el("strong", {}, target),
-      `. Each cell: the probability of its first letter, ${spoken(target[0])}, if the states around this one are taken from the other question. Click a cell to get the whole answer.`));
+    patchGrid.shape(
+      state.lens.shares.map((_, row) => rowName(row)),
+      state.characters,
+    );
+    patchStatus.replaceChildren(
+      "The other question's answer: ",
+      el("strong", {}, target),
+      ". Computing every patch …",
+    );
+    patching = inSlices(
+      model.patchEverywhere(text, `${state.source}⁇`, state.window, options()),
+      ({ state: row, position, shares }) => {
+        state.restored.set(`${row}.${position}`, shares);
+        drawPatch(row, position, shares);
+      },
+      () =>
+        patchStatus.replaceChildren(
+          "The other question's answer: ",
+          el("strong", {}, target),
+          `. Each cell: the probability of its first letter, ${spoken(target[0])}, if the states `,
+          "around this one are taken from the other question. Click a cell for the whole answer.",
+        ),
+    );
   }
   function drawPatch(row, column, shares) {
     const share = shares[state.letter];
-    patchGrid.set(row, column, share, share >= 0.1 ? Math.round(100 * share) : "",
-      `${rowName(row)}, at ${spoken(state.characters[column])} (position ${column}): ${percent(share)}`, page.theme);
+    patchGrid.set(
+      row,
+      column,
+      share,
+      share >= 0.1 ? Math.round(100 * share) : "",
+      `${placeName(row, column)} ${percent(share)}`,
+      page.theme,
+    );
   }
   function readPatch(row, column) {
     const shares = state.restored.get(`${row}.${column}`);
     if (!shares) return;
-    patchReadout.textContent = `${rowName(row)}, at ${spoken(state.characters[column])} (position ${column}) from the other question: ${words(shares, largest(shares, 3))}.`;
+    const top = words(shares, largest(shares, 3));
+    patchReadout.textContent = `${placeName(row, column)} from the other question: ${top}.`;
   }
   function applyPatch(row, column) {
-    const reach = (state.window - 1) / 2, T = state.characters.length, places = [];
-    for (let position = Math.max(column - reach, 0); position <= Math.min(column + reach, T - 1); position++) places.push([row, position]);
+    const reach = (state.window - 1) / 2,
+      T = state.characters.length,
+      places = [];
+    for (
+      let position = Math.max(column - reach, 0);
+      position <= Math.min(column + reach, T - 1);
+      position++
+    )
+      places.push([row, position]);
     const patches = state.model.patchesFrom(`${state.source}⁇`, places, options());
-    const { answer, probability } = state.model.continueText(`${state.question}⁇`, { ...options(), patches });
+    const { answer, probability } = state.model.continueText(`${state.question}⁇`, {
+      ...options(),
+      patches,
+    });
     patchGrid.mark(row, column);
-    patchStatus.replaceChildren(`With the states ${rowName(row)} around ${spoken(state.characters[column])} (position ${column}) taken from the other question, the model answers: `,
-      el("strong", {}, `${answer || "an empty answer"} (${percent(probability)})`), `. Without a patch: ${state.answer}.`);
+    patchStatus.replaceChildren(
+      `With the states ${rowName(row)} around ${spoken(state.characters[column])} `,
+      `(position ${column}) taken from the other question, the model answers: `,
+      el("strong", {}, `${answer || "an empty answer"} (${percent(probability)})`),
+      `. Without a patch: ${state.answer}.`,
+    );
   }
 
-  page.onKnockOut((name) => { if (name === state.name) later(); });
+  page.onKnockOut((name) => {
+    if (name === state.name) later();
+  });
   page.onTheme = () => {
     if (!state.lens) return;
     drawLens();
     for (const [key, shares] of state.restored) drawPatch(...key.split(".").map(Number), shares);
   };
-  const root = el("div", {},
-    el("p", { class: "kt-try" }, el("strong", {}, "Try first: "),
-      "go up the last column: in which block does the first letter of the answer appear? Then click a strongly coloured cell of the second grid."),
-    field.element, ...(names.length > 1 ? [choice.element] : []), status,
+  const root = el(
+    "div",
+    {},
+    el(
+      "p",
+      { class: "kt-try" },
+      el("strong", {}, "Try first: "),
+      "go up the last column: in which block does the first letter of the answer appear? ",
+      "Then click a strongly coloured cell of the second grid.",
+    ),
+    field.element,
+    ...(names.length > 1 ? [choice.element] : []),
+    status,
     el("p", { class: "kt-title" }, "Logit lens: the likeliest next character, read off each state"),
-    lensGrid.element, colourBar("probability of the character shown (linear scale)"), lensReadout,
+    lensGrid.element,
+    colourBar("probability of the character shown (linear scale)"),
+    lensReadout,
     el("p", { class: "kt-title" }, "Patching: which state carries the answer?"),
-    el("label", { class: "kt-field" }, el("span", {}, "Take states from"), source), neighbours.element,
-    patchGrid.element, colourBar("probability of the other answer's first letter (linear scale); numbers in per cent"), patchStatus, patchReadout);
+    el("label", { class: "kt-field" }, el("span", {}, "Take states from"), source),
+    neighbours.element,
+    patchGrid.element,
+    colourBar("probability of the other answer's first letter (linear scale); numbers in per cent"),
+    patchStatus,
+    patchReadout,
+  );
   update();
   return root;
 }

@@ -65,6 +65,7 @@ def opened(browser, view: LivingView, folder: Path, screen=DESKTOP, **context):
     with tab(browser, *screen, path.as_uri(), **context) as page:
         messages = []
         page.on("console", lambda message: messages.append(message.text))
+        page.set_default_timeout(60_000)
         page.goto(path.as_uri())
         page.locator("[data-ready]").wait_for()
         yield page
@@ -287,6 +288,14 @@ def views(examples) -> dict[str, LivingView]:
     }
 
 
+def wait_for_status(page, text: str, number: int = 0) -> None:
+    """Wait until a live region says `text`: it changes with the next frame."""
+    page.wait_for_function(
+        "([text, i]) => document.querySelectorAll('[role=status]')[i].textContent.includes(text)",
+        arg=[text, number],
+    )
+
+
 # Milliseconds from an event until the frame that shows its effect is painted, for each of n events.
 PAINTED = """async ([n, script]) => {
   const act = new Function('i', script), times = [];
@@ -321,7 +330,7 @@ class TestTheExplorersAreQuickAndSelfContained:
         for _ in range(3):
             with tab(browser, *DESKTOP, path.as_uri()) as page:
                 page.goto(path.as_uri())
-                page.locator("[data-ready]").wait_for()
+                page.locator("[data-ready]").wait_for(timeout=60_000)
                 times.append(page.evaluate("performance.now()"))
         print(f"page {path.stat().st_size / 1e6:.2f} MB, ready after {min(times):.0f} ms")
         assert min(times) < 1500
@@ -360,16 +369,12 @@ class TestTheExplorersCanBeUsed:
     def test_attention_by_keyboard_alone(self, browser, views, tmp_path, examples):
         with opened(browser, views["attention"], tmp_path) as page:
             page.screenshot(path=SCREENSHOTS / "living-attention.png", full_page=True)
-            status = page.locator("[role=status]")
-            assert f"answers: {examples[0][1]}" in status.inner_text()
+            wait_for_status(page, f"The model answers: {examples[0][1]}")
             focused = "document.activeElement.getAttribute('aria-label')"
             page.keyboard.press("Tab")  # the text
             page.keyboard.press("ControlOrMeta+A")
             page.keyboard.type(examples[3][0])
-            page.wait_for_function(
-                "text => document.querySelector('[role=status]').textContent.includes(text)",
-                arg=examples[3][1],
-            )
+            wait_for_status(page, examples[3][1])
             page.keyboard.press("Tab")
             while "listbox" != page.evaluate("document.activeElement.parentElement.role"):
                 page.keyboard.press("Tab")
@@ -385,10 +390,10 @@ class TestTheExplorersCanBeUsed:
             )
             page.keyboard.press("ArrowDown")
             page.keyboard.press("Enter")
-            assert "Without head 0.1 the model answers" in status.inner_text()
+            wait_for_status(page, "Without head 0.1 the model answers")
             assert page.evaluate("getComputedStyle(document.activeElement).outlineStyle") == "solid"
             page.keyboard.press("Enter")
-            assert "Without" not in status.inner_text()
+            wait_for_status(page, f"The model answers: {examples[3][1]}")
 
     def test_every_head_is_tried_in_turn(self, browser, views, tmp_path, examples):
         with opened(browser, views["attention"], tmp_path) as page:
@@ -407,12 +412,9 @@ class TestTheExplorersCanBeUsed:
             best = page.locator(".kt-cards .kt-answer strong").all_inner_texts()
             assert best[2] == examples[0][1]
             page.get_by_role("button", name=examples[3][0][10:-6]).click()
-            page.wait_for_function(
-                "text => document.querySelector('[role=status]').textContent.includes(text)",
-                arg=examples[3][1],
-            )
+            wait_for_status(page, examples[3][1])
             page.locator("input").fill("Where was ßßß born?")
-            assert "never seen the character “ß”" in page.locator("[role=status]").inner_text()
+            wait_for_status(page, "never seen the character “ß”")
 
     def test_lens_and_patching_agree_with_python(self, browser, views, models, tmp_path, examples):
         model, vocab = models["vanilla"]
@@ -421,11 +423,7 @@ class TestTheExplorersCanBeUsed:
         corrupted = tracing.other_name(asked, vocab, question[10:-6])
         expected = tracing.restore(model, asked, corrupted, window=5).value  # (states, T)
         with opened(browser, views["lens"], tmp_path) as page:
-            status = page.locator("[role=status]").nth(1)
-            page.wait_for_function(
-                "() => [...document.querySelectorAll('[role=status]')][1].textContent"
-                ".includes('Each cell')"
-            )
+            wait_for_status(page, "Each cell", 1)
             page.screenshot(path=SCREENSHOTS / "living-lens.png", full_page=True)
             rows = page.locator("[role=grid]").nth(1).locator("[role=row]").all()[:0:-1]
             for row, shares in zip(rows, expected.tolist(), strict=True):
@@ -434,7 +432,7 @@ class TestTheExplorersCanBeUsed:
                     assert abs(int(text or 0) - 100 * share) < (1.1 if text else 10.1)
             row, column = 1, int(expected[1].argmax())
             rows[row].locator("[role=gridcell]").nth(column).click()
-            assert f"the model answers: {other_answer}" in status.inner_text()
+            wait_for_status(page, f"the model answers: {other_answer}", 1)
 
 
 @needs_browser
