@@ -8,7 +8,9 @@ from dataclasses import dataclass
 
 import torch
 
-from kt_core.models import GPT, Cache
+from kt_core.decoding import next_logits
+from kt_core.kv_cache import KVCache
+from kt_core.models import GPT
 from kt_core.vocab import CharVocab
 
 
@@ -22,14 +24,6 @@ class Beam:
     ids: tuple[int, ...]
     probability: float
     ended: bool
-
-
-def _reorder(cache: Cache, rows: Sequence[int]) -> None:
-    """Let row i of the cache be its row rows[i]: continuations of one prompt share what was computed before."""
-    index = torch.tensor(rows, device=cache.inputs.device)
-    for layer in cache.layers:
-        layer.key, layer.value = layer.key[index], layer.value[index]
-    cache.inputs = cache.inputs[index]
 
 
 @torch.no_grad()
@@ -62,8 +56,8 @@ def beam_search(
     was_training = model.training
     model.eval()
     try:
-        logits, cache = model.start_cache(torch.tensor([list(prompt)], device=device))
-        logits = logits[:, -1]  # (n, V), one row a living continuation
+        cache = KVCache(model, 1)
+        logits = next_logits(model, [list(prompt)], cache)  # (n, V), one row a living continuation
         living: list[tuple[tuple[int, ...], float]] = [
             ((), 0.0)
         ]  # ids and log-probability, the greedy one first
@@ -103,9 +97,8 @@ def beam_search(
             ):
                 living = []  # longer can only be less likely
                 break
-            _reorder(cache, [row for row, _ in on])
-            new = torch.tensor([column for _, column in on], device=device)
-            logits = model.step(new, torch.full_like(new, len(prompt) + n), cache)
+            cache.keep_rows(torch.tensor([row for row, _ in on], device=device))
+            logits = next_logits(model, [[*prompt, *ids] for ids, _ in living], cache)
         beams = [Beam(ids, math.exp(p), True) for ids, p in found]
         beams += [Beam(ids, math.exp(p), False) for ids, p in living]
         return sorted(beams, key=lambda beam: -beam.probability)[:width]

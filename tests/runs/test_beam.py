@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import itertools
 import math
-from types import SimpleNamespace
 
 import pytest
 import torch
@@ -12,7 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import kt_core as kt
-from kt_core.models import VARIANTS
+from kt_core.blocks import VARIANTS
+from kt_core.runs import beam
 from kt_core.runs.beam import beam_search, top_answers
 
 TEXT = "Where was Ada born? Rome\n"
@@ -111,7 +111,7 @@ def test_two_places_find_better_than_greedy_and_never_worse():
 
 
 class Table(torch.nn.Module):
-    """A model that knows the next character's probabilities by heart: what was written so far -> five of them."""
+    """A model that knows the next character's probabilities: what was written so far -> five."""
 
     def __init__(self, chances):
         super().__init__()
@@ -119,24 +119,13 @@ class Table(torch.nn.Module):
         self.head = torch.nn.Linear(1, 5, bias=False)
         self.chances = chances
 
-    def start_cache(self, idx):
-        return self._logits([""])[:, None], SimpleNamespace(
-            layers=[], inputs=torch.zeros(1, 8, dtype=torch.long)
-        )
-
-    def step(self, idx, positions, cache):
-        cache.inputs[torch.arange(len(idx)), positions] = idx
-        return self._logits(
-            ["".join("ab?"[i - 2] for i in row if i) for row in cache.inputs.tolist()]
-        )
-
-    def _logits(self, written):
-        return (
-            torch.tensor([self.chances.get(w, [0, 1, 0, 0, 0]) for w in written]).add(1e-12).log()
-        )
+    def next_logits(self, texts):
+        written = ["".join("ab?"[i - 2] for i in text[1:]) for text in texts]
+        rows = [self.chances.get(each, [0, 1, 0, 0, 0]) for each in written]
+        return torch.tensor(rows).add(1e-12).log()
 
 
-def test_the_greedy_continuation_keeps_its_place_where_others_look_better_for_a_while():
+def test_the_greedy_continuation_keeps_its_place_where_others_look_better_for_a_while(monkeypatch):
     """Two that begin with b are ahead after two characters, and fall behind both at the third."""
     chances = {
         "": [0, 0, 0.5, 0.45, 0.05],
@@ -145,6 +134,7 @@ def test_the_greedy_continuation_keeps_its_place_where_others_look_better_for_a_
         "aa": [0, 1, 0, 0, 0],
     }
     chances |= dict.fromkeys(("ba", "bb"), [0, 0.2, 0.2, 0.3, 0.3])
+    monkeypatch.setattr(beam, "next_logits", lambda model, texts, cache: model.next_logits(texts))
     found = beam_search(Table(chances), [2], 2, max_new=3)
     assert found[0].ids == (2, 2)
     assert found[0].probability == pytest.approx(0.5 * 0.4)
