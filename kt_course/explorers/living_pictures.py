@@ -8,7 +8,6 @@ import matplotlib.pyplot as plt
 import torch
 from matplotlib.figure import Figure
 
-from kt_core._typing import Float, Tensor
 from kt_core.attention import record_attention
 from kt_core.models import GPT
 from kt_core.runs.beam import top_answers
@@ -61,7 +60,7 @@ def _attention(models: Models, question: str, truth: str) -> Figure:
 @in_style
 def _lens(models: Models, question: str, truth: str) -> Figure:
     """The logit lens of the first vanilla or rope model."""
-    model, vocab = next(pair for pair in models.values() if not pair[0].config.latent)
+    model, vocab = next(pair for pair in models.values() if not pair[0].config.has_latents)
     shares = _lens_shares(model, vocab.encode(question + MASK))
     top = shares.max(-1)
     figure, ax = plt.subplots(figsize=(9, 2.6))
@@ -82,9 +81,9 @@ def _lens(models: Models, question: str, truth: str) -> Figure:
 
 
 @torch.no_grad()
-def _lens_shares(model: GPT, ids: list[int]) -> Float[Tensor, "states T V"]:
-    """Next-character probabilities read off each state of the residual stream."""
-    states: list[Tensor] = []
+def _lens_shares(model: GPT, ids: list[int]) -> torch.Tensor:
+    """Next-character probabilities read off each state: (n_layer + 1, T, V)."""
+    states: list[torch.Tensor] = []
     layers = (model.drop, *model.blocks)
     handles = [each.register_forward_hook(lambda _, __, out: states.append(out)) for each in layers]
     model(torch.tensor([ids]))

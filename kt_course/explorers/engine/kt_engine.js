@@ -171,10 +171,8 @@ function erf(x) {
   return x < 0 ? -y : y;
 }
 
-const ACTIVATIONS = {
-  gelu: (x) => 0.5 * x * (1 + erf(x * Math.SQRT1_2)),
-  relu2: (x) => (x > 0 ? x * x : 0),
-};
+/** x times the standard normal distribution function of x (Hendrycks and Gimpel 2016). */
+const gelu = (x) => 0.5 * x * (1 + erf(x * Math.SQRT1_2));
 
 /** Index of the largest of n numbers of `x` from `at` on, the first one if several are equal. */
 function argmax(x, at, n) {
@@ -454,8 +452,7 @@ export class Model {
     if (isSkipped) return x; // its weights are recorded, nothing else of it counts
     const y = x.map((value, i) => value + attended[i]);
     const hidden = linear(layerNorm(y, ln2), rows, up.weight, up.bias, C, 4 * C);
-    const activation = ACTIVATIONS[this.config.activation ?? "gelu"];
-    for (let i = 0; i < hidden.length; i++) hidden[i] = activation(hidden[i]);
+    for (let i = 0; i < hidden.length; i++) hidden[i] = gelu(hidden[i]);
     const added = linear(hidden, rows, down.weight, down.bias, 4 * C, C);
     for (let i = 0; i < y.length; i++) y[i] += added[i];
     return y;

@@ -16,10 +16,9 @@ import torch
 from browsing import SCREENSHOTS, chromium, cut_off, missing, tab
 
 import kt_core as kt
-from kt_core.models import VARIANTS
+from kt_core.blocks import VARIANTS
 from kt_core.runs.beam import top_answers
 from kt_core.vocab import MASK
-from kt_course.chapters.what_does_it_know import tracing
 from kt_course.explorers.living_page import MIME, LivingView, attach
 from kt_course.explorers.packed_models import pack, unpack
 from kt_course.tools.html_export import write_page
@@ -97,6 +96,37 @@ def logits_of(pair, text: str) -> torch.Tensor:
 
 def difference(found, expected: torch.Tensor) -> float:
     return float((torch.tensor(found) - expected).abs().max())
+
+
+@torch.no_grad()
+def states_of(pair, text: str) -> list[torch.Tensor]:
+    """The residual stream after the embedding and after each block, n_layer + 1 times (T, C)."""
+    states, (model, vocab) = [], pair
+    layers = (model.drop, *model.blocks)
+    handles = [each.register_forward_hook(lambda _, __, x: states.append(x[0])) for each in layers]
+    model(torch.tensor([vocab.encode(text)]))
+    for handle in handles:
+        handle.remove()
+    return states
+
+
+def patched_logits(pair, text: str, source: str, places: list[tuple[int, int]]) -> torch.Tensor:
+    """Logits of `text` where states at some (state, position) are those of `source`."""
+    clean, (model, _) = states_of(pair, source), pair
+    handles = []
+    for state, layer in enumerate((model.drop, *model.blocks)):
+        at = [position for row, position in places if row == state]
+
+        def replace(module, given, x, state=state, at=at):
+            x = x.clone()
+            x[0, at] = clean[state][at]
+            return x
+
+        handles.append(layer.register_forward_hook(replace))
+    logits = logits_of(pair, text)
+    for handle in handles:
+        handle.remove()
+    return logits
 
 
 @contextmanager
@@ -184,30 +214,19 @@ class TestTheEngineComputesWhatPyTorchComputes:
 
     @pytest.mark.parametrize("variant", PLAIN)
     def test_logit_lens(self, page, models, dev, variant):
-        model, vocab = models[variant]
+        model, _ = models[variant]
         text = dev[9][0] + MASK
-        with torch.no_grad(), tracing.record_residuals(model) as states:
-            model(torch.tensor([vocab.encode(text)]))
+        states = torch.stack(states_of(models[variant], text))
         found = page.evaluate("([name, text]) => kt.lens(name, text)", [variant, text])
-        assert difference(found, tracing.logit_lens(model, states)[:, 0]) < TOLERANCE
+        with torch.no_grad():
+            expected = model.head(model.ln_f(states)).softmax(-1)
+        assert difference(found, expected) < TOLERANCE
 
     @pytest.mark.parametrize("variant", PLAIN)
     def test_patches(self, page, models, examples, variant):
-        model, vocab = models[variant]
-        (text, _), (source, _), *_ = [(question + MASK, answer) for question, answer in examples]
+        text, source = (question + MASK for question, _ in examples[:2])
         places = [(2, 18), (1, 15), (4, 20)]
-        with tracing.record_residuals(model) as clean:
-            logits_of(models[variant], source)
-
-        def edit(state, x):
-            x = x.clone()
-            for _, position in (place for place in places if place[0] == state):
-                x[:, position] = clean[state][:, position]
-            return x
-
-        clean = list(clean)
-        with tracing.edit_residuals(model, edit):
-            expected = logits_of(models[variant], text)
+        expected = patched_logits(models[variant], text, source, places)
         found = page.evaluate("given => kt.patch(...given)", [variant, text, source, places])
         assert difference(found, expected) < TOLERANCE
         assert difference(found, logits_of(models[variant], text)) > 0.1
@@ -216,7 +235,7 @@ class TestTheEngineComputesWhatPyTorchComputes:
         "options",
         [
             dict(variant="perceiver_ar", bottleneck=5, n_layer=3),  # stride 7: newest inputs added
-            dict(variant="rope", activation="relu2", n_head=1, rope_base=500.0),
+            dict(variant="rope", n_head=1, rope_base=500.0),
             dict(variant="vanilla", causal=False, qk_norm=True),
         ],
         ids=["perceiver_ar", "rope", "encoder"],
@@ -417,22 +436,29 @@ class TestTheExplorersCanBeUsed:
             wait_for_status(page, "never seen the character “ß”")
 
     def test_lens_and_patching_agree_with_python(self, browser, views, models, tmp_path, examples):
-        model, vocab = models["vanilla"]
-        (question, answer), (other, other_answer), *_ = examples
-        asked = tracing.ask(vocab, other, other_answer)
-        corrupted = tracing.other_name(asked, vocab, question[10:-6])
-        expected = tracing.restore(model, asked, corrupted, window=5).value  # (states, T)
+        pair, (_, vocab) = models["vanilla"], models["vanilla"]
+        (question, _), (other, answer), *_ = examples
+        first, T = vocab.encode(answer)[0], len(question) + 1
+
+        def restored(state: int, position: int) -> float:
+            near = range(max(position - 2, 0), min(position + 3, T))
+            places = [(state, each) for each in near]
+            logits = patched_logits(pair, question + MASK, other + MASK, places)
+            return float(logits[-1].softmax(-1)[first])
+
+        at = range(10, T)  # before the name both texts are equal
+        expected = torch.tensor([[restored(row, each) for each in at] for row in range(5)])
         with opened(browser, views["lens"], tmp_path) as page:
             wait_for_status(page, "Each cell", 1)
             page.screenshot(path=SCREENSHOTS / "living-lens.png", full_page=True)
             rows = page.locator("[role=grid]").nth(1).locator("[role=row]").all()[:0:-1]
             for row, shares in zip(rows, expected.tolist(), strict=True):
-                texts = row.locator("[role=gridcell]").all_inner_texts()
+                texts = row.locator("[role=gridcell]").all_inner_texts()[10:]
                 for text, share in zip(texts, shares, strict=True):
                     assert abs(int(text or 0) - 100 * share) < (1.1 if text else 10.1)
             row, column = 1, int(expected[1].argmax())
-            rows[row].locator("[role=gridcell]").nth(column).click()
-            wait_for_status(page, f"the model answers: {other_answer}", 1)
+            rows[row].locator("[role=gridcell]").nth(10 + column).click()
+            wait_for_status(page, f"the model answers: {answer}", 1)
 
 
 @needs_browser
