@@ -132,7 +132,7 @@ def explain(
     if not config.causal:  # reads both ways: every query looks at the whole text
         whole = replace(characters, reach=np.full(len(text), len(text) - 1))
         sides = [(whole, characters)] * len(weights)
-    elif not config.latent:
+    elif not config.has_latents:
         sides = [(characters, characters)] * len(weights)
     else:
         reach = config.stride * (np.arange(weights[0].shape[1]) + 1) - 1
