@@ -1,6 +1,6 @@
-"""Training replay: a run that was recorded step by step, to be scrubbed through.
+"""Training replay: a run recorded step by step, to be looked at step by step.
 
-The replay that ships was made by record_replay().save("data/results/replay-tiny.npz"), defaults and all.
+The replay that ships is what record_replay().save("data/results/replay-tiny.npz") writes.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ import io
 import json
 import zipfile
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import asdict, dataclass, replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -18,16 +18,17 @@ import numpy as np
 import torch
 from matplotlib.axes import Axes
 
+from kt_core.blocks import GPTConfig
 from kt_core.corpora.files import write_atomically
 from kt_core.corpora.loading import Corpus, load_corpus
 from kt_core.corpora.paths import data_dir
 from kt_core.decoding import answer
 from kt_core.evaluation import Score, exact_match, london_baseline
-from kt_core.models import GPT, GPTConfig
+from kt_core.models import GPT
 from kt_core.runs.beam import top_answers
 from kt_core.runs.checkpoints import hardware
+from kt_core.runs.fitting import fit
 from kt_core.runs.recipes import Recipe, recipe
-from kt_core.trainer import Trainer
 from kt_core.vocab import MASK
 from kt_course.explorers.panels import (
     HIGH,
@@ -45,20 +46,25 @@ from kt_course.explorers.reading import Reading, explain, read
 from kt_course.explorers.shell import Choice, Slider, View, explorer, page
 from kt_course.figures.style import BLUE, VERMILION
 
-# Small enough to be trained in seconds, large enough that plateau, drop and recall can be seen.
+# Small enough to train in seconds, large enough to show the plateau, the drop and recall.
 TINY_CORPUS = "bios:people=60,attributes=birth+work"
-TINY = dict(n_layer=2, n_head=4, n_embd=64)
-_STEPS = 254  # weights are kept as bytes, square roots in 254 steps
+TINY = {"model.n_layer": 2, "model.n_head": 4, "model.n_embd": 64}
+BYTE_STEPS = 254  # a file holds square roots of weights in this many steps
 
 
 @dataclass(frozen=True, eq=False)
 class Replay:
     """A recorded run.
 
-    frames: what was kept at each of the chosen steps, {"step", "dev", "answers": [[text, probability], ...]}.
-    curve: (step, loss in nats) pairs, more of them. london: always answering London, {"correct", "total"}. maps: for each
-    layer (n_frames, n_head, T_query, T_key) weights in 0 ... 1 while `text`, a question and ⁇, is read; [] if none is kept.
-    config: the model's. made: recipe, seed, hardware and what else it was recorded with.
+    Attributes:
+        title, text, right: Of the run; a question and ⁇; its correct answer.
+        frames: One per recorded step: {"step", "dev", "answers": [[text, probability], ...]}.
+        curve: (step, loss in nats) pairs, more of them than frames.
+        london: The score of always answering London, {"correct", "total"}.
+        maps: For each layer the weights while `text` is read, (n_frames, n_head, T_query, T_key);
+            [] if none were recorded.
+        config: The model's.
+        made: Recipe, seed, hardware and what else it was recorded with.
     """
 
     title: str
@@ -72,35 +78,37 @@ class Replay:
     made: dict | None = None
 
     def save(self, path: str | Path) -> Path:
-        """Write it as one small file (.npz); weights are rounded to square roots in 254 steps."""
-        told = {f.name: getattr(self, f.name) for f in fields(self) if f.name != "maps"}
+        """Write it as one small file (.npz), with the weights rounded."""
+        about = {name: value for name, value in vars(self).items() if name != "maps"}
         arrays = {
-            f"layer{i}": np.round(_STEPS * np.sqrt(m)).astype(np.uint8)
-            for i, m in enumerate(self.maps)
+            f"layer{i}": np.round(BYTE_STEPS * np.sqrt(weights)).astype(np.uint8)
+            for i, weights in enumerate(self.maps)
         }
-        held = io.BytesIO()
-        np.savez_compressed(held, about=np.array(json.dumps(told, ensure_ascii=False)), **arrays)
-        write_atomically(path, held.getvalue())
+        content = io.BytesIO()
+        np.savez_compressed(
+            content, about=np.array(json.dumps(about, ensure_ascii=False)), **arrays
+        )
+        write_atomically(path, content.getvalue())
         return Path(path)
 
 
 def load_replay(path: str | Path) -> Replay:
-    """A replay that `Replay.save` wrote; ValueError if the file is none."""
+    """Read a replay that `Replay.save` wrote; ValueError if the file is none."""
     try:
-        with np.load(path, allow_pickle=False) as kept:
-            about = json.loads(str(kept["about"]))
-            layers = [kept[f"layer{i}"] for i in range(len(kept.files) - 1)]
-        return Replay(**about, maps=[(m / _STEPS).astype(np.float32) ** 2 for m in layers])
+        with np.load(path, allow_pickle=False) as file:
+            about = json.loads(str(file["about"]))
+            layers = [file[f"layer{i}"] for i in range(len(file.files) - 1)]
+        maps = [(layer / BYTE_STEPS).astype(np.float32) ** 2 for layer in layers]
+        return Replay(**about, maps=maps)
     except FileNotFoundError:
-        raise ValueError(
-            f"{path}: no such replay; record_replay(...).save({str(path)!r}) writes one"
-        ) from None
+        advice = f"record_replay(...).save({str(path)!r}) writes one"
+        raise ValueError(f"{path}: no such replay; {advice}") from None
     except (KeyError, TypeError, ValueError, OSError, zipfile.BadZipFile) as error:
         raise ValueError(f"{path} is no replay that Replay.save wrote: {error}") from None
 
 
 def shipped_replay() -> Replay:
-    """The replay that ships with the project: what `record_replay()` made."""
+    """Read the replay that ships with the project: what `record_replay()` made."""
     return load_replay(data_dir() / "results" / "replay-tiny.npz")
 
 
@@ -115,70 +123,68 @@ def record_replay(
     seed: int = 0,
     device: str = "cpu",
 ) -> Replay:
-    """Train a small model for some seconds and keep, at `frames` evenly spaced steps and before the first, what shows.
+    """Train a small model for some seconds, and record it before the first step and on the way.
 
-    settings: the recipe of pretraining; the `quick` one with 2 layers of 4 heads and 64 channels if None.
-    asked: the number of the dev person whose answers and maps are kept.
-    The defaults recall most of the dev people (30, dev and test together) at the end, whose questions no training saw.
+    By default it recalls most of the 30 people of dev and test at the end, whose questions were
+    not in the training data.
+
+    Args:
+        corpus, variant: What to train on, and which model.
+        settings: The recipe of pretraining; `quick` with a tiny model if None.
+        steps, frames: Optimiser steps, and how many evenly spaced ones to record.
+        asked: The number of the dev person whose answers and maps are recorded.
+        seed, device: Of the training.
     """
-    named = corpus if isinstance(corpus, str) else corpus.name
+    name = corpus if isinstance(corpus, str) else corpus.name
     corpus = load_corpus(corpus) if isinstance(corpus, str) else corpus
-    held_back = [(q, told) for q, told in [*corpus.dev, *corpus.test] if told is not None]
     if not 0 <= asked < len(corpus.dev):
         raise ValueError(f"asked must lie in 0 ... {len(corpus.dev) - 1}, not {asked}")
     if not 1 <= frames <= steps:
         raise ValueError(f"frames must lie in 1 ... steps ({steps}), not {frames}")
-    held_back = held_back[:200]
-    chosen = settings or recipe("quick", **TINY)
+    settings = settings or recipe("quick", **TINY)
     vocab, (question, right) = corpus.vocab, corpus.dev[asked]
-    kept, maps = [], []
+    pairs = [pair for pair in [*corpus.dev, *corpus.test] if pair[1] is not None][:200]
+    recorded, maps = [], []
 
-    def look(model: GPT) -> dict[str, float]:
-        told = answer(model, vocab, [q for q, _ in held_back], max_new=32)
-        dev = exact_match(told, [gold for _, gold in held_back]).accuracy
+    def record(model: GPT) -> dict[str, float]:
+        answers = answer(model, vocab, [q for q, _ in pairs], max_new=32)
+        dev = exact_match(answers, [gold for _, gold in pairs]).accuracy
         best = top_answers(model, vocab, question, 3, max_new=32)
-        kept.append(dict(dev=dev, answers=[[text, round(p, 4)] for text, p in best]))
+        recorded.append(dict(dev=dev, answers=[[text, round(p, 4)] for text, p in best]))
         maps.append([layer.weights for layer in read(model, vocab, question + MASK).layers])
         return {"dev": dev}
 
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        model = GPT(chosen.model_config(len(vocab), variant)).to(device)
-        look(model)
+        model = settings.new_model(len(vocab), variant).to(device)
+        record(model)
         every = -(-steps // frames)
-        config = chosen.pretrain_config(
-            seed=seed, device=device, steps=steps, eval_every=every, log_every=max(1, every // 4)
+        log_every = max(1, every // 4)
+        config, options = settings.phase(
+            "pretrain", seed=seed, device=device, steps=steps, eval_every=every, log_every=log_every
         )
-        history = Trainer(
-            model, chosen.pretrain_data(corpus, vocab, seed), config, evaluate=look, title="replay"
-        ).fit()
-    at = [0, *[row["step"] for row in history if "dev" in row]]
+        data = settings.pretrain_data(corpus, vocab, seed)
+        history = fit(model, data, config, evaluate=record, title="replay", **options)
+    moments = [0, *[row["step"] for row in history if "dev" in row]]
+    size = f"{len(corpus.documents)} lines, {model.n_parameters():,} parameters"
+    made = dict(corpus=name, variant=variant, recipe=asdict(settings), steps=steps, frames=frames)
     return Replay(
-        title=f"{variant} on {corpus.name}, {len(corpus.documents)} lines, {model.n_parameters():,} parameters",
+        title=f"{variant} on {corpus.name}, {size}",
         text=question + MASK,
         right=right,
-        frames=[dict(step=step, **frame) for step, frame in zip(at, kept, strict=True)],
+        frames=[dict(step=step, **row) for step, row in zip(moments, recorded, strict=True)],
         curve=[[row["step"], round(row["loss"], 4)] for row in history],
-        london=asdict(london_baseline(held_back)),
-        maps=[np.stack(each) for each in zip(*maps, strict=True)],
+        london=asdict(london_baseline(pairs)),
+        maps=[np.stack(layer) for layer in zip(*maps, strict=True)],
         config=asdict(model.config),
-        made=dict(
-            corpus=named,
-            variant=variant,
-            recipe=asdict(chosen),
-            steps=steps,
-            frames=frames,
-            asked=asked,
-            seed=seed,
-            hardware=hardware(device),
-        ),
+        made=made | dict(asked=asked, seed=seed, hardware=hardware(device)),
     )
 
 
 def replay_of_curve(
     title: str, rows: Sequence[Mapping[str, float]], london: Score | None = None
 ) -> Replay:
-    """What is left of a run whose curve alone was kept (`lesson.curve()`): loss and dev accuracy, phases in a row."""
+    """Return a run of which only the curve is left (`lesson.curve()`), with its phases in a row."""
     curve, frames, before, last = [], [], 0, 0
     phase = rows[0].get("phase") if rows else None
     for row in rows:
@@ -193,111 +199,114 @@ def replay_of_curve(
     return Replay(title, "", None, frames, curve, None if london is None else asdict(london), [])
 
 
-def _charts(replay: Replay) -> tuple[Chart, Chart]:
-    """Loss and accuracy over the steps."""
-
-    def loss(ax: Axes) -> None:
-        if replay.curve:
-            ax.plot(*zip(*replay.curve, strict=True), color=BLUE)
-        ax.set(xlabel="step", ylabel="nats a character", ylim=(0, None))
-
-    def accuracy(ax: Axes) -> None:
-        steps, right = zip(
-            *[(frame["step"], 100 * frame["dev"]) for frame in replay.frames], strict=True
-        )
-        ax.plot(steps, right, color=BLUE, marker="o", ms=3.5)
-        if replay.london:
-            london = Score(**replay.london).accuracy
-            ax.axhline(100 * london, color=VERMILION, ls="--", lw=1.2, label="always London")
-            ax.legend(fontsize=8, loc="upper left")
-        ax.set(xlabel="step", ylabel="right answers (%)", ylim=(0, 104))
-
-    return chart(4.2, 2.5, loss, "Loss"), chart(
-        4.2, 2.5, accuracy, "People whose question was held back"
-    )
-
-
-def _loss_at(replay: Replay, step: int) -> list[tuple[float, float]]:
-    """The point of the loss curve nearest to a step; none if no curve was kept."""
-    return (
-        [tuple(min(replay.curve, key=lambda point: abs(point[0] - step)))] if replay.curve else []
-    )
+# ---------------------------------------------------------------- the explorer
 
 
 def explore_replay(replays: Replay | Sequence[Replay]) -> Any:
-    """Scrub through the steps of a recorded run (or of several): loss, dev accuracy, one person's answer, one head's map.
+    """Look at a recorded run (or several) at each of its steps.
 
-    A replay without maps (`replay_of_curve`) shows its loss and its accuracy.
+    It shows the loss, the dev accuracy, one person's answers and one head's map. A replay without
+    maps (`replay_of_curve`) shows its loss and its accuracy.
     """
     runs = {run.title: run for run in ([replays] if isinstance(replays, Replay) else replays)}
     if not runs:
         raise ValueError("explore_replay needs at least one replay: record_replay() makes one")
 
     @lru_cache(maxsize=64)
-    def reading_of(title: str, at: int) -> Reading:
+    def reading_of(title: str, moment: int) -> Reading:
         run = runs[title]
-        return explain(GPTConfig(**run.config), run.text, [layer[at] for layer in run.maps])
+        weights = [layer[moment] for layer in run.maps]
+        return explain(GPTConfig(**run.config), run.text, weights)
 
     @lru_cache(maxsize=len(runs))
     def charts_of(title: str) -> tuple[Chart, Chart]:
-        return _charts(runs[title])
-
-    def progress(ax: Axes, run: Replay, frame: dict) -> None:
-        loss, accuracy = charts_of(run.title)
-        loss.put(ax, 0.15, 0.1, _loss_at(run, frame["step"]))
-        accuracy.put(ax, 4.6, 0.1, [(frame["step"], 100 * frame["dev"])])
+        return make_charts(runs[title])
 
     def draw(state: Mapping[str, Any], changed: str | None) -> View:
         run = runs[state.get("run", next(iter(runs)))]
-        at = min(state["moment"], len(run.frames) - 1)
-        frame = run.frames[at]
-        note = f"Step {frame['step']}: {100 * frame['dev']:.0f} % of the held-back questions are answered rightly"
+        moment = min(state["moment"], len(run.frames) - 1)
+        charts = charts_of(run.title)
         if not run.maps:
-            figure, ax = page(9, 2.7)
-            progress(ax, run, frame)
-            return View(
-                figure,
-                f"{note}. This run kept its curve alone.",
-                limits=dict(moment=len(run.frames) - 1),
-            )
-        reading = reading_of(run.title, at)
-        i = min(state["layer"], len(reading.layers) - 1)
-        layer = reading.layers[i]
-        head = min(state["head"], len(layer.weights) - 1)
-        query = layer.writer(len(run.text))
-        figure, ax = page(9, 7.05 + HIGH * -(-len(run.text) // LINE))
-        progress(ax, run, frame)
-        ax.text(0.75, 2.95, f"Layer {i}, head {head}, at step {frame['step']}", fontsize=11)
-        grids = [head_map(ax, layer, head, query, 0.75, 3.1, 3.0)]
-        ax.text(
-            4.9,
-            2.95,
-            "What it answers" + (f" (right: {run.right})" if run.right else ""),
-            fontsize=11,
-        )
-        answer_bars(ax, [(text, p) for text, p in frame["answers"]], run.right, 4.7, 3.1, 4.0)
-        grids.append(gallery(ax, reading, i, head, 5.55, 4.25, 3.1, 1.6))
-        ax.text(
-            0.3, 6.72, "Where ⁇ looks as it writes the first character of the answer", fontsize=10
-        )
-        weights, seen = layer.over_text(layer.weights[head, query], query, len(run.text))
-        on_text(ax, reading.signs, weights, seen, int(layer.queries.at[query]), 0.3, 6.8)
-        scale(ax, 5.55, 6.0, 2.9)
-        grids[0] = replace(grids[0], click=(None, None))
-        said, p = frame["answers"][0]
-        note += f"; {run.text.rstrip(MASK)} is answered by “{said}” ({100 * p:.0f} %). Layer {i}, head {head}: {role(layer, head)}."
-        limits = dict(
-            moment=len(run.frames) - 1, layer=len(reading.layers) - 1, head=len(layer.weights) - 1
-        )
-        return View(figure, note, grids=grids, limits=limits, values=dict(layer=i, head=head))
+            return draw_curve(run, moment, charts)
+        return draw_moment(run, moment, charts, reading_of(run.title, moment), state)
 
     first = next(iter(runs.values()))
-    controls = dict(moment=Slider("moment", len(first.frames) - 1, len(first.frames) - 1))
+    controls: dict[str, Any] = {}
     if len(runs) > 1:
-        controls = dict(run=Choice("run", list(runs))) | controls
-    if shown := [run for run in runs.values() if run.maps]:
-        controls |= dict(
-            layer=Slider("layer", len(shown[0].maps) - 1, max(len(run.maps) for run in shown) - 1),
-            head=Slider("head", 0, max(m.shape[1] for run in shown for m in run.maps) - 1),
-        )
+        controls["run"] = Choice("run", list(runs))
+    controls["moment"] = Slider("moment", len(first.frames) - 1, len(first.frames) - 1)
+    if with_maps := [run for run in runs.values() if run.maps]:
+        most_layers = max(len(run.maps) for run in with_maps)
+        most_heads = max(layer.shape[1] for run in with_maps for layer in run.maps)
+        controls["layer"] = Slider("layer", len(with_maps[0].maps) - 1, most_layers - 1)
+        controls["head"] = Slider("head", 0, most_heads - 1)
     return explorer("training replay", draw, controls)
+
+
+def make_charts(run: Replay) -> tuple[Chart, Chart]:
+    """Draw the loss and the accuracy over the steps."""
+
+    def loss(ax: Axes) -> None:
+        if run.curve:
+            ax.plot(*zip(*run.curve, strict=True), color=BLUE)
+        ax.set(xlabel="step", ylabel="nats per character", ylim=(0, None))
+
+    def accuracy(ax: Axes) -> None:
+        steps = [frame["step"] for frame in run.frames]
+        ax.plot(steps, [100 * frame["dev"] for frame in run.frames], color=BLUE, marker="o", ms=3.5)
+        if run.london:
+            london = Score(**run.london).accuracy
+            ax.axhline(100 * london, color=VERMILION, ls="--", lw=1.2, label="always London")
+            ax.legend(fontsize=8, loc="upper left")
+        ax.set(xlabel="step", ylabel="correct answers (%)", ylim=(0, 104))
+
+    title = "People whose question was held out"
+    return chart(4.2, 2.5, loss, "Loss"), chart(4.2, 2.5, accuracy, title)
+
+
+def put_charts(ax: Axes, run: Replay, frame: dict, charts: tuple[Chart, Chart]) -> str:
+    """Put both charts on a page, with marks at the frame's step; return a sentence about it."""
+    step, accuracy = frame["step"], 100 * frame["dev"]
+    nearest = min(run.curve, key=lambda point: abs(point[0] - step), default=None)
+    charts[0].put(ax, 0.15, 0.1, [tuple(nearest)] if nearest else [])
+    charts[1].put(ax, 4.6, 0.1, [(step, accuracy)])
+    return f"Step {step}: {accuracy:.0f} % of the held-out questions are answered correctly"
+
+
+def draw_curve(run: Replay, moment: int, charts: tuple[Chart, Chart]) -> View:
+    """Draw one moment of a run without maps."""
+    figure, ax = page(9, 2.7)
+    note = put_charts(ax, run, run.frames[moment], charts)
+    limits = dict(moment=len(run.frames) - 1)
+    return View(figure, f"{note}. This run has its curve alone.", limits=limits)
+
+
+def draw_moment(
+    run: Replay, moment: int, charts: tuple[Chart, Chart], reading: Reading, state: Mapping
+) -> View:
+    """Draw one moment of a run: charts, answers, and the map of one head."""
+    frame = run.frames[moment]
+    i = min(state["layer"], len(reading.layers) - 1)
+    layer = reading.layers[i]
+    head = min(state["head"], len(layer.weights) - 1)
+    query = layer.writer(len(run.text))
+    figure, ax = page(9, 7.05 + HIGH * -(-len(run.text) // LINE))
+    note = put_charts(ax, run, frame, charts)
+    ax.text(0.75, 2.95, f"Layer {i}, head {head}, at step {frame['step']}", fontsize=11)
+    grid = head_map(ax, layer, head, query, 0.75, 3.1, 3.0)
+    answers = "What it answers" + (f" (correct: {run.right})" if run.right else "")
+    ax.text(4.9, 2.95, answers, fontsize=11)
+    answer_bars(ax, [(text, p) for text, p in frame["answers"]], run.right, 4.7, 3.1, 4.0)
+    heads = gallery(ax, reading, i, head, 5.55, 4.25, 3.1, 1.6)
+    title = "What ⁇ attends to as it writes the first character of the answer"
+    ax.text(0.3, 6.72, title, fontsize=10)
+    weights, known = layer.over_text(layer.weights[head, query], query, len(run.text))
+    on_text(ax, reading.signs, weights, known, int(layer.queries.at[query]), 0.3, 6.8)
+    scale(ax, 5.55, 6.0, 2.9)
+    text, p = frame["answers"][0]
+    note += f"; {run.text.rstrip(MASK)} is answered by “{text}” ({100 * p:.0f} %)."
+    note += f" Layer {i}, head {head}: {role(layer, head)}."
+    last = len(run.frames) - 1, len(reading.layers) - 1, len(layer.weights) - 1
+    limits = dict(zip(("moment", "layer", "head"), last, strict=True))
+    grids = [replace(grid, click=(None, None)), heads]
+    return View(figure, note, grids=grids, limits=limits, values=dict(layer=i, head=head))
