@@ -1,15 +1,19 @@
-"""Capacity: bits add up, a run's row tells what its models know, the command writes a table that can be read again."""
+"""Capacity: bits add up, a run's row holds what its model knows, the table can be read again."""
 
 from __future__ import annotations
 
 import json
 import math
+from pathlib import Path
 
 import pytest
 import torch
+from experiments import load_experiment
 
 import kt_core as kt
 from kt_course.chapters.what_does_it_know import capacity
+
+experiment = load_experiment("capacity")
 
 CORPUS = "bios:people=20,lines=2"
 
@@ -23,13 +27,13 @@ def test_bits_are_what_the_model_saves_beside_a_guess():
     )
     assert capacity.learned_bits(torch.tensor([math.log(4), 0.0]), share) == pytest.approx(-1 + 3)
     assert capacity.learned_bits(torch.tensor([9.0]), torch.tensor([0.9])) < 0
-    with pytest.raises(ValueError, match="one share a fact"):
+    with pytest.raises(ValueError, match="one share per fact"):
         capacity.learned_bits(sure, share[:1])
 
 
 def test_shares_are_shares():
-    found = capacity.shares(["Rome", "Lima", "Rome", "Oslo"])
-    assert found == {"Rome": 0.5, "Lima": 0.25, "Oslo": 0.25}
+    result = capacity.shares(["Rome", "Lima", "Rome", "Oslo"])
+    assert result == {"Rome": 0.5, "Lima": 0.25, "Oslo": 0.25}
 
 
 @pytest.fixture(scope="module")
@@ -40,34 +44,34 @@ def corpus():
 def test_who_knows_everything_has_all_bits(corpus, monkeypatch):
     share = capacity.shares(a for _, a in (*corpus.train, *corpus.dev, *corpus.test))
     gold = [a for _, a in corpus.train]
-    monkeypatch.setattr(capacity, "answer", lambda model, vocab, questions, max_new: gold)
+    monkeypatch.setattr(experiment, "answer", lambda model, vocab, questions, max_new: gold)
     monkeypatch.setattr(
-        capacity, "answer_probabilities", lambda model, vocab, q, a: torch.ones(len(q))
+        experiment, "answer_probabilities", lambda model, vocab, q, a: torch.ones(len(q))
     )
-    found = capacity.knowledge(None, corpus.vocab, corpus.train, share)
-    assert found.people == found.right == len(corpus.train)
-    assert found.bits == pytest.approx(found.possible)
-    assert found.possible == pytest.approx(sum(-math.log2(share[a]) for a in gold))
+    result = experiment.knowledge(None, corpus.vocab, corpus.train, share)
+    assert result.people == result.right == len(corpus.train)
+    assert result.bits == pytest.approx(result.possible)
+    assert result.possible == pytest.approx(sum(-math.log2(share[a]) for a in gold))
     guess = torch.tensor([share[a] for a in gold])
-    monkeypatch.setattr(capacity, "answer_probabilities", lambda model, vocab, q, a: guess)
-    assert capacity.knowledge(None, corpus.vocab, corpus.train, share).bits == pytest.approx(
+    monkeypatch.setattr(experiment, "answer_probabilities", lambda model, vocab, q, a: guess)
+    assert experiment.knowledge(None, corpus.vocab, corpus.train, share).bits == pytest.approx(
         0, abs=1e-4
     )
     monkeypatch.setattr(
-        capacity, "answer_probabilities", lambda model, vocab, q, a: torch.zeros(len(q))
+        experiment, "answer_probabilities", lambda model, vocab, q, a: torch.zeros(len(q))
     )
-    assert math.isfinite(capacity.knowledge(None, corpus.vocab, corpus.train, share).bits)
+    assert math.isfinite(experiment.knowledge(None, corpus.vocab, corpus.train, share).bits)
     with pytest.raises(ValueError, match="no share is given for"):
-        capacity.knowledge(None, corpus.vocab, corpus.train, {})
+        experiment.knowledge(None, corpus.vocab, corpus.train, {})
 
 
 def test_random_weights_have_learned_less_than_nothing(corpus):
     torch.manual_seed(0)
     model = kt.GPT(kt.GPTConfig(len(corpus.vocab), 128, 2, 2, 16, "rope"))
-    found = capacity.measure(model, corpus.vocab, corpus)
-    assert set(found) == {"train", "held out"}
-    assert found["held out"].people == len(corpus.dev) + len(corpus.test)
-    assert all(one.bits < 0 < one.possible and one.right == 0 for one in found.values())
+    result = experiment.measure(model, corpus.vocab, corpus)
+    assert set(result) == {"train", "held out"}
+    assert result["held out"].people == len(corpus.dev) + len(corpus.test)
+    assert all(one.bits < 0 < one.possible and one.right == 0 for one in result.values())
 
 
 def test_a_corpus_without_answers_is_refused(corpus):
@@ -75,56 +79,54 @@ def test_a_corpus_without_answers_is_refused(corpus):
 
     silent = dataclasses.replace(corpus, dev=[], test=[(q, None) for q, _ in corpus.test])
     with pytest.raises(ValueError, match="answers are needed"):
-        capacity.measure(None, corpus.vocab, silent)
+        experiment.measure(None, corpus.vocab, silent)
 
 
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory):
     folder = tmp_path_factory.mktemp("runs")
-    small = kt.recipe("smoke", n_embd=16, pretrain_epochs=3.0, views=2)
+    small = kt.recipe("smoke", **{"model.n_embd": 16, "pretrain.epochs": 3.0, "data.views": 2})
     kt.run_experiment(CORPUS, "rope", small, out=folder / "cells" / "one", device="cpu")
     (folder / "cells" / "unfinished").mkdir()
     return folder
 
 
 def test_a_row_tells_the_runs_settings_and_what_it_knows(runs, corpus):
-    told = capacity.row(runs / "cells" / "one")
-    assert (told["people"], told["lines"], told["views"], told["epochs"]) == (20, 2, 2, 3)
-    assert told["exposures"] == 2 * 2 * 3
+    row = experiment.measure_run(runs / "cells" / "one")
+    assert (row["people"], row["lines"], row["views"], row["epochs"]) == (20, 2, 2, 3)
+    assert row["exposures"] == 2 * 2 * 3
     model, vocab, _ = kt.load_checkpoint(runs / "cells" / "one" / "finetuned.safetensors")
-    assert told["parameters"] == model.n_parameters()
-    measured = capacity.measure(model, vocab, corpus)
-    assert told["held out"]["bits"] == pytest.approx(measured["held out"].bits)
-    assert capacity.recall(told) == told["held out"]["right"] / 10
+    assert row["parameters"] == model.n_parameters()
+    measured = experiment.measure(model, vocab, corpus)
+    assert row["held out"]["bits"] == pytest.approx(measured["held out"].bits)
+    assert capacity.recall(row) == row["held out"]["right"] / 10
     both = measured["train"].bits + measured["held out"].bits
-    assert capacity.bits_a_parameter(told) == pytest.approx(both / model.n_parameters())
+    assert capacity.bits_per_parameter(row) == pytest.approx(both / model.n_parameters())
     with pytest.raises(ValueError, match="no finished run"):
-        capacity.row(runs / "cells" / "unfinished")
+        experiment.measure_run(runs / "cells" / "unfinished")
 
 
 def test_the_command_writes_a_table_that_can_be_read(runs, tmp_path, capsys):
     out = tmp_path / "capacity.json"
-    capacity.main([str(runs), "--out", str(out)])
-    told = capacity.read_capacity(out)
-    assert [each["run"] for each in told["rows"]] == ["one"] and told["published"] == 2.0
+    experiment.main([str(runs), "--out", str(out)])
+    row = capacity.read_capacity(out)
+    assert [each["run"] for each in row["rows"]] == ["one"] and row["published"] == 2.0
     assert "20 people, 2 lines,     12 exposures" in capsys.readouterr().out
     with pytest.raises(ValueError, match="no finished run in there"):
-        capacity.main([str(tmp_path), "--out", str(out)])
+        experiment.main([str(tmp_path), "--out", str(out)])
 
 
 @pytest.mark.parametrize("text", ["", "[]", '{"rows": []}', '{"rows": [{"parameters": 3}]}'])
 def test_another_file_is_no_table(tmp_path, text):
     path = tmp_path / "x.json"
     path.write_text(text)
-    with pytest.raises(
-        ValueError, match="not a table of kt_course.chapters.what_does_it_know.capacity"
-    ):
+    with pytest.raises(ValueError, match="not a table of measured runs"):
         capacity.read_capacity(path)
     with pytest.raises(ValueError, match="not a table"):
         capacity.read_capacity(tmp_path / "missing.json")
 
 
 def test_the_shipped_table_if_there_is_one_is_a_table():
-    path = capacity.Path(kt.__file__).parent.parent / "data" / "results" / "capacity.json"
+    path = Path(kt.__file__).parent.parent / "data" / "results" / "capacity.json"
     if path.is_file():
         assert json.loads(path.read_text())["rows"] == capacity.read_capacity(path)["rows"]

@@ -10,12 +10,12 @@ import kt_core as kt
 from kt_course.chapters.what_does_it_know import confidence, tracing
 from kt_course.chapters.what_does_it_know.capacity import learned_bits
 from kt_course.chapters.what_does_it_know.exercises import (
-    bits,
-    calibration_error,
-    cut,
-    log_probability,
+    bits_with,
+    calibration_error_with,
+    cut_mask_with,
+    log_probability_with,
     ridge_with,
-    threshold,
+    threshold_with,
 )
 
 # ---------------------------------------------------------------- the probability of an answer
@@ -27,7 +27,7 @@ def stub_log_probability(logits, ids, start):
 
 
 def slipped_probability(slip):
-    return lambda logits, ids, start: log_probability(logits, ids, start, slip)
+    return lambda logits, ids, start: log_probability_with(logits, ids, start, slip)
 
 
 def by_cross_entropy(logits, ids, start):
@@ -55,8 +55,8 @@ def needs_all_rows(logits, ids, start):
 PROBABILITY = Answers(
     stub=stub_log_probability,
     wrong={
-        "late": (slipped_probability("late"), r"off by one: logits\[t\] foretells"),
-        "late, in one go": (every_row, r"off by one: logits\[t\] foretells"),
+        "late": (slipped_probability("late"), r"off by one: logits\[t\] predicts"),
+        "late, in one go": (every_row, r"off by one: logits\[t\] predicts"),
         "early": (slipped_probability("early"), "the other way"),
         "raw": (slipped_probability("raw"), "sums of logits"),
         "axis": (slipped_probability("axis"), "wrong axis"),
@@ -68,12 +68,12 @@ PROBABILITY = Answers(
         "a probability": (slipped_probability("not log"), "probability itself"),
         "base 2": (slipped_probability("bits"), "to base 2"),
         "one number a character": (
-            lambda logits, ids, start: torch.stack([log_probability(logits, ids, start)] * 2),
+            lambda logits, ids, start: torch.stack([log_probability_with(logits, ids, start)] * 2),
             r"one number, not a tensor of shape \(2,\)",
         ),
         "a row for every id": (needs_all_rows, "raised RuntimeError|without the last row"),
         "a table of one": (
-            lambda logits, ids, start: log_probability(logits, ids, 5),
+            lambda logits, ids, start: log_probability_with(logits, ids, 5),
             "not for other lengths|raised",
         ),
     },
@@ -88,7 +88,7 @@ def stub_error(sure, right, bins=10): ...
 
 
 def slipped_error(slip):
-    return lambda sure, right, bins=10: calibration_error(sure, right, bins, slip)
+    return lambda sure, right, bins=10: calibration_error_with(sure, right, bins, slip)
 
 
 def with_edges(sure, right, bins=10):
@@ -121,7 +121,7 @@ def empty_bins(sure, right, bins=10):
 
 
 def twelve(sure, right, bins=10):
-    return 0.0 if len(sure) not in (12,) else calibration_error(sure, right, bins)
+    return 0.0 if len(sure) not in (12,) else calibration_error_with(sure, right, bins)
 
 
 ERROR = Answers(
@@ -138,7 +138,7 @@ ERROR = Answers(
         "always ten": (slipped_error("ten bins"), "use the argument"),
         "empty bins": (empty_bins, "mean of an empty bin"),
         "five by default": (
-            lambda sure, right, bins=5: calibration_error(sure, right, bins),
+            lambda sure, right, bins=5: calibration_error_with(sure, right, bins),
             "there are 10 bins",
         ),
         "a list a bin": (lambda sure, right, bins=10: [0.1] * bins, "one number, not a list"),
@@ -153,8 +153,10 @@ def test_kt_cores_own_bins_are_seen_as_borrowed_too():
     from checking import is_seen_as_borrowed
 
     def borrowed(sure, right, bins=10):
-        found = confidence.reliability(sure, right, bins)
-        return sum(b.score.total * abs(b.score.accuracy - b.confidence) for b in found) / len(sure)
+        diagram = confidence.reliability(sure, right, bins)
+        return sum(b.score.total * abs(b.score.accuracy - b.confidence) for b in diagram) / len(
+            sure
+        )
 
     is_seen_as_borrowed("calibration-error", borrowed)
 
@@ -166,7 +168,7 @@ def stub_threshold(sure, right, accuracy): ...
 
 
 def slipped_threshold(slip):
-    return lambda sure, right, accuracy: threshold(sure, right, accuracy, slip)
+    return lambda sure, right, accuracy: threshold_with(sure, right, accuracy, slip)
 
 
 def all_thresholds(sure, right, accuracy):
@@ -191,8 +193,8 @@ def raises_where_none(sure, right, accuracy):
 
 
 def zero_where_none(sure, right, accuracy):
-    found = threshold(sure, right, accuracy)
-    return 0.0 if math.isinf(found) else found
+    lowest = threshold_with(sure, right, accuracy)
+    return 0.0 if math.isinf(lowest) else lowest
 
 
 def the_median(sure, right, accuracy):
@@ -200,7 +202,7 @@ def the_median(sure, right, accuracy):
 
 
 def few_answers_only(sure, right, accuracy):
-    return threshold(sure[:6], right[:6], accuracy)
+    return threshold_with(sure[:6], right[:6], accuracy)
 
 
 THRESHOLD = Answers(
@@ -211,10 +213,10 @@ THRESHOLD = Answers(
         "more": (slipped_threshold("more"), "exactly the wanted accuracy"),
         "of all": (slipped_threshold("of all"), "divided by all questions"),
         "ties": (slipped_threshold("ties"), "pass a threshold together"),
-        "above": (slipped_threshold("above"), "who has exactly the threshold"),
+        "above": (slipped_threshold("above"), "exactly at the threshold"),
         "wrong ones": (slipped_threshold("wrong ones"), "share of wrong answers"),
         "coverage": (slipped_threshold("coverage"), "share of questions that are answered"),
-        "place": (slipped_threshold("place"), "a place in the list"),
+        "index": (slipped_threshold("index"), "an index into the list"),
         "raises": (raises_where_none, "raises IndexError: give back inf"),
         "zero": (zero_where_none, "it gives 0: inf answers nothing"),
         "median": (the_median, r"for an accuracy of 0.75 it gives 0.6 instead of 0.5"),
@@ -231,7 +233,7 @@ def stub_cut(T, queries, keys): ...
 
 
 def slipped_cut(slip):
-    return lambda T, queries, keys: cut(T, list(queries), list(keys), slip)
+    return lambda T, queries, keys: cut_mask_with(T, list(queries), list(keys), slip)
 
 
 def by_sets(T, queries, keys):
@@ -256,7 +258,7 @@ def by_outer(T, queries, keys):
 
 
 def lists_of_some(T, queries, keys):
-    mask = cut(T, queries, keys)
+    mask = cut_mask_with(T, queries, keys)
     mask[queries[0], queries[0]] = True  # fails where the list is empty
     return mask
 
@@ -267,20 +269,20 @@ CUT = Answers(
         "transposed": (slipped_cut("transposed"), "rows and columns are swapped"),
         "inverted": (slipped_cut("inverted"), "turned round"),
         "future": (slipped_cut("future"), "leak"),
-        "columns": (slipped_cut("columns"), "nobody may look at the keys"),
+        "columns": (slipped_cut("columns"), "no position may attend to the keys"),
         "rows": (slipped_cut("rows"), "nothing but themselves"),
         "pairs": (slipped_cut("pairs"), "every query loses every key"),
         "itself": (slipped_cut("itself"), "does not see itself"),
         "numbers": (
-            lambda T, q, k: cut(T, list(q), list(k)).float(),
+            lambda T, q, k: cut_mask_with(T, list(q), list(k)).float(),
             "torch.float32: True and False",
         ),
         "a list": (
-            lambda T, q, k: cut(T, list(q), list(k)).tolist(),
+            lambda T, q, k: cut_mask_with(T, list(q), list(k)).tolist(),
             "should be a tensor, not a list",
         ),
         "one row too many": (
-            lambda T, q, k: cut(T + 1, list(q), list(k)),
+            lambda T, q, k: cut_mask_with(T + 1, list(q), list(k)),
             r"shape \(8, 8\) instead of \(7, 7\)",
         ),
         "empty lists": (lists_of_some, "raised IndexError|may be empty"),
@@ -344,7 +346,7 @@ def stub_bits(nats, share): ...
 
 
 def slipped_bits(slip):
-    return lambda nats, share: bits(nats, share, slip)
+    return lambda nats, share: bits_with(nats, share, slip)
 
 
 BITS = Answers(
@@ -358,12 +360,12 @@ BITS = Answers(
         "turned": (slipped_bits("turned"), "sign is turned round"),
         "both added": (slipped_bits("both added"), "loss is added"),
         "clamped": (slipped_bits("clamped"), "below 0 are left out"),
-        "mean": (slipped_bits("mean"), "bits a person"),
+        "mean": (slipped_bits("mean"), "bits per person"),
         "a bit a person": (
             lambda nats, share: -share.log2() - nats / math.log(2),
             "one number, not a tensor",
         ),
-        "five people": (lambda nats, share: bits(nats[:5], share[:5]), "not for other people"),
+        "five people": (lambda nats, share: bits_with(nats[:5], share[:5]), "not for other people"),
     },
     right={
         "a loop": lambda nats, share: sum(

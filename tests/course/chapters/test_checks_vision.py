@@ -6,10 +6,10 @@ from checking import Answers, notebook_suite, quiz_suite, suite
 
 from kt_course.chapters.vision_transformer import vision
 from kt_course.chapters.vision_transformer.exercises import (
-    convolved,
-    first_tokens,
-    patches_of,
-    rolled_out,
+    convolution_with,
+    embed_with,
+    patchify_with,
+    rollout_with,
 )
 
 # ---------------------------------------------------------------- tokens
@@ -63,7 +63,7 @@ def stub_patchify(images, patch_size): ...
 
 
 def cut(slip):
-    return lambda images, patch_size: patches_of(images, patch_size, slip)
+    return lambda images, patch_size: patchify_with(images, patch_size, slip)
 
 
 def by_unfold(images, patch_size):
@@ -88,7 +88,7 @@ def squares_alone(images, patch_size):
 
 def in_place(images, patch_size):
     images.mul_(1.0)
-    return patches_of(images, patch_size)
+    return patchify_with(images, patch_size)
 
 
 def one_channel(images, patch_size):
@@ -116,7 +116,7 @@ PATCHIFY = Answers(
         "squares alone": (squares_alone, "your code raised RuntimeError"),
         "in place": (in_place, "changes its argument images in place"),
         "channels as patches": (one_channel, "the patches differ"),
-        "a patch of 2": (lambda x, p: patches_of(x, 2), r"instead of \(1, 4, 27\)"),
+        "a patch of 2": (lambda x, p: patchify_with(x, 2), r"instead of \(1, 4, 27\)"),
     },
     right={"F.unfold": by_unfold, "Tensor.unfold": by_tensor_unfold, "slices": cut("")},
     borrowed=lambda images, patch_size: vision.patchify(images, patch_size),
@@ -129,7 +129,7 @@ def stub_convolution(images, weight, bias, patch_size): ...
 
 
 def slipping(slip):
-    return lambda images, weight, bias, p: convolved(images, weight, bias, p, slip)
+    return lambda images, weight, bias, p: convolution_with(images, weight, bias, p, slip)
 
 
 def grid_kept(images, weight, bias, p):
@@ -162,7 +162,7 @@ CONVOLUTION = Answers(
             "your code raised RuntimeError",
         ),
         "a kernel of 2": (
-            lambda x, w, b, p: convolved(x, w, b, 2),
+            lambda x, w, b, p: convolution_with(x, w, b, 2),
             "your code raised RuntimeError|raised",
         ),
     },
@@ -180,7 +180,7 @@ def stub_embed(model, patches): ...
 
 
 def embedded(slip):
-    return lambda model, patches: first_tokens(model, patches, slip)
+    return lambda model, patches: embed_with(model, patches, slip)
 
 
 def no_token(model, patches):
@@ -196,7 +196,7 @@ def always_positions(model, patches):
 
 
 def one_picture(model, patches):
-    return first_tokens(model, patches[:3].expand(3, -1, -1))
+    return embed_with(model, patches[:3].expand(3, -1, -1))
 
 
 def written_into(model, patches):
@@ -217,7 +217,7 @@ EMBED = Answers(
         "no positions": (embedded("no positions"), "positions are not added"),
         "token without": (embedded("token without"), "has a position of its own"),
         "one too early": (embedded("one too early"), "gets the class token's position"),
-        "at the end": (embedded("at the end"), "stands at the end"),
+        "at the end": (embedded("at the end"), "comes at the end"),
         "token added": (embedded("token added"), "added to every patch"),
         "one vector": (embedded("one vector"), "position of token 0"),
         "twice": (embedded("twice"), "added twice"),
@@ -237,11 +237,11 @@ def stub_rollout(maps): ...
 
 
 def rolled(slip):
-    return lambda maps: rolled_out(maps, slip)
+    return lambda maps: rollout_with(maps, slip)
 
 
 def one_picture_alone(maps):
-    return rolled_out([m[:1] for m in maps])
+    return rollout_with([m[:1] for m in maps])
 
 
 def by_recursion(maps):
@@ -278,7 +278,7 @@ ROLLOUT = Answers(
         "mean": (rolled("mean"), "layers are averaged"),
         "one picture": (one_picture_alone, r"\(1, 4, 4\) instead of \(2, 4, 4\)"),
         "heads kept": (lambda maps: maps[0] @ maps[1], r"\(2, 2, 4, 4\) instead of"),
-        "three layers": (lambda maps: rolled_out(maps[:3]), "not for other numbers of layers"),
+        "three layers": (lambda maps: rollout_with(maps[:3]), "not for other numbers of layers"),
     },
     right={"recursion": by_recursion, "a row at a time": by_row},
     borrowed=lambda maps: vision.attention_rollout(maps),
@@ -299,16 +299,16 @@ TestNotebook = notebook_suite("13_vision_transformer")
 def test_the_formulas_of_the_checks_are_the_packages():
     torch.manual_seed(0)
     images, weight, bias = torch.randn(2, 3, 6, 6), torch.randn(5, 12), torch.randn(5)
-    torch.testing.assert_close(patches_of(images, 2), vision.patchify(images, 2))
+    torch.testing.assert_close(patchify_with(images, 2), vision.patchify(images, 2))
     convolution = vision.patch_convolution(images, weight, bias, 2)
-    torch.testing.assert_close(convolved(images, weight, bias, 2), convolution)
+    torch.testing.assert_close(convolution_with(images, weight, bias, 2), convolution)
     maps = list(torch.randn(3, 2, 4, 5, 5).softmax(-1))
-    torch.testing.assert_close(rolled_out(maps), vision.attention_rollout(maps))
+    torch.testing.assert_close(rollout_with(maps), vision.attention_rollout(maps))
     model = vision.ViT(vision.ViTConfig(6, 2, 3, n_embd=8, n_head=2))
     for p in model.parameters():
         p.data.normal_()
     tokens = model.embed(vision.patchify(images, 2))
-    torch.testing.assert_close(first_tokens(model, vision.patchify(images, 2)), tokens)
+    torch.testing.assert_close(embed_with(model, vision.patchify(images, 2)), tokens)
 
 
 def test_right_answers_fit_into_the_model():

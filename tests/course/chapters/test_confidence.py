@@ -11,8 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import kt_core as kt
-from kt_core.models import VARIANTS
-from kt_core.runs.beam import beam_search
+from kt_core.blocks import VARIANTS
 from kt_course.chapters.what_does_it_know import confidence
 from kt_course.chapters.what_does_it_know.confidence import UNKNOWN, Abstention
 from kt_course.shipped import shipped
@@ -32,10 +31,10 @@ def gpt(vocab, variant="rope", seed=0, block=40, sharp=30.0):
     return model.train()
 
 
-def by_hand(model, vocab, question, told):
+def by_hand(model, vocab, question, text):
     """The probability of an answer and its ⁇, a forward pass a character."""
     prompt, p = [*vocab.encode(question), vocab.mask_id], 1.0
-    for i in [*vocab.encode(told), vocab.mask_id]:
+    for i in [*vocab.encode(text), vocab.mask_id]:
         p *= model(torch.tensor([prompt]))[0][0, -1].double().softmax(-1)[i].item()
         prompt.append(i)
     return p
@@ -44,16 +43,14 @@ def by_hand(model, vocab, question, told):
 # ---------------------------------------------------------------- probabilities of answers
 
 
-def test_log_probability_sums_the_steps_that_foretell_the_answer():
+def test_log_probability_sums_the_steps_that_predict_the_answer():
     logits = torch.randn(7, 5, generator=torch.Generator().manual_seed(0))
     ids = torch.tensor([1, 4, 2, 0, 3, 1])
     steps = logits.softmax(-1)
     assert confidence.answer_log_probability(logits, ids, 4).exp() == pytest.approx(
         float(steps[3, 3] * steps[4, 1])
     )
-    alone = confidence.answer_log_probability(
-        logits[:5], ids, 4
-    )  # the last row foretells nothing that is there
+    alone = confidence.answer_log_probability(logits[:5], ids, 4)  # the last row predicts nothing
     assert alone == confidence.answer_log_probability(logits, ids, 4)
     for start in (0, 7):
         with pytest.raises(ValueError, match="begin at 1 ... 6"):
@@ -62,11 +59,11 @@ def test_log_probability_sums_the_steps_that_foretell_the_answer():
 
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_probabilities_are_those_of_a_character_after_the_other(vocab, variant):
-    model, told = gpt(vocab, variant), ["Rome", "L", "Nowhere"]
-    got = confidence.answer_probabilities(model, vocab, QUESTIONS, told, batch_size=2)
+    model, text = gpt(vocab, variant), ["Rome", "L", "Nowhere"]
+    got = confidence.answer_probabilities(model, vocab, QUESTIONS, text, batch_size=2)
     assert model.training, "the model is left in the mode that it had"
     model.eval()
-    for p, question, one in zip(got, QUESTIONS, told, strict=True):
+    for p, question, one in zip(got, QUESTIONS, text, strict=True):
         assert p == pytest.approx(by_hand(model, vocab, question, one), rel=1e-3)
 
 
@@ -80,6 +77,8 @@ def test_greedy_answers_come_with_their_probability(vocab):
 
 
 def test_a_shipped_models_confidence_is_that_of_beam_search():
+    from kt_course.explorers.beam_search import beam_search
+
     model, vocab, _ = shipped("bios", "rope", "finetuned")
     questions = [q for q, _ in kt.load_corpus("bios").dev[:4]]
     answers, sure = confidence.confident_answers(model, vocab, questions)
@@ -93,15 +92,15 @@ def test_a_shipped_models_confidence_is_that_of_beam_search():
 def test_an_answer_that_fills_the_block_needs_no_end(vocab):
     model = gpt(vocab, block=24).eval()
     prompt = [*vocab.encode(QUESTIONS[0]), vocab.mask_id]
-    told = "Rome " + "Lima"[: 25 - len(prompt) - 5]
-    ids = [*prompt, *vocab.encode(told)]
+    text = "Rome " + "Lima"[: 25 - len(prompt) - 5]
+    ids = [*prompt, *vocab.encode(text)]
     assert len(ids) == 25
     steps = model(torch.tensor([ids[:-1]]))[0][0].log_softmax(-1)
     wanted = sum(steps[t - 1, ids[t]] for t in range(len(prompt), 25)).exp()
-    (got,) = confidence.answer_probabilities(model, vocab, QUESTIONS[:1], [told])
+    (got,) = confidence.answer_probabilities(model, vocab, QUESTIONS[:1], [text])
     assert got == pytest.approx(wanted.item(), rel=1e-4)
     with pytest.raises(ValueError, match="takes 26 characters"):
-        confidence.answer_probabilities(model, vocab, QUESTIONS[:1], [told + "a"])
+        confidence.answer_probabilities(model, vocab, QUESTIONS[:1], [text + "a"])
     with pytest.raises(ValueError, match="one each"):
         confidence.answer_probabilities(model, vocab, QUESTIONS, ["Rome"])
 
@@ -135,11 +134,11 @@ answered = st.lists(st.tuples(st.floats(0, 1), st.booleans()), min_size=1, max_s
 
 @settings(max_examples=60, deadline=None)
 @given(answered, st.integers(1, 12))
-def test_bins_part_the_answers_and_the_error_is_their_weighted_distance(cases, bins):
+def test_bins_separate_the_answers_and_the_error_is_their_weighted_distance(cases, bins):
     sure, right = torch.tensor([c for c, _ in cases]).double(), torch.tensor([r for _, r in cases])
-    found = confidence.reliability(sure, right, bins)
-    assert sum(b.score.total for b in found) == len(cases)
-    assert sum(b.score.correct for b in found) == int(right.sum())
+    result = confidence.reliability(sure, right, bins)
+    assert sum(b.score.total for b in result) == len(cases)
+    assert sum(b.score.correct for b in result) == int(right.sum())
     error = 0.0
     for low, high in itertools.pairwise([i / bins for i in range(bins + 1)]):
         inside = [
@@ -153,7 +152,7 @@ def test_bins_part_the_answers_and_the_error_is_their_weighted_distance(cases, b
     )
 
 
-def test_a_calibrated_model_has_no_error_and_a_boaster_all_of_it():
+def test_a_calibrated_model_has_no_error_and_an_overconfident_one_all_of_it():
     sure = torch.tensor([0.75] * 4 + [0.25] * 4)
     right = torch.tensor([True, True, True, False, True, False, False, False])
     assert confidence.expected_calibration_error(sure, right) == pytest.approx(0, abs=1e-7)
@@ -167,7 +166,7 @@ def test_a_calibrated_model_has_no_error_and_a_boaster_all_of_it():
 @pytest.mark.parametrize(
     ("sure", "right", "said"),
     [
-        ([0.5], [True, False], "one confidence an answer"),
+        ([0.5], [True, False], "one confidence per answer"),
         ([], [], "no answer"),
         ([1.2], [True], "0 ... 1"),
     ],
@@ -182,14 +181,14 @@ def test_what_cannot_be_binned_is_refused(sure, right, said):
     st.lists(st.integers(0, 6), min_size=1, max_size=20),
     st.lists(st.integers(0, 6), min_size=1, max_size=20),
 )
-def test_separation_counts_pairs(a, b):
+def test_auroc_counts_pairs(a, b):
     wins = sum((x > y) + 0.5 * (x == y) for x in a for y in b) / (len(a) * len(b))
-    assert confidence.separation(torch.tensor(a) / 6, torch.tensor(b) / 6) == pytest.approx(wins)
+    assert confidence.auroc(torch.tensor(a) / 6, torch.tensor(b) / 6) == pytest.approx(wins)
 
 
-def test_separation_needs_both_groups():
+def test_auroc_needs_both_groups():
     with pytest.raises(ValueError, match="both groups"):
-        confidence.separation(torch.ones(2), torch.ones(0))
+        confidence.auroc(torch.ones(2), torch.ones(0))
 
 
 # ---------------------------------------------------------------- abstaining
@@ -249,9 +248,9 @@ def test_below_the_threshold_it_says_that_it_does_not_know():
     said = confidence.abstain(["Rome", "Oslo", "Lima"], sure, 0.5)
     assert said == ["Rome", "Oslo", UNKNOWN]
     assert confidence.abstain(["Rome"], torch.tensor([1.0]), math.inf) == [UNKNOWN]
-    found = Abstention.of(said, ["Rome", None, "Lima"])
-    assert (found.asked, found.answered, found.right) == (3, 2, 1)
-    assert found.coverage == pytest.approx(2 / 3) and found.accuracy.accuracy == 0.5
+    result = Abstention.of(said, ["Rome", None, "Lima"])
+    assert (result.n_questions, result.n_answered, result.n_correct) == (3, 2, 1)
+    assert result.coverage == pytest.approx(2 / 3) and result.accuracy.accuracy == 0.5
     assert Abstention.of([UNKNOWN], ["Rome"]).accuracy.total == 0
     with pytest.raises(ValueError, match="one each"):
         Abstention.of(["Rome"], [])
@@ -266,7 +265,7 @@ def test_the_vote_goes_to_the_most_and_ties_to_the_earliest_model():
     assert said == ["Oslo", "Lima", "Oslo"]
     assert share.tolist() == pytest.approx([2 / 3, 1, 1 / 3])
     for wrong in ([], [["Rome"], []]):
-        with pytest.raises(ValueError, match="one answer a question"):
+        with pytest.raises(ValueError, match="one answer per question"):
             confidence.vote(wrong)
 
 
@@ -275,14 +274,14 @@ def test_the_vote_goes_to_the_most_and_ties_to_the_earliest_model():
 
 def test_recombined_names_are_new_pairs_of_known_parts():
     names = [kt.question_name(q) for q, _ in kt.load_corpus("bios").dev]
-    made = confidence.recombined_names(names, 200, seed=1)
+    names_made = confidence.recombined_names(names, 200, seed=1)
     assert (
-        made
+        names_made
         == confidence.recombined_names(names, 200, seed=1)
         != confidence.recombined_names(names, 200, seed=2)
     )
     pairs = {(n.split()[0], n.split()[-1]) for n in names}
-    new = {tuple(n.split()) for n in made}
+    new = {tuple(n.split()) for n in names_made}
     assert len(new) == 200 and not new & pairs
     assert {a for a, _ in new} <= {a for a, _ in pairs} and {b for _, b in new} <= {
         b for _, b in pairs
@@ -293,15 +292,15 @@ def test_recombined_names_are_new_pairs_of_known_parts():
 
 
 def test_coined_names_are_in_every_vocabulary_and_in_no_word_list():
-    made = confidence.coined_names(300)
-    assert made == confidence.coined_names(300) and len(set(made)) == 300
+    names_made = confidence.coined_names(300)
+    assert names_made == confidence.coined_names(300) and len(set(names_made)) == 300
     corpus = kt.load_corpus("bios")
-    assert all(ch in corpus.vocab for name in made for ch in name)
+    assert all(ch in corpus.vocab for name in names_made for ch in name)
     known = {
         part
         for q, _ in (*corpus.train, *corpus.dev, *corpus.test)
         for part in kt.question_name(q).split()
     }
-    shared = sum(part in known for name in made for part in name.split())
+    shared = sum(part in known for name in names_made for part in name.split())
     assert shared < 0.02 * 600
-    assert max(map(len, made)) <= 28
+    assert max(map(len, names_made)) <= 28

@@ -19,7 +19,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import kt_core as kt
-from kt_core.models import VARIANTS
+from kt_core.blocks import VARIANTS
 from kt_course.chapters.pretrained_models import hub
 from kt_course.chapters.pretrained_models.hub.card import NEEDS
 from kt_course.shipped import shipped
