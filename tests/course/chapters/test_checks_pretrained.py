@@ -11,7 +11,10 @@ import kt_core as kt
 from kt_core.attention import MultiHeadAttention
 from kt_course.chapters.pretrained_models import exercises as pretrained
 from kt_course.chapters.pretrained_models import hub
-from kt_course.chapters.pretrained_models.exercises import FUSED, ORDERS, fused
+from kt_course.chapters.pretrained_models.exercises import ORDERS, c_attn_with
+from kt_course.exercises.diagnoses import diagnoses
+
+FUSED = diagnoses(pretrained.__file__, "gpt2-attention").texts("mistakes")
 
 # ---------------------------------------------------------------- a merge
 
@@ -198,9 +201,9 @@ def stub_bits(loss, tokens, characters): ...
 BITS = Answers(
     stub=stub_bits,
     wrong={
-        "nats": (lambda loss, n, c: loss * n / c, "nats a character"),
+        "nats": (lambda loss, n, c: loss * n / c, "nats per character"),
         "times ln 2": (lambda loss, n, c: loss * n / c * math.log(2), "instead of divided"),
-        "a token": (lambda loss, n, c: loss / math.log(2), "bits a token"),
+        "a token": (lambda loss, n, c: loss / math.log(2), "bits per token"),
         "exchanged": (lambda loss, n, c: loss * c / n / math.log(2), "exchanged"),
         "the whole text": (lambda loss, n, c: loss * n / math.log(2), "whole text"),
         "log10": (lambda loss, n, c: loss * n / c / math.log10(2), "log10"),
@@ -229,8 +232,8 @@ def fusing(weight="", bias="", **others):
 
     def answer(layer):
         made = {
-            "c_attn.weight": fused(layer, weight),
-            "c_attn.bias": fused(layer, bias, "bias"),
+            "c_attn.weight": c_attn_with(layer, weight),
+            "c_attn.bias": c_attn_with(layer, bias, "bias"),
             "c_proj.weight": layer.proj.weight.T,
             "c_proj.bias": layer.proj.bias,
         }
@@ -280,7 +283,7 @@ GPT2 = Answers(
         ),
         "biases of the value": (fusing("", "one part"), "biases are joined otherwise"),
         "as nn.Linear": (
-            fusing(c_attn__weight=lambda layer: fused(layer).T),
+            fusing(c_attn__weight=lambda layer: c_attn_with(layer).T),
             r"\(36, 12\) instead of \(12, 36\)",
         ),
         "no bias": (fusing(c_attn__bias=lambda layer: torch.zeros(36)), "bias of c_attn is 0"),
@@ -294,12 +297,12 @@ GPT2 = Answers(
         ),
         "proj missing": (fusing(c_proj__weight=lambda layer: None), "c_proj.weight is missing"),
         "one name more": (fusing(bias_mask=lambda layer: torch.ones(1)), "bias_mask is no name"),
-        "a tensor": (lambda layer: fused(layer), "instead of a dict"),
+        "a tensor": (lambda layer: c_attn_with(layer), "instead of a dict"),
         "12 channels": (
             lambda layer: (
                 {k: v[..., :36] for k, v in fusing()(layer).items()}
                 if layer.n_head == 3
-                else fusing("lying")(layer)
+                else fusing("not transposed")(layer)
             ),
             "not for other sizes",
         ),
@@ -412,20 +415,22 @@ def test_the_formulas_of_the_checks_are_the_packages_and_the_slips_are_not():
         right = hub.gpt2_attention(layer)[f"c_attn.{part}"]
         torch.nn.init.normal_(layer.query.bias), torch.nn.init.normal_(layer.key.bias)
         right = hub.gpt2_attention(layer)[f"c_attn.{part}"]
-        torch.testing.assert_close(fused(layer, part=part), right)
+        torch.testing.assert_close(c_attn_with(layer, part=part), right)
     assert set(ORDERS) <= set(FUSED)
     for slip in FUSED:
-        assert not torch.allclose(fused(layer, slip), hub.gpt2_attention(layer)["c_attn.weight"])
+        assert not torch.allclose(
+            c_attn_with(layer, slip), hub.gpt2_attention(layer)["c_attn.weight"]
+        )
 
 
-def test_the_slips_about_bits_are_all_different():
-    values = [*pretrained.SLIPS.values(), hub.bits_per_character(1.4, 30, 90)]
+def test_the_mistakes_about_bits_are_all_different():
+    values = [*pretrained.BITS_MISTAKES.values(), hub.bits_per_character(1.4, 30, 90)]
     for i, a in enumerate(values):
         assert not [b for b in values[:i] if math.isclose(a, b, rel_tol=1e-2)]
 
 
 @pytest.mark.parametrize(
-    "words", [pretrained.WEIGHED, pretrained.TIED, pretrained.TWICE, pretrained.ROW]
+    "words", [pretrained.WEIGHTED, pretrained.TIED, pretrained.TWICE, pretrained.ROW]
 )
 def test_two_right_answers_go_on_alike(words):
     mine, other = words, words
@@ -443,7 +448,7 @@ def test_right_answers_fit_where_the_package_uses_its_own():
     q, k, v = (x.double() @ w["c_attn.weight"] + w["c_attn.bias"]).split(12, dim=-1)
     heads = [part.view(2, 5, 3, 4).transpose(1, 2) for part in (q, k, v)]
     y = kt.attend(*heads, kt.causal_mask(5))[0].transpose(1, 2).flatten(2)
-    expected = layer(x.double(), is_causal=True)
+    expected = layer(x.double(), mask=kt.causal_mask(5))
     torch.testing.assert_close(y @ w["c_proj.weight"] + w["c_proj.bias"], expected)
     model = kt.GPT(kt.GPTConfig(9, 8, 2, 2, 16, dropout=0.0)).eval()
     packed, back = by_counting(torch.tensor([[0, 0, 3, 4, 5]]), torch.tensor([[0, 0, 1, 1, 1]]))

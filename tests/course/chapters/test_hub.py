@@ -21,6 +21,7 @@ from hypothesis import strategies as st
 import kt_core as kt
 from kt_core.blocks import VARIANTS
 from kt_course.chapters.pretrained_models import hub
+from kt_course.chapters.pretrained_models.hub import repository
 from kt_course.chapters.pretrained_models.hub.card import NEEDS
 from kt_course.shipped import shipped
 from kt_course.tools.cli import main
@@ -82,7 +83,7 @@ def clean(code: str, *arguments, where) -> subprocess.CompletedProcess:
 
 def test_kt_core_and_its_checks_need_no_library():
     code = "import sys\nfor name in ('transformers', 'tokenizers', 'huggingface_hub'): sys.modules[name] = None\n"
-    code += f"sys.path.insert(0, {str(ROOT)!r})\nimport kt_core as kt\nfrom kt_core import hub\n"
+    code += f"sys.path.insert(0, {str(ROOT)!r})\nimport kt_core as kt\nfrom kt_course.chapters.pretrained_models import hub\n"
     code += "from kt_course.exercises.registry import library\nlibrary()\nprint(hub.bits_per_character(0.0, 1, 1))"
     done = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT.anchor
@@ -92,23 +93,21 @@ def test_kt_core_and_its_checks_need_no_library():
 
 def test_the_exported_code_is_the_packages_own():
     files = hub.source_files()
-    assert list(files) == sorted(
-        ["_typing.py", "attention.py", "modeling_kt.py", "models.py", "padding.py"]
-    )
+    assert {"modeling_kt.py", "models.py", "blocks.py", "perceiver.py", "attention.py"} < set(files)
     for name, text in files.items():
         first, rest = text.split("\n", 1)
-        module = re.match(r"# (kt_core[\w.]*) of kt_core", first)[1]
+        module = re.match(r"# (kt_co[\w.]*) of kt_core", first)[1]
         own = ROOT.joinpath(*module.split(".")).with_suffix(".py").read_text(encoding="utf-8")
         assert len(rest.splitlines()) == len(own.splitlines())
         for ours, theirs in zip(own.splitlines(), rest.splitlines(), strict=True):
             assert ours == theirs or (
-                re.match(r"from kt_core[\w.]* import", ours)
+                re.match(r"from kt_co[\w.]* import", ours)
                 and re.match(r"from \.\w+ import", theirs)
             )
         for node in ast.walk(ast.parse(text)):
             names = [a.name for a in node.names] if isinstance(node, ast.Import) else []
             names += [node.module] if isinstance(node, ast.ImportFrom) else []
-            assert not [found for found in names if found.startswith("kt_core")], name
+            assert not [other for other in names if other.startswith("kt_co")], name
 
 
 def test_the_wrapper_itself_imports_from_every_file():
@@ -120,17 +119,19 @@ def test_the_wrapper_itself_imports_from_every_file():
 
 def test_a_file_that_the_models_come_to_need_goes_along(tmp_path, monkeypatch):
     """Imports are followed, not listed."""
-    package = tmp_path / "kt_core"
-    (package / "hub").mkdir(parents=True)
-    (package / "hub" / "modeling_kt.py").write_text("from kt_core.models import GPT\n")
-    (package / "models.py").write_text(
-        "from kt_core.inner.deep import x\nfrom kt_core.models import y\n"
-    )
-    (package / "inner").mkdir()
-    (package / "inner" / "deep.py").write_text("x = 1\n")
-    monkeypatch.setattr(kt, "__file__", str(package / "__init__.py"))
+    texts = {
+        "kt_course.hub.wrapper": "from kt_core.models import GPT\n",
+        "kt_core.models": "from kt_core.inner.deep import x\nfrom kt_core.models import y\n",
+        "kt_core.inner.deep": "x = 1\n",
+    }
+    for module, text in texts.items():
+        path = tmp_path.joinpath(*module.split(".")).with_suffix(".py")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text)
+    monkeypatch.setattr(repository, "PACKAGES", tmp_path)
+    monkeypatch.setattr(repository, "WRAPPER", "kt_course.hub.wrapper")
     files = hub.source_files()
-    assert list(files) == ["deep.py", "modeling_kt.py", "models.py"]
+    assert list(files) == ["deep.py", "models.py", "wrapper.py"]
     assert "from .deep import x\nfrom .models import y\n" in files["models.py"]
 
 
@@ -188,10 +189,7 @@ def test_bits_of_a_uniform_guess():
 @needs_library
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_an_export_computes_the_same(variant, library, tmp_path):
-    model, vocab = (
-        small(variant, qk_norm=variant in ("rope", "perceiver"), activation="relu2"),
-        characters(),
-    )
+    model, vocab = (small(variant, qk_norm=variant in ("rope", "perceiver")), characters())
     written = hub.export(model, vocab, tmp_path / "out")
     assert {
         "config.json",
@@ -231,15 +229,15 @@ def test_generate_writes_what_kt_core_writes(variant, library, tmp_path):
     tokenizer = library.AutoTokenizer.from_pretrained(tmp_path, trust_remote_code=True)
     one_by_one = []
     for prompt in prompts:
-        asked = tokenizer([prompt], return_tensors="pt")
-        told = theirs.generate(**asked)[:, asked.input_ids.size(1) :]
-        one_by_one.append(tokenizer.decode(told[0], skip_special_tokens=True))
+        one = tokenizer([prompt], return_tensors="pt")
+        text = theirs.generate(**one)[:, one.input_ids.size(1) :]
+        one_by_one.append(tokenizer.decode(text[0], skip_special_tokens=True))
     assert one_by_one == ours
-    asked = tokenizer(
+    prompts = tokenizer(
         prompts, return_tensors="pt", padding=True
     )  # a row has less room by its padding
-    told = theirs.generate(**asked)[:, asked.input_ids.size(1) :]
-    answers = tokenizer.batch_decode(told, skip_special_tokens=True)
+    text = theirs.generate(**prompts)[:, prompts.input_ids.size(1) :]
+    answers = tokenizer.batch_decode(text, skip_special_tokens=True)
     assert [a for a, full in zip(answers, ours, strict=True) if full.startswith(a)] == answers
     assert answers[2] == ours[2] and any(answers)
 
@@ -323,10 +321,10 @@ def test_configs_are_checked_and_told(library, tmp_path):
         16,
         16,
     )
-    told = json.loads((tmp_path / "config.json").read_text())
-    assert told["architectures"] == ["KTForCausalLM"] and told["model_type"] == "kt_gpt"
-    (tmp_path / "config.json").write_text(json.dumps({**told, "n_head": 3}))
-    with pytest.raises(ValueError, match="n_embd \\(16\\) must be a multiple of n_head \\(3\\)"):
+    text = json.loads((tmp_path / "config.json").read_text())
+    assert text["architectures"] == ["KTForCausalLM"] and text["model_type"] == "kt_gpt"
+    (tmp_path / "config.json").write_text(json.dumps({**text, "n_head": 3}))
+    with pytest.raises(ValueError, match="n_embd must be a multiple of n_head .3., not 16"):
         loaded(tmp_path)
     with pytest.raises(ValueError, match="trust_remote_code"):
         library.AutoModelForCausalLM.from_pretrained(tmp_path, trust_remote_code=False)
@@ -337,17 +335,17 @@ import json
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 from transformers.utils import logging
 logging.disable_progress_bar()
-told = {}
+text = {}
 questions = json.loads(sys.argv[1])
 for folder in sys.argv[2:]:
     config = AutoConfig.from_pretrained(folder, trust_remote_code=True)
     tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=True)
     model = AutoModelForCausalLM.from_pretrained(folder, trust_remote_code=True)
-    asked = tokenizer([q + "⁇" for q in questions], return_tensors="pt", padding=True)
-    out = model.generate(**asked)[:, asked.input_ids.shape[1]:]
-    told[config.variant] = tokenizer.batch_decode(out, skip_special_tokens=True)
+    prompts = tokenizer([q + "⁇" for q in questions], return_tensors="pt", padding=True)
+    out = model.generate(**prompts)[:, prompts.input_ids.shape[1]:]
+    text[config.variant] = tokenizer.batch_decode(out, skip_special_tokens=True)
 assert not [name for name, module in sys.modules.items() if name.startswith("kt_core") and module], "kt_core is here"
-print(json.dumps(told))
+print(json.dumps(text))
 """
 
 
@@ -397,7 +395,7 @@ def test_the_command(library, tmp_path, capsys):
     )
     assert main(["export", str(path), str(tmp_path / "out")]) == 0
     out = capsys.readouterr().out
-    assert out.startswith("12 files in ") and "modeling_kt.py" in out
+    assert out.startswith(f"{len(hub.source_files()) + 7} files in ") and "modeling_kt.py" in out
     assert loaded(tmp_path / "out").config.vocab_size == 14
     assert main(["export", "bios-rope-unfinished", str(tmp_path / "none")]) == 1
     assert "kt export: bios-rope-unfinished: no such checkpoint\n" == capsys.readouterr().err
@@ -414,14 +412,14 @@ def front(card: str) -> dict:
 
 def test_the_card_of_a_shipped_model_tells_its_own_numbers():
     model, _, card = shipped("bios", "rope", "finetuned")
-    told = hub.model_card(model, card)
-    assert front(told)["license"] == "mit" and front(told)["library_name"] == "transformers"
+    text = hub.model_card(model, card)
+    assert front(text)["license"] == "mit" and front(text)["library_name"] == "transformers"
     dev = card["dev"]
-    assert f"| dev | {dev['correct']} | {dev['total']} | {100 * dev['accuracy']:.1f} % |" in told
-    assert f"{model.n_parameters():,} parameters" in told and "trust_remote_code=True" in told
+    assert f"| dev | {dev['correct']} | {dev['total']} | {100 * dev['accuracy']:.1f} % |" in text
+    assert f"{model.n_parameters():,} parameters" in text and "trust_remote_code=True" in text
     for heading in ("Use", "Training", "Evaluation", "Limits"):
-        assert f"\n## {heading}\n" in told
-    for code in re.findall(r"```python\n(.*?)```", told, re.S):
+        assert f"\n## {heading}\n" in text
+    for code in re.findall(r"```python\n(.*?)```", text, re.S):
         ast.parse(code)
 
 
@@ -434,11 +432,11 @@ def test_the_card_asks_for_the_version_that_the_hub_extra_asks_for():
 
 
 def test_the_card_of_a_model_of_unknown_origin_says_so():
-    told = hub.model_card(small("perceiver"), {})
-    assert front(told)["license"] == "unknown" and "language" not in front(told)
-    assert "Data: unknown" in told and "Not evaluated." in told and "blind" in told
-    told = hub.model_card(small(), {"corpus": "wiki", "licence": "trained on text, CC BY-SA"})
-    assert front(told)["license"] == "other" and "- Licence: trained on text, CC BY-SA." in told
+    text = hub.model_card(small("perceiver"), {})
+    assert front(text)["license"] == "unknown" and "language" not in front(text)
+    assert "Data: unknown" in text and "Not evaluated." in text and "blind" in text
+    text = hub.model_card(small(), {"corpus": "wiki", "licence": "trained on text, CC BY-SA"})
+    assert front(text)["license"] == "other" and "- Licence: trained on text, CC BY-SA." in text
 
 
 # ---------------------------------------------------------------- tokenizers
@@ -539,10 +537,9 @@ CLASSES = {"vanilla": hub.as_gpt2, "rope": hub.as_gpt_neox}
 
 
 @needs_library
-@pytest.mark.parametrize("activation", ["gelu", "relu2"])
 @pytest.mark.parametrize("variant", CLASSES)
-def test_the_same_logits_in_the_librarys_class(variant, activation, library, tmp_path):
-    model = small(variant, activation=activation, rope_base=500.0, n_head=4)
+def test_the_same_logits_in_the_librarys_class(variant, library, tmp_path):
+    model = small(variant, rope_base=500.0, n_head=4)
     theirs = CLASSES[variant](model)
     idx = torch.randint(2, 14, (3, 16))
     with torch.no_grad():
@@ -560,10 +557,11 @@ def test_their_cache_and_padding_write_what_we_write(variant, library):
     model, vocab = small(variant, seed=3), characters()
     theirs, tokenizer = CLASSES[variant](model), hub.char_tokenizer(vocab, 16)
     prompts = ["abc⁇", "l", "hgfed", "bb"]
-    asked = tokenizer(prompts, return_tensors="pt", padding=True)
-    told = theirs.generate(**asked, max_new_tokens=8, do_sample=False)[:, asked.input_ids.size(1) :]
+    batch = tokenizer(prompts, return_tensors="pt", padding=True)
+    text = theirs.generate(**batch, max_new_tokens=8, do_sample=False)
+    text = text[:, batch.input_ids.size(1) :]
     ours = kt.generate(model, [vocab.encode(p) for p in prompts], max_new=8, stop=(1,))
-    assert tokenizer.batch_decode(told, skip_special_tokens=True) == [
+    assert tokenizer.batch_decode(text, skip_special_tokens=True) == [
         vocab.decode(i).replace("□", "") for i in ours
     ]
 
@@ -598,7 +596,7 @@ def test_a_setting_of_their_class_that_differs_shows(library):
 
 @needs_library
 def test_the_library_is_quiet_and_fetches_nothing(tmp_path):
-    code = f"import sys; sys.path.insert(0, {str(ROOT)!r})\nfrom kt_core import hub\n"
+    code = f"import sys; sys.path.insert(0, {str(ROOT)!r})\nfrom kt_course.chapters.pretrained_models import hub\n"
     code += f"hub.offline({str(tmp_path / 'code')!r})\nfrom transformers import AutoConfig, GPT2Config\n"
     code += f"GPT2Config().save_pretrained({str(tmp_path / 'x')!r})\n"
     code += "try: AutoConfig.from_pretrained('kt-workbook/no-such-model')\nexcept OSError: print('offline')\n"

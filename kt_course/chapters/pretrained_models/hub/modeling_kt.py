@@ -11,16 +11,16 @@ from dataclasses import asdict, fields
 
 import torch
 import torch.nn.functional as F
-from kt_core.blocks import GPTConfig
-from kt_core.perceiver import PerceiverStack  # noqa: F401
-from kt_core.positions import Rotary
 from transformers import GenerationMixin, PreTrainedConfig, PreTrainedModel
 from transformers.modeling_outputs import CausalLMOutput
 
 from kt_core._typing import Int, Tensor
 from kt_core._validation import require  # noqa: F401
 from kt_core.attention import attend  # noqa: F401
+from kt_core.blocks import GPTConfig
 from kt_core.models import GPT
+from kt_core.perceiver import PerceiverStack  # noqa: F401
+from kt_core.positions import Rotary
 from kt_course.chapters.pretrained_models.hub.padding import left_aligned
 
 
@@ -70,11 +70,11 @@ class KTForCausalLM(PreTrainedModel, GenerationMixin):
     def _init_weights(self, module):
         """Compute what no file holds: the library builds a model on the meta device first."""
         GPT.init_weights(module)
-        if isinstance(module, GPT) and module.rotary is not None:
-            c, table = module.config, module.rotary
-            fresh = Rotary(c.n_embd // c.n_head, len(table.cos), c.rope_base)
-            table.cos.copy_(fresh.cos)
-            table.sin.copy_(fresh.sin)
+        if isinstance(module, Rotary):
+            c = self.config
+            fresh = Rotary(c.n_embd // c.n_head, len(module.cos), c.rope_base)
+            module.cos.copy_(fresh.cos)
+            module.sin.copy_(fresh.sin)
 
     @classmethod
     def _supports_default_dynamic_cache(cls) -> bool:

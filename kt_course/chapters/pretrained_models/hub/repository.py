@@ -12,7 +12,6 @@ import json
 import re
 from collections.abc import Mapping
 from dataclasses import asdict
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +24,7 @@ from kt_core.vocab import CharVocab
 from kt_course.chapters.pretrained_models.hub.card import model_card
 from kt_course.chapters.pretrained_models.hub.tokens import char_tokenizer
 
+PACKAGES = Path(kt_core.__file__).parent.parent
 WRAPPER = "kt_course.chapters.pretrained_models.hub.modeling_kt"
 AUTO_MAP = {
     "AutoConfig": "modeling_kt.KTConfig",
@@ -48,7 +48,8 @@ def source_files() -> dict[str, str]:
         name = f"{module.rpartition('.')[2]}.py"
         if name in files:
             continue
-        text = Path(find_spec(module).origin).read_text(encoding="utf-8")
+        path = PACKAGES.joinpath(*module.split(".")).with_suffix(".py")
+        text = path.read_text(encoding="utf-8")
         modules += [match[1] for match in _IMPORT.finditer(text)]
         version = f"kt_core {kt_core.__version__}, MIT licence"
         origin = f"# {module} of {version}; written by kt export, to be changed there\n"
