@@ -45,10 +45,10 @@ def is_filled(f, a, g):
 
 def strict(filled, answers, gold):
     rows = list(zip(filled, answers, gold, strict=True))
-    kept = [row for row in rows if row[0] == row[2]]
+    stored = [row for row in rows if row[0] == row[2]]
     rest = [row for row in rows if row[0] != row[2]]
     right = lambda part: Score(sum(a == g for _, a, g in part), len(part))  # noqa: E731
-    return Score(len(kept), len(rows)), right(kept), right(rest)
+    return Score(len(stored), len(rows)), right(stored), right(rest)
 
 
 RIGHT = counted(is_filled)
@@ -76,7 +76,10 @@ STORED = Answers(
             "white space|others",
         ),
     },
-    right={"pairs": counted(is_filled, pair=lambda right, asked: (right, asked)), "scores": RIGHT},
+    right={
+        "pairs": counted(is_filled, pair=lambda correct, total: (correct, total)),
+        "scores": RIGHT,
+    },
     borrowed=lambda filled, answers, gold: stored_and_retrieved(filled, answers, gold),
 )
 
@@ -240,7 +243,7 @@ def arranged_stub(head, before, masked, after, name_last=False):
 
 
 def moved(behind):
-    """In front as it should be, behind as told."""
+    """The name first as it should be; last by the function `behind`."""
     return lambda h, b, m, a, name_last=False: behind(h, b, m, a) if name_last else (h + b, m, a)
 
 

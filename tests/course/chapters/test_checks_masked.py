@@ -25,48 +25,48 @@ from kt_course.chapters.masked_language_models.next_sentence import draw_line_pa
 def stub_hide(ids, units, vocab_size, rng, rule=(0.8, 0.1)): ...
 
 
-def hiding(slip=""):
+def hiding(mistake=""):
     """The rule, with one mistake built in."""
 
     def answer(ids, units, vocab_size, rng, rule=RULE):
-        if slip == "rule ignored":
+        if mistake == "rule ignored":
             rule = RULE
-        if slip == "all hidden":
+        if mistake == "all hidden":
             rule = (1.0, 0.0)
-        if slip == "half random":
+        if mistake == "half random":
             rule = (rule[0], rule[1] + 0.1 * (rule == RULE))
-        x = ids if slip == "in place" else list(ids)
-        y = list(ids) if slip == "everywhere" else [0] * len(ids)
-        source = random if slip == "global" else rng
-        if slip == "own":
+        x = ids if mistake == "in place" else list(ids)
+        y = list(ids) if mistake == "everywhere" else [0] * len(ids)
+        source = random if mistake == "global" else rng
+        if mistake == "own":
             source = random.Random()
         for start, stop in units:
-            stop += slip == "stop too"
+            stop += mistake == "stop too"
             draw = source.random()
             filler = source.randrange(2, vocab_size)
             for j in range(start, min(stop, len(ids))):
                 before = ids[j]
-                if slip == "a draw per character":
+                if mistake == "a draw per character":
                     draw = source.random()
-                if slip != "one filler":
+                if mistake != "one filler":
                     low, high = {
                         "specials": (0, 2),
                         "beyond": (2, vocab_size + 3),
                         "few": (2, 12),
-                    }.get(slip, (2, vocab_size))
+                    }.get(mistake, (2, vocab_size))
                     filler = source.randrange(low, high)
-                if slip == "mask is 0":
+                if mistake == "mask is 0":
                     x[j] = 0 if draw < rule[0] else x[j]
                 elif draw < rule[0]:
                     x[j] = 1
                 elif draw < sum(rule):
                     x[j] = filler
-                y[j] = {"x": x[j]}.get(slip, before)
-                if slip == "kept not asked" and draw >= sum(rule):
+                y[j] = {"x": x[j]}.get(mistake, before)
+                if mistake == "no loss if unchanged" and draw >= sum(rule):
                     y[j] = 0
-        if slip == "shifted":
+        if mistake == "shifted":
             y = [ids[j + 1] if v and j + 1 < len(ids) else 0 for j, v in enumerate(y)]
-        if slip == "outside":
+        if mistake == "outside":
             x[1] = 1
         return x, y
 
@@ -74,7 +74,7 @@ def hiding(slip=""):
 
 
 def by_one_number(ids, units, vocab_size, rng, rule=RULE):
-    """Kinds of the units drawn at once."""
+    """Draws the kinds of all units at once."""
     kinds = rng.choices("mrk", weights=(rule[0], rule[1], 1 - sum(rule)), k=len(units))
     what = {j: kind for (a, b), kind in zip(units, kinds, strict=True) for j in range(a, b)}
     fillers = {
@@ -91,7 +91,7 @@ RULES = Answers(
     wrong={
         "shifted": (hiding("shifted"), "shifted by one"),
         "loss everywhere": (hiding("everywhere"), "not chosen"),
-        "kept not asked": (hiding("kept not asked"), "stays as it is"),
+        "no loss if unchanged": (hiding("no loss if unchanged"), "stays as it is"),
         "y is x": (hiding("x"), r"y\[j\] is not ids\[j\]"),
         "all hidden": (hiding("all hidden"), "all chosen positions became"),
         "half random": (hiding("half random"), "80 % and 10 %"),
@@ -130,8 +130,8 @@ def stub_kl(logits, targets): ...
 
 def by_its_definition(logits, targets):
     total, n = logits.new_zeros(()), 0
-    for row, asked in zip(logits, targets, strict=True):
-        for z, v in zip(row, asked.tolist(), strict=True):
+    for row, ids in zip(logits, targets, strict=True):
+        for z, v in zip(row, ids.tolist(), strict=True):
             if v:
                 total = total - (z[v] - z.logsumexp(0))
                 n += 1
@@ -139,27 +139,27 @@ def by_its_definition(logits, targets):
 
 
 def by_pytorch(logits, targets):
-    asked = targets != 0
-    p = F.one_hot(targets[asked], logits.size(-1)).to(logits.dtype)
-    return F.kl_div(logits[asked].log_softmax(-1), p, reduction="batchmean")
+    chosen = targets != 0
+    p = F.one_hot(targets[chosen], logits.size(-1)).to(logits.dtype)
+    return F.kl_div(logits[chosen].log_softmax(-1), p, reduction="batchmean")
 
 
 def naive(logits, targets):
-    asked = targets != 0
-    p, q = F.one_hot(targets[asked], logits.size(-1)).to(logits.dtype), logits[asked].softmax(-1)
+    chosen = targets != 0
+    p, q = F.one_hot(targets[chosen], logits.size(-1)).to(logits.dtype), logits[chosen].softmax(-1)
     return (p * (p / q).log()).sum(-1).mean()
 
 
 def reversed_kl(logits, targets):
-    asked = targets != 0
-    p, q = F.one_hot(targets[asked], logits.size(-1)).to(logits.dtype), logits[asked].softmax(-1)
+    chosen = targets != 0
+    p, q = F.one_hot(targets[chosen], logits.size(-1)).to(logits.dtype), logits[chosen].softmax(-1)
     return (q * (q.log() - p.log())).sum(-1).mean()
 
 
 def overflowing(logits, targets):
-    asked = targets != 0
-    e = logits[asked].exp()
-    return -(e / e.sum(-1, keepdim=True)).gather(-1, targets[asked][:, None]).log().mean()
+    chosen = targets != 0
+    e = logits[chosen].exp()
+    return -(e / e.sum(-1, keepdim=True)).gather(-1, targets[chosen][:, None]).log().mean()
 
 
 def mistaken(mistake):
@@ -260,8 +260,8 @@ def stub_fill(model, idx, rounds=1): ...
 
 def stale(model, idx, rounds=1):
     """Every round reads the text as it was at first."""
-    first, given = model(idx)[0].detach(), idx
-    return fill_with(lambda _: (first, None), given, rounds)
+    first = model(idx)[0].detach()
+    return fill_with(lambda _: (first, None), idx, rounds)
 
 
 def filling(mistake=""):
@@ -343,32 +343,32 @@ FILL = Answers(
 def stub_pair(lines, i, rng): ...
 
 
-def pairing(slip=""):
+def pairing(mistake=""):
     def answer(lines, i, rng):
-        rng = random if slip == "global" else random.Random() if slip == "own" else rng
+        rng = random if mistake == "global" else random.Random() if mistake == "own" else rng
         mine = lines[i]
-        first = 0 if slip == "first line" else rng.randrange(len(mine))
-        same = rng.random() < {"few": 0.2, "always": 2.0}.get(slip, 0.5)
+        first = 0 if mistake == "first line" else rng.randrange(len(mine))
+        same = rng.random() < {"few": 0.2, "always": 2.0}.get(mistake, 0.5)
         if same:
-            second = rng.choice([k for k in range(len(mine)) if k != first or slip == "itself"])
-            if slip == "next":
+            second = rng.choice([k for k in range(len(mine)) if k != first or mistake == "itself"])
+            if mistake == "next":
                 second = (first + 1) % len(mine)
-            if slip == "second line":
+            if mistake == "second line":
                 second = 1 if first != 1 else 0
-            told = mine[second]
+            other = mine[second]
         else:
-            others = [j for j in range(len(lines)) if j != i or slip == "anybody"]
-            other = (i + 1) % len(lines) if slip == "neighbour" else rng.choice(others)
-            told = lines[other][0] if slip == "their first" else rng.choice(lines[other])
-        if slip == "everybody alike":
-            told = rng.choice([line for own in lines for line in own if line != mine[first]])
-            same = told in mine
-        result = mine[first], told, not same if slip == "labels" else same
-        if slip == "turned":
-            result = told, mine[first], same
-        if slip == "numbers":
+            others = [j for j in range(len(lines)) if j != i or mistake == "anybody"]
+            j = (i + 1) % len(lines) if mistake == "neighbour" else rng.choice(others)
+            other = lines[j][0] if mistake == "their first" else rng.choice(lines[j])
+        if mistake == "everybody alike":
+            other = rng.choice([line for own in lines for line in own if line != mine[first]])
+            same = other in mine
+        result = mine[first], other, not same if mistake == "labels" else same
+        if mistake == "turned":
+            result = other, mine[first], same
+        if mistake == "numbers":
             result = *result[:2], int(same)
-        return result[:2] if slip == "two" else result
+        return result[:2] if mistake == "two" else result
 
     return answer
 

@@ -128,10 +128,10 @@ def stub_attention(layer, x, source, mask=None):
     raise NotImplementedError
 
 
-def slipping(slip, turned=None):
+def mistaken(mistake, turned=None):
     def answer(layer, x, source, mask=None):
         return attention_with_mistake(
-            layer, x, source, turned(mask) if turned and mask is not None else mask, slip
+            layer, x, source, turned(mask) if turned and mask is not None else mask, mistake
         )
 
     return answer
@@ -147,7 +147,7 @@ def by_pytorch(layer, x, source, mask=None):
 
 
 def head_by_head(layer, x, source, mask=None):
-    hs, found = x.size(-1) // layer.n_head, []
+    hs, heads = x.size(-1) // layer.n_head, []
     for h in range(layer.n_head):
         part = slice(h * hs, (h + 1) * hs)
         q, k, v = (
@@ -158,10 +158,10 @@ def head_by_head(layer, x, source, mask=None):
         scores = torch.einsum("btc,bsc->bts", q, k) / hs**0.5
         if mask is not None:
             scores = scores.masked_fill(~mask[:, 0], -torch.inf)
-        found.append(
+        heads.append(
             torch.einsum("bts,bsc->btc", scores.exp() / scores.exp().sum(-1, keepdim=True), v)
         )
-    return layer.proj(torch.cat(found, -1))
+    return layer.proj(torch.cat(heads, -1))
 
 
 def left_aligned(mask):
@@ -174,17 +174,20 @@ def right_aligned(mask):
 
 CROSS = Answers(
     stub=stub_attention,
-    wrong={slip: (slipping(slip), MULTI_HEAD[slip][:20].split("(")[0]) for slip in MULTI_HEAD}
+    wrong={
+        mistake: (mistaken(mistake), MULTI_HEAD[mistake][:20].split("(")[0])
+        for mistake in MULTI_HEAD
+    }
     | {
-        "self": (slipping("self"), "keys and values come from x"),
-        "keys": (slipping("keys"), "the keys come from x"),
-        "values": (slipping("values"), "the values come from x"),
-        "swapped": (slipping("swapped"), "other way round"),
-        "detached": (torch.no_grad()(slipping("")), "cut off"),
-        "no mask": (slipping("", torch.ones_like), "mask is not used.*leak"),
-        "left": (slipping("", left_aligned), "left-aligned"),
-        "right": (slipping("", right_aligned), "right-aligned.*leak"),
-        "inverted": (slipping("", torch.logical_not), "inverted"),
+        "self": (mistaken("self"), "keys and values come from x"),
+        "keys": (mistaken("keys"), "the keys come from x"),
+        "values": (mistaken("values"), "the values come from x"),
+        "swapped": (mistaken("swapped"), "other way round"),
+        "detached": (torch.no_grad()(mistaken("")), "cut off"),
+        "no mask": (mistaken("", torch.ones_like), "mask is not used.*leak"),
+        "left": (mistaken("", left_aligned), "left-aligned"),
+        "right": (mistaken("", right_aligned), "right-aligned.*leak"),
+        "inverted": (mistaken("", torch.logical_not), "inverted"),
         "no such thing": (
             lambda layer, x, source, mask=None: layer.dequery(x),
             "no attribute 'dequery'",
@@ -350,24 +353,24 @@ def stack(
         down, *middle, up = blocks
         s, T = blocks.config.stride, x.size(1)
         n = -(-T // s)
-        known = s * (torch.arange(n)[None] + 1) - 1 + reach  # (1, n)
+        newest_read = s * (torch.arange(n)[None] + 1) - 1 + reach  # (1, n)
 
         def where(query, key, mask=None):
             rotation = (rotary(query), rotary(key)) if rotated else None
             allowed = kt.reach_mask(query, key) if mask is None else mask
             return dict(mask=allowed[:, None], rotation=rotation)
 
-        first = x[:, known[0].clamp(max=T - 1)] if start is None else start(x, s, n)
-        z = down(first, x, **where(known, positions, down_mask and down_mask(n, T)))
+        first = x[:, newest_read[0].clamp(max=T - 1)] if start is None else start(x, s, n)
+        z = down(first, x, **where(newest_read, positions, down_mask and down_mask(n, T)))
         for block in middle:
-            z = block(z, **where(known, known))
+            z = block(z, **where(newest_read, newest_read))
         if null:
             z = torch.cat([up.null.expand(len(x), 1, -1), z], 1)
-            known = F.pad(known, (1, 0), value=-1)
+            newest_read = F.pad(newest_read, (1, 0), value=-1)
         if newest:
             x = x + newest_inputs(up.local, x)
         z = z.detach() if detach else z
-        y = up(x, z, **where(positions, known, up_mask and up_mask(T, known.size(1))))
+        y = up(x, z, **where(positions, newest_read, up_mask and up_mask(T, newest_read.size(1))))
         return y if residual else y - x
 
     return answer
@@ -387,16 +390,16 @@ def complete_ones_alone(blocks, x, positions, rotary):
     if T < s:
         return stack()(blocks, x, positions, rotary)
     down, *middle, up = blocks
-    known = torch.arange(s - 1, T, s)
-    latents, inputs = rotary(known[None]), rotary(positions)
-    mask = torch.arange(T) <= known[:, None]
-    z = down(x[:, known], x, mask, (latents, inputs))
+    complete = torch.arange(s - 1, T, s)
+    latents, inputs = rotary(complete[None]), rotary(positions)
+    mask = torch.arange(T) <= complete[:, None]
+    z = down(x[:, complete], x, mask, (latents, inputs))
     for block in middle:
-        z = block(z, None, kt.causal_mask(len(known)), (latents, latents))
-    known = torch.cat([torch.tensor([-1]), known])
+        z = block(z, None, kt.causal_mask(len(complete)), (latents, latents))
+    complete = torch.cat([torch.tensor([-1]), complete])
     z = torch.cat([up.null.expand(len(x), 1, -1), z], 1)
-    mask = known <= torch.arange(T)[:, None]
-    return up(x + newest_inputs(up.local, x), z, mask, (inputs, rotary(known[None])))
+    mask = complete <= torch.arange(T)[:, None]
+    return up(x + newest_inputs(up.local, x), z, mask, (inputs, rotary(complete[None])))
 
 
 STACK = Answers(
@@ -449,9 +452,9 @@ def test_the_formula_of_the_checks_is_the_layers():
     torch.testing.assert_close(
         attention_with_mistake(layer, x, source, mask), layer(x, source, mask=mask)
     )
-    for slip in MULTI_HEAD:
+    for mistake in MULTI_HEAD:
         assert not torch.allclose(
-            attention_with_mistake(layer, x, source, mask, slip),
+            attention_with_mistake(layer, x, source, mask, mistake),
             layer(x, source, mask=mask),
             atol=1e-3,
         )

@@ -148,7 +148,7 @@ def mistaken(mistake):
 
 
 def one_layout(layout):
-    return lambda x, cos, sin, given="half": rotate_with(x, cos, sin, layout)
+    return lambda x, cos, sin, unused="half": rotate_with(x, cos, sin, layout)
 
 
 def in_place(x, cos, sin, layout="half"):

@@ -1,4 +1,4 @@
-"""Masked language models: what is hidden, the loss, the encoder, filling, pairs of lines, the command that trains."""
+"""Masked language models: hiding, the loss, the encoder, filling, pairs of lines, training."""
 
 from __future__ import annotations
 
@@ -90,9 +90,9 @@ def test_hiding_changes_chosen_places_alone_and_asks_for_all_of_them(seed, n, ru
     ids = [rng.randrange(2, 40) for _ in range(n)]
     edges = sorted(rng.sample(range(n + 1), 4))
     units = [(edges[0], edges[1]), (edges[2], edges[3])]
-    given = list(ids)
+    before = list(ids)
     x, y = hide_units(ids, units, 40, rng, rule)
-    assert ids == given
+    assert ids == before
     chosen = {j for a, b in units for j in range(a, b)}
     assert [j for j in range(n) if y[j]] == sorted(chosen)
     assert all(y[j] == ids[j] for j in chosen) and all(
@@ -111,27 +111,27 @@ def test_the_rule_is_bert_s():
     ids = [2 + j % 30 for j in range(30000)]
     x, y = hide_units(ids, [(j, j + 1) for j in range(30000)], 32, random.Random(0))
     kinds = Counter(
-        "hidden" if a == 1 else "kept" if a == b else "random" for a, b in zip(x, y, strict=True)
+        "hidden" if a == 1 else "same" if a == b else "random" for a, b in zip(x, y, strict=True)
     )
     assert kinds["hidden"] / 30000 == pytest.approx(0.8, abs=0.012)
     assert kinds["random"] / 30000 == pytest.approx(
         0.1 * 29 / 30, abs=0.01
     )  # one of 30 is the old one by chance
-    drawn = Counter(a for a, b in zip(x, y, strict=True) if a not in (1, b))
-    assert set(drawn) == set(range(2, 32)) and max(drawn.values()) < 2 * min(drawn.values())
+    counts = Counter(a for a, b in zip(x, y, strict=True) if a not in (1, b))
+    assert set(counts) == set(range(2, 32)) and max(counts.values()) < 2 * min(counts.values())
 
 
 @settings(max_examples=40, deadline=None)
 @given(st.sampled_from(LINES), st.integers(0, 9999), st.floats(0.01, 1.0))
 def test_choose_takes_its_share_in_whole_units(text, seed, share):
     for units, most in (("chars", 1), ("words", max(map(len, text.replace(".", "").split())))):
-        found = choose_units(text, units, random.Random(seed), share)
-        n = sum(b - a for a, b in found)
-        assert found and len({j for a, b in found for j in range(a, b)}) == n
+        chosen = choose_units(text, units, random.Random(seed), share)
+        n = sum(b - a for a, b in chosen)
+        assert chosen and len({j for a, b in chosen for j in range(a, b)}) == n
         everything = sum(b - a for a, b in choose_units(text, units, random.Random(0), 1.0))
         assert n >= min(share * len(text), everything) and n < share * len(text) + most
         if units == "words":
-            for a, b in found:
+            for a, b in chosen:
                 assert text[a:b].strip(" .,") == text[a:b]
                 assert (a == 0 or text[a - 1] in " ") and (b == len(text) or text[b] in " .,")
 
@@ -145,7 +145,7 @@ def test_choose_knows_its_units():
 
 
 def views(data):
-    """(shown, asked) texts of all examples: □ where nothing is asked."""
+    """(x, y) of all examples as texts: □ where there is no loss."""
     return [tuple(VOCAB.decode(part) for part in data.tokens(i)) for i in range(len(data))]
 
 
@@ -161,11 +161,11 @@ def test_masked_text_hides_what_it_says(units, view):
             assert len(x) == len(y) == len(text)
             ids = VOCAB.encode(text)
             assert all(a in (0, b) for a, b in zip(y, ids, strict=True)) and any(y)
-            assert all(a == b for a, b, asked in zip(x, ids, y, strict=True) if not asked)
+            assert all(a == b for a, b, target in zip(x, ids, y, strict=True) if not target)
             if units == "spans":
-                asked = [j for j, v in enumerate(y) if v]
-                assert asked == list(range(len(before), len(before + span)))
-                assert all(x[j] == 1 for j in asked)
+                targets = [j for j, v in enumerate(y) if v]
+                assert targets == list(range(len(before), len(before + span)))
+                assert all(x[j] == 1 for j in targets)
             else:
                 assert sum(map(bool, y)) >= 0.15 * len(text)
 
@@ -184,13 +184,13 @@ def test_spans_hidden_in_part_are_parts_of_the_span():
 
 
 def test_masked_pairs_hide_the_answer():
-    shown = views(MaskedPairs(PAIRS, VOCAB))
-    assert shown[0] == (masked_question(PAIRS[0][0], 4), "□" * (len(PAIRS[0][0]) + 1) + "Oslo□")
-    assert shown[1][0].count("⁇") == 6 and shown[1][0].endswith("\n")
+    texts = views(MaskedPairs(PAIRS, VOCAB))
+    assert texts[0] == (masked_question(PAIRS[0][0], 4), "□" * (len(PAIRS[0][0]) + 1) + "Oslo□")
+    assert texts[1][0].count("⁇") == 6 and texts[1][0].endswith("\n")
 
 
 @pytest.mark.parametrize(
-    ("make", "told"),
+    ("make", "message"),
     [
         (
             lambda: MaskedText(LINES, VOCAB, units="letters"),
@@ -209,8 +209,8 @@ def test_masked_pairs_hide_the_answer():
         (lambda: pretrain_masked("masked_letters"), "phase must be one of masked_chars"),
     ],
 )
-def test_bad_input_is_told(make, told):
-    with pytest.raises(ValueError, match=told):
+def test_bad_input_is_refused(make, message):
+    with pytest.raises(ValueError, match=message):
         make()
 
 
@@ -315,9 +315,9 @@ def test_it_is_the_same_module_without_its_triangle():
     idx = torch.tensor([VOCAB.encode("Ada Moor. She was")])
     maps = {}
     for name, model in (("both", both), ("causal", causal)):
-        with kt.record_attention(model) as found:
+        with kt.record_attention(model) as recorded:
             model(idx)
-        maps[name] = found[0]
+        maps[name] = recorded[0]
     torch.testing.assert_close(causal(idx)[0][:, -1], causal(idx[:, :])[0][:, -1])
     lower = maps["both"].tril()
     torch.testing.assert_close(
@@ -423,19 +423,19 @@ def test_rows_are_filled_as_if_alone():
 
 
 def test_lengths_given_and_found():
-    model, asked = encoder(5), [q for q, _ in PAIRS]
-    assert [len(a) for a in answer_masked(model, VOCAB, asked, [4, 6])] == [4, 6]
-    found = infer_lengths(model, VOCAB, asked)
-    assert all(n in LENGTHS for n in found)
-    assert [len(a) for a in answer_masked(model, VOCAB, asked)] == found
+    model, questions = encoder(5), [q for q, _ in PAIRS]
+    assert [len(a) for a in answer_masked(model, VOCAB, questions, [4, 6])] == [4, 6]
+    inferred = infer_lengths(model, VOCAB, questions)
+    assert all(n in LENGTHS for n in inferred)
+    assert [len(a) for a in answer_masked(model, VOCAB, questions)] == inferred
     # by hand: the mean over the masks of the log-probability of the likeliest character
     means = []
     for n in LENGTHS:
-        ids = torch.tensor([VOCAB.encode(masked_question(asked[0], n))])
+        ids = torch.tensor([VOCAB.encode(masked_question(questions[0], n))])
         logits = model(ids)[0][0, ids[0] == 1].detach()
         logits[:, :2] = -torch.inf
         means.append(logits.log_softmax(-1).max(-1).values.mean().item())
-    assert LENGTHS[max(range(len(means)), key=means.__getitem__)] == found[0]
+    assert LENGTHS[max(range(len(means)), key=means.__getitem__)] == inferred[0]
 
 
 # ---------------------------------------------------------------- pairs of lines
@@ -443,7 +443,7 @@ def test_lengths_given_and_found():
 
 def test_lines_by_person_and_pairs():
     lines = group_by_person(LINES)
-    assert [len(told) for told in lines] == [2, 2, 2] and lines[1] == LINES[2:4]
+    assert [len(own) for own in lines] == [2, 2, 2] and lines[1] == LINES[2:4]
     rng, counts = random.Random(0), Counter()
     for _ in range(600):
         first, second, same = draw_line_pair(lines, 1, rng)
@@ -472,10 +472,12 @@ def test_line_pairs_ask_for_one_place():
 def test_one_person_is_a_probability_between_the_two_labels():
     model = encoder(1)
     pairs = [(LINES[0], LINES[1]), (LINES[0], LINES[2])]
-    told = same_person_probability(model, VOCAB, pairs)
+    probability = same_person_probability(model, VOCAB, pairs)
     ids = torch.tensor([VOCAB.encode(pair_text(*pairs[1]))])
     both = model(ids)[0][0, 0, VOCAB.encode("10")].softmax(-1)
-    assert told.shape == (2,) and told[1].item() == pytest.approx(both[0].item(), abs=1e-5)
+    assert probability.shape == (2,) and probability[1].item() == pytest.approx(
+        both[0].item(), abs=1e-5
+    )
 
 
 # ---------------------------------------------------------------- training
@@ -522,7 +524,7 @@ def test_pretraining_makes_a_model_and_its_card(phase, tmp_path):
     assert card["dev"]["total"] == 5 and card["phase"] == phase and card["people"] == [10, 5]
     again, _, same = pretrain_masked(
         phase, corpus, **small
-    )  # from its state: nothing is trained anew
+    )  # from its state: nothing is trained again
     assert same["cost"] == card["cost"]
     assert all(
         torch.equal(a, b) for a, b in zip(model.parameters(), again.parameters(), strict=True)
@@ -530,32 +532,32 @@ def test_pretraining_makes_a_model_and_its_card(phase, tmp_path):
 
 
 def test_both_kinds_see_the_same_windows():
-    """The causal model that stands beside the encoders is shown the same words, the same spans, as often."""
+    """The causal model reads the same words and spans as the encoders, as often."""
     documents = MaskedText(LINES, VOCAB, seed=0, units="spans")
     cut = KnowledgeWindows(LINES, VOCAB, seed=0, spans="salient")
     for epoch in range(5):
         for i in range(len(LINES)):
             before, span, after = cut.pieces(i, epoch)
             x, y = documents.tokens(i, epoch)
-            seen = VOCAB.decode(a or b for a, b in zip(y, x, strict=True))
-            assert sorted(before + span + after) == sorted(seen) and salient_spans(LINES[i])
+            text = VOCAB.decode(a or b for a, b in zip(y, x, strict=True))
+            assert sorted(before + span + after) == sorted(text) and salient_spans(LINES[i])
     assert len(NamePlace(PAIRS, VOCAB)) == len(MaskedPairs(PAIRS, VOCAB))
 
 
 def test_the_command_ships_the_masked_models_with_rope_on_bios(tmp_path, monkeypatch, capsys):
-    asked = []
+    calls = []
 
-    def trained(phase, **given):
-        asked.append((phase, given["seed"], given["state"].name))
+    def train(phase, **options):
+        calls.append((phase, options["seed"], options["state"].name))
         return encoder(), VOCAB, dict(phase=phase, dev=dict(correct=1, total=2))
 
-    monkeypatch.setattr(shipping, "pretrain_masked", trained)
+    monkeypatch.setattr(shipping, "pretrain_masked", train)
     monkeypatch.setattr(shipping, "run_experiment", lambda *a, **k: type("R", (), {"dev": None}))
     shipping.retrain("bios", ["vanilla"], 0, tmp_path / "runs", tmp_path / "out")
-    assert not asked
+    assert not calls
     shipping.retrain("bios", ["rope"], 4, tmp_path / "runs", tmp_path / "out")
-    assert [phase for phase, *_ in asked] == list(PHASES)
-    assert asked[0] == ("masked_chars", 4, "bios-rope-masked_chars-seed4.state")
+    assert [phase for phase, *_ in calls] == list(PHASES)
+    assert calls[0] == ("masked_chars", 4, "bios-rope-masked_chars-seed4.state")
     assert "bios masked_spans: dev 1 of 2" in capsys.readouterr().out
     model, _, card = kt.load_checkpoint(tmp_path / "out" / "bios-rope-masked_words.safetensors")
     assert not model.config.causal and card["phase"] == "masked_words"
