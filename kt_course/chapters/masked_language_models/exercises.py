@@ -28,6 +28,8 @@ from kt_course.exercises.random_cases import draw, fresh_random, numbers
 from kt_course.exercises.registry import Exercise
 
 NOTEBOOK = "10_masked_language_models"
+KL_MISTAKES = diagnoses(__file__, "one-hot-kl").texts("mistakes")
+FILL_MISTAKES = diagnoses(__file__, "fill-masks").texts("mistakes")
 
 # ---------------------------------------------------------------- BERT's rule
 
@@ -63,23 +65,20 @@ def check_single_characters(hide: Callable, ids: list[int], wrong: Diagnoses) ->
     chosen = [start for start, _ in units]
     others = sorted(set(range(len(ids))) - set(chosen))
     x, y = hide(ids, units, 62)
-    if all(y[j] == ids[j + 1] for j in chosen):
-        raise wrong("shifted")
-    if any(y[j] for j in others):
-        raise wrong("loss elsewhere")
-    if any(x[j] != ids[j] for j in others):
-        raise wrong("other positions changed")
-    same = [j for j in chosen if x[j] == ids[j]]
-    if sum(not y[j] for j in same) > len(same) / 2:  # a random character may equal the original
-        raise wrong("unchanged characters have no loss")
-    if any(y[j] != ids[j] for j in chosen):
-        raise wrong("y is not the original")
-    if any(x[j] == 0 for j in chosen):
-        raise wrong("padding drawn")
-    n_hidden = sum(x[j] == 1 for j in chosen)
-    if n_hidden == len(chosen):
-        raise wrong("all hidden")
-    hidden, unchanged = n_hidden / len(chosen), len(same) / len(chosen)
+    same = [j for j in chosen if x[j] == ids[j]]  # by the rule, or by a random draw
+    hidden = sum(x[j] == 1 for j in chosen) / len(chosen)
+    wrong.reject(
+        {
+            "shifted": all(y[j] == ids[j + 1] for j in chosen),
+            "loss elsewhere": any(y[j] for j in others),
+            "other positions changed": any(x[j] != ids[j] for j in others),
+            "unchanged characters have no loss": sum(not y[j] for j in same) > len(same) / 2,
+            "y is not the original": any(y[j] != ids[j] for j in chosen),
+            "padding drawn": any(x[j] == 0 for j in chosen),
+            "all hidden": hidden == 1,
+        }
+    )
+    unchanged = len(same) / len(chosen)
     if abs(hidden - 0.8) > 0.04 or abs(unchanged - 0.1) > 0.03:
         raise wrong("shares", hidden=100 * hidden, unchanged=100 * unchanged)
     characters = {x[j] for j in chosen} - {1}
@@ -95,26 +94,24 @@ def check_long_units(hide: Callable, ids: list[int], wrong: Diagnoses) -> None:
     """Check that there is one draw for all characters of a unit, and that `rule` is used."""
     units = [(j, j + 5) for j in range(0, len(ids), 10)]
     x, y = hide(ids, units, 62)
-    if any(any(y[b : b + 5]) or not (y[a] and y[b - 1]) for a, b in units):
-        raise wrong("stop")
     parts = [x[a:b] for a, b in units]
-    if any(1 in part and part != [1] * 5 for part in parts):
-        raise wrong("a draw per character")
     changed = [x[a:b] for a, b in units if 1 not in x[a:b] and x[a:b] != ids[a:b]]
-    if changed and all(len(set(part)) == 1 for part in changed):
-        raise wrong("one filler")
-    with fresh_cases(str(wrong("rule unused"))):
+    wrong.reject(
+        {
+            "stop": any(any(y[b : b + 5]) or not (y[a] and y[b - 1]) for a, b in units),
+            "a draw per character": any(1 in part and part != [1] * 5 for part in parts),
+            "one filler": changed and all(len(set(part)) == 1 for part in changed),
+        }
+    )
+    with wrong.fresh_cases("rule unused"):
         for rule in ((1.0, 0.0), (0.0, 1.0), (0.0, 0.0), (0.3, 0.6)):
             x, _ = hide(ids, units, 99, draw(0, 10**6, 1)[0], rule=rule)
             hidden = sum(x[a:b] == [1] * 5 for a, b in units) / len(units)
             unchanged = sum(x[a:b] == ids[a:b] for a, b in units) / len(units)
-            if abs(hidden - rule[0]) > 0.06 or abs(unchanged - 1 + sum(rule)) > 0.06:
-                raise Wrong("another rule")
+            assert abs(hidden - rule[0]) < 0.06 and abs(unchanged - 1 + sum(rule)) < 0.06
 
 
 # ---------------------------------------------------------------- the loss
-
-KL_MISTAKES = diagnoses(__file__, "one-hot-kl").texts("mistakes")
 
 
 def kl_with(logits: Tensor, targets: Tensor, mistake: str = "") -> Tensor:
@@ -143,12 +140,9 @@ def check_one_hot_kl(fn: Callable) -> str:
     leaf = logits.clone().requires_grad_()
     result = fn(leaf, targets)
     loss = tensor(result, (), "the loss").double()
-    if loss.isnan():
-        raise wrong("nan")
-    if loss.isinf():
-        raise wrong("infinite")
-    expected = kl_with(logits, targets)
-    recognise(loss, expected, lambda name: kl_with(logits, targets, name), KL_MISTAKES, "the loss")
+    wrong.reject({"nan": loss.isnan(), "infinite": loss.isinf()})
+    mistakes = {name: kl_with(logits, targets, name) for name in KL_MISTAKES}
+    recognise(loss, kl_with(logits, targets), mistakes.get, KL_MISTAKES, "the loss")
     if not result.requires_grad:
         raise wrong("detached")
     result.backward()
@@ -156,9 +150,8 @@ def check_one_hot_kl(fn: Callable) -> str:
     if leaf.grad is None or not close(leaf.grad, gradient):
         raise wrong("gradient")
     large = torch.tensor([[[0.0, 2000.0, 0.0, 1000.0]]])
-    loss = tensor(fn(large, torch.tensor([[3]])), (), "the loss")
-    if not close(loss, torch.tensor(1000.0)):
-        raise wrong("large logits")
+    with wrong.fresh_cases("large logits"):
+        expect_close(fn(large, torch.tensor([[3]])), torch.tensor(1000.0))
     with fresh_cases("right for the example, not for other sizes and targets"):
         for B, T, V in ((1, 1, 2), (2, 9, 30), (4, 3, 5)):
             logits, targets = numbers(B, T, V), torch.tensor(draw(0, V - 1, B * T)).view(B, T)
@@ -200,9 +193,7 @@ def check_padding_mask(fn: Callable) -> str:
         "⁇ masked": (idx > 1)[:, None, None],
         "all allowed": torch.ones(1, 1, 1, 6, dtype=torch.bool),
     }
-    for mistake, other in mistakes.items():
-        if torch.equal(mask, other.expand_as(mask)):
-            raise wrong(mistake)
+    wrong.blame(mask, {name: other.expand_as(mask) for name, other in mistakes.items()})
     for row, head, q, k in errors(idx, 4).nonzero().tolist()[:1]:
         may = "may" if mask[row, head, q, k] else "may not"
         raise wrong("one key", row=row, query=q, may=may, key=k, id=int(idx[row, k]))
@@ -212,15 +203,11 @@ def check_padding_mask(fn: Callable) -> str:
         raise wrong("heads for rows")
     with fresh_cases("right for the examples, not for other batches"):
         for B, T, heads in ((1, 4, 1), (5, 2, 5), (2, 9, 3)):
-            idx = torch.tensor(draw(0, 3, B * T)).view(B, T)
-            if errors(idx, heads).any():
-                raise Wrong("another batch")
+            assert not errors(torch.tensor(draw(0, 3, B * T)).view(B, T), heads).any()
     return "every key that holds text, ⁇ included, for all heads and queries; no padding"
 
 
 # ---------------------------------------------------------------- filling
-
-FILL_MISTAKES = diagnoses(__file__, "fill-masks").texts("mistakes")
 
 
 class ToyEncoder(nn.Module):
@@ -295,8 +282,7 @@ def check_fill_masks(fn: Callable) -> str:
         for rounds in (1, 2, 4):
             model, rng = ToyEncoder(12, seed=None), fresh_random()
             idx = torch.tensor([rng.choices((1, 1, 1, 4, 7, 9), k=10) for _ in range(3)])
-            if not torch.equal(fill(model, idx, rounds), fill_with(model, idx, rounds)):
-                raise Wrong("another text")
+            assert torch.equal(fill(model, idx, rounds), fill_with(model, idx, rounds))
     return "the most confident first, ceil(n r / rounds) after round r, each round reads the text"
 
 
@@ -323,39 +309,32 @@ def check_line_pair(fn: Callable) -> str:
     counts = dict(a=3, b=4, c=2, d=5, e=3)  # the lines of person "b" are b0 ... b3
     lines = [[f"{name}{k}" for k in range(n)] for name, n in counts.items()]
     pairs = pairs_of(lines, 1, 600)
-    if any(first[0] != "b" for first, _, _ in pairs):
-        raise wrong("first line of another")
-    if any(first == second for first, second, _ in pairs):
-        raise wrong("itself")
     labels, same = [label for *_, label in pairs], [second[0] == "b" for _, second, _ in pairs]
-    if labels == [not is_same for is_same in same]:
-        raise wrong("labels inverted")
-    if labels != same:
-        raise wrong("stranger is person i")
-    share = sum(same) / len(same)
-    if not 0.4 < share < 0.6:
-        raise wrong("few of one person" if share < 0.3 else "not half", share=100 * share)
-    if len({first for first, _, _ in pairs}) < 4:
-        raise wrong("first line fixed")
-    strangers = {second for _, second, label in pairs if not label}
-    if len({line[0] for line in strangers}) < 4:
-        raise wrong("few strangers", n=len({line[0] for line in strangers}))
-    if len(strangers) < sum(counts.values()) - counts["b"]:
-        raise wrong("strangers' lines")
-    if len({(first, second) for first, second, label in pairs if label}) < 9:
-        raise wrong("few pairs")
-    if pairs_of(lines, 1, 600) != pairs:
-        raise wrong("own generator")
+    share, strangers = sum(same) / len(same), {second for _, second, label in pairs if not label}
+    wrong.reject(
+        {
+            "first line of another": any(first[0] != "b" for first, _, _ in pairs),
+            "itself": any(first == second for first, second, _ in pairs),
+            "labels inverted": labels == [not is_same for is_same in same],
+            "stranger is person i": labels != same,
+            "few of one person": share < 0.3,
+            "not half": not 0.4 < share < 0.6,
+            "first line fixed": len({first for first, _, _ in pairs}) < 4,
+            "few strangers": len({line[0] for line in strangers}) < 4,
+            "strangers' lines": len(strangers) < sum(counts.values()) - counts["b"],
+            "few pairs": len({(first, second) for first, second, label in pairs if label}) < 9,
+            "own generator": pairs_of(lines, 1, 600) != pairs,
+        },
+        share=100 * share,
+        n=len({line[0] for line in strangers}),
+    )
     with fresh_cases("right for the example, not for other persons and lines"):
         lines = [[f"{name}{k}" for k in range(2)] for name in "pqr"]
         for i, name in enumerate("pqr"):
             pairs = pairs_of(lines, i, 120)
-            labels = [label for *_, label in pairs]
-            if any((b[0] == a[0]) != same or a == b or a[0] != name for a, b, same in pairs):
-                raise Wrong("another pair")
-            strangers = {second for _, second, same in pairs if not same}
-            if not 30 < sum(labels) < 90 or len(strangers) < 4:
-                raise Wrong("another share")
+            assert all((b[0] == a[0]) == same and a != b and a[0] == name for a, b, same in pairs)
+            assert 30 < sum(same for *_, same in pairs) < 90
+            assert len({second for _, second, same in pairs if not same}) == 4
     return "two lines of one person or of two, half of the time each, never the same line twice"
 
 

@@ -35,14 +35,15 @@ def check_stride(fn: Callable) -> str:
             raise wrong("not whole", result=describe(result)) from None
 
     strides = {(n, m): stride(n, m) for n, m in [(128, 64), (13, 5), (13, 6), (12, 4)]}
-    if all(value == n // m for (n, m), value in strides.items()):
-        raise wrong("rounds down")
-    if strides[12, 4] == 4:
-        raise wrong("adds one")
-    if strides[13, 6] == 2:
-        raise wrong("nearest")
-    if strides[12, 4] <= 1:
-        raise wrong("upside down", value=strides[12, 4])
+    wrong.reject(
+        {
+            "rounds down": all(value == n // m for (n, m), value in strides.items()),
+            "adds one": strides[12, 4] == 4,
+            "nearest": strides[13, 6] == 2,
+            "upside down": strides[12, 4] <= 1,
+        },
+        value=strides[12, 4],
+    )
     for (n, m), value in strides.items():
         if value != math.ceil(n / m):
             raise wrong("value", n=n, m=m, value=value, expected=math.ceil(n / m))
@@ -73,20 +74,16 @@ def check_reach_mask(fn: Callable) -> str:
 
     down = mask(latents, inputs, "the Down mask, 3 latents by 6 inputs,")
     mistakes = {
-        "positions in the list": causal_mask(6)[:3],
+        "indices": causal_mask(6)[:3],
         "wrong way round": latents[:, None] <= inputs,
         "strict": inputs < latents[:, None],
     }
-    for mistake, other in mistakes.items():
-        if torch.equal(down, other):
-            raise wrong(mistake)
+    wrong.blame(down, mistakes)
     up = mask(inputs, latents, "the Up mask, 6 outputs by 3 latents,")
     if up[0].any() and torch.equal(up[1:], latents <= inputs[1:, None]):
         raise wrong("empty row")
-    for name, query, key, result in (
-        ("latent", latents, inputs, down),
-        ("output", inputs, latents, up),
-    ):
+    masks = {"latent": (latents, inputs, down), "output": (inputs, latents, up)}
+    for name, (query, key, result) in masks.items():
         for q, k in (result != (key <= query[:, None])).nonzero().tolist():
             reaches = dict(name=name, q=q, query=int(query[q]), key=int(key[k]))
             raise wrong("leak" if result[q, k] else "too narrow", **reaches)

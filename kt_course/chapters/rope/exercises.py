@@ -10,14 +10,7 @@ from torch import Tensor
 
 from kt_core.attention import MultiHeadAttention, causal_mask
 from kt_core.positions import Rotary, rotary_frequencies, rotary_table, rotate
-from kt_course.exercises.assertions import (
-    close,
-    describe,
-    expect_close,
-    fresh_cases,
-    recognise,
-    tensor,
-)
+from kt_course.exercises.assertions import close, describe, expect_close, recognise, tensor
 from kt_course.exercises.diagnoses import diagnoses
 from kt_course.exercises.multi_head_mistakes import MULTI_HEAD, attention_with_mistake
 from kt_course.exercises.random_cases import draw, numbers, randomise
@@ -45,14 +38,12 @@ def check_frequencies(fn: Callable) -> str:
     if isinstance(result, Tensor) and result.shape == (8,):
         raise wrong("one per channel")
     result = tensor(result, (4,), "the frequencies of 8 channels")
-    for mistake, values in mistakes.items():
-        if close(result, values):
-            raise wrong(mistake)
+    wrong.blame(result, mistakes)
     if not close(result, theta):
         raise wrong("values", result=short(result))
     if close(tensor(fn(8, 16.0), (4,), "the frequencies for base 16"), theta):
         raise wrong("base unused")
-    with fresh_cases(str(wrong("other sizes"))):
+    with wrong.fresh_cases("other sizes"):
         for half, base in zip((1, 2, 5, 32), draw(2, 10**6, 4), strict=True):
             expected = torch.tensor([base ** (-i / half) for i in range(half)])
             expect_close(fn(2 * half, float(base)), expected)
