@@ -43,16 +43,18 @@ def fast_attend(
     p = dropout.p if dropout is not None and dropout.training else 0.0
     if query.device.type != "cpu" or (p == 0.0 and value.dtype != torch.bfloat16):
         return F.scaled_dot_product_attention(query, key, value, mask, dropout_p=p), None
-    if mask is None or mask.ndim != 2 and mask.shape[:-2].numel() != 1:
+    sides = (query.size(-2), key.size(-2))
+    is_shared = mask is not None and mask.shape[-2:] == sides and mask.numel() == math.prod(sides)
+    if not is_shared or not mask.any(-1).all():
         return attend(query, key, value, mask, dropout)
-    weights = softmax_of_scores(query, key, mask.view(mask.shape[-2:]))
+    weights = softmax_of_scores(query, key, mask.view(sides))
     return (weights if dropout is None else dropout(weights)) @ value, weights
 
 
 def softmax_of_scores(query: Tensor, key: Tensor, mask: Tensor) -> Tensor:
-    """Compute the weights under one mask for all heads; the product itself adds -inf or 0.
+    """Compute the weights under one (T_query, T_key) mask for all rows and heads.
 
-    Every row of the mask must allow a key.
+    The matrix product itself adds 0 or -inf. Each query must be allowed a key.
     """
     *heads, T_query, head_dim = query.shape
     q, k = query.reshape(-1, T_query, head_dim), key.reshape(-1, *key.shape[-2:])

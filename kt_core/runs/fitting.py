@@ -11,8 +11,8 @@ from torch import nn
 from kt_core.runs import distributed, hooks
 from kt_core.runs.fast_paths import use_fast_paths
 from kt_core.runs.resume import StateFile
-from kt_core.trainer import Hook, Trainer
 from kt_core.train_config import TrainConfig
+from kt_core.trainer import Hook, Trainer
 
 
 def fit(

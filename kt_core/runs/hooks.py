@@ -50,12 +50,12 @@ def split_batch(x: torch.Tensor, y: torch.Tensor, parts: int) -> list[tuple[tupl
     The weight is the part's share of the characters that have a loss, so the weighted losses add up
     to the batch's mean loss. A part without such characters is left out.
     """
-    lengths, total, found = (x != 0).sum(1), int((y != 0).sum()), []
+    lengths, total, split = (x != 0).sum(1), int((y != 0).sum()), []
     for rows in lengths.argsort(stable=True).chunk(parts):
         longest, count = int(lengths[rows].max()), int((y[rows] != 0).sum())
         if count:
-            found.append(((x[rows, :longest], y[rows, :longest]), count / total))
-    return found
+            split.append(((x[rows, :longest], y[rows, :longest]), count / total))
+    return split or [((x, y), 1.0)]
 
 
 class RandomOffsets(Hook):

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import Field, dataclass, field, fields, replace
+from difflib import get_close_matches
 from typing import Any
 
 from torch import nn
 
-from kt_core._validation import did_you_mean, one_of
+from kt_core._validation import one_of
 from kt_core.blocks import GPTConfig
 from kt_core.datasets import Mixture, NamePlace, SpanCorruption
 from kt_core.models import GPT
@@ -124,9 +125,9 @@ def recipe(name: str | Recipe, /, **overrides: Any) -> Recipe:
     changes: dict[str, dict[str, Any]] = {}
     for key, value in overrides.items():
         if key not in options:
-            near = next((known for known in options if known.endswith(f".{key}")), key)
-            hint = did_you_mean(near, options) or ";"
-            raise ValueError(f"no recipe option {key!r}{hint} known: {', '.join(options)}")
+            raise ValueError(
+                f"no recipe option {key!r}{_suggestion(key)} known: {', '.join(options)}"
+            )
         section, _, option = key.partition(".")
         try:
             if isinstance(value, str):
@@ -135,6 +136,16 @@ def recipe(name: str | Recipe, /, **overrides: Any) -> Recipe:
             raise ValueError(f"recipe option {key} {error}") from None
         changes.setdefault(section, {})[option] = value
     return replace(chosen, **{key: _replace(chosen, key, new) for key, new in changes.items()})
+
+
+def _suggestion(key: str) -> str:
+    """The option that is meant, perhaps by its last part or with "_" for the dot."""
+    spellings: dict[str, str] = {}
+    for option in recipe_options():
+        for spelling in (option, option.replace(".", "_"), option.partition(".")[2]):
+            spellings.setdefault(spelling, option)
+    near = get_close_matches(key, spellings, n=1)
+    return f", did you mean {spellings[near[0]]!r}?" if near else ";"
 
 
 def _replace(chosen: Recipe, section: str, changes: dict[str, Any]) -> Settings:

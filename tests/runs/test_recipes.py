@@ -1,20 +1,27 @@
-"""Recipes: fields checked by name, strings read by type, and the assignment's numbers where they should be."""
+"""Recipes: options by dotted names, strings read by type, and the assignment's numbers."""
 
 from __future__ import annotations
 
 import math
-from dataclasses import FrozenInstanceError, fields, replace
+from dataclasses import FrozenInstanceError
 
 import pytest
+import torch
 
 import kt_core as kt
+from kt_core.blocks import VARIANTS
 from kt_core.datasets import NamePlace, SpanCorruption
-from kt_core.runs.recipes import RECIPES, Recipe, recipe
+from kt_core.runs.recipes import PHASES, RECIPES, recipe, recipe_options
 
 
 @pytest.fixture(scope="module")
-def corpus():
-    return kt.load_corpus("bios:people=20")
+def corpus(small_corpus):
+    return small_corpus
+
+
+def value_of(chosen, key):
+    section, option = key.split(".")
+    return getattr(getattr(chosen, section), option)
 
 
 # ---------------------------------------------------------------- names and types
@@ -28,111 +35,125 @@ def test_the_recipes_are_found_by_name_and_carry_it():
 
 
 def test_an_unknown_recipe_names_the_known_ones():
-    with pytest.raises(ValueError, match=r"'quik'.*smoke.*quick.*kt.*a5"):
+    with pytest.raises(ValueError, match=r"'quik', did you mean 'quick'\? .*smoke.*kt.*a5"):
         recipe("quik")
 
 
 @pytest.mark.parametrize(
     ("wrong", "near"),
-    [("pretrain_epoch", "pretrain_epochs"), ("finetune_rl", "finetune_lr"), ("nembd", "n_embd")],
+    [
+        ("pretrain.epoch", "pretrain.epochs"),
+        ("pretrain_lr", "pretrain.lr"),  # flat names of before
+        ("finetune_muon_lr", "finetune.muon_lr"),
+        ("n_embd", "model.n_embd"),
+        ("optimizer", "pretrain.optimizer"),
+        ("finetune_rl", "finetune.lr"),
+        ("nembd", "model.n_embd"),
+        ("model.nembd", "model.n_embd"),
+    ],
 )
-def test_an_unknown_field_suggests_the_near_one_and_lists_all(wrong, near):
-    with pytest.raises(ValueError, match=f"{wrong!r}, did you mean {near}") as raised:
+def test_an_unknown_option_suggests_the_near_one_and_lists_all(wrong, near):
+    with pytest.raises(ValueError, match=f"{wrong!r}, did you mean '{near}'") as error:
         recipe("quick", **{wrong: 1})
-    assert all(f.name in str(raised.value) for f in fields(Recipe))
+    assert all(option in str(error.value) for option in recipe_options())
 
 
-def test_an_unknown_field_that_is_near_nothing_gets_no_suggestion():
-    with pytest.raises(ValueError, match="'zzzz'; there are"):
+def test_an_unknown_option_that_is_near_nothing_gets_no_suggestion():
+    with pytest.raises(ValueError, match="'zzzz'; known: model.n_layer"):
         recipe("quick", zzzz=1)
 
 
 @pytest.mark.parametrize(
-    ("key", "value", "wanted"),
+    ("key", "value", "kind"),
     [
-        ("n_layer", 2.5, "int"),
-        ("n_layer", True, "int"),
-        ("n_layer", None, "int"),
-        ("pretrain_lr", [1e-3], "float"),
-        ("pretrain_lr", False, "float"),
-        ("bucket", 1, "bool"),
-        ("crop", 3, "str"),
+        ("model.n_layer", 2.5, "int"),
+        ("model.n_layer", True, "int"),
+        ("model.n_layer", None, "int"),
+        ("pretrain.lr", [1e-3], "float"),
+        ("pretrain.lr", False, "float"),
+        ("pretrain.bucket", 1, "bool"),
+        ("data.crop", 3, "str"),
     ],
 )
-def test_a_wrong_type_names_the_field_and_the_type(key, value, wanted):
-    with pytest.raises(
-        ValueError,
-        match=rf"recipe field {key} must be {wanted}\b.*not {value!r}".replace("[", r"\["),
-    ):
+def test_a_wrong_type_names_the_option_and_the_type(key, value, kind):
+    message = rf"recipe option {key} must be {kind}\b.*not {value!r}".replace("[", r"\[")
+    with pytest.raises(ValueError, match=message):
         recipe("quick", **{key: value})
 
 
 @pytest.mark.parametrize(
     ("key", "text", "value"),
     [
-        ("n_embd", "16", 16),
-        ("n_embd", "1e2", 100),
-        ("pretrain_epochs", "5", 5.0),
-        ("pretrain_lr", "6e-3", 6e-3),
-        ("pretrain_lr", ".5", 0.5),
-        ("bucket", "False", False),
-        ("bucket", "false", False),
-        ("bucket", "True", True),
-        ("end_sentinel", "true", True),
-        ("crop", "prefix", "prefix"),
-        ("name", "7", "7"),
+        ("model.n_embd", "16", 16),
+        ("model.n_embd", "1e2", 100),
+        ("pretrain.epochs", "5", 5.0),
+        ("pretrain.lr", "6e-3", 6e-3),
+        ("pretrain.lr", ".5", 0.5),
+        ("pretrain.bucket", "False", False),
+        ("pretrain.bucket", "false", False),
+        ("pretrain.bucket", "True", True),
+        ("data.end_sentinel", "true", True),
+        ("data.crop", "prefix", "prefix"),
     ],
 )
-def test_strings_are_read_as_the_fields_type(key, text, value):
-    found = getattr(recipe("quick", **{key: text}), key)
-    assert found == value
-    assert type(found) is type(value)
+def test_strings_are_read_as_the_options_type(key, text, value):
+    parsed = value_of(recipe("quick", **{key: text}), key)
+    assert parsed == value
+    assert type(parsed) is type(value)
 
 
 @pytest.mark.parametrize(
     ("key", "text"),
     [
-        ("n_embd", "many"),
-        ("n_embd", "1.5"),
-        ("n_embd", ""),
-        ("n_embd", "null"),
-        ("n_embd", "inf"),
-        ("pretrain_lr", "fast"),
-        ("pretrain_lr", "inf"),
-        ("pretrain_lr", "nan"),
-        ("bucket", "yes"),
-        ("bucket", "1"),
+        ("model.n_embd", "many"),
+        ("model.n_embd", "1.5"),
+        ("model.n_embd", ""),
+        ("model.n_embd", "null"),
+        ("model.n_embd", "inf"),
+        ("pretrain.lr", "fast"),
+        ("pretrain.lr", "inf"),
+        ("pretrain.lr", "nan"),
+        ("pretrain.bucket", "yes"),
+        ("pretrain.bucket", "1"),
     ],
 )
-def test_strings_that_cannot_be_read_name_the_field(key, text):
-    with pytest.raises(ValueError, match=f"recipe field {key} must be"):
+def test_strings_that_cannot_be_read_name_the_option(key, text):
+    with pytest.raises(ValueError, match=f"recipe option {key} must be"):
         recipe("quick", **{key: text})
 
 
 def test_whole_numbers_serve_as_floats():
-    assert type(recipe("quick", pretrain_epochs=3).pretrain_epochs) is float
+    assert type(recipe("quick", **{"pretrain.epochs": 3}).pretrain.epochs) is float
+
+
+def test_options_that_depend_on_each_other_are_changed_together():
+    chosen = recipe("quick", **{"model.n_embd": 30, "model.n_head": 3})
+    assert (chosen.model.n_embd, chosen.model.n_head) == (30, 3)
 
 
 @pytest.mark.parametrize(
     ("key", "value", "words"),
     [
-        ("n_embd", 30, "n_embd"),
-        ("block_size", 4, "block_size"),
-        ("crop", "middle", "crop"),
-        ("spans", "long", "spans"),
-        ("loss", "none", "loss"),
-        ("optimizer", "sgd", "optimizer"),
-        ("schedule", "step", "schedule"),
-        ("finetune_schedule", "step", "finetuning: .*schedule"),
-        ("pretrain_lr", -1.0, "pretraining: .*learning_rate"),
-        ("scratch_lr", 0.0, "without pretraining: .*learning_rate"),
-        ("scratch_epochs", 0.0, "without pretraining: .*epochs"),
-        ("mixed_pairs", -1, "mixed_pairs"),
-        ("random_share", 1.5, "random_share"),
-        ("ask", 1.5, "ask must lie in 0"),
-        ("drop", -0.5, "drop must lie in 0"),
-        ("dropout", 1.0, "dropout"),
-        ("precision", "fp8", "precision"),
+        ("model.n_embd", 30, "n_embd"),
+        ("model.block_size", 4, "random_offset"),
+        ("model.random_offset", -1, "random_offset must be in 0 ... 127"),
+        ("model.random_offset", 128, "random_offset must be in 0 ... 127"),
+        ("model.dropout", 1.0, "dropout"),
+        ("data.crop", "middle", "crop"),
+        ("data.spans", "long", "spans"),
+        ("data.loss", "none", "loss"),
+        ("data.mixed_pairs", -1, "data.mixed_pairs must be 0 or more"),
+        ("data.views", 0, "data.views must be 1 or more"),
+        ("data.ask", 1.5, "ask must be in 0"),
+        ("data.drop", -0.5, "drop must be in 0"),
+        ("pretrain.optimizer", "sgd", "optimizer"),
+        ("pretrain.schedule", "step", "schedule"),
+        ("pretrain.lr", -1.0, "pretrain: .*learning_rate"),
+        ("pretrain.precision", "fp8", "precision"),
+        ("pretrain.micro_batches", 0, "pretrain.micro_batches must be 1 or more"),
+        ("finetune.schedule", "step", "finetune: .*schedule"),
+        ("scratch.lr", 0.0, "scratch: .*learning_rate"),
+        ("scratch.epochs", 0.0, "scratch: .*epochs"),
     ],
 )
 def test_values_that_no_run_can_have_are_refused_at_once(key, value, words):
@@ -142,177 +163,140 @@ def test_values_that_no_run_can_have_are_refused_at_once(key, value, words):
 
 def test_recipes_cannot_be_changed_and_overrides_leave_the_named_one_alone():
     with pytest.raises(FrozenInstanceError):
-        RECIPES["quick"].n_embd = 3
-    assert recipe("quick", n_embd=16).n_embd == 16
-    assert RECIPES["quick"].n_embd == 128
+        RECIPES["quick"].model.n_embd = 3
+    assert recipe("quick", **{"model.n_embd": 16}).model.n_embd == 16
+    assert RECIPES["quick"].model.n_embd == 128
 
 
-def test_every_field_says_what_it_is():
-    assert all(f.metadata["about"] for f in fields(Recipe))
+def test_every_option_says_what_it_is():
+    assert all(field.metadata["about"] for field in recipe_options().values())
 
 
-# ---------------------------------------------------------------- the assignment's numbers (handout of 2024-25)
+# ---------------------------------------------------------------- the assignment (2024-25)
 
 
 def test_a5_model():
     config = recipe("a5").model_config(256, "vanilla")
     assert config == kt.GPTConfig(256)
-    assert (config.n_layer, config.n_head, config.n_embd, config.block_size, config.dropout) == (
-        4,
-        8,
-        256,
-        128,
-        0.1,
-    )
-    assert config.bottleneck == 64
-    assert kt.GPT(config).n_parameters() == 3_323_392
+    assert (config.n_layer, config.n_head, config.n_embd) == (4, 8, 256)
+    assert (config.block_size, config.dropout, config.bottleneck) == (128, 0.1, 64)
+    assert (recipe("a5").model.zero_init, recipe("a5").model.random_offset) == (False, 0)
+    assert recipe("a5").new_model(256, "vanilla").n_parameters() == 3_323_392
 
 
 def test_a5_pretraining():
-    config = recipe("a5").pretrain_config()
+    config, options = recipe("a5").phase("pretrain")
     assert (config.epochs, config.batch_size, config.learning_rate) == (650, 128, 6e-3)
-    assert (config.optimizer, config.betas, config.weight_decay, config.grad_clip) == (
-        "adamw",
-        (0.9, 0.95),
-        0.1,
-        1.0,
-    )
+    assert (config.optimizer, config.betas) == ("adamw", (0.9, 0.95))
+    assert (config.weight_decay, config.grad_clip, config.decay_on) == (0.1, 1.0, "all")
     assert (config.schedule, config.warmup_steps, config.final_fraction) == ("cosine", 0, 0.1)
-    assert (config.bucket, config.shuffle, config.parts) == (False, False, 1)
-    assert config.decay_on == "all"
+    assert (config.bucket, config.shuffle, config.horizon) == (False, False, None)
+    assert options == dict(precision="auto", micro_batches=1, random_offset=0)
     total = 650 * 23  # 2937 documents in batches of 128
-    for step in (
-        0,
-        1000,
-        7475,
-        14949,
-    ):  # the assignment's rule: a half cosine over 650 epochs, cut off at 0.1
-        assert config.rate(step, total) == pytest.approx(
-            max(0.1, 0.5 * (1 + math.cos(math.pi * step / total)))
-        )
+    for step in (0, 1000, 7475, 14949):  # half a cosine over 650 epochs, cut off at 0.1
+        half_cosine = 0.5 * (1 + math.cos(math.pi * step / total))
+        assert config.rate(step, total) == pytest.approx(max(0.1, half_cosine))
 
 
 def test_a5_finetuning():
-    a5 = recipe("a5")
-    after, scratch = a5.finetune_config(), a5.finetune_config(pretrained=False)
+    (after, _), (scratch, _) = (recipe("a5").phase(name) for name in ("finetune", "scratch"))
     assert (after.epochs, scratch.epochs) == (10, 75)
     for config in (after, scratch):
         assert (config.batch_size, config.learning_rate, config.weight_decay) == (256, 6e-4, 0.1)
-        assert config.decay_on == "all"
-        assert (config.optimizer, config.schedule, config.bucket, config.shuffle) == (
-            "adamw",
-            "cosine",
-            False,
-            False,
-        )
+        assert (config.optimizer, config.schedule, config.decay_on) == ("adamw", "cosine", "all")
+        assert (config.bucket, config.shuffle) == (False, False)
         assert config.horizon == math.ceil(75_187_200 / (256 * 128)) == 2295
         assert 75_187_200 == 200 * 2937 * 128
-        assert config.rate(80, 80) == pytest.approx(
-            0.5 * (1 + math.cos(math.pi * 80 / 2295))
-        )  # hardly falls
+        half_cosine = 0.5 * (1 + math.cos(math.pi * 80 / 2295))
+        assert config.rate(80, 80) == pytest.approx(half_cosine)  # hardly falls
 
 
 def test_a5_data_is_the_assignments(corpus):
     a5 = recipe("a5")
-    assert (a5.crop, a5.spans, a5.loss, a5.end_sentinel, a5.mixed_pairs) == (
-        "prefix",
-        "random",
-        "all",
-        False,
-        0,
-    )
     data = a5.pretrain_data(corpus, corpus.vocab, seed=4)
     plain = SpanCorruption(corpus.documents, corpus.vocab, 128, 4)
     assert len(data) == len(plain)
-    assert [data.tokens(i) for i in range(20)] == [plain.tokens(i) for i in range(20)]
-    pairs = a5.finetune_data(corpus, corpus.vocab)
-    assert [pairs.tokens(i) for i in range(len(pairs))] == [
-        NamePlace(corpus.train, corpus.vocab).tokens(i) for i in range(len(pairs))
-    ]
+    assert [data.tokens(i, 3) for i in range(20)] == [plain.tokens(i, 3) for i in range(20)]
+    finetuning = a5.finetune_data(corpus, corpus.vocab)
+    pairs = NamePlace(corpus.train, corpus.vocab)
+    assert len(finetuning) == len(pairs)
+    assert all(finetuning.tokens(i) == pairs.tokens(i) for i in range(len(pairs)))
 
 
-# ---------------------------------------------------------------- kinds and data
+# ---------------------------------------------------------------- kinds, data and models
 
 
-def test_the_kind_tells_whether_pretraining_sees_the_pairs(corpus):
+def test_the_kind_says_whether_pretraining_sees_the_pairs(corpus):
     n, m = len(corpus.documents), len(corpus.train)
-    for name in RECIPES:
-        times = recipe(name).mixed_pairs
-        assert recipe(name).kind == ("mixed" if times else "pure")
-        assert (
-            len(recipe(name).pretrain_data(corpus, corpus.vocab))
-            == recipe(name).views * n + times * m
-        )
-    assert recipe("kt", mixed_pairs=0).kind == "pure"
+    for chosen in RECIPES.values():
+        views, times = chosen.data.views, chosen.data.mixed_pairs
+        assert chosen.kind == ("mixed" if times else "pure")
+        assert len(chosen.pretrain_data(corpus, corpus.vocab)) == views * n + times * m
+    assert recipe("kt", **{"data.mixed_pairs": 0}).kind == "pure"
 
 
-def test_finetuning_keeps_documents_in_as_the_recipe_says(corpus):
-    for times in (0, 1, 2):
-        data = recipe("quick", finetune_documents=times).finetune_data(corpus, corpus.vocab)
-        assert len(data) == len(corpus.train) + times * len(corpus.documents)
+@pytest.mark.parametrize("times", [0, 1, 2])
+def test_finetuning_keeps_documents_in_as_the_recipe_says(corpus, times):
+    chosen = recipe("quick", **{"data.finetune_documents": times})
+    data = chosen.finetune_data(corpus, corpus.vocab)
+    assert len(data) == len(corpus.train) + times * len(corpus.documents)
 
 
 def test_no_recipe_trains_on_dev_or_test(corpus):
-    asked = {q for q, _ in [*corpus.dev, *corpus.test]}
-    for name in RECIPES:
-        for data in (
-            recipe(name).pretrain_data(corpus, corpus.vocab),
-            recipe(name).finetune_data(corpus, corpus.vocab),
-        ):
-            texts = [corpus.vocab.decode(data.tokens(i)[0]).split("⁇")[0] for i in range(len(data))]
-            assert not asked & set(texts)
+    held_out = {question for question, _ in [*corpus.dev, *corpus.test]}
+    for chosen in RECIPES.values():
+        for make in (chosen.pretrain_data, chosen.finetune_data):
+            data = make(corpus, corpus.vocab)
+            ids = [data.tokens(i)[0] for i in range(len(data))]
+            assert not held_out & {corpus.vocab.decode(each).split("⁇")[0] for each in ids}
 
 
-def test_every_field_reaches_the_parts(corpus):
-    """A field that nothing reads would be a setting without effect."""
-    other = {
-        str: {
-            "name": "x",
-            "activation": "relu2",
-            "crop": "line",
-            "spans": "random",
-            "loss": "all",
-            "optimizer": "adamw",
-            "schedule": "constant",
-            "finetune_schedule": "constant",
-            "precision": "bf16",
-            "decay_on": "all",
-        }
-    }
-    base = replace(recipe("quick"), bottleneck=32)
+def test_every_option_reaches_the_parts(corpus):
+    """An option that nothing reads would have no effect."""
+    words = dict(crop="line", spans="random", loss="all", optimizer="adamw", schedule="constant")
+    words |= dict(precision="bf16", decay_on="all")
+    base = recipe("quick", **{"model.bottleneck": 32})
 
-    def shown(r):
-        one, two = r.pretrain_data(corpus, corpus.vocab), r.finetune_data(corpus, corpus.vocab)
-        for data in (one, two):
-            data.set_epoch(1)
-        seen = [[data.tokens(i) for i in range(len(data))] for data in (one, two)]
-        configs = (
-            r.model_config(9, "rope"),
-            r.pretrain_config(),
-            r.finetune_config(),
-            r.finetune_config(False),
+    def effect(chosen):
+        data = (
+            chosen.pretrain_data(corpus, corpus.vocab),
+            chosen.finetune_data(corpus, corpus.vocab),
         )
-        return str((seen, configs))
+        examples = [[part.tokens(i, 1) for i in range(len(part))] for part in data]
+        phases = [chosen.phase(phase) for phase in PHASES]
+        weight = chosen.new_model(9, "rope").blocks[0].mlp.proj.weight
+        return str((examples, chosen.model_config(9, "rope"), phases, bool(weight.any())))
 
-    for f in fields(Recipe):
-        value = getattr(base, f.name)
-        if f.name == "name":
-            continue
+    before = effect(base)
+    for key, field in recipe_options().items():
+        value = value_of(base, key)
         if isinstance(value, bool):
             changed = not value
         elif isinstance(value, str):
-            changed = other[str][f.name]
-        elif "share" in f.metadata["about"]:
+            changed = words[field.name]
+        elif "share" in field.metadata["about"]:
             changed = 0.6
-        elif f.name == "block_size":
+        elif field.name == "block_size":
             changed = 96
         else:
             changed = value * 2 or type(value)(1)
-        assert changed != value, f.name
-        assert shown(replace(base, **{f.name: changed})) != shown(base), f"{f.name} changes nothing"
+        assert changed != value, key
+        assert effect(recipe(base, **{key: changed})) != before, f"{key} changes nothing"
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_zero_init_starts_every_block_as_the_identity(variant):
+    changes = {"model.bottleneck": 64, "model.zero_init": True}
+    model = recipe("smoke", **changes).new_model(9, variant).eval()
+    idx = torch.arange(2, 9)[None]
+    x = model.embed(idx, torch.arange(7)[None])
+    torch.testing.assert_close(model.hidden(idx), model.ln_f(x))
+    changes["model.zero_init"] = False
+    other = recipe("smoke", **changes).new_model(9, variant).eval()
+    assert (other.hidden(idx) - other.ln_f(other.embed(idx, torch.arange(7)[None]))).any()
 
 
 def test_smoke_is_small_and_the_small_model_is_under_a_million():
-    assert kt.GPT(recipe("smoke").model_config(80, "vanilla")).n_parameters() < 50_000
-    assert kt.GPT(recipe("quick").model_config(80, "vanilla")).n_parameters() < 1_000_000
-    assert 3_200_000 < kt.GPT(recipe("kt").model_config(256, "vanilla")).n_parameters() < 3_400_000
+    assert recipe("smoke").new_model(80, "vanilla").n_parameters() < 50_000
+    assert recipe("quick").new_model(80, "vanilla").n_parameters() < 1_000_000
+    assert 3_200_000 < recipe("kt").new_model(256, "vanilla").n_parameters() < 3_400_000
