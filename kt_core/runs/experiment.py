@@ -95,7 +95,6 @@ def run_experiment(
     Raises:
         ValueError: A setting that no run can have, before anything is written.
     """
-    distributed.connect()
     chosen = find_recipe(recipe, **(overrides or {}))
     where = choose_device(device)
     if isinstance(corpus, Corpus):
@@ -115,7 +114,7 @@ def run_experiment(
         if (path / "result.json").exists():
             return Result.read(path)
     _refuse_impossible(data, chosen, variant, pretrain, inits, start)
-    distributed.wait()
+    distributed.anywhere()  # all processes have looked at the folder
     if distributed.is_first():
         write_json(path / "config.json", config | circumstances(where))
     options = dict(resume=resume, save_every=save_every, tensorboard=tensorboard)
@@ -138,6 +137,7 @@ def _finish(path: Path, details: dict, model, vocab, corpus: Corpus) -> Result:
     details |= dict(london=baseline and baseline.as_dict(), parameters=model.n_parameters())
     if distributed.is_first():
         write_json(path / "result.json", details)
+    distributed.anywhere()  # the result is there for all processes
     return Result(scores["dev"], scores["test"], path, details)
 
 

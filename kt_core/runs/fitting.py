@@ -59,7 +59,7 @@ def fit(
         KeyboardInterrupt: After Ctrl-C, at the end of the step, once the state is saved.
         ValueError: `state` is damaged or belongs to another training.
     """
-    distributed.connect()
+    distributed.anywhere()  # joins the other processes
     chosen: list[Hook] = [hooks.Precision(precision, compile)]
     if micro_batches > 1:
         chosen.append(hooks.MicroBatches(micro_batches))
@@ -71,12 +71,13 @@ def fit(
         chosen.append(hooks.Rows(log))
     if tensorboard and distributed.is_first():
         chosen.append(hooks.TensorBoard(tensorboard, title))
-    chosen.append(hooks.Interrupts())
     if state:
-        options = dict(micro_batches=micro_batches, random_offset=random_offset)
-        chosen.append(StateFile(state, resume, save_every, title, options))
-    chosen += [hooks.Progress(title), *more_hooks]
-    model = use_fast_paths(model)
-    return Trainer(
-        model, data, config, evaluate=evaluate, optimizers=optimizers, hooks=chosen
-    ).fit()
+        fixed = dict(micro_batches=micro_batches, random_offset=random_offset)
+        chosen.append(StateFile(state, resume, save_every, title, fixed))
+    interrupts = hooks.Interrupts()
+    chosen += [interrupts, hooks.Progress(title), *more_hooks]
+    options = dict(evaluate=evaluate, optimizers=optimizers, hooks=chosen)
+    try:
+        return Trainer(use_fast_paths(model), data, config, **options).fit()
+    finally:
+        interrupts.restore()

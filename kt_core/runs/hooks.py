@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import signal
 import threading
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -143,10 +144,10 @@ class Stopped(KeyboardInterrupt):
 
 
 class Interrupts(Hook):
-    """Let Ctrl-C wait for the end of the step; a second one does not wait."""
+    """Let Ctrl-C wait for the end of the step. One that comes a second later does not wait."""
 
     def __init__(self):
-        self.requested, self.before = False, None
+        self.time, self.before = 0.0, None
 
     def on_start(self, trainer: Trainer) -> None:
         in_main_thread = threading.current_thread() is threading.main_thread()
@@ -154,15 +155,17 @@ class Interrupts(Hook):
             self.before = signal.signal(signal.SIGINT, self.request)
 
     def request(self, number: int, frame) -> None:
-        """Note the signal."""
-        if self.requested:
+        """Note a signal; torchrun sends its processes several ones at once."""
+        if self.time and time.monotonic() > self.time + 1:
             self.before(number, frame)
-        self.requested = True
+        self.time = self.time or time.monotonic()
 
     def on_step(self, trainer: Trainer) -> None:
-        if distributed.anywhere(self.requested):
+        if distributed.anywhere(self.time > 0):
             raise Stopped
 
-    def on_end(self, trainer: Trainer, error: BaseException | None) -> None:
+    def restore(self) -> None:
+        """Put the handler of before back; torchrun may still signal a process that is stopping."""
         if self.before is not None:
-            signal.signal(signal.SIGINT, self.before)
+            is_stopping = self.time > 0 and distributed.processes() > 1
+            signal.signal(signal.SIGINT, signal.SIG_IGN if is_stopping else self.before)

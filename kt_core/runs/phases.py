@@ -122,8 +122,7 @@ class Run:
             return {} if score is None else dict(dev=round(score.accuracy, 4))
 
         state, metrics = self.path / f"{label}.state", Metrics(self.path / "metrics.jsonl", label)
-        if not (self.resume and state.exists()):
-            metrics.replace([])
+        metrics.replace(None if self.resume and state.exists() else [])
         today = time.strftime("%Y-%m-%d")
         try:
             history = fit(
@@ -184,15 +183,16 @@ class Metrics:
         with self.path.open("a", encoding="utf-8") as file:
             file.write(self.line(row))
 
-    def replace(self, rows: Sequence[dict]) -> None:
-        """Replace the rows of this phase, and drop a last row that a crash has cut."""
+    def replace(self, rows: Sequence[dict] | None) -> None:
+        """Replace the rows of this phase (None keeps them); drop a last one that a crash has cut."""
         if not distributed.is_first():
             return
         text = self.path.read_text(encoding="utf-8") if self.path.exists() else ""
-        start = json.dumps({"phase": self.phase})[:-1]
         lines = [line for line in text.splitlines(keepends=True) if line.endswith("}\n")]
-        others = [line for line in lines if not line.startswith(start)]
-        write_atomically(self.path, "".join([*others, *map(self.line, rows)]).encode())
+        if rows is not None:
+            start = json.dumps({"phase": self.phase})[:-1]
+            lines = [line for line in lines if not line.startswith(start)]
+        write_atomically(self.path, "".join([*lines, *map(self.line, rows or ())]).encode())
 
     def line(self, row: dict) -> str:
         """A row as a line of the file."""

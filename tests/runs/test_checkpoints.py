@@ -10,8 +10,9 @@ import pickle
 import pytest
 import torch
 
+from kt_core.blocks import VARIANTS, GPTConfig
 from kt_core.corpora.files import write_atomically, write_json
-from kt_core.models import GPT, VARIANTS, GPTConfig
+from kt_core.models import GPT
 from kt_core.runs.checkpoints import (
     CheckpointError,
     card_path,
@@ -21,6 +22,7 @@ from kt_core.runs.checkpoints import (
     load_checkpoint,
     save_checkpoint,
 )
+from kt_core.runs.fast_paths import use_fast_paths
 from kt_core.vocab import CharVocab
 
 VOCAB = CharVocab.from_documents(["Łódź: où?"])
@@ -51,7 +53,7 @@ def replace_weights(path, data):
 
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_round_trip(tmp_path, variant):
-    model = tiny(variant, dropout=0.3, qk_norm=True, activation="relu2", rope_base=500.0)
+    model = tiny(variant, dropout=0.3, qk_norm=True, rope_base=500.0)
     path = save_checkpoint(
         tmp_path / "new" / "folder" / "a.safetensors", model, VOCAB, dict(seed=3, recipe="smoke")
     )
@@ -61,7 +63,7 @@ def test_round_trip(tmp_path, variant):
     for name, t in model.state_dict().items():
         assert torch.equal(again.state_dict()[name], t), name
     x = torch.randint(len(VOCAB), (2, 20))
-    assert torch.equal(again(x)[0], model(x)[0])
+    assert torch.equal(again(x)[0], use_fast_paths(model)(x)[0])
     assert card["seed"] == 3 and card["recipe"] == "smoke"
 
 
@@ -83,10 +85,10 @@ def test_a_cards_own_entries_cannot_be_overwritten(tmp_path):
 def test_half_precision_halves_the_file_and_loads_as_float32(tmp_path, saved):
     half = save_checkpoint(tmp_path / "half.safetensors", tiny(), VOCAB, dtype=torch.float16)
     assert half.stat().st_size < 0.6 * saved.stat().st_size
-    found = load_checkpoint(half)[0].state_dict()
+    weights = load_checkpoint(half)[0].state_dict()
     for name, t in tiny().state_dict().items():
-        assert found[name].dtype == torch.float32
-        assert torch.equal(found[name], t.half().float()), name
+        assert weights[name].dtype == torch.float32
+        assert torch.equal(weights[name], t.half().float()), name
 
 
 def test_saving_leaves_the_model_alone(tmp_path):
@@ -122,8 +124,8 @@ def test_the_card_of_another_checkpoint(tmp_path, saved):
     "text, words",
     [
         ("{", "is not JSON"),
-        ("[]", "holds no JSON object"),
-        ("3", "holds no JSON object"),
+        ("[]", "lacks config, vocab, sha256"),
+        ("3", "lacks config, vocab, sha256"),
         ('{"config": {}, "vocab": ""}', "lacks sha256"),
         ("{}", "lacks config, vocab, sha256"),
         (b"\xff\xfe", "is not JSON"),

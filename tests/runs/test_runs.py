@@ -1,35 +1,33 @@
-"""One run, one folder: what it leaves, that it repeats itself, that it can be stopped anywhere and gone on with."""
+"""One run, one folder: what it leaves, that it repeats itself, and that it can be resumed."""
 
 from __future__ import annotations
 
 import json
 import re
 import shutil
+import signal
+from dataclasses import asdict
 from pathlib import Path
 
 import pytest
 import torch
 
 import kt_core as kt
+from kt_core.runs import phases
 from kt_core.runs.experiment import Result, run_experiment
 from kt_core.trainer import Trainer
-from kt_course.tools.cli import main
 
-TINY = dict(
-    block_size=64,
-    n_embd=16,
-    dropout=0.1,
-    pretrain_epochs=1,
-    pretrain_batch_size=16,
-    finetune_epochs=2,
-    finetune_batch_size=4,
-)
+TINY = {
+    "model.block_size": 64,
+    "model.n_embd": 16,
+    "model.dropout": 0.1,
+    "pretrain.epochs": 1,
+    "pretrain.batch_size": 16,
+    "finetune.epochs": 2,
+    "finetune.batch_size": 4,
+    "scratch.batch_size": 4,
+}
 CORPUS = "bios:people=20"
-
-
-@pytest.fixture(autouse=True)
-def quiet(monkeypatch):
-    monkeypatch.setenv("KT_PROGRESS", "off")
 
 
 def run(out, variant="vanilla", pretrain=True, seed=0, corpus=CORPUS, overrides=None, **more):
@@ -101,14 +99,14 @@ def test_config(whole):
         config["seed"],
         config["init"],
     ) == (CORPUS, "vanilla", "mixed", 0, None)
-    assert kt.Recipe(**config["recipe"]) == kt.recipe("smoke", **TINY)
+    assert config["recipe"] == asdict(kt.recipe("smoke", **TINY))
     assert set(config["versions"]) == {"kt_core", "torch", "python"}
     assert "CPU" in config["hardware"]
 
 
 def test_result(whole):
-    told = json.loads((whole.path / "result.json").read_text())
-    assert told == whole.told
+    details = json.loads((whole.path / "result.json").read_text())
+    assert details == whole.details
     corpus = kt.load_corpus(CORPUS)
     assert whole.dev.total == len(corpus.dev)
     assert whole.test.total == len(corpus.test)
@@ -116,20 +114,21 @@ def test_result(whole):
         score = getattr(whole, split)
         answers = kt.read_predictions(whole.path / "predictions" / f"{split}.txt")
         assert kt.exact_match(answers, [a for _, a in getattr(corpus, split)]) == score
-        assert told[split]["correct"] == score.correct
-        assert told[split]["low"] == pytest.approx(score.low, abs=1e-4)
-    assert (told["recipe"], told["kind"], told["fields"]["n_embd"]) == ("smoke", "mixed", 16)
+        assert details[split]["correct"] == score.correct
+        assert details[split]["low"] == pytest.approx(score.low, abs=1e-4)
+    assert (details["recipe"]["name"], details["kind"]) == ("smoke", "mixed")
+    assert details["recipe"]["model"]["n_embd"] == 16
     assert (
-        told["parameters"]
+        details["parameters"]
         == kt.load_checkpoint(whole.path / "finetuned.safetensors")[0].n_parameters()
     )
     for phase, steps in (
         ("pretraining", 6),
         ("finetuning", 6),
     ):  # 90 examples in 16s; 2 x ceil(10 / 4)
-        assert told[phase]["steps"] == steps
-        assert told[phase]["characters"] > 0
-        assert re.fullmatch(r"\d{4}-\d\d-\d\d", told[phase]["date"])
+        assert details[phase]["steps"] == steps
+        assert details[phase]["characters"] > 0
+        assert re.fullmatch(r"\d{4}-\d\d-\d\d", details[phase]["date"])
     assert Result.read(whole.path) == whole
 
 
@@ -144,7 +143,7 @@ def test_cards(whole):
             0,
             "mixed",
         )
-        assert card["recipe"]["n_embd"] == card["config"]["n_embd"] == 16
+        assert card["recipe"]["model"]["n_embd"] == card["config"]["n_embd"] == 16
         assert card["dev"]["total"] == whole.dev.total
         assert {"cost", "hardware", "versions", "sha256"} <= set(card)
     assert card["dev"]["correct"] == whole.dev.correct
@@ -161,14 +160,16 @@ def test_metrics_tell_both_phases_in_order(whole):
 
 
 def test_pure_pretraining_is_not_scored_on_dev(tmp_path):
-    result = run(tmp_path / "a", overrides=dict(mixed_pairs=0))
-    assert result.told["kind"] == "pure"
+    result = run(tmp_path / "a", overrides={"data.mixed_pairs": 0})
+    assert result.details["kind"] == "pure"
     assert all(("dev" in row) == (row["phase"] == "finetune") for row in metrics(result.path))
 
 
 def test_pure_pretraining_with_windows_put_as_questions_is(tmp_path):
-    result = run(tmp_path / "a", overrides=dict(mixed_pairs=0, crop="window", ask=0.5))
-    assert result.told["kind"] == "pure"
+    result = run(
+        tmp_path / "a", overrides={"data.mixed_pairs": 0, "data.crop": "window", "data.ask": 0.5}
+    )
+    assert result.details["kind"] == "pure"
     assert {row["phase"] for row in metrics(result.path) if "dev" in row} == {
         "pretrain",
         "finetune",
@@ -176,27 +177,30 @@ def test_pure_pretraining_with_windows_put_as_questions_is(tmp_path):
 
 
 def test_without_pretraining(tmp_path):
-    result = run(tmp_path / "a", pretrain=False, overrides=dict(finetune_documents=2))
-    assert result.told["kind"] == "no-pretrain"
+    result = run(tmp_path / "a", pretrain=False, overrides={"data.finetune_documents": 2})
+    assert result.details["kind"] == "no-pretrain"
     assert not (result.path / "pretrained.safetensors").exists()
     assert {row["phase"] for row in metrics(result.path)} == {"finetune"}
-    assert result.told["finetuning"]["epochs"] == 2.0  # scratch_epochs of the recipe
-    assert result.told["finetuning"]["steps"] == 6  # the pairs alone: documents stay out
-    assert "pretraining" not in result.told
+    assert result.details["finetuning"]["epochs"] == 2.0  # scratch.epochs of the recipe
+    assert result.details["finetuning"]["steps"] == 6  # the pairs alone: documents stay out
+    assert "pretraining" not in result.details
 
 
 @pytest.mark.parametrize("variant", ["rope", "perceiver", "perceiver_ar"])
 def test_every_variant_runs(tmp_path, variant):
     result = run(tmp_path / "a", variant)
     model, _, card = kt.load_checkpoint(result.path / "finetuned.safetensors")
-    assert model.config.variant == card["variant"] == result.told["variant"] == variant
+    assert model.config.variant == card["variant"] == result.details["variant"] == variant
 
 
 def test_overrides_reach_the_model_and_the_training(tmp_path):
-    result = run(tmp_path / "a", overrides=dict(n_layer="3", finetune_epochs="1", qk_norm="true"))
+    result = run(
+        tmp_path / "a",
+        overrides={"model.n_layer": "3", "finetune.epochs": "1", "model.qk_norm": "true"},
+    )
     config = kt.load_checkpoint(result.path / "finetuned.safetensors")[0].config
     assert (config.n_layer, config.qk_norm) == (3, True)
-    assert result.told["finetuning"]["epochs"] == 1.0
+    assert result.details["finetuning"]["epochs"] == 1.0
 
 
 def test_the_default_folder_tells_the_settings(tmp_path, monkeypatch):
@@ -224,7 +228,7 @@ def folder(tmp_path):
 def test_a_test_split_without_answers_is_answered_and_not_scored(tmp_path, folder):
     result = run(tmp_path / "a", corpus=folder)
     assert result.test is None
-    assert result.told["test"] is None
+    assert result.details["test"] is None
     assert result.dev is not None
     assert Result.read(result.path).test is None
     lines = (result.path / "predictions" / "test.txt").read_text(encoding="utf-8").split("\n")
@@ -235,7 +239,7 @@ def test_a_corpus_with_train_pairs_alone(tmp_path, folder):
     for path in (folder / "birth_dev.tsv", folder / "birth_test_inputs.tsv"):
         path.unlink()
     result = run(tmp_path / "a", corpus=folder)
-    assert (result.dev, result.test, result.told["london"]) == (None, None, None)
+    assert (result.dev, result.test, result.details["london"]) == (None, None, None)
     assert not (result.path / "predictions").exists()
 
 
@@ -251,8 +255,8 @@ def test_init_takes_the_place_of_pretraining(tmp_path, whole):
     start = whole.path / "pretrained.safetensors"
     result = run(tmp_path / "a", init=start)
     assert not (result.path / "pretrained.safetensors").exists()
-    assert result.told["init"] == str(start)
-    assert result.told["pretraining"] == whole.told["pretraining"]
+    assert result.details["init"] == str(start)
+    assert result.details["pretraining"] == whole.details["pretraining"]
     assert {row["phase"] for row in metrics(result.path)} == {"finetune"}
     assert equal(weights(result.path), weights(whole.path))
 
@@ -263,12 +267,12 @@ def test_several_inits_are_averaged(tmp_path, whole):
     result = run(
         tmp_path / "a",
         init=[first, second],
-        overrides=dict(finetune_lr=1e-12, finetune_muon_lr=1e-12),
+        overrides={"finetune.lr": 1e-12, "finetune.muon_lr": 1e-12},
     )
-    assert result.told["init"] == f"{first} + {second}"
-    assert result.told["pretraining"]["before"] == {
+    assert result.details["init"] == f"{first} + {second}"
+    assert result.details["pretraining"]["before"] == {
         "variant": "vanilla",
-        **whole.told["pretraining"],
+        **whole.details["pretraining"],
     }
     states = [
         kt.load_checkpoint(path)[0].state_dict()
@@ -284,7 +288,7 @@ def test_init_keeps_the_checkpoints_block(tmp_path, whole):
     result = run(
         tmp_path / "a",
         init=whole.path / "pretrained.safetensors",
-        overrides=dict(block_size=96, finetune_documents=1),
+        overrides={"model.block_size": 96, "data.finetune_documents": 1},
     )
     assert kt.load_checkpoint(result.path / "finetuned.safetensors")[0].config.block_size == 64
 
@@ -294,6 +298,7 @@ def test_init_keeps_the_checkpoints_block(tmp_path, whole):
     [
         (dict(variant="rope"), "holds a vanilla model, not rope"),
         (dict(pretrain=False), "pretrain=False"),
+        (dict(start="x"), "one of them at most"),
     ],
 )
 def test_an_init_that_cannot_serve_is_refused_before_anything_is_written(
@@ -304,19 +309,21 @@ def test_an_init_that_cannot_serve_is_refused_before_anything_is_written(
     assert not (tmp_path / "a").exists()
 
 
-def test_start_is_what_pretraining_goes_on_from(tmp_path, whole):
-    """The second sitting begins where the first one ended, says so, and keeps what the first one cost."""
+def test_start_is_what_pretraining_resumes_from(tmp_path, whole):
+    """It begins where the first training ended, says so, and keeps what that one cost."""
     start = whole.path / "pretrained.safetensors"
-    still = run(tmp_path / "still", start=start, overrides=dict(pretrain_lr=1e-9, muon_lr=1e-9))
+    still = run(
+        tmp_path / "still", start=start, overrides={"pretrain.lr": 1e-9, "pretrain.muon_lr": 1e-9}
+    )
     for name, tensor in kt.load_checkpoint(start)[0].state_dict().items():
         new = kt.load_checkpoint(still.path / "pretrained.safetensors")[0].state_dict()[name]
         assert torch.allclose(new, tensor, atol=1e-6), name
     result = run(tmp_path / "a", start=start)
-    assert result.told["start"] == "pretrained.safetensors"
-    assert result.told["pretraining"]["before"] == dict(
-        variant="vanilla", **whole.told["pretraining"]
+    assert result.details["start"] == "pretrained.safetensors"
+    assert result.details["pretraining"]["before"] == dict(
+        variant="vanilla", **whole.details["pretraining"]
     )
-    assert result.told["pretraining"]["loss"] < whole.told["pretraining"]["loss"]
+    assert result.details["pretraining"]["loss"] < whole.details["pretraining"]["loss"]
     again = run(tmp_path / "b", start=start)
     assert equal(weights(again.path), weights(result.path))
     with pytest.raises(ValueError, match="start was 'pretrained.safetensors', now None"):
@@ -327,9 +334,12 @@ def test_start_is_what_pretraining_goes_on_from(tmp_path, whole):
 def test_a_start_of_another_variant_gives_the_weights_that_both_have(tmp_path, whole, variant):
     start = whole.path / "pretrained.safetensors"
     result = run(
-        tmp_path / "a", variant=variant, start=start, overrides=dict(pretrain_lr=1e-9, muon_lr=1e-9)
+        tmp_path / "a",
+        variant=variant,
+        start=start,
+        overrides={"pretrain.lr": 1e-9, "pretrain.muon_lr": 1e-9},
     )
-    assert result.told["pretraining"]["before"]["variant"] == "vanilla"
+    assert result.details["pretraining"]["before"]["variant"] == "vanilla"
     theirs = kt.load_checkpoint(start)[0].state_dict()
     new = kt.load_checkpoint(result.path / "pretrained.safetensors")[0].state_dict()
     shared = theirs.keys() & new.keys()
@@ -346,9 +356,9 @@ def test_a_start_of_another_variant_gives_the_weights_that_both_have(tmp_path, w
 @pytest.mark.parametrize(
     ("more", "words"),
     [
-        (dict(overrides=dict(n_embd=64)), "of another shape"),
+        (dict(overrides={"model.n_embd": 64}), "of another shape"),
         (dict(corpus="bios:people=41"), "vocabulary"),
-        (dict(pretrain=False), "neither init nor pretrain=False"),
+        (dict(pretrain=False), "neither with pretrain=False"),
     ],
 )
 def test_a_start_that_cannot_serve_is_refused_before_anything_is_written(
@@ -364,7 +374,7 @@ def test_bad_settings_leave_no_folder(tmp_path, folder):
         dict(variant="ropee"),
         dict(init=tmp_path / "none"),
         dict(corpus="nowhere"),
-        dict(overrides=dict(n_embd=15)),
+        dict(overrides={"model.n_embd": 15}),
     ):
         with pytest.raises(ValueError):
             run(tmp_path / "a", **more)
@@ -396,33 +406,29 @@ def test_another_seed_gives_another_run(tmp_path, whole):
     assert metrics(other.path) != metrics(whole.path)
 
 
-# ---------------------------------------------------------------- stopping and going on
+# ---------------------------------------------------------------- stopping and resuming
 
 
 def stopped_at(monkeypatch, folder, phase, step, error=KeyboardInterrupt, **more):
-    """A run in `folder` that is interrupted at that step of that phase."""
-    plain = Trainer.__init__
+    """A run in `folder` that is stopped at that step of that phase, by Ctrl-C or an error."""
+    append = phases.Metrics.append
 
-    def stopping(self, *given, **named):
-        plain(self, *given, **named)
-        inner = self.log
-
-        def log(row):
-            inner(row)
-            if named["title"] == phase and row["step"] == step:
+    def stopping(self, row):
+        append(self, row)
+        if (self.phase, row["step"]) == (phase, step):
+            if error is not KeyboardInterrupt:
                 raise error
-
-        self.log = log
+            signal.raise_signal(signal.SIGINT)
 
     with monkeypatch.context() as patch:
-        patch.setattr(Trainer, "__init__", stopping)
+        patch.setattr(phases.Metrics, "append", stopping)
         with pytest.raises(error):
             run(folder, **more)
 
 
 @pytest.mark.parametrize("phase", ["pretrain", "finetune"])
 @pytest.mark.parametrize("step", [2, 6])
-def test_going_on_ends_as_if_never_stopped(monkeypatch, tmp_path, whole, phase, step):
+def test_resuming_ends_as_if_never_stopped(monkeypatch, tmp_path, whole, phase, step):
     stopped_at(monkeypatch, tmp_path / "a", phase, step)
     assert not (tmp_path / "a" / "result.json").exists()
     model, vocab, card = kt.load_checkpoint(
@@ -441,7 +447,7 @@ def test_going_on_ends_as_if_never_stopped(monkeypatch, tmp_path, whole, phase, 
     assert (result.dev, result.test) == (whole.dev, whole.test)
 
 
-def test_going_on_after_a_crash_repeats_only_what_was_not_saved(monkeypatch, tmp_path, whole):
+def test_resuming_after_a_crash_repeats_only_what_was_not_saved(monkeypatch, tmp_path, whole):
     stopped_at(monkeypatch, tmp_path / "a", "pretrain", 5, RuntimeError, save_every=2)
     with (tmp_path / "a" / "metrics.jsonl").open("a") as file:
         file.write('{"phase": "pret')  # the machine died while it wrote
@@ -455,9 +461,7 @@ def test_a_stop_between_the_last_step_and_the_checkpoint_loses_nothing(
     monkeypatch, tmp_path, whole, phase
 ):
     """The last evaluation may take a while: Ctrl-C in it must not cost the whole training."""
-    import kt_core.runs.experiment as runs
-
-    plain = runs.save_checkpoint
+    plain = phases.save_checkpoint
 
     def stopping(path, *given, **named):
         if Path(path).stem == phase:
@@ -465,7 +469,7 @@ def test_a_stop_between_the_last_step_and_the_checkpoint_loses_nothing(
         return plain(path, *given, **named)
 
     with monkeypatch.context() as patch:
-        patch.setattr(runs, "save_checkpoint", stopping)
+        patch.setattr(phases, "save_checkpoint", stopping)
         with pytest.raises(KeyboardInterrupt):
             run(tmp_path / "a")
     assert (
@@ -496,7 +500,7 @@ def test_a_finished_phase_is_not_done_again(tmp_path, whole, monkeypatch):
     (tmp_path / "a" / "result.json").unlink()
     monkeypatch.setattr(Trainer, "fit", lambda *_: pytest.fail("nothing is left to train"))
     result = run(tmp_path / "a", resume=True)
-    assert (result.dev, result.told["pretraining"]) == (whole.dev, whole.told["pretraining"])
+    assert (result.dev, result.details["pretraining"]) == (whole.dev, whole.details["pretraining"])
 
 
 def test_a_finished_run_gives_its_result(whole, monkeypatch):
@@ -522,8 +526,8 @@ def test_an_existing_run_is_refused_without_resume_and_left_alone(whole):
         (dict(variant="rope"), "variant was 'vanilla', now 'rope'"),
         (dict(corpus="bios:people=21"), "corpus was 'bios:people=20', now 'bios:people=21'"),
         (dict(pretrain=False), "kind was 'mixed', now 'no-pretrain'"),
-        (dict(overrides=dict(n_embd=32)), "n_embd was 16, now 32"),
-        (dict(overrides=dict(finetune_lr=1.0)), "finetune_lr was 0.0002, now 1.0"),
+        (dict(overrides={"model.n_embd": 32}), "model.n_embd was 16, now 32"),
+        (dict(overrides={"finetune.lr": 1.0}), "finetune.lr was 0.0002, now 1.0"),
     ],
 )
 def test_other_settings_are_refused_by_name(whole, more, words):
@@ -531,16 +535,6 @@ def test_other_settings_are_refused_by_name(whole, more, words):
     with pytest.raises(ValueError, match=re.escape(words)):
         run(whole.path, resume=True, **more)
     assert files(whole.path) == before
-
-
-def test_a_run_of_before_a_recipe_had_a_field_is_gone_on_with(tmp_path, whole):
-    shutil.copytree(whole.path, tmp_path / "old")
-    config = json.loads((tmp_path / "old" / "config.json").read_text())
-    del config["recipe"]["drop"]
-    (tmp_path / "old" / "config.json").write_text(json.dumps(config))
-    assert run(tmp_path / "old", resume=True).told == whole.told
-    with pytest.raises(ValueError, match="drop was 0.0, now 0.5"):
-        run(tmp_path / "old", resume=True, overrides=dict(drop=0.5))
 
 
 def test_resume_in_an_empty_folder_starts(tmp_path, whole):
@@ -557,34 +551,3 @@ def test_a_damaged_result_is_named(tmp_path, text):
 def test_no_result_says_how_to_finish(tmp_path):
     with pytest.raises(ValueError, match="--resume"):
         Result.read(tmp_path)
-
-
-# ---------------------------------------------------------------- the command
-
-
-def test_kt_run_tells_the_scores_and_refuses_to_overwrite(tmp_path, capsys, whole):
-    given = [
-        "run",
-        "--corpus",
-        CORPUS,
-        "--recipe",
-        "smoke",
-        "--device",
-        "cpu",
-        "--out",
-        str(tmp_path / "a"),
-    ]
-    for key, value in TINY.items():
-        given += ["--set", f"{key}={value}"]
-    assert main(given) == 0
-    out = capsys.readouterr().out
-    assert re.search(
-        r"^dev: Correct: \d+ out of 5: \d+\.\d% \(95 % interval \d+\.\d to \d+\.\d%\)$", out, re.M
-    )
-    assert re.search(r"^test: Correct: \d+ out of 5: ", out, re.M)
-    assert equal(weights(tmp_path / "a"), weights(whole.path))
-    assert main(given) == 1
-    assert "holds a run already" in capsys.readouterr().err
-    assert main([*given, "--resume"]) == 0
-    assert main([*given, "--resume", "--seed", "4"]) == 1
-    assert "seed was 0, now 4" in capsys.readouterr().err
