@@ -7,18 +7,18 @@ from collections.abc import Iterable
 from typing import Any
 
 
-def require(owner: object, field: str, is_valid: bool, wanted: str) -> None:
-    """Raise ValueError "Owner.field must be wanted, not value" unless `is_valid`."""
+def require(owner: object, field: str, is_valid: bool, requirement: str) -> None:
+    """Raise ValueError "Owner.field must be requirement, not value" unless `is_valid`."""
     if not is_valid:
         value = getattr(owner, field)
-        raise ValueError(f"{type(owner).__name__}.{field} must be {wanted}, not {value!r}")
+        raise ValueError(f"{type(owner).__name__}.{field} must be {requirement}, not {value!r}")
 
 
-def require_choice(owner: object, field: str, known: Iterable[str]) -> None:
+def require_choice(owner: object, field: str, names: Iterable[str]) -> None:
     """Raise ValueError, as `require` does, unless the field holds one of the known names."""
-    value, known = getattr(owner, field), list(known)
-    suggestion = "" if value in known else did_you_mean(value, known)
-    require(owner, field, value in known, f"one of {', '.join(known)}{suggestion}")
+    value, names = getattr(owner, field), list(names)
+    suggestion = "" if value in names else did_you_mean(value, names)
+    require(owner, field, value in names, f"one of {', '.join(names)}{suggestion}")
 
 
 def is_whole(value: Any, at_least: int = 1) -> bool:
@@ -26,16 +26,16 @@ def is_whole(value: Any, at_least: int = 1) -> bool:
     return isinstance(value, int) and not isinstance(value, bool) and value >= at_least
 
 
-def did_you_mean(name: str, known: Iterable[str]) -> str:
+def did_you_mean(name: str, names: Iterable[str]) -> str:
     """`, did you mean 'x'?` for the nearest known name; an empty string if none is near."""
-    near = difflib.get_close_matches(str(name), list(known), n=1)
+    near = difflib.get_close_matches(str(name), list(names), n=1)
     return f", did you mean {near[0]!r}?" if near else ""
 
 
-def one_of(what: str, name: str, known: Iterable[str]) -> str:
+def one_of(what: str, name: str, names: Iterable[str]) -> str:
     """Return `name` if it is known; ValueError names the nearest and all known ones otherwise."""
-    known = list(known)
-    if name not in known:
-        suggestion = did_you_mean(name, known)
-        raise ValueError(f"no {what} {name!r}{suggestion or ';'} known: {', '.join(known)}")
+    names = list(names)
+    if name not in names:
+        suggestion = did_you_mean(name, names)
+        raise ValueError(f"no {what} {name!r}{suggestion or ';'} known: {', '.join(names)}")
     return name

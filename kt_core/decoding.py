@@ -89,7 +89,7 @@ def generate(
 
     Args:
         model: A causal GPT.
-        prompts: Lists of ids. Different lengths share a batch: each row, padded on the right,
+        prompts: Lists of ids, of any length: each row, padded on the right,
             writes its next character at its own position.
         temperature, top_k: See `pick_next`; temperature 0 is greedy.
         seed: Of the draws, or one seed per prompt.

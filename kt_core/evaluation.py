@@ -91,8 +91,8 @@ def stored_and_retrieved(
     exact_match(answers, gold)  # raises for lists that cannot be compared
     is_stored = [gap.strip() == g.strip() for gap, g in zip(gap_answers, gold, strict=True)]
     groups = []
-    for wanted in (True, False):
-        group = [i for i, is_in in enumerate(is_stored) if is_in == wanted]
+    for stays in (True, False):
+        group = [i for i, is_in in enumerate(is_stored) if is_in == stays]
         groups.append(exact_match([answers[i] for i in group], [gold[i] for i in group]))
     return stored, *groups
 

@@ -40,7 +40,7 @@ class LayerCache:
 
 
 class KVCache:
-    """What a `GPT` remembers between steps of decoding. Rows may stand at different positions.
+    """What a `GPT` remembers between steps of decoding. Each row has its own position.
 
     Layers that read the inputs share the slots `inputs`, one per position. A perceiver's middle
     layers use `latents`, its last layer `outputs` (the latents after a slot for the null latent).

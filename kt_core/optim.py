@@ -68,11 +68,11 @@ def make_optimizers(model: nn.Module, config) -> list[torch.optim.Optimizer]:
     linear = {id(m.weight) for m in model.modules() if isinstance(m, nn.Linear)}
     muon = [p for n, p in params.items() if id(p) in linear and not n.startswith("head.")]
     muon = muon if config.optimizer == "muon" else []
-    taken = {id(p) for p in muon}
+    muon_ids = {id(p) for p in muon}
     groups = {True: [], False: []}
     for name, p in params.items():
         decays = id(p) in linear or (config.decay_on == "all" and not name.endswith("bias"))
-        if id(p) not in taken:
+        if id(p) not in muon_ids:
             groups[decays].append(p)
     optimizers: list[torch.optim.Optimizer] = [
         torch.optim.AdamW(

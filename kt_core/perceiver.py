@@ -144,5 +144,5 @@ def connect(query_reach, key_reach, rotary=None, slots=None, where=None) -> dict
         where: The slot of each new key, (B or 1, T_key).
     """
     rotation = None if rotary is None else (rotary(query_reach), rotary(key_reach))
-    known = key_reach if slots is None else slots.place(where, key_reach)
-    return {"mask": reach_mask(query_reach, known).unsqueeze(1), "rotation": rotation}
+    all_reach = key_reach if slots is None else slots.place(where, key_reach)
+    return {"mask": reach_mask(query_reach, all_reach).unsqueeze(1), "rotation": rotation}

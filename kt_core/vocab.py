@@ -62,10 +62,10 @@ class CharVocab:
             return [self._ids[char] for char in text]
         except KeyError as error:
             char = error.args[0]
-            shown = text if len(text) <= 60 else text[:59] + "…"
+            excerpt = text if len(text) <= 60 else text[:59] + "…"
             raise ValueError(
                 f"character {char!r} (U+{ord(char):04X}) at position {text.index(char)} of "
-                f"{shown!r} is not among the {len(self)} characters of this vocabulary"
+                f"{excerpt!r} is not among the {len(self)} characters of this vocabulary"
             ) from None
 
     def decode(self, ids: Iterable[int]) -> str:
