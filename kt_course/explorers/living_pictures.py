@@ -10,8 +10,8 @@ from matplotlib.figure import Figure
 
 from kt_core.attention import record_attention
 from kt_core.models import GPT
-from kt_core.runs.beam import top_answers
 from kt_core.vocab import MASK, CharVocab
+from kt_course.explorers.beam_search import top_answers
 from kt_course.figures.style import BLUE, in_style, visible
 
 Models = Mapping[str, tuple[GPT, CharVocab]]

@@ -10,8 +10,8 @@ import numpy as np
 
 from kt_core.corpora.loading import SPLITS, Corpus, question, question_name
 from kt_core.models import GPT
-from kt_core.runs.beam import top_answers
 from kt_core.vocab import MASK, CharVocab
+from kt_course.explorers.beam_search import top_answers
 from kt_course.explorers.panels import HIGH, LINE, answer_bars, on_text, scale
 from kt_course.explorers.reading import Reading, read
 from kt_course.explorers.shell import Choice, Slider, View, Words, explorer, page

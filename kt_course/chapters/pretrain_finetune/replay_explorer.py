@@ -25,11 +25,11 @@ from kt_core.corpora.paths import data_dir
 from kt_core.decoding import answer
 from kt_core.evaluation import Score, exact_match, london_baseline
 from kt_core.models import GPT
-from kt_core.runs.beam import top_answers
 from kt_core.runs.checkpoints import hardware
 from kt_core.runs.fitting import fit
 from kt_core.runs.recipes import Recipe, recipe
 from kt_core.vocab import MASK
+from kt_course.explorers.beam_search import top_answers
 from kt_course.explorers.panels import (
     HIGH,
     LINE,

@@ -26,7 +26,6 @@ import matplotlib.pyplot as plt
 
 import kt_core as kt
 from kt_core.blocks import VARIANTS
-from kt_core.runs.beam import top_answers
 from kt_core.runs.windows import KnowledgeWindows
 from kt_course.chapters.attention_math.explorer import explore_attention
 from kt_course.chapters.making_knowledge_extractable.explorer import explore_windows
@@ -46,6 +45,7 @@ from kt_course.chapters.span_corruption.explorer import explore_corruption
 from kt_course.chapters.vision_transformer.explorer import attention_pictures, explore_vision
 from kt_course.chapters.vision_transformer.vision import ViT, ViTConfig, attention_rollout
 from kt_course.explorers import reading, shell
+from kt_course.explorers.beam_search import top_answers
 
 TEXT = "Where was Ada Hall born?⁇Rome"
 MOST_BYTES = 400_000  # what one explorer may add to a notebook

@@ -17,8 +17,8 @@ from browsing import SCREENSHOTS, chromium, cut_off, missing, tab
 
 import kt_core as kt
 from kt_core.blocks import VARIANTS
-from kt_core.runs.beam import top_answers
 from kt_core.vocab import MASK
+from kt_course.explorers.beam_search import top_answers
 from kt_course.explorers.living_page import MIME, LivingView, attach
 from kt_course.explorers.packed_models import pack, unpack
 from kt_course.tools.html_export import write_page

@@ -1,4 +1,4 @@
-"""Beam search: greedy at width 1, never worse than greedy, exact where all continuations fit, probabilities that add up."""
+"""Beam search: greedy at width 1, never worse, and exact where all continuations fit."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from hypothesis import strategies as st
 
 import kt_core as kt
 from kt_core.blocks import VARIANTS
-from kt_core.runs import beam
-from kt_core.runs.beam import beam_search, top_answers
+from kt_course.explorers import beam_search as module
+from kt_course.explorers.beam_search import beam_search, top_answers
 
 TEXT = "Where was Ada born? Rome\n"
 
 
 def model_of(variant="vanilla", V=12, block=16, seed=0, sharp=40.0):
-    """A random model that is sure of what it says: with fresh weights all characters are nearly as likely."""
+    """A random model that prefers some characters; with fresh weights all are nearly as likely."""
     torch.manual_seed(seed)
     model = kt.GPT(kt.GPTConfig(V, block, 3, 2, 16, variant, block // 2, dropout=0.1))
     model.head.weight.data *= sharp
@@ -86,7 +86,7 @@ def test_probabilities_are_those_of_the_plain_forward_pass(variant):
 
 
 def test_a_beam_wide_enough_finds_everything():
-    """4 characters, two of them stops, 3 steps: every continuation can be listed, and they add up to 1."""
+    """4 characters, 2 of them stops, 3 steps: all continuations together have probability 1."""
     model, prompt, most = model_of(V=4, block=8, sharp=20.0), [2, 3], 3
     every = {}
     for n in range(most + 1):
@@ -134,7 +134,7 @@ def test_the_greedy_continuation_keeps_its_place_where_others_look_better_for_a_
         "aa": [0, 1, 0, 0, 0],
     }
     chances |= dict.fromkeys(("ba", "bb"), [0, 0.2, 0.2, 0.3, 0.3])
-    monkeypatch.setattr(beam, "next_logits", lambda model, texts, cache: model.next_logits(texts))
+    monkeypatch.setattr(module, "next_logits", lambda model, texts, cache: model.next_logits(texts))
     found = beam_search(Table(chances), [2], 2, max_new=3)
     assert found[0].ids == (2, 2)
     assert found[0].probability == pytest.approx(0.5 * 0.4)
