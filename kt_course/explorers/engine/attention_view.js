@@ -153,7 +153,9 @@ export function attentionView(page) {
         el("strong", {}, say({ answer, probability })),
       );
     const names = out
-      .map(([layer, head]) => (head === undefined ? `block ${layer}` : `head ${layer}.${head}`))
+      .map(([layer, head]) =>
+        head === undefined ? `block ${layer}` : `head ${head} of layer ${layer}`,
+      )
       .join(", ");
     status.replaceChildren(
       `Without ${names} the model answers: `,
@@ -274,28 +276,28 @@ export function attentionView(page) {
     const { model } = state,
       text = prompt(),
       { answer } = intact;
-    const effects = new Map();
     const steps = (function* steps() {
-      for (const { layer, head } of heads.flat())
-        yield [
-          `${layer}.${head}`,
-          model.probability(text, answer, { knockedOut: [[layer, head]] }),
-        ];
+      for (const { layer, head } of heads.flat()) {
+        yield {
+          layer,
+          head,
+          left: model.probability(text, answer, { knockedOut: [[layer, head]] }),
+        };
+      }
     })();
-    state.effects = effects;
-    measuring = inSlices(
-      steps,
-      ([key, probability]) => {
-        effects.set(key, percent(probability));
-        drawTiles();
-      },
-      () => {
-        const [worst] = [...effects].sort((a, b) => parseFloat(a[1]) - parseFloat(b[1]));
-        readout.textContent =
-          `Below each head: the probability of “${answer}” without that head ` +
-          `(with all heads: ${percent(intact.probability)}). Most important: head ${worst[0]}.`;
-      },
-    );
+    let worst = { left: 2 };
+    state.effects = new Map();
+    const note = (one) => {
+      state.effects.set(`${one.layer}.${one.head}`, percent(one.left));
+      if (one.left < worst.left) worst = one;
+      drawTiles();
+    };
+    measuring = inSlices(steps, note, () => {
+      readout.textContent =
+        `Below each head: the probability of “${answer}” without that head (with all heads: ` +
+        `${percent(intact.probability)}). ` +
+        `It falls most without head ${worst.head} of layer ${worst.layer}.`;
+    });
   }
 
   // ------------------------------------------------------------ one head

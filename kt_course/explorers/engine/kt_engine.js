@@ -17,8 +17,6 @@
  * @typedef {Object} Options                  what to change in a forward pass, and what to record
  * @property {Knockout[]} [knockedOut] heads whose output is set to 0, blocks that are skipped
  * @property {Patch[]} [patches]              residual streams to replace (vanilla and rope)
- * @property {(layer: number, query: number, key: number) => boolean} [blocked] attention edges
- *     to cut
  * @property {boolean} [record]               keep attention weights and residual streams
  */
 
@@ -416,7 +414,6 @@ export class Model {
           let largest = -Infinity, total = 0;
           for (let j = 0; j < visible; j++) {
             scores[j] = scale * dot(q, at, kept.key, j * C + head * hs, hs);
-            if (options.blocked?.(layer, reach, j)) scores[j] = -Infinity;
             if (scores[j] > largest) largest = scores[j];
           }
           for (let j = 0; j < visible; j++) total += scores[j] = Math.exp(scores[j] - largest);
@@ -705,7 +702,7 @@ export class Model {
    * @returns {{cache: Cache, logits: Float32Array}} logits (V,) of the next character
    */
   readPrompt(ids, options) {
-    const isPlain = !options.record && !options.patches && !options.blocked;
+    const isPlain = !options.record && !options.patches;
     const knockedOut = JSON.stringify(options.knockedOut ?? []);
     let known = 0, cache = new Cache(this);
     if (isPlain && this.previous?.knockedOut === knockedOut) {
@@ -759,26 +756,31 @@ export class Model {
   }
 
   /**
-   * Activation patching at every place, one after the other (Meng et al. 2022, section 2.1), as
-   * `restore` in Python.
+   * Activation patching at every place, one after the other (Meng et al. 2022, section 2.1).
    *
    * A generator, so that a page can draw between the steps: a patch changes nothing before its
    * position, so each step keeps the cache up to there and reads on from it.
-   * @param {string} text what the model reads
+   * @param {string} text what the model reads, up to the mask ⁇
    * @param {string} source the text of the same length that the states come from
-   * @param {number} window positions replaced together, with the named one in the middle: 1, 3,
-   *     5 ...
-   * @yields {{state: number, position: number, shares: Float32Array}} (V,) probabilities of the
-   *     next character
+   * @param {string} answer whose probability after the text is followed
+   * @param {number} window positions replaced together, with the named one in the middle: 1, 3 ...
+   * @yields {{state: number, position: number, probability: number, shares: Float32Array}}
+   *     probability of all characters of the answer, and of each next character after ⁇, (V,)
    */
-  *patchEverywhere(text, source, window = 1, options = {}) {
+  *patchEverywhere(text, source, answer, window = 1, options = {}) {
     this.checkTraceable();
-    const { C, V } = this, reach = (window - 1) / 2;
-    const ids = this.checkLength(this.encode(text)), T = ids.length;
-    const clean = this.forward(source, { ...options, record: true });
-    if (clean.ids.length !== T) throw new Error("Both texts need the same number of characters.");
+    const { C, V } = this, reach = (window - 1) / 2, T = this.encode(text).length;
+    const ids = this.checkLength(this.encode(text + answer));
+    const clean = this.forward(source + answer, { ...options, record: true });
+    if (clean.ids.length !== ids.length) throw new Error("Both texts need the same length.");
     const cache = new Cache(this), read = { ...options, record: true };
-    const untouched = softmaxRows(this.lastRow(this.run([{ cache, ids }], read)), V);
+    const outcome = (logits) => {
+      const shares = softmaxRows(logits.subarray(logits.length - (ids.length - T + 1) * V), V);
+      let probability = 1;
+      for (let i = T; i < ids.length; i++) probability *= shares[(i - T) * V + ids[i]];
+      return { probability, shares: shares.subarray(0, V) };
+    };
+    const untouched = outcome(this.run([{ cache, ids }], read));
     const differs = (state, position) => {
       const a = rowOf(clean.states[state], position, C), b = rowOf(read.states[state], position, C);
       return a.some((value, c) => Math.abs(value - b[c]) > 1e-5);
@@ -787,14 +789,14 @@ export class Model {
       const first = Math.max(position - reach, 0), last = Math.min(position + reach, T - 1);
       const places = Array.from({ length: last - first + 1 }, (_, i) => first + i);
       for (let state = 0; state <= this.blocks.length; state++) {
-        let shares = untouched; // what both texts have in common changes nothing
+        let found = untouched; // what both texts have in common changes nothing
         if (places.some((place) => differs(state, place))) {
           const patches = places.map((place) => (
             { state, position: place, value: rowOf(clean.states[state], place, C) }));
           const rest = [{ cache: cache.truncate(first), ids: ids.slice(first) }];
-          shares = softmaxRows(this.lastRow(this.run(rest, { ...options, patches })), V);
+          found = outcome(this.run(rest, { ...options, patches }));
         }
-        yield { state, position, shares };
+        yield { state, position, ...found };
       }
     }
   }

@@ -101,7 +101,7 @@ export function lensView(page) {
     source: null,
     lens: null,
     restored: new Map(),
-    window: 5,
+    window: 7,
   };
   let patching = null;
 
@@ -121,7 +121,7 @@ export function lensView(page) {
   const neighbours = choiceField({
     label: "Positions replaced together",
     options: ["1", "3", "5", "7"],
-    value: "5",
+    value: "7",
     changed: (size) => {
       state.window = Number(size);
       startPatching();
@@ -244,7 +244,7 @@ export function lensView(page) {
     const { model } = state,
       text = `${state.question}⁇`;
     const target = model.answer(state.source, options());
-    Object.assign(state, { target, letter: model.ids.get(target[0]) });
+    Object.assign(state, { target, isPatched: false });
     patchGrid.shape(
       state.lens.shares.map((_, row) => rowName(row)),
       state.characters,
@@ -255,36 +255,39 @@ export function lensView(page) {
       ". Computing every patch …",
     );
     patching = inSlices(
-      model.patchEverywhere(text, `${state.source}⁇`, state.window, options()),
-      ({ state: row, position, shares }) => {
-        state.restored.set(`${row}.${position}`, shares);
-        drawPatch(row, position, shares);
+      model.patchEverywhere(text, `${state.source}⁇`, target, state.window, options()),
+      (found) => {
+        state.restored.set(`${found.state}.${found.position}`, found);
+        drawPatch(found);
       },
-      () =>
+      () => {
+        if (state.isPatched) return; // a learner was quicker: leave what a click has shown
         patchStatus.replaceChildren(
           "The other question's answer: ",
           el("strong", {}, target),
-          `. Each cell: the probability of its first letter, ${spoken(target[0])}, if the states `,
-          "around this one are taken from the other question. Click a cell for the whole answer.",
-        ),
+          ". Each cell: its probability if the states around this one are taken from the other ",
+          "question. Click a cell to see what the model answers then.",
+        );
+      },
     );
   }
-  function drawPatch(row, column, shares) {
-    const share = shares[state.letter];
+  function drawPatch({ state: row, position, probability }) {
     patchGrid.set(
       row,
-      column,
-      share,
-      share >= 0.1 ? Math.round(100 * share) : "",
-      `${placeName(row, column)} ${percent(share)}`,
+      position,
+      probability,
+      probability >= 0.1 ? Math.round(100 * probability) : "",
+      `${placeName(row, position)} ${percent(probability)}`,
       page.theme,
     );
   }
   function readPatch(row, column) {
-    const shares = state.restored.get(`${row}.${column}`);
-    if (!shares) return;
-    const top = words(shares, largest(shares, 3));
-    patchReadout.textContent = `${placeName(row, column)} from the other question: ${top}.`;
+    const found = state.restored.get(`${row}.${column}`);
+    if (!found) return;
+    const first = words(found.shares, largest(found.shares, 3));
+    patchReadout.textContent =
+      `${placeName(row, column)} from the other question: “${state.target}” has the probability ` +
+      `${percent(found.probability)}. Likeliest first characters: ${first}.`;
   }
   function applyPatch(row, column) {
     const reach = (state.window - 1) / 2,
@@ -302,6 +305,7 @@ export function lensView(page) {
       patches,
     });
     patchGrid.mark(row, column);
+    state.isPatched = true;
     patchStatus.replaceChildren(
       `With the states ${rowName(row)} around ${spoken(state.characters[column])} `,
       `(position ${column}) taken from the other question, the model answers: `,
@@ -316,7 +320,7 @@ export function lensView(page) {
   page.onTheme = () => {
     if (!state.lens) return;
     drawLens();
-    for (const [key, shares] of state.restored) drawPatch(...key.split(".").map(Number), shares);
+    for (const found of state.restored.values()) drawPatch(found);
   };
   const root = el(
     "div",
@@ -339,7 +343,7 @@ export function lensView(page) {
     el("label", { class: "kt-field" }, el("span", {}, "Take states from"), source),
     neighbours.element,
     patchGrid.element,
-    colourBar("probability of the other answer's first letter (linear scale); numbers in per cent"),
+    colourBar("probability of the other question's answer (linear scale), numbers in per cent"),
     patchStatus,
     patchReadout,
   );

@@ -418,7 +418,7 @@ class TestTheExplorersCanBeUsed:
         with opened(browser, views["attention"], tmp_path) as page:
             page.get_by_role("button", name="Try each head in turn").click()
             page.wait_for_function(
-                "document.querySelector('.kt-readout').textContent.includes('Most important')"
+                "document.querySelector('.kt-readout').textContent.includes('It falls most')"
             )
             captions = page.locator(".kt-out").all_inner_texts()
             assert len(captions) == 16 and all("%" in caption for caption in captions)
@@ -438,13 +438,14 @@ class TestTheExplorersCanBeUsed:
     def test_lens_and_patching_agree_with_python(self, browser, views, models, tmp_path, examples):
         pair, (_, vocab) = models["vanilla"], models["vanilla"]
         (question, _), (other, answer), *_ = examples
-        first, T = vocab.encode(answer)[0], len(question) + 1
+        letters, T = torch.tensor(vocab.encode(answer)), len(question) + 1
 
         def restored(state: int, position: int) -> float:
-            near = range(max(position - 2, 0), min(position + 3, T))
-            places = [(state, each) for each in near]
-            logits = patched_logits(pair, question + MASK, other + MASK, places)
-            return float(logits[-1].softmax(-1)[first])
+            near = range(max(position - 3, 0), min(position + 4, T))
+            texts = question + MASK + answer, other + MASK + answer
+            logits = patched_logits(pair, *texts, [(state, each) for each in near])
+            steps = logits[T - 1 : -1].log_softmax(-1)  # (letters, V)
+            return float(steps.gather(1, letters[:, None]).sum().exp())
 
         at = range(10, T)  # before the name both texts are equal
         expected = torch.tensor([[restored(row, each) for each in at] for row in range(5)])
