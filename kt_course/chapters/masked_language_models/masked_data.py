@@ -26,7 +26,7 @@ from torch.nn.utils.rnn import pad_sequence
 
 from kt_core._validation import require
 from kt_core.corpora.textfiles import Pair
-from kt_core.datasets import Mixture, TokenDataset
+from kt_core.datasets import TokenDataset
 from kt_core.runs.windows import KnowledgeWindows
 from kt_core.vocab import CharVocab
 
@@ -193,12 +193,6 @@ class MaskedPairs(MaskedDataset):
         units = split_span(start, start + len(answer), self.part, rng)
         ids = self.vocab.encode(f"{question} {answer}{END}")
         return hide_units(ids, units, len(self.vocab), rng, HIDE_ALL)
-
-
-class MaskedMixture(Mixture):
-    """Several masked datasets as one: MaskedMixture([(data, times), ...])."""
-
-    stack = MaskedDataset.stack
 
 
 def one_hot_kl(logits: Tensor, targets: Tensor) -> Tensor:

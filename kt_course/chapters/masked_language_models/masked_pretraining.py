@@ -20,11 +20,7 @@ from kt_core.runs.text_rules import name_prefix_end
 from kt_core.runs.windows import KnowledgeWindows
 from kt_core.train_config import TrainConfig
 from kt_core.vocab import CharVocab
-from kt_course.chapters.masked_language_models.masked_data import (
-    MaskedMixture,
-    MaskedPairs,
-    MaskedText,
-)
+from kt_course.chapters.masked_language_models.masked_data import MaskedPairs, MaskedText
 from kt_course.chapters.masked_language_models.masked_decoding import answer_masked
 from kt_course.chapters.masked_language_models.next_sentence import LinePairs, group_by_person
 
@@ -56,7 +52,7 @@ def pretraining_data(
     ]
     if phase == "masked_nsp":
         parts.append(LinePairs(group_by_person(documents), vocab, seed=seed))
-    return MaskedMixture([(part, 1) for part in parts])
+    return Mixture([(part, 1) for part in parts])
 
 
 def answer_score(model: GPT, vocab: CharVocab, pairs: list[Pair]) -> Score:

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 import kt_core as kt
 from kt_core.attention import MultiHeadAttention, padding_mask
-from kt_core.datasets import NamePlace, batches
+from kt_core.datasets import Mixture, NamePlace, batches
 from kt_core.decoding import KVCache
 from kt_core.runs.text_rules import salient_spans
 from kt_core.runs.windows import KnowledgeWindows
@@ -24,7 +24,6 @@ from kt_course import shipped as shipping
 from kt_course.chapters.masked_language_models import next_sentence
 from kt_course.chapters.masked_language_models.masked_data import (
     UNITS,
-    MaskedMixture,
     MaskedPairs,
     MaskedText,
     choose_units,
@@ -227,9 +226,7 @@ def test_draws_depend_on_seed_epoch_and_index_alone():
 
 
 def test_batches_of_masked_data_are_not_shifted():
-    data = MaskedMixture(
-        [(MaskedText(LINES, VOCAB, units="spans"), 2), (MaskedPairs(PAIRS, VOCAB), 1)]
-    )
+    data = Mixture([(MaskedText(LINES, VOCAB, units="spans"), 2), (MaskedPairs(PAIRS, VOCAB), 1)])
     assert len(data) == 14
     rows = 0
     for x, y in batches(data, 4, 0, 0):

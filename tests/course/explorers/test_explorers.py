@@ -278,7 +278,7 @@ def test_a_mistake_in_the_call_is_told_at_once(corpus):
         explore_vision({"m": vit()}, pictures()[0], [1, 2, 3])
     with pytest.raises(ValueError, match="reads other pictures"):
         explore_vision({"m": vit(image_size=4)}, *pictures())
-    with pytest.raises(ValueError, match="one of each a picture"):
+    with pytest.raises(ValueError, match="one of each per image"):
         attention_pictures(list(pictures()[0]), [], [], 4)
 
 
