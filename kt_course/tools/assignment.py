@@ -1,195 +1,200 @@
-"""The assignment's own commands, `kt pretrain|finetune|evaluate`: one phase each, files in and files out."""
+"""The assignment's own commands: `kt pretrain`, `kt finetune` and `kt evaluate`, one phase each."""
 
 from __future__ import annotations
 
-import argparse
+import dataclasses
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Annotated
 
-from kt_course.tools.arguments import VARIANTS, add_set, settings
+import torch
+from cyclopts import Parameter
 
+from kt_core.corpora.loading import Corpus, check_pairs, read_documents, read_pairs
+from kt_core.models import GPT
+from kt_core.runs.checkpoints import hardware, load_checkpoint, save_checkpoint
+from kt_core.runs.devices import choose_device
+from kt_core.runs.distributed import launched
+from kt_core.runs.experiment import evaluate as evaluate_model
+from kt_core.runs.fitting import fit
+from kt_core.runs.predictions import write_predictions
+from kt_core.runs.recipes import Recipe, recipe
+from kt_core.vocab import CharVocab
+from kt_course.tools import options as opt
 
-def add_options(command: argparse.ArgumentParser) -> None:
-    """The options that the three share."""
-    command.add_argument("variant", choices=VARIANTS, metavar="VARIANT", help=", ".join(VARIANTS))
-    command.add_argument(
-        "pretrain_corpus",
-        type=Path,
-        metavar="CORPUS.txt",
-        help="the pretraining text; its characters are the vocabulary",
-    )
-    command.add_argument("--reading_params_path", type=Path, help="checkpoint to start from")
-    command.add_argument("--writing_params_path", type=Path, help="checkpoint to write")
-    command.add_argument("--finetune_corpus_path", type=Path, help="TSV of question and answer")
-    command.add_argument(
-        "--eval_corpus_path", type=Path, help="TSV of questions, with or without answers"
-    )
-    command.add_argument("--outputs_path", type=Path, help="where the answers go, one a line")
-    command.add_argument("--bottleneck_dim", type=int, help="latents of a perceiver")
-    command.add_argument("--pretrain_lr", type=float, help="peak learning rate of pretraining")
-    command.add_argument("--finetune_lr", type=float, help="peak learning rate of finetuning")
-    command.add_argument("--tb_expt_name", type=Path, help="folder for TensorBoard's event files")
-    command.add_argument("--max_steps", type=int, help="stop after so many steps, rate and all")
-    command.add_argument(
-        "--recipe", default="a5", help="whose settings (default a5, the assignment's)"
-    )
-    command.add_argument("--seed", type=int, default=0)
-    command.add_argument("--device", default="auto")
-    command.add_argument(
-        "--resume", action="store_true", help="go on with a training that was stopped"
-    )
-    add_set(command)
+CorpusFile = Annotated[Path, Parameter(name="CORPUS.txt")]
 
 
-def _need(arguments, *names: str) -> None:
-    for name in names:
-        if getattr(arguments, name) is None:
-            raise ValueError(f"--{name} is needed")
+@Parameter(name="*", name_transform=str)  # underscores, as the assignment spells its options
+@dataclass(frozen=True)
+class Options:
+    """The options that the three commands share.
+
+    Attributes:
+        reading_params_path: Checkpoint to start from.
+        writing_params_path: Checkpoint to write.
+        finetune_corpus_path: TSV of question and answer.
+        eval_corpus_path: TSV of questions, with or without answers.
+        outputs_path: File for the answers, one per line.
+        bottleneck_dim: Latents of a perceiver.
+        pretrain_lr: Peak learning rate of pretraining.
+        finetune_lr: Peak learning rate of finetuning.
+        tb_expt_name: Folder for TensorBoard event files.
+        max_steps: Number of steps, which the learning rate follows.
+        resume: Continue a training that was stopped.
+    """
+
+    reading_params_path: Path | None = None
+    writing_params_path: Path | None = None
+    finetune_corpus_path: Path | None = None
+    eval_corpus_path: Path | None = None
+    outputs_path: Path | None = None
+    bottleneck_dim: int | None = None
+    pretrain_lr: float | None = None
+    finetune_lr: float | None = None
+    tb_expt_name: Path | None = None
+    max_steps: int | None = None
+    recipe: opt.RecipeName = "a5"
+    seed: opt.Seed = 0
+    device: opt.Device = "auto"
+    resume: bool = False
+    settings: opt.Settings = ()
+
+    def require(self, *names: str) -> None:
+        """Raise ValueError for an option that this command needs and that was not given."""
+        for name in names:
+            if getattr(self, name) is None:
+                raise ValueError(f"--{name} is needed")
+
+    def find_recipe(self) -> Recipe:
+        """The named recipe with the options that set a part of it."""
+        given = {
+            "model.bottleneck": self.bottleneck_dim,
+            "pretrain.lr": self.pretrain_lr,
+            "finetune.lr": self.finetune_lr,
+            "scratch.lr": self.finetune_lr,
+        }
+        given = {key: value for key, value in given.items() if value is not None}
+        return recipe(self.recipe, **given | opt.parse_settings(self.settings))
 
 
-def _recipe(arguments):
-    from kt_core.runs.recipes import recipe
+def pretrain(variant: opt.Variant, corpus: CorpusFile, /, *, options: Options = Options()) -> None:
+    """Pretrain a model by span corruption on a text file.
 
-    more = {"bottleneck": arguments.bottleneck_dim, "pretrain_lr": arguments.pretrain_lr}
-    if arguments.finetune_lr is not None:
-        more |= {"finetune_lr": arguments.finetune_lr, "scratch_lr": arguments.finetune_lr}
-    return recipe(
-        arguments.recipe,
-        **{k: v for k, v in more.items() if v is not None} | settings(arguments.set),
-    )
+    Args:
+        corpus: The pretraining text, one document per line; its characters are the vocabulary.
+    """
+    options.require("writing_params_path")
+    chosen, model, vocab = _start(variant, corpus, options)
+    if chosen.data.mixed_pairs:
+        options.require("finetune_corpus_path")
+    texts = _read_corpus(corpus, options, chosen, vocab, True, bool(chosen.data.mixed_pairs))
+    _train("pretrain", chosen, model, vocab, texts, options)
 
 
-def _start(arguments, recipe):
-    """(model, vocabulary) from --reading_params_path, or a new model over the corpus' characters."""
-    import torch
+def finetune(variant: opt.Variant, corpus: CorpusFile, /, *, options: Options = Options()) -> None:
+    """Finetune a checkpoint, or a model with random weights, on question-answer pairs.
 
-    from kt_core.corpora.textfiles import read_documents
-    from kt_core.models import GPT
-    from kt_core.runs.checkpoints import load_checkpoint
-    from kt_core.vocab import CharVocab
+    Args:
+        corpus: The pretraining text, one document per line; its characters are the vocabulary.
+    """
+    options.require("writing_params_path", "finetune_corpus_path")
+    chosen, model, vocab = _start(variant, corpus, options)
+    is_pretrained = options.reading_params_path is not None
+    if not is_pretrained:
+        chosen = recipe(chosen, **{"data.finetune_documents": 0})
+    texts = _read_corpus(corpus, options, chosen, vocab, bool(chosen.data.finetune_documents), True)
+    phase = "finetune" if is_pretrained else "scratch"
+    _train(phase, chosen, model, vocab, texts, options)
 
-    if arguments.reading_params_path:
-        model, vocab, _ = load_checkpoint(arguments.reading_params_path)
-        if model.config.variant != arguments.variant:
+
+def evaluate(variant: opt.Variant, corpus: CorpusFile, /, *, options: Options = Options()) -> None:
+    """Answer the questions of a file, and score the answers if the file holds the right ones.
+
+    Args:
+        corpus: The pretraining text; a checkpoint brings its own vocabulary.
+    """
+    options.require("reading_params_path", "eval_corpus_path")
+    _, model, vocab = _start(variant, corpus, options)
+    pairs = _read_pairs(options.eval_corpus_path, vocab, model.config.block_size)
+    answers, score = evaluate_model(model.to(choose_device(options.device)), vocab, pairs)
+    if options.outputs_path:
+        write_predictions(options.outputs_path, answers)
+        outcome = f"{len(answers)} answers written to {options.outputs_path}"
+    else:
+        outcome = f"{len(answers)} questions answered"
+    missing = f"No answers to compare with in {options.eval_corpus_path}: {outcome}"
+    print(missing if score is None else score)
+
+
+def _start(variant: str, corpus: Path, options: Options) -> tuple[Recipe, GPT, CharVocab]:
+    """The recipe with the model's block size; the checkpoint's model, or one with new weights."""
+    chosen, path = options.find_recipe(), options.reading_params_path
+    if path:
+        model, vocab, _ = load_checkpoint(path)
+        held = model.config
+        if held.variant != variant:
+            raise ValueError(f"{path} holds a {held.variant} model, not {variant}")
+        if held.has_latents and options.bottleneck_dim not in (None, held.bottleneck):
             raise ValueError(
-                f"{arguments.reading_params_path} holds a {model.config.variant} model, not {arguments.variant}"
+                f"{path} has bottleneck {held.bottleneck}, not {options.bottleneck_dim}"
             )
-        if model.config.latent and arguments.bottleneck_dim not in (None, model.config.bottleneck):
-            raise ValueError(
-                f"{arguments.reading_params_path} has bottleneck {model.config.bottleneck}, not {arguments.bottleneck_dim}"
-            )
-        return model, vocab
-    vocab = CharVocab.from_documents(read_documents(arguments.pretrain_corpus))
-    torch.manual_seed(arguments.seed)
-    return GPT(recipe.model_config(len(vocab), arguments.variant)), vocab
+    else:
+        vocab = CharVocab.from_documents(read_documents(corpus))
+        torch.manual_seed(options.seed)
+        model = chosen.new_model(len(vocab), variant)
+    size = dict(block_size=model.config.block_size, bottleneck=model.config.bottleneck)
+    size = dataclasses.replace(chosen.model, **size)
+    return dataclasses.replace(chosen, model=size), model, vocab
 
 
-def _train(arguments, model, vocab, data, config, phase: str) -> None:
-    import dataclasses
-
-    from kt_core.runs.checkpoints import hardware, save_checkpoint
-    from kt_core.runs.devices import choose_device
-    from kt_core.runs.distributed import launched
-    from kt_core.trainer import Trainer
-
-    if launched():  # each process would write the same files
-        raise ValueError(
-            f"kt {phase} trains in one process: torchrun ... -m kt_course.tools.cli run takes several"
-        )
-    out = arguments.writing_params_path
-    device = choose_device(arguments.device)
-    state = Path(f"{out}.state")
-    config = dataclasses.replace(
-        config, steps=arguments.max_steps, seed=arguments.seed, device=str(device), save_every=200
-    )
-    history = Trainer(
-        model, data, config, state=state, title=phase, tensorboard=arguments.tb_expt_name
-    ).fit(arguments.resume)
-    card = dict(
-        variant=arguments.variant,
-        recipe=arguments.recipe,
-        phase=phase,
-        seed=arguments.seed,
-        steps=history[-1]["step"],
-        cost=history[-1],
-        settings=dataclasses.asdict(config),
-        hardware=hardware(device),
-    )
-    save_checkpoint(out, model, vocab, card)
-    state.unlink(missing_ok=True)
-    print(f"{phase}: {history[-1]['step']} steps, loss {history[-1]['loss']:.3f}, written to {out}")
+def _read_corpus(
+    corpus: Path, options: Options, chosen: Recipe, vocab: CharVocab, documents: bool, pairs: bool
+) -> Corpus:
+    """The two files as a corpus, each read only where it is needed."""
+    text = read_documents(corpus) if documents else []
+    path, block_size = options.finetune_corpus_path, chosen.model.block_size
+    train = _read_pairs(path, vocab, block_size) if pairs else []
+    return Corpus(corpus.stem, text, train, [], [], vocab)
 
 
-def pretrain(arguments) -> None:
-    """`kt pretrain`: span corruption on a text file, a checkpoint out."""
-    _need(arguments, "writing_params_path")
-    recipe = _recipe(arguments)
-    model, vocab = _start(arguments, recipe)
-    recipe = _fitting(recipe, model)
-    if recipe.mixed_pairs:
-        _need(arguments, "finetune_corpus_path")
-    corpus = _corpus(arguments, recipe, vocab, documents=True, pairs=bool(recipe.mixed_pairs))
-    data = recipe.pretrain_data(corpus, vocab, arguments.seed)
-    _train(arguments, model, vocab, data, recipe.pretrain_config(), "pretrain")
-
-
-def _fitting(recipe, model):
-    """The recipe with the model's block: that of a checkpoint may be another than the recipe's."""
-    import dataclasses
-
-    return dataclasses.replace(recipe, block_size=model.config.block_size)
-
-
-def _pairs(path: Path, vocab, block_size: int):
-    from kt_core.corpora.textfiles import check_pairs, read_pairs
-
+def _read_pairs(path: Path, vocab: CharVocab, block_size: int) -> list[tuple[str, str | None]]:
     pairs = read_pairs(path)
     check_pairs(pairs, vocab, block_size, path)
     return pairs
 
 
-def _corpus(arguments, recipe, vocab, *, documents: bool, pairs: bool):
-    """The two files as a corpus, each read only where it is asked for."""
-    from kt_core.corpora.loading import Corpus
-    from kt_core.corpora.textfiles import read_documents
-
-    text = read_documents(arguments.pretrain_corpus) if documents else []
-    train = _pairs(arguments.finetune_corpus_path, vocab, recipe.block_size) if pairs else []
-    return Corpus(arguments.pretrain_corpus.stem, text, train, [], [], vocab)
-
-
-def finetune(arguments) -> None:
-    """`kt finetune`: a checkpoint (or random weights) and pairs in, a checkpoint out."""
-    _need(arguments, "writing_params_path", "finetune_corpus_path")
-    recipe = _recipe(arguments)
-    model, vocab = _start(arguments, recipe)
-    pretrained = arguments.reading_params_path is not None
-    recipe = _fitting(recipe, model)
-    kept_in = pretrained and bool(recipe.finetune_documents)
-    corpus = _corpus(arguments, recipe, vocab, documents=kept_in, pairs=True)
-    data = recipe.finetune_data(corpus, vocab, arguments.seed)
-    _train(arguments, model, vocab, data, recipe.finetune_config(pretrained), "finetune")
-
-
-def evaluate_file(arguments) -> None:
-    """`kt evaluate`: answer the questions of a file; the assignment's line if it holds the answers."""
-    from kt_core.evaluation import write_predictions
-    from kt_core.runs.devices import choose_device
-    from kt_core.runs.experiment import evaluate
-
-    _need(arguments, "reading_params_path", "eval_corpus_path")
-    recipe = _recipe(arguments)
-    model, vocab = _start(arguments, recipe)
-    pairs = _pairs(arguments.eval_corpus_path, vocab, model.config.block_size)
-    answers, score = evaluate(model.to(choose_device(arguments.device)), vocab, pairs)
-    if arguments.outputs_path:
-        write_predictions(arguments.outputs_path, answers)
-    told = (
-        f"{len(answers)} answers written to {arguments.outputs_path}"
-        if arguments.outputs_path
-        else f"{len(answers)} questions answered"
+def _train(
+    phase: str, chosen: Recipe, model: GPT, vocab: CharVocab, corpus: Corpus, options: Options
+) -> None:
+    """Train on the phase's data, and write the checkpoint with its card."""
+    command = "pretrain" if phase == "pretrain" else "finetune"
+    if launched():  # each process would write the same files
+        raise ValueError(
+            f"kt {command} trains in one process; several take "
+            "torchrun ... -m kt_course.tools.cli run"
+        )
+    make_data = chosen.pretrain_data if phase == "pretrain" else chosen.finetune_data
+    data = make_data(corpus, vocab, options.seed)
+    device = choose_device(options.device)
+    config, fit_options = chosen.phase(
+        phase, steps=options.max_steps, seed=options.seed, device=str(device)
     )
-    print(
-        score
-        if score is not None
-        else f"No answers to compare with in {arguments.eval_corpus_path}: {told}"
+    out = options.writing_params_path
+    state = Path(f"{out}.state")
+    fit_options |= dict(state=state, save_every=200, resume=options.resume, title=command)
+    history = fit(model, data, config, tensorboard=options.tb_expt_name, **fit_options)
+    last = history[-1]
+    card = dict(
+        variant=model.config.variant,
+        recipe=options.recipe,
+        phase=command,
+        seed=options.seed,
+        steps=last["step"],
+        cost=last,
+        settings=dataclasses.asdict(config),
+        hardware=hardware(device),
     )
+    save_checkpoint(out, model, vocab, card)
+    state.unlink(missing_ok=True)
+    print(f"{command}: {last['step']} steps, loss {last['loss']:.3f}, written to {out}")

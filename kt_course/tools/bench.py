@@ -1,52 +1,79 @@
-"""How fast we are beside the assignment's way of doing it: both on one machine, in one run, turn by turn.
+"""`kt bench`: our speed beside the assignment's way, both on one machine, in turns, in one run.
 
-Training. The assignment's way is rebuilt from our parts, and does what its code does: every example padded
-to the block of 128, batches of 128 in the order of the file, a prefix of 4 ... 112 characters with a random
-span, loss on all characters, attention by the explicit formula (softmax of a T x T matrix), dropout 0.1 at
-its four places, AdamW, gradients clipped at 1. On a CPU a model with dropout takes that explicit path by
-itself. Ours: recipe "kt", with length-bucketed batches, no dropout, Muon, and bfloat16 products where the
-device has them (the fused kernel elsewhere). Both train a 4 x 8 x 256 model and both count useful characters:
-those that are no padding.
+Training. The assignment's way: every example padded to the block of 128, batches of 128 in the
+order of the file, loss on all characters, attention by the explicit formula, dropout 0.1 at its
+four places, AdamW. Ours: the recipe "kt", with batches of similar length, no dropout, Muon, the
+fast paths of `kt_core.runs`, and bfloat16 products where the device has them. Both train a model
+of 4 layers, 8 heads and 256 channels through the same `Trainer`; both count useful characters,
+those that are not padding.
 
-Answering. The assignment's way: one question at a time, 32 characters always, everything computed anew for
-each (minGPT's `sample`), attention by the explicit formula. Ours: `answer`, all questions at once, keys and
-values kept, over when the last answer has ended. The slow way answers one question after the other until its
-turn is over. Both ask the same untrained model. Its answers would end where chance has it; so the two signs
-that end one are made impossible, and the fast way is held to the length of the longest gold answer and its
-closing sign: what a trained model takes.
+Answering. The assignment's way: one question at a time, always 32 characters, everything computed
+again for each of them (minGPT's `sample`), attention by the explicit formula. Ours: `answer`, all
+questions at once with a KV cache. Both ask the same untrained model. Its answers would end at
+random, so the two characters that end one are made impossible, and our answers are as long as the
+longest correct answer and the mask character that closes it: what a trained model generates.
 
-On the corpus wiki the two training rates also give what matters in the end: how long the whole recipe of the
-assignment takes here, and how long ours takes until a quarter of the dev questions is answered (the characters
-that the shipped rope model had read by then, by its learning curve).
+On the corpus wiki the training rates also give hours: how long the assignment's whole recipe takes
+here, and how long ours takes until it answers a quarter of the dev questions (after as many
+characters as the shipped rope model had read by then, by its learning curve).
 """
 
 from __future__ import annotations
 
+import dataclasses
 import platform
 import statistics
 import time
 from collections.abc import Callable, Iterator
-from itertools import count
+from itertools import cycle
 from pathlib import Path
 
 import torch
-from torch import nn
 
 import kt_core
-from kt_core.attention import Dropout, MultiHeadAttention, record_attention
 from kt_core.corpora.files import write_json
 from kt_core.corpora.loading import Corpus, load_corpus
-from kt_core.datasets import batches
 from kt_core.decoding import answer
+from kt_core.devices import choose_device
 from kt_core.models import GPT
 from kt_core.runs.checkpoints import hardware
-from kt_core.runs.devices import choose_device, mixed_precision
+from kt_core.runs.fast_paths import use_fast_paths
+from kt_core.runs.hooks import Precision
 from kt_core.runs.recipes import Recipe, recipe
+from kt_core.trainer import Trainer
 from kt_core.vocab import CharVocab
-from kt_course.shipped import kept_curve
-from kt_course.tools.ablation import characters_an_epoch
+from kt_course.shipped import learning_curve
+from kt_course.tools import options as opt
+from kt_course.tools import step_profile
+from kt_course.tools.tables import spread, text_table
 
-NEW = 32  # characters that the assignment decodes for every question
+N_NEW = 32  # characters that the assignment generates for every question
+Work = Callable[[], int]  # does one piece of work and returns its size
+
+
+def bench_command(
+    *,
+    corpus: opt.Corpus = "bios",
+    seconds: float = 300.0,
+    profile_seconds: float = 60.0,
+    seed: opt.Seed = 0,
+    device: opt.Device = "auto",
+    out: Path | None = None,
+) -> None:
+    """Measure training and answering beside the assignment's way, on this machine.
+
+    Args:
+        seconds: Time for the comparison.
+        profile_seconds: Time for the profile of a training step; 0 leaves it out.
+        out: File for the figures, as JSON.
+    """
+    figures = bench(corpus, seconds=seconds, seed=seed, device=device)
+    print(table(figures), flush=True)
+    if profile_seconds > 0:
+        figures["costs"] = step_profile.profile_steps(seconds=profile_seconds, device=device)
+        print(step_profile.table(figures["costs"]))
+    if out:
+        write_json(out, figures)
 
 
 def bench(
@@ -58,250 +85,175 @@ def bench(
     device: str = "auto",
     overrides: dict | None = None,
 ) -> dict:
-    """Measure both ways, `rounds` turns each, in about `seconds` in all; returns what `kt bench` writes.
+    """Measure both ways, `rounds` turns each, two thirds of the time for training.
 
-    Rates are a second: useful characters, questions. Two thirds of the time go to training. `overrides` sets fields
-    of both recipes (a smaller model for tests). A turn has at least one step, or question, however short the time.
+    Args:
+        corpus: Name of a corpus with dev questions.
+        seconds: Time in all, roughly; a turn has at least one step or question.
+        overrides: Settings of both recipes (a smaller model for tests).
+
+    Returns:
+        Rates (useful characters or questions per second), settings and hardware, for JSON.
     """
     if not seconds > 0 or rounds < 1:
-        raise ValueError(
-            f"seconds must be above 0 and rounds at least 1, not {seconds} and {rounds}"
-        )
-    where, data, started = choose_device(device), load_corpus(corpus), time.strftime("%Y-%m-%d")
-    if not data.dev:
+        raise ValueError(f"seconds and rounds must be above 0, not {seconds} and {rounds}")
+    where, texts, date = choose_device(device), load_corpus(corpus), time.strftime("%Y-%m-%d")
+    if not texts.dev:
         raise ValueError(f"corpus {corpus} has no dev split: no questions to answer")
-    theirs, ours = (
-        recipe("a5", **(overrides or {})),
-        recipe("kt", **{k: v for k, v in (overrides or {}).items() if k != "dropout"}),
+    theirs, ours = recipe("a5", **(overrides or {})), recipe("kt", **(overrides or {}))
+    ways = dict(
+        assignment=training_steps(theirs, texts, seed, where, is_fast=False),
+        ours=training_steps(ours, texts, seed, where, is_fast=True),
     )
-    share = seconds / (2 * rounds)  # seconds a turn of either way, both kinds of work
-    training = _alternate(
-        {
-            "assignment": _training(theirs, data, seed, where, _as_written),
-            "ours": _training(ours, data, seed, where),
-        },
-        rounds,
-        share * 2 / 3,
+    share = seconds / (2 * rounds)  # of one turn of either way
+    training = alternate(ways, rounds, share * 2 / 3)
+    questions = [question for question, _ in texts.dev]
+    longest = min(N_NEW, max(len(gold or N_NEW * " ") for _, gold in texts.dev) + 1)
+    models = [endless_model(ours, len(texts.vocab), seed, where) for _ in range(2)]
+    ways = dict(
+        assignment=ask_one_by_one(models[0], texts.vocab, questions),
+        ours=ask_all(use_fast_paths(models[1]), texts.vocab, questions, longest),
     )
-    torch.manual_seed(seed)
-    model = _endless(GPT(ours.model_config(len(data.vocab), "vanilla"))).to(where).eval()
-    questions = [question for question, _ in data.dev]
-    longest = min(NEW, max(len(gold or NEW * " ") for _, gold in data.dev) + 1)
-    ask = {
-        "assignment": _one_by_one(model, data.vocab, questions),
-        "ours": _all_at_once(model, data.vocab, questions, longest),
-    }
-    answering = _alternate(ask, rounds, share / 3)
-    quarter = to_a_quarter(theirs, data, training) if corpus == "wiki" else None
+    answering = alternate(ways, rounds, share / 3)
     return dict(
         corpus=corpus,
         seed=seed,
         rounds=rounds,
         seconds=seconds,
         questions=len(questions),
-        new_characters=dict(assignment=NEW, ours=longest),
-        date=started,
+        new_characters=dict(assignment=N_NEW, ours=longest),
+        date=date,
         training=training,
         answering=answering,
-        to_a_quarter=quarter,
-        units=dict(training="useful characters a second", answering="questions a second"),
-        settings={name: _told(each) for name, each in (("assignment", theirs), ("ours", ours))},
-        parameters=model.n_parameters(),
+        to_a_quarter=hours_to_a_quarter(theirs, texts, training) if corpus == "wiki" else None,
+        units=dict(training="useful characters per second", answering="questions per second"),
+        settings=dict(assignment=dataclasses.asdict(theirs), ours=dataclasses.asdict(ours)),
+        parameters=models[0].n_parameters(),
         hardware=hardware(where),
-        processor=_processor(),
+        processor=processor_name(),
         threads=torch.get_num_threads(),
-        versions=dict(
-            kt_core=kt_core.__version__, torch=torch.__version__, python=platform.python_version()
-        ),
+        versions=dict(kt_core=kt_core.__version__, torch=torch.__version__),
     )
 
 
-def to_a_quarter(theirs: Recipe, corpus: Corpus, training: dict) -> dict | None:
-    """Hours at the measured rates: the assignment's whole pretraining, ours until 25 % of dev; None without a curve."""
-    reached = (
-        row
-        for row in kept_curve("wiki", "rope")
-        if row["phase"] == "pretrain" and row.get("dev", 0) >= 0.25
-    )
-    first = next(reached, None)
-    if first is None:
-        return None
-    whole = theirs.pretrain_epochs * characters_an_epoch(theirs, corpus)
-    hours = whole / training["assignment"]["median"] / 3600
-    ours = first["characters"] / training["ours"]["median"] / 3600
-    steps = round(theirs.pretrain_epochs) * -(-len(corpus.documents) // theirs.pretrain_batch_size)
-    return dict(
-        steps=steps,
-        hours=round(hours, 2),
-        characters=first["characters"],
-        our_hours=round(ours, 4),
-        ratio=round(hours / ours, 1),
-        reached=dict(dev=first["dev"], seconds=first["seconds"]),
-    )
+def alternate(ways: dict[str, Work], rounds: int, share: float) -> dict:
+    """Measure the rates of both ways in turns of `share` seconds: a slower machine slows both.
 
-
-def table(told: dict) -> str:
-    """What `bench` measured, a line each way: median, spread, ratio of the medians."""
-    lines = [f"{'':38}{'assignment':>26}{'ours':>26}{'ratio':>8}"]
-    for work in ("training", "answering"):
-        cells = [told[work][way] for way in ("assignment", "ours")]
-        shown = [f"{c['median']:,.1f} ({c['low']:,.1f}-{c['high']:,.1f})" for c in cells]
-        lines.append(
-            f"{work + ', ' + told['units'][work]:38}{shown[0]:>26}{shown[1]:>26}{told[work]['ratio']:>8.1f}"
-        )
-    if quarter := told.get("to_a_quarter"):
-        lines.append(
-            f"the assignment's {quarter['steps']:,} steps: {quarter['hours']:.1f} hours; ours to 25 % of dev "
-            f"({quarter['characters']:,} characters): {60 * quarter['our_hours']:.0f} minutes; ratio {quarter['ratio']:.1f}"
-        )
-    return "\n".join(
-        [*lines, f"medians (lowest-highest) of {told['rounds']} turns; {told['hardware']}"]
-    )
-
-
-def write_bench(told: dict, path: str | Path) -> Path:
-    """Keep it as JSON."""
-    write_json(path, told)
-    return Path(path)
-
-
-def _alternate(ways: dict[str, Callable[[], int]], rounds: int, share: float) -> dict:
-    """Rates of both ways: each works for `share` seconds in turn, so that a drift of the machine meets both.
-
-    A way does one unit of work a call and returns how much that was. The first call of each is a warm-up.
+    The first call of each is a warm-up.
     """
     rates: dict[str, list[float]] = {name: [] for name in ways}
-    for way in ways.values():
-        way()
+    for work in ways.values():
+        work()
     for turn in range(rounds):
         for name in list(ways) if turn % 2 == 0 else reversed(list(ways)):
-            done, began, spent = 0, time.perf_counter(), 0.0
-            while not done or spent < share:
-                done += ways[name]()
-                spent = time.perf_counter() - began
-            rates[name].append(done / spent)
-    told = {
-        name: dict(
-            median=round(statistics.median(found), 2),
-            low=round(min(found), 2),
-            high=round(max(found), 2),
-            rates=[round(rate, 2) for rate in found],
-        )
-        for name, found in rates.items()
-    }
-    by_turn = [fast / slow for slow, fast in zip(rates["assignment"], rates["ours"], strict=True)]
-    ratio = statistics.median(rates["ours"]) / statistics.median(rates["assignment"])
-    return told | dict(
-        ratio=round(ratio, 2), ratio_low=round(min(by_turn), 2), ratio_high=round(max(by_turn), 2)
+            rates[name].append(step_profile.rate(ways[name], share))
+    ratios = [fast / slow for slow, fast in zip(rates["assignment"], rates["ours"], strict=True)]
+    medians = {name: statistics.median(values) for name, values in rates.items()}
+    return {name: step_profile.summary(values) for name, values in rates.items()} | dict(
+        ratio=round(medians["ours"] / medians["assignment"], 2),
+        ratio_low=round(min(ratios), 2),
+        ratio_high=round(max(ratios), 2),
     )
 
 
-def _as_written(model: GPT) -> GPT:
-    """The model as the assignment's code computes it: the explicit formula of attention, torch's own dropout."""
-    for module in model.modules():
-        if isinstance(module, MultiHeadAttention):
-            module.recorder = lambda weights: None  # whoever records gets the formula
-        for name, child in module.named_children():
-            if isinstance(child, Dropout):
-                setattr(module, name, nn.Dropout(child.p))
-    return model
-
-
-def _training(
-    chosen: Recipe,
-    corpus: Corpus,
-    seed: int,
-    device: torch.device,
-    change: Callable[[GPT], GPT] = lambda model: model,
-) -> Callable[[], int]:
-    """Something that trains one step a call and returns its useful characters, data and optimiser included."""
+def training_steps(
+    chosen: Recipe, corpus: Corpus, seed: int, device: torch.device, is_fast: bool
+) -> Work:
+    """Train one step per call, data and optimiser included; its size is the useful characters."""
     torch.manual_seed(seed)
-    model = change(GPT(chosen.model_config(len(corpus.vocab), "vanilla"))).to(device).train()
-    c = chosen.pretrain_config(seed=seed)
-    optimizers = c.optimizers(model)
+    size = len(corpus.vocab), "vanilla"
+    model = chosen.new_model(*size) if is_fast else GPT(chosen.model_config(*size))
+    config, options = chosen.phase("pretrain", seed=seed, device=str(device))
     data = chosen.pretrain_data(corpus, corpus.vocab, seed)
+    hooks = [Precision(options["precision"])] if is_fast else []
+    trainer = Trainer(model, data, config, hooks=hooks)
+    trainer.start()
 
-    def stream() -> Iterator:
-        for epoch in count():
-            yield from batches(data, c.batch_size, seed, epoch, bucket=c.bucket, shuffle=c.shuffle)
+    def batches() -> Iterator[tuple]:
+        while True:
+            for batch in trainer.batches():
+                yield batch
+                trainer.step += 1
 
-    found = stream()
-    mixed = mixed_precision(c.precision, device)
+    stream = batches()
 
-    def step() -> int:
-        x, y = next(found)
-        with mixed:
-            _, loss = model(x.to(device), y.to(device))
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(model.parameters(), c.grad_clip)
-        for optimizer in optimizers:
-            optimizer.step()
-            optimizer.zero_grad(set_to_none=True)
-        loss.item()  # the work is done when its result is here, on a GPU too
-        return int((x != 0).sum())
+    def train() -> int:
+        before = trainer.characters
+        trainer.train_step(next(stream)).item()  # waits for the result, on a GPU too
+        return trainer.characters - before
 
-    return step
+    return train
 
 
 @torch.no_grad()
-def _endless(model: GPT) -> GPT:
-    """The model with logits of 0 for the two signs that end an answer: some other character always scores higher."""
+def endless_model(chosen: Recipe, vocab_size: int, seed: int, device: torch.device) -> GPT:
+    """An untrained model whose logits for the two characters that end an answer are always 0."""
+    torch.manual_seed(seed)
+    model = GPT(chosen.model_config(vocab_size, "vanilla")).to(device).eval()
     model.head.weight[:2] = 0
     return model
 
 
-def _one_by_one(model: GPT, vocab: CharVocab, questions: list[str]) -> Callable[[], int]:
-    """The assignment's decoding: the next question a call, NEW greedy characters, everything recomputed each time."""
-    device, turn = model.head.weight.device, count()
+def ask_one_by_one(model: GPT, vocab: CharVocab, questions: list[str]) -> Work:
+    """The assignment's way: the next question per call, everything computed for each character."""
+    device, stream = model.head.weight.device, cycle(questions)
 
     @torch.no_grad()
     def ask() -> int:
-        prompt = [*vocab.encode(questions[next(turn) % len(questions)]), vocab.mask_id]
-        x = torch.tensor([prompt], device=device)
-        with record_attention(model):  # the explicit formula, as in training
-            for _ in range(NEW):
-                logits, _ = model(x[:, -model.config.block_size :])
-                x = torch.cat([x, logits[:, -1].softmax(dim=-1).topk(1).indices], dim=1)
+        x = torch.tensor([[*vocab.encode(next(stream)), vocab.mask_id]], device=device)
+        for _ in range(N_NEW):
+            logits, _ = model(x[:, -model.config.block_size :])
+            x = torch.cat([x, logits[:, -1].softmax(dim=-1).topk(1).indices], dim=1)
         vocab.decode(x[0].tolist())
         return 1
 
     return ask
 
 
-def _all_at_once(
-    model: GPT, vocab: CharVocab, questions: list[str], longest: int
-) -> Callable[[], int]:
-    """Ours: all questions a call, with the cache; every answer has `longest` characters."""
-
-    def ask() -> int:
-        return len(answer(model, vocab, questions, max_new=longest))
-
-    return ask
+def ask_all(model: GPT, vocab: CharVocab, questions: list[str], longest: int) -> Work:
+    """Ours: all questions per call, with a KV cache; every answer has `longest` characters."""
+    return lambda: len(answer(model, vocab, questions, max_new=longest))
 
 
-def _told(chosen: Recipe) -> dict:
-    names = (
-        "name",
-        "n_layer",
-        "n_head",
-        "n_embd",
-        "block_size",
-        "dropout",
-        "crop",
-        "spans",
-        "loss",
-        "bucket",
-        "shuffle",
-        "optimizer",
-        "pretrain_batch_size",
-        "mixed_pairs",
-        "precision",
+def hours_to_a_quarter(theirs: Recipe, corpus: Corpus, training: dict) -> dict | None:
+    """Hours at the measured rates: the assignment's whole pretraining, and ours to 25 % of dev."""
+    curve = (row for row in learning_curve("wiki", "rope") if row["phase"] == "pretrain")
+    first = next((row for row in curve if row.get("dev", 0) >= 0.25), None)
+    if first is None:
+        return None
+    data, phase = theirs.pretrain_data(corpus, corpus.vocab), theirs.pretrain
+    characters = phase.epochs * sum(len(data.tokens(i, 0)[0]) for i in range(len(data)))
+    hours = characters / training["assignment"]["median"] / 3600
+    our_hours = first["characters"] / training["ours"]["median"] / 3600
+    return dict(
+        steps=round(phase.epochs) * -(-len(corpus.documents) // phase.batch_size),
+        hours=round(hours, 2),
+        characters=first["characters"],
+        our_hours=round(our_hours, 4),
+        ratio=round(hours / our_hours, 1),
+        reached=dict(dev=first["dev"], seconds=first["seconds"]),
     )
-    return {name: getattr(chosen, name) for name in names}
 
 
-def _processor() -> str:
-    """The processor's name where the system tells it."""
+def table(figures: dict) -> str:
+    """Write what `bench` measured: median (lowest-highest) of each way, ratio of the medians."""
+    rows = []
+    for work in ("training", "answering"):
+        rates = figures[work]
+        each = [spread(**rates[way]) for way in ("assignment", "ours")]
+        rows.append([f"{work}, {figures['units'][work]}", *each, f"{rates['ratio']:.1f}"])
+    lines = [text_table(["", "assignment", "ours", "ratio"], rows, "lrrr")]
+    if quarter := figures.get("to_a_quarter"):
+        lines.append(
+            f"the assignment's {quarter['steps']:,} steps: {quarter['hours']:.1f} hours; ours to "
+            f"25 % of dev: {60 * quarter['our_hours']:.0f} minutes; ratio {quarter['ratio']:.1f}"
+        )
+    turns = f"medians (lowest-highest) of {figures['rounds']} turns; {figures['hardware']}"
+    return "\n".join([*lines, turns])
+
+
+def processor_name() -> str:
+    """The processor's name where the system has it."""
     try:
         rows = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
         return next(row.split(":", 1)[1].strip() for row in rows if row.startswith("model name"))

@@ -1,287 +1,241 @@
-"""Many runs, one table: report.md, report.csv and report.png, best first, beside London and the pass marks.
+"""`kt report`: many runs in one table, best first, beside London and the course's pass marks.
 
-Runs that pretrained on the text alone (pure), that saw the train pairs while pretraining (mixed) and that
-did not pretrain (no-pretrain) are different experiments: they keep their own rows and are never averaged
-with one another.
+Runs that pretrained on the text alone (pure), that saw the training pairs while pretraining (mixed)
+and that did not pretrain (no-pretrain) are different experiments. They keep their own rows and are
+never averaged with one another.
 """
 
 from __future__ import annotations
 
-import csv
 import io
 import json
-from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from kt_core.corpora.files import write_atomically
 from kt_core.evaluation import Score
 from kt_core.runs.experiment import Result
 from kt_core.runs.recipes import RECIPES
+from kt_course.figures import plots
+from kt_course.tools.tables import csv_text, markdown_table, percent
 
 # What the course asks of dev accuracy (CS224n, assignment 5, 2024-25 handout)
 PASS_MARKS = {"vanilla": 0.10, "rope": 0.20, "perceiver": 0.06}
-COLUMNS = (
-    "corpus",
-    "variant",
-    "recipe",
-    "kind",
-    "seed",
-    "dev",
-    "dev_low",
-    "dev_high",
-    "test",
-    "test_low",
-    "test_high",
-    "characters",
-    "minutes",
-    "hardware",
-    "pass_mark",
-    "path",
-)
+COLUMNS = "corpus variant recipe kind seed dev test characters minutes hardware".split()
 
 
 @dataclass(frozen=True)
 class Row:
-    """A line of the report. Accuracies are fractions; a mean row's low and high are its extreme seeds."""
+    """A line of the report. Accuracies are (value, low, high), with the extreme seeds of a mean."""
 
     corpus: str
     variant: str
-    recipe: str  # with the fields that differ from the recipe of that name
-    kind: str  # no-pretrain, pure, mixed, or baseline
-    seed: str
-    dev: float | None = None
-    dev_low: float | None = None
-    dev_high: float | None = None
-    test: float | None = None
-    test_low: float | None = None
-    test_high: float | None = None
+    recipe: str = ""  # with the settings that differ from the recipe of that name
+    kind: str = ""  # no-pretrain, pure, mixed, or baseline
+    seed: str = ""
+    dev: tuple[float, float, float] | None = None
+    test: tuple[float, float, float] | None = None
     characters: int | None = None
     minutes: float | None = None
     hardware: str = ""
-    pass_mark: float | None = None
     path: str = ""
-    score: Score | None = None  # on dev
-    problem: str = ""  # why a folder gives no row
+    score: Score | None = None  # on dev; a mean has none
+
+    @property
+    def pass_mark(self) -> float | None:
+        """The course's pass mark on dev, where it has one."""
+        is_asked = self.corpus == "wiki" and self.kind in ("pure", "mixed")
+        return PASS_MARKS.get(self.variant) if is_asked else None
 
 
-def gather(paths: Iterable[str | Path]) -> list[Row]:
-    """Rows of all runs in `paths` (folders of runs, or folders that hold such), by corpus, best first.
+def report(runs: list[Path], /, *, out: Path = Path("runs/report")) -> None:
+    """Gather runs into one table, best first: Markdown, CSV and a bar chart.
 
-    Each corpus has its London row, and several seeds of the same settings get a mean row. A folder that
-    holds an unfinished or damaged run gives a row with `problem` set, at the end. ValueError for a path
-    without any run.
+    Args:
+        runs: Folders of runs, or folders that hold such folders.
+        out: Folder for the table and the chart.
     """
-    runs: dict[tuple, list[Row]] = {}
-    london: dict[str, Score] = {}
-    problems = []
-    for folder in _folders(paths):
+    print(write_report(runs, out))
+
+
+def write_report(paths: Iterable[str | Path], out: str | Path) -> str:
+    """Gather the runs in `paths`; write report.md, .csv and .png to `out`; return the Markdown."""
+    rows, problems = gather(paths)
+    text, out = markdown(rows, problems), Path(out)
+    bounds = [f"{split}{end}" for split in ("dev", "test") for end in ("", "_low", "_high")]
+    headers = [*COLUMNS[:5], *bounds, *COLUMNS[7:], "pass_mark", "path"]
+    lines = []
+    for row in rows:
+        values = [getattr(row, name) for name in COLUMNS[:5]]
+        values += [*(row.dev or [None] * 3), *(row.test or [None] * 3)]
+        values += [*(getattr(row, name) for name in COLUMNS[7:]), row.pass_mark, row.path]
+        lines.append([f"{v:.4f}" if isinstance(v, float) else v for v in values])
+    write_atomically(out / "report.md", f"# Runs\n\n{text}\n".encode())
+    write_atomically(out / "report.csv", csv_text(headers, lines).encode())
+    write_atomically(out / "report.png", chart(rows))
+    return text
+
+
+def gather(paths: Iterable[str | Path]) -> tuple[list[Row], dict[str, str]]:
+    """Read all runs in `paths` (folders of runs, or folders that hold such).
+
+    Returns:
+        The rows, by corpus and best first: one per run, a mean row for several seeds of the same
+        settings, and London's row for each corpus. Then the folders that hold an unfinished or
+        damaged run, each with what is wrong.
+
+    Raises:
+        ValueError: A path holds no run.
+    """
+    groups: dict[tuple, list[Row]] = {}
+    london: dict[str, Row] = {}
+    problems = {}
+    for folder in find_runs(paths):
         try:
             result = Result.read(folder)
-            told = result.told
-            row = _row(result)
-            fields = json.dumps(told["fields"], sort_keys=True)
-            key = (row.corpus, row.variant, fields, row.kind, str(told.get("init")))
-            baseline = told.get("london") and Score(
-                told["london"]["correct"], told["london"]["total"]
-            )
+            row, details = _row(result), result.details
+            recipe = json.dumps(details["recipe"], sort_keys=True)
+            key = (row.corpus, row.variant, recipe, row.kind, str(details.get("init")))
+            if details.get("london"):
+                score = Score(details["london"]["correct"], details["london"]["total"])
+                baseline = Row(row.corpus, "always London", kind="baseline", score=score)
+                london.setdefault(row.corpus, replace(baseline, dev=_bounds(score)))
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             why = str(error) if isinstance(error, ValueError) else f"not a run's result ({error!r})"
-            problems.append(
-                Row(
-                    "",
-                    "",
-                    "",
-                    "",
-                    "",
-                    path=str(folder),
-                    problem=why.removeprefix(f"{folder}: ").removeprefix(f"{folder}/"),
-                )
-            )
+            problems[str(folder)] = why.removeprefix(f"{folder}: ").removeprefix(f"{folder}/")
             continue
-        runs.setdefault(key, []).append(row)
-        if baseline:
-            london.setdefault(row.corpus, baseline)
-    rows = [row for group in runs.values() for row in group]
-    rows += [_mean(group) for group in runs.values() if len({row.seed for row in group}) > 1]
-    rows += [
-        Row(corpus, "always London", "", "baseline", "", *_three(score), score=score)
-        for corpus, score in london.items()
-    ]
-
-    def corpus_then_best(row: Row) -> tuple:
-        return row.corpus, -(-1.0 if row.dev is None else row.dev), row.variant, row.kind, row.seed
-
-    return sorted(rows, key=corpus_then_best) + problems
+        groups.setdefault(key, []).append(row)
+    rows = [row for group in groups.values() for row in group]
+    rows += [_mean(group) for group in groups.values() if len({row.seed for row in group}) > 1]
+    rows += london.values()
+    best = {id(row): -(row.dev[0] if row.dev else -1.0) for row in rows}
+    rows.sort(key=lambda row: (row.corpus, best[id(row)], row.variant, row.kind, row.seed))
+    return rows, problems
 
 
-def _folders(paths: Iterable[str | Path]) -> list[Path]:
+def find_runs(paths: Iterable[str | Path]) -> list[Path]:
     """Run folders in `paths`, each once: those with a config.json or a result.json."""
     found: dict[Path, Path] = {}
     for path in map(Path, paths):
         if not path.is_dir():
-            raise ValueError(
-                f"{path}: no such folder; give folders of runs, or folders that hold such folders"
-            )
-        inside = {
-            file.parent for name in ("config.json", "result.json") for file in path.rglob(name)
-        }
+            hint = "give folders of runs, or folders that hold such folders"
+            raise ValueError(f"{path}: no such folder; {hint}")
+        names = ("config.json", "result.json")
+        inside = {file.parent for name in names for file in path.rglob(name)}
         if not inside:
-            raise ValueError(
-                f"{path}: no run in it (a run's folder holds config.json and, when done, result.json)"
-            )
+            raise ValueError(f"{path}: no run in it (a run's folder holds config.json)")
         for folder in sorted(inside):
             found.setdefault(folder.resolve(), folder)
     return list(found.values())
 
 
-def _three(score: Score | None) -> tuple:
-    return (None, None, None) if score is None else (score.accuracy, score.low, score.high)
-
-
 def _row(result: Result) -> Row:
-    told = result.told
-    phases = [told[phase] for phase in ("pretraining", "finetuning") if told.get(phase)]
-    plain = asdict(RECIPES[told["recipe"]]) if told["recipe"] in RECIPES else {}
-    changed = [
-        f"{key}={value}"
-        for key, value in told["fields"].items()
-        if plain and plain.get(key, value) != value
-    ]
-    own_mark = told["corpus"] == "wiki" and told["kind"] != "no-pretrain"
+    details = result.details
+    costs = [details[phase] for phase in ("pretraining", "finetuning") if details.get(phase)]
+    name = details["recipe"]["name"]
+    plain = dict(flatten(asdict(RECIPES[name]))) if name in RECIPES else None
+    fields = flatten(details["recipe"]) if plain else ()
+    changed = ", ".join(f"{key}={value}" for key, value in fields if plain.get(key) != value)
     return Row(
-        str(told["corpus"]),
-        told["variant"],
-        told["recipe"] + (f" ({', '.join(changed)})" if changed else ""),
-        told["kind"],
-        str(told["seed"]),
-        *_three(result.dev),
-        *_three(result.test),
-        characters=sum(phase["characters"] for phase in phases) if phases else None,
-        minutes=sum(phase["seconds"] for phase in phases) / 60 if phases else None,
-        hardware=told.get("hardware", ""),
-        pass_mark=PASS_MARKS.get(told["variant"]) if own_mark else None,
-        path=str(result.path),
-        score=result.dev,
+        details["corpus"],
+        details["variant"],
+        f"{name} ({changed})" if changed else name,
+        details["kind"],
+        str(details["seed"]),
+        _bounds(result.dev),
+        _bounds(result.test),
+        sum(cost["characters"] for cost in costs) if costs else None,
+        sum(cost["seconds"] for cost in costs) / 60 if costs else None,
+        details.get("hardware", ""),
+        str(result.path),
+        result.dev,
     )
+
+
+def flatten(settings: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """(dotted key, value) of nested settings."""
+    for key, value in settings.items():
+        if isinstance(value, Mapping):
+            yield from flatten(value, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}", value
+
+
+def _bounds(score: Score | None) -> tuple[float, float, float] | None:
+    return score and (score.accuracy, score.low, score.high)
 
 
 def _mean(group: Sequence[Row]) -> Row:
     """The mean of several seeds; low and high are the lowest and the highest of them."""
 
-    def over(name: str) -> tuple:
+    def over(name: str) -> tuple[float, float, float] | None:
         values = [getattr(row, name) for row in group if getattr(row, name) is not None]
-        return (
-            (sum(values) / len(values), min(values), max(values)) if values else (None, None, None)
-        )
+        values = [value[0] if isinstance(value, tuple) else value for value in values]
+        return (sum(values) / len(values), min(values), max(values)) if values else None
 
-    first = group[0]
-    hardware = first.hardware if len({row.hardware for row in group}) == 1 else "several"
-    characters = over("characters")[0]
-    return Row(
-        first.corpus,
-        first.variant,
-        first.recipe,
-        first.kind,
-        f"mean of {len(group)}",
-        *over("dev"),
-        *over("test"),
-        characters=None if characters is None else round(characters),
-        minutes=over("minutes")[0],
-        hardware=hardware,
-        pass_mark=first.pass_mark,
+    characters, minutes = over("characters"), over("minutes")
+    return replace(
+        group[0],
+        seed=f"mean of {len(group)}",
+        dev=over("dev"),
+        test=over("test"),
+        characters=characters and round(characters[0]),
+        minutes=minutes and minutes[0],
+        hardware=group[0].hardware if len({row.hardware for row in group}) == 1 else "several",
+        path="",
+        score=None,
     )
 
 
-def markdown(rows: Sequence[Row]) -> str:
+def markdown(rows: Sequence[Row], problems: Mapping[str, str]) -> str:
     """The table as Markdown, with what its columns mean and the folders that gave no row."""
-    percent = lambda a, low, high: (
-        "" if a is None else f"{100 * a:.1f} [{100 * low:.1f}, {100 * high:.1f}]"
-    )  # noqa: E731
-    lines = [
-        "| corpus | variant | recipe | kind | seed | dev % [95 % interval] | test % [95 % interval] "
-        "| characters | minutes | hardware |",
-        "|---|---|---|---|---|---:|---:|---:|---:|---|",
-    ]
-    for row in (row for row in rows if not row.problem):
-        passed = (
-            ""
-            if row.pass_mark is None or row.dev is None
-            else " passes"
-            if row.dev >= row.pass_mark
-            else " below the mark"
+    lines = []
+    for row in rows:
+        passes = row.dev and row.pass_mark and row.dev[0] >= row.pass_mark
+        mark = "" if not row.pass_mark else " passes" if passes else " below the mark"
+        minutes = row.minutes
+        lines.append(
+            [
+                *(getattr(row, name) for name in COLUMNS[:5]),
+                percent(*(row.dev or [None])) + mark,
+                percent(*(row.test or [None])),
+                "" if row.characters is None else f"{row.characters:,}",
+                "" if minutes is None else f"{minutes:.{1 if minutes >= 1 else 2}f}",
+                row.hardware,
+            ]
         )
-        cells = (
-            row.corpus,
-            row.variant,
-            row.recipe,
-            row.kind,
-            row.seed,
-            percent(row.dev, row.dev_low, row.dev_high) + passed,
-            percent(row.test, row.test_low, row.test_high),
-            "" if row.characters is None else f"{row.characters:,}",
-            "" if row.minutes is None else f"{row.minutes:.{1 if row.minutes >= 1 else 2}f}",
-            row.hardware,
-        )
-        lines.append("| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |")
-    notes = []
+    headers = list(COLUMNS)
+    headers[5:7] = ["dev % [95 % interval]", "test % [95 % interval]"]
+    parts = [markdown_table(headers, lines, "lllllrrrrl")]
     if any(row.seed.startswith("mean") for row in rows):
-        notes.append("A mean row tells the lowest and the highest seed in place of the interval.")
-    if any(row.corpus == "wiki" for row in rows if not row.problem):
+        parts.append("A mean row has the lowest and the highest seed in place of the interval.")
+    if any(row.corpus == "wiki" for row in rows):
         marks = ", ".join(f"{variant} {100 * mark:.0f} %" for variant, mark in PASS_MARKS.items())
-        notes.append(f"The course's pass marks on wiki's dev: {marks}.")
-    problems = [f"- {row.path}: {row.problem}" for row in rows if row.problem]
-    parts = (
-        ["\n".join(lines)]
-        + notes
-        + (["Not in the table:\n\n" + "\n".join(problems)] if problems else [])
-    )
+        parts.append(f"The course's pass marks on wiki's dev: {marks}.")
+    if problems:
+        listed = "\n".join(f"- {path}: {why}" for path, why in problems.items())
+        parts.append(f"Not in the table:\n\n{listed}")
     return "\n\n".join(parts)
 
 
-def write_report(paths: Iterable[str | Path], out: str | Path) -> str:
-    """Gather the runs in `paths`; write report.md, .csv and .png to `out`; returns the Markdown."""
-    rows = gather(paths)
-    text, out = markdown(rows), Path(out)
-    table = io.StringIO()
-    writer = csv.writer(table, lineterminator="\n")
-    writer.writerow(COLUMNS)
-    for row in (row for row in rows if not row.problem):
-        values = (getattr(row, name) for name in COLUMNS)
-        writer.writerow(
-            ["" if v is None else f"{v:.4f}" if isinstance(v, float) else v for v in values]
-        )
-    write_atomically(out / "report.md", f"# Runs\n\n{text}\n".encode())
-    write_atomically(out / "report.csv", table.getvalue().encode())
-    write_atomically(out / "report.png", chart(rows))
-    return text
-
-
 def chart(rows: Sequence[Row]) -> bytes:
-    """A PNG, a panel of bars a corpus: single runs with Wilson whiskers, London, wiki's pass marks."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
-    from kt_course.figures import plots
-
+    """A PNG with a panel per corpus: single runs with Wilson intervals, London, the pass marks."""
     panels: dict[str, list[Row]] = {}
     for row in rows:
         if row.score is not None:
             panels.setdefault(row.corpus, []).append(row)
     heights = [0.4 * len(panel) + 1.6 for panel in panels.values()] or [1.0]
     with plots.plt.rc_context(plots.STYLE):
-        figure = Figure(figsize=(plots.WIDTH, sum(heights)), layout="constrained")
-        FigureCanvasAgg(figure)
+        figure = plots.plt.figure(figsize=(plots.WIDTH, sum(heights)), layout="constrained")
         parts = figure.subfigures(len(heights), 1, height_ratios=heights, squeeze=False)[:, 0]
         for part, (corpus, panel) in zip(parts, panels.items(), strict=False):
-            bars = [
-                (", ".join((r.variant, r.recipe, r.kind, f"seed {r.seed}")), r.score)
-                for r in panel
-                if r.kind != "baseline"
-            ]
-            london = next((r.score for r in panel if r.kind == "baseline"), None)
+            runs = [row for row in panel if row.kind != "baseline"]
+            labels = [f"{r.variant}, {r.recipe}, {r.kind}, seed {r.seed}" for r in runs]
+            london = next((row.score for row in panel if row.kind == "baseline"), None)
             plots.accuracy_bars(
-                bars,
+                [(label, run.score) for label, run in zip(labels, runs, strict=True)],
                 london,
                 PASS_MARKS if corpus == "wiki" else None,
                 title=f"{corpus}, dev",
@@ -289,4 +243,5 @@ def chart(rows: Sequence[Row]) -> bytes:
             )
         picture = io.BytesIO()
         figure.savefig(picture, format="png", metadata={"Software": None})
+        plots.plt.close(figure)
     return picture.getvalue()

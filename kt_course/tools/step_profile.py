@@ -1,243 +1,218 @@
-"""Where the time of a training step goes, and how it grows: with the block, the width, and a perceiver's stride.
+"""How long a training step takes, what takes it, and how it grows with block, width and stride.
 
-All steps are of the assignment's model and our recipe "kt" on random characters, full blocks, so that nothing but the
-shape differs. (With the people it grows as their lines do: an epoch reads each once.) The limit is what the machine's
-own matrix product reaches alone, in the same precision.
+All steps are of the assignment's model and our recipe "kt" on random characters in full blocks, so
+nothing but the shape differs. The limit is what a matrix product of the model's shape reaches alone
+on the same machine and in the same precision.
 """
 
 from __future__ import annotations
 
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 
 import torch
 from torch.profiler import ProfilerActivity, profile
 
-from kt_core.models import GPT
-from kt_core.runs.devices import choose_device, mixed_precision
+from kt_core.devices import choose_device
+from kt_core.runs.hooks import Precision
 from kt_core.runs.recipes import Recipe, recipe
+from kt_core.trainer import Hook, Trainer
+from kt_course.tools.tables import spread, text_table
 
-VOCABULARY = 256
-TOKENS = 4096  # characters a step, whatever the block
+VOCAB_SIZE = 256
+TOKENS = 4096  # per step, for any block size
 BLOCKS, WIDTHS = (32, 64, 128, 256), (64, 128, 256, 512)
-# the profiler's names of operations: what they are called here
+# kind of operation: parts of the profiler's names
 KINDS = {
-    "matrix products": ("aten::mm", "aten::addmm", "aten::linear", "mkldnn_linear"),
-    "products of attention": ("aten::bmm", "aten::baddbmm", "scaled_dot_product", "flash"),
-    "softmax, masks": ("softmax", "aten::masked_fill", "aten::where"),
-    "norms, GELU, sums": (
-        "layer_norm",
-        "gelu",
-        "aten::add",
-        "aten::mul",
-        "aten::sum",
-        "aten::div",
-        "norm",
-        "aten::rsqrt",
-    ),
-    "casts and copies": (
-        "aten::copy_",
-        "aten::cat",
-        "aten::clone",
-        "aten::fill_",
-        "aten::zero_",
-        "aten::empty",
-    ),
+    "matrix products": "aten::mm aten::addmm aten::linear mkldnn_linear",
+    "products of attention": "aten::bmm aten::baddbmm scaled_dot_product flash",
+    "softmax, masks": "softmax aten::masked_fill aten::where",
+    "norms, GELU, sums": "layer_norm gelu aten::add aten::mul aten::sum aten::div norm aten::rsqrt",
+    "casts and copies": "aten::copy_ aten::cat aten::clone aten::fill_ aten::zero_ aten::empty",
 }
 
 
-class Step:
-    """One training step a call, on a batch of random characters: forward, backward, clip, optimisers."""
+class Step(Hook):
+    """One step of a `Trainer` per call, on a batch of random characters."""
 
-    def __init__(
-        self, chosen: Recipe, variant: str, device: torch.device, batch: int = 0, seed: int = 0
-    ):
-        torch.manual_seed(seed)
-        block = chosen.block_size
-        self.model = GPT(chosen.model_config(VOCABULARY, variant)).to(device).train()
-        c = chosen.pretrain_config()
-        self.optimizers = c.optimizers(self.model)
-        self.mixed = mixed_precision(c.precision, device)
-        ids = torch.randint(
-            2, VOCABULARY, (batch or max(1, TOKENS // block), block + 1), device=device
-        )
-        self.x, self.y = ids[:, :-1], ids[:, 1:]
-        self.characters = self.x.numel()
+    def __init__(self, chosen: Recipe, variant: str, device: torch.device):
+        torch.manual_seed(0)
+        config, options = chosen.phase("pretrain", device=str(device), schedule="constant")
+        self.model = chosen.new_model(VOCAB_SIZE, variant)
+        hooks = [Precision(options["precision"]), self]
+        self.trainer = Trainer(self.model, range(1), config, hooks=hooks)
+        self.trainer.start()
+        size = chosen.model.block_size
+        ids = torch.randint(2, VOCAB_SIZE, (max(1, TOKENS // size), size + 1), device=device)
+        self.batch = ids[:, :-1], ids[:, 1:]
+        self.profiler: profile | None = None
+        self.gradients_at = 0.0
 
-    def learn(self) -> None:
-        """Forward and backward."""
-        with self.mixed:
-            _, loss = self.model(self.x, self.y)
-        loss.backward()
-        loss.item()
-
-    def update(self) -> None:
-        """Clip and step."""
-        torch.nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
-        for optimizer in self.optimizers:
-            optimizer.step()
-            optimizer.zero_grad(set_to_none=True)
+    def on_gradients(self, trainer: Trainer) -> None:
+        """Note the time; forward and backward are over."""
+        if self.profiler is not None:
+            self.profiler.stop()
+        if trainer.device.type == "cuda":
+            torch.cuda.synchronize()
+        self.gradients_at = time.perf_counter()
 
     def __call__(self) -> int:
-        self.learn()
-        self.update()
-        return self.characters
+        self.trainer.train_step(self.batch).item()
+        return self.batch[0].numel()
 
     def operations(self) -> int:
-        """Floating-point operations of one step in the model's products: 6 a weight and character, 12 T C a layer and
-        character for attention (Kaplan et al. 2020, section 2.1). Vanilla and rope; a perceiver needs fewer."""
+        """Floating-point operations of one step in the model's products.
+
+        6 per weight and character, and 12 T C per layer and character for attention. Vanilla and
+        rope; a perceiver needs fewer.
+
+        Source: Kaplan et al. 2020, section 2.1.
+        """
         c = self.model.config
-        weights = 12 * c.n_layer * c.n_embd**2 + VOCABULARY * c.n_embd
-        return self.characters * (6 * weights + 12 * c.n_layer * c.block_size * c.n_embd)
+        n_weights = 12 * c.n_layer * c.n_embd**2 + VOCAB_SIZE * c.n_embd
+        attention = 12 * c.n_layer * c.block_size * c.n_embd
+        return self.batch[0].numel() * (6 * n_weights + attention)
 
 
-def costs(
+def profile_steps(
     *, seconds: float = 60.0, rounds: int = 5, device: str = "auto", overrides: dict | None = None
 ) -> dict:
-    """Measure all of it in about `seconds`; returns what `kt bench` writes under "costs". ValueError for no time."""
+    """Measure everything in about `seconds`; returns what `kt bench` writes under "costs"."""
     if not seconds > 0 or rounds < 1:
-        raise ValueError(
-            f"seconds must be above 0 and rounds at least 1, not {seconds} and {rounds}"
-        )
+        raise ValueError(f"seconds and rounds must be above 0, not {seconds} and {rounds}")
     where, base = choose_device(device), recipe("kt", **(overrides or {}))
-    share = seconds / (4 * rounds)
+    share, block = seconds / (4 * rounds), base.model.block_size
 
-    def grown(values: tuple, changed: Callable[[int], dict]) -> list[dict]:
-        steps = {value: Step(recipe(base, **changed(value)), "rope", where) for value in values}
-        return [dict(value=value, **rate) for value, rate in _rates(steps, rounds, share).items()]
+    def grow(key: str, sizes: Sequence[int]) -> list[dict]:
+        steps = {size: Step(resized(base, key, size), "rope", where) for size in sizes}
+        return [dict(value=size, **row) for size, row in measure(steps, rounds, share).items()]
 
-    block, heads = base.block_size, base.n_head
-    variants = {"rope": Step(base, "rope", where)}
+    steps = {"rope": Step(base, "rope", where)}
     for stride in (2, 4):
-        narrow = recipe(base, bottleneck=max(1, block // stride))
-        variants[f"perceiver_ar, s = {stride}"] = Step(narrow, "perceiver_ar", where)
-    by_variant = _rates(variants, rounds, share)
-    slow = by_variant["rope"]["rates"]
-    for found in by_variant.values():
-        turns = [fast / each for fast, each in zip(found["rates"], slow, strict=True)]
-        found |= dict(
-            ratio=round(statistics.median(turns), 2),
-            ratio_low=round(min(turns), 2),
-            ratio_high=round(max(turns), 2),
-        )
+        narrow = recipe(base, **{"model.bottleneck": max(1, block // stride)})
+        steps[f"perceiver_ar, s = {stride}"] = Step(narrow, "perceiver_ar", where)
+    variants = measure(steps, rounds, share)
+    for row in variants.values():
+        pairs = zip(row["rates"], variants["rope"]["rates"], strict=True)
+        ratios = [fast / slow for fast, slow in pairs]
+        ends = dict(ratio_low=round(min(ratios), 2), ratio_high=round(max(ratios), 2))
+        row |= dict(ratio=round(statistics.median(ratios), 2)) | ends
+    widths = [width for width in WIDTHS if width % (2 * base.model.n_head) == 0]
     return dict(
         seconds=seconds,
         rounds=rounds,
         tokens=TOKENS,
-        step=_profiled(variants["rope"], where, share),
-        variants=by_variant,
-        block=grown(
-            BLOCKS, lambda size: dict(block_size=size, bottleneck=min(base.bottleneck, size))
-        ),
-        width=grown(
-            tuple(w for w in WIDTHS if w % (2 * heads) == 0), lambda width: dict(n_embd=width)
-        ),
+        step=profile_step(steps["rope"], where, share),
+        variants=variants,
+        block=grow("block_size", BLOCKS),
+        width=grow("n_embd", widths),
     )
 
 
-def _rates(steps: dict, rounds: int, share: float) -> dict:
-    """Characters a second of each, turn by turn: median, lowest, highest. The first call of each is a warm-up."""
-    rates: dict = {name: [] for name in steps}
-    for step in steps.values():
-        step()
-    for _ in range(rounds):
-        for name, step in steps.items():
-            done, began, spent = 0, time.perf_counter(), 0.0
-            while not done or spent < share / len(steps):
-                done += step()
-                spent = time.perf_counter() - began
-            rates[name].append(round(done / spent, 1))
-    return {
-        name: dict(median=statistics.median(found), low=min(found), high=max(found), rates=found)
-        for name, found in rates.items()
-    }
+def resized(base: Recipe, key: str, size: int) -> Recipe:
+    """The recipe with another block size or width; the bottleneck fits into the block."""
+    block = size if key == "block_size" else base.model.block_size
+    bottleneck = min(base.model.bottleneck, block)
+    return recipe(base, **{f"model.{key}": size, "model.bottleneck": bottleneck})
 
 
-def _profiled(step: Step, device: torch.device, share: float) -> dict:
-    """Shares of a step by kind of operation, its rate of operations, and the machine's own for a product."""
-    whole, learned = _whole_and_learned(step, share)
-    activities = [ProfilerActivity.CPU] + [ProfilerActivity.CUDA] * (device.type == "cuda")
-    with profile(activities=activities) as seen:
-        step.learn()
-    step.update()
-    field = "self_device_time_total" if device.type == "cuda" else "self_cpu_time_total"
-    spent = {kind: 0.0 for kind in KINDS} | {"other": 0.0}
-    for event in seen.key_averages():
-        kind = next(
-            (k for k, names in KINDS.items() if any(name in event.key for name in names)), "other"
-        )
-        spent[kind] += getattr(event, field)
-    total = sum(spent.values()) or 1.0
-    shares = {kind: round(learned * value / total, 3) for kind, value in spent.items()}
-    shares["optimisers"] = round(1 - learned, 3)
-    limit = _product(step, device, share)
-    rate = step.operations() / whole
-    return dict(
-        seconds=round(whole, 4),
-        characters=step.characters,
-        shares=shares,
-        gflops=round(rate / 1e9, 1),
-        limit_gflops=round(limit / 1e9, 1),
-        of_limit=round(rate / limit, 3),
-    )
+def rate(work: Callable[[], int], seconds: float) -> float:
+    """Size of the work per second: what its calls returned in about `seconds`, one at least."""
+    done, began, spent = 0, time.perf_counter(), 0.0
+    while not done or spent < seconds:
+        done += work()
+        spent = time.perf_counter() - began
+    return done / spent
 
 
-def _whole_and_learned(step: Step, share: float) -> tuple[float, float]:
-    """Median seconds of a step, and the share of all its seconds that forward and backward take: timed in the same steps,
-    so that a machine which slows down meets both."""
-    step()
-    found: list[tuple[float, float]] = []
-    while len(found) < 3 or sum(map(sum, found)) < share:
-        began = time.perf_counter()
-        step.learn()
-        between = time.perf_counter()
-        step.update()
-        found.append((between - began, time.perf_counter() - between))
-    learn, update = map(sum, zip(*found, strict=True))
-    return statistics.median(map(sum, found)), learn / (learn + update)
+def summary(rates: Sequence[float]) -> dict:
+    """Median, lowest and highest of some rates."""
+    rounded = [round(value, 2) for value in rates]
+    median = round(statistics.median(rates), 2)
+    return dict(median=median, low=min(rounded), high=max(rounded), rates=rounded)
 
 
-def _product(step: Step, device: torch.device, share: float) -> float:
-    """Operations a second of the machine's product of the model's own shape, (tokens, C) x (C, 4 C)."""
-    width = step.model.config.n_embd
-    with step.mixed:
-        bf16 = torch.is_autocast_enabled(device.type)
-    kind = torch.bfloat16 if bf16 else torch.float32
-    a = torch.randn(step.characters, width, device=device, dtype=kind)
-    b = torch.randn(width, 4 * width, device=device, dtype=kind)
-    return 2 * step.characters * width * 4 * width / _seconds(lambda: (a @ b)[0, 0].item(), share)
-
-
-def _seconds(work: Callable, share: float) -> float:
-    """Median seconds of a call, measured for about `share` seconds, three calls at least after a warm-up."""
-    work()
-    found: list[float] = []
-    while len(found) < 3 or sum(found) < share:
-        began = time.perf_counter()
+def measure(works: Mapping, rounds: int, share: float) -> dict:
+    """Rates of each, in turns; the first call of each is a warm-up."""
+    for work in works.values():
         work()
-        found.append(time.perf_counter() - began)
-    return statistics.median(found)
+    rates: dict = {name: [] for name in works}
+    for _ in range(rounds):
+        for name, work in works.items():
+            rates[name].append(rate(work, share / len(works)))
+    return {name: summary(values) for name, values in rates.items()}
 
 
-def table(told: dict) -> str:
-    """What `costs` measured, as text."""
-    step = told["step"]
+def profile_step(step: Step, device: torch.device, share: float) -> dict:
+    """Shares of a step by kind of operation, its rate of operations, and the machine's limit."""
+    seconds, learning = step_seconds(step, share)
+    activities = [ProfilerActivity.CPU] + [ProfilerActivity.CUDA] * (device.type == "cuda")
+    step.profiler = profile(activities=activities)
+    step.profiler.start()
+    step()  # the hook stops the profiler before the optimisers
+    field = "self_device_time_total" if device.type == "cuda" else "self_cpu_time_total"
+    spent = dict.fromkeys([*KINDS, "other"], 0.0)
+    for event in step.profiler.key_averages():
+        kinds = (kind for kind, names in KINDS.items() if any(n in event.key for n in names.split()))
+        spent[next(kinds, "other")] += getattr(event, field)
+    step.profiler = None
+    total = sum(spent.values()) or 1.0
+    shares = {kind: round(learning * value / total, 3) for kind, value in spent.items()}
+    limit, reached = product_rate(step, device, share), step.operations() / seconds
+    return dict(
+        seconds=round(seconds, 4),
+        characters=step.batch[0].numel(),
+        shares=shares | {"optimisers": round(1 - learning, 3)},
+        gflops=round(reached / 1e9, 1),
+        limit_gflops=round(limit / 1e9, 1),
+        of_limit=round(reached / limit, 3),
+    )
+
+
+def step_seconds(step: Step, share: float) -> tuple[float, float]:
+    """Median seconds of a step, and the share of forward and backward in all of them."""
+    learning, whole = [], []
+    while len(whole) < 3 or sum(whole) < share:
+        began = time.perf_counter()
+        step()
+        whole.append(time.perf_counter() - began)
+        learning.append(step.gradients_at - began)
+    return statistics.median(whole), sum(learning) / sum(whole)
+
+
+def product_rate(step: Step, device: torch.device, share: float) -> float:
+    """Operations per second of the machine's product (tokens, C) x (C, 4 C) alone."""
+    width, n = step.model.config.n_embd, step.batch[0].numel()
+    with torch.no_grad():
+        kind = step.trainer.forward(*step.batch)[0].dtype  # bfloat16 in mixed precision
+    a = torch.randn(n, width, device=device, dtype=kind)
+    b = torch.randn(width, 4 * width, device=device, dtype=kind)
+
+    def multiply() -> int:
+        (a @ b)[0, 0].item()
+        return 2 * n * width * 4 * width
+
+    multiply()
+    return rate(multiply, share)
+
+
+def table(costs: dict) -> str:
+    """Write what `profile_steps` measured."""
+    step = costs["step"]
     lines = [
-        f"one step of {step['characters']} characters: {1000 * step['seconds']:.0f} ms, {step['gflops']:.0f} GFLOP/s, "
-        f"{100 * step['of_limit']:.0f} % of what a matrix product reaches alone ({step['limit_gflops']:.0f})"
+        f"one step of {step['characters']} characters: {1000 * step['seconds']:.0f} ms, "
+        f"{step['gflops']:.0f} GFLOP/s, {100 * step['of_limit']:.0f} % of what a matrix product "
+        f"reaches alone ({step['limit_gflops']:.0f})"
     ]
-    for kind, share in sorted(step["shares"].items(), key=lambda item: -item[1]):
-        lines.append(f"  {kind:24}{100 * share:5.1f} %")
-    lines.append("characters a second, median (lowest-highest)")
-    for name, found in told["variants"].items():
-        ratio = f"{found['ratio']:.2f} ({found['ratio_low']:.2f}-{found['ratio_high']:.2f}) x rope"
-        lines.append(
-            f"  {name:24}{found['median']:>10,.0f} ({found['low']:,.0f}-{found['high']:,.0f})  {ratio}"
-        )
-    for what in ("block", "width"):
-        for row in told[what]:
-            lines.append(
-                f"  {what + ' ' + str(row['value']):24}{row['median']:>10,.0f} ({row['low']:,.0f}-{row['high']:,.0f})"
-            )
-    return "\n".join(lines)
+    shares = sorted(step["shares"].items(), key=lambda item: -item[1])
+    rows = [[kind, f"{100 * share:.1f} %"] for kind, share in shares]
+    lines += ["", text_table(["kind of operation", "share"], rows, "lr"), ""]
+    rows = []
+    for name, row in costs["variants"].items():
+        ratio = f"{row['ratio']:.2f} ({row['ratio_low']:.2f}-{row['ratio_high']:.2f})"
+        rows.append([name, spread(**row, digits=0), ratio])
+    for key in ("block", "width"):
+        rows += [[f"{key} {row['value']}", spread(**row, digits=0), ""] for row in costs[key]]
+    headers = ["step", "characters per second, median (lowest-highest)", "x rope"]
+    return "\n".join([*lines, text_table(headers, rows, "lrr")])

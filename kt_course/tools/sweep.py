@@ -1,210 +1,164 @@
-"""A grid of settings over `kt run` or a notebook: each cell a process and a folder of its own, one table of all.
+"""`kt sweep`: a grid of settings over `kt run` or a notebook, in parallel, into one table and plot.
 
-    kt sweep run --variant rope --grid people=100,200 --grid seed=0,1,2 --set pretrain_epochs=20 --jobs 2 --out runs/sweep
-    kt sweep notebook 06_perceiver_ar --grid variant=perceiver,perceiver_ar --profile smoke --out runs/sweep
+    kt sweep run --variant rope --grid people=100,200 --grid seed=0,1,2 --jobs 2 --out runs/sweep
+    kt sweep notebook 06_perceiver_ar --grid model.bottleneck=8,16 --profile smoke
 
-OUT/cells/NAME_HASH/   cell.json (its settings), outcome.json (written last), log.txt, and what the run or notebook leaves
-OUT/sweep.md .csv .json .png     the table, and the plot of it (`kt_course.tools.sweep_results`)
-
-What is done is not done again: a sweep that was stopped goes on, and a larger grid takes over the cells of a smaller one.
-A cell that fails leaves the others alone; its error stands in the table, and it is tried again the next time.
+Each cell of the grid is a `kt` command in a process and a folder of its own, OUT/cells/NAME_HASH.
+Dask hands the cells out, to threads of this process or to the workers of a scheduler. The same
+command continues a sweep that was stopped: cells that are done stay, the others are tried again.
+Ctrl-C reaches the cells of this machine, which save their training; those that already run on other
+machines finish there.
 """
 
 from __future__ import annotations
 
+import json
 import os
-import threading
+import re
+import subprocess
+import sys
 import time
-import uuid
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor, wait
-from contextlib import ExitStack, contextmanager
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Annotated
 
-import kt_core
-from kt_core.corpora.files import interrupts_held, write_json
-from kt_core.runs import distributed
-from kt_course.tools.grid import Cell
-from kt_course.tools.sweep_cell import GRACE, outcome_of, run_cell
+from cyclopts import Parameter
 
+from kt_core._validation import one_of
+from kt_core.corpora.files import sha256, write_json
+from kt_core.corpora.loading import load_corpus
+from kt_core.runs.progress import progress_bar
+from kt_core.runs.recipes import recipe, recipe_options
+from kt_course.tools.cli import make_app
+from kt_course.tools.options import parse_settings
+from kt_course.tools.sweep_results import read_values, write_results
 
-def cores() -> int:
-    """Processor cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+COMMANDS = {"run": "run", "notebook": "workbook"}
+KNOBS = ("people", "lines", "attributes")  # of the bios corpus
 
 
 def sweep(
-    cells: Sequence[Cell],
-    out: str | Path,
-    *,
+    *command: Annotated[str, Parameter(allow_leading_hyphen=True)],
+    grid: Annotated[list[str], Parameter("--grid")],
+    out: Path = Path("runs/sweep"),
     jobs: int = 1,
-    threads: int | None = None,
     dask: str | None = None,
     x: str | None = None,
     y: str | None = None,
-    about: str = "",
-) -> dict:
-    """Do the cells that are not done yet, and write the table and the plot of all; returns what sweep.json holds.
+) -> int:
+    """Run a grid of settings in parallel; gather one table and one plot.
 
-    jobs: cells at a time on this machine, each with `threads` threads (its part of the cores if None). dask: the
-    address of a scheduler whose workers do them instead, as many at a time as the workers have threads, with one thread
-    each if `threads` is None; kt_core must be importable there, and only on a disk that they share with this machine
-    do the folders of runs come back, and a stopped cell goes on amid its training. x, y, about: see `sweep_results`.
-    On KeyboardInterrupt the cells that run save their training, and the table is written before it is raised again.
+    Args:
+        command: `run` with options of kt run, or `notebook NAME` with options of kt workbook.
+        grid: KEY=VALUE,VALUE: an option of that command, a setting of the recipe, or people, lines,
+            attributes of bios. May be repeated: every combination is done.
+        out: Folder of the sweep.
+        jobs: Cells at a time on this machine, each with its part of the cores.
+        dask: Address of a Dask scheduler, tcp://HOST:PORT, whose workers run the cells instead.
+        x: Key along the plot's axis.
+        y: What is plotted; by default dev, or the first score.
+
+    Returns:
+        1 if a cell failed, else 0.
     """
-    from kt_course.tools.sweep_results import check_axes, write_results
-
-    if distributed.launched():
-        raise ValueError("kt sweep starts its processes itself: start it without torchrun")
-    for name, value in (("jobs", jobs), ("threads", 1 if threads is None else threads)):
-        if value < 1:
-            raise ValueError(f"{name} must be at least 1, not {value}")
-    check_axes(cells, x, y)
-    out = Path(out).resolve()
-    outcomes = {cell.folder: outcome_of(out / "cells" / cell.folder) for cell in cells}
-    todo = [cell for cell in cells if (outcomes[cell.folder] or {}).get("status") != "done"]
-    threads = threads or (1 if dask else max(1, cores() // jobs))
-    where = f"on {dask}" if dask else f"{min(jobs, max(len(todo), 1))} at a time"
-    print(
-        f"{len(cells)} cells, {len(cells) - len(todo)} of them done before, {where}, into {out}",
-        flush=True,
-    )
-    workers = _on_dask(dask) if dask else _on_this_machine(jobs)
-    began, told_of = time.perf_counter(), set()
-    with ExitStack() as stack:
-        each = stack.enter_context(workers) if todo else lambda *_: ()
-        try:
-            for cell, outcome in each(out, todo, threads):
-                outcomes[cell.folder] = outcome
-                told_of.add(cell.folder)
-                write_json(out / "cells" / cell.folder / "outcome.json", outcome)
-                left = (
-                    (time.perf_counter() - began) / len(told_of) * (len(todo) - len(told_of)) / 60
-                )
-                print(
-                    f"[{len(told_of)}/{len(todo)}] {_told(cell, outcome)}; about {left:.0f} min left",
-                    flush=True,
-                )
-        finally:
-            with interrupts_held():
-                stack.close()  # cells that run are stopped
-                for cell in todo:
-                    if cell.folder not in told_of:
-                        outcomes[cell.folder] = outcome_of(out / "cells" / cell.folder)
-                told = write_results(cells, outcomes, out, x=x, y=y, about=about)
-    return told
-
-
-def _told(cell: Cell, outcome: dict) -> str:
-    """A line about a cell that has ended."""
-    from kt_course.tools.sweep_results import per_cent
-
-    what = ", ".join(f"{key}={value}" for key, value in cell.settings.items())
-    if outcome["status"] != "done":
-        return f"{what}: {outcome['error']}"
-    score = next(((k, v) for k, v in outcome["values"].items() if isinstance(v, dict)), None)
-    found = (
-        f"{score[0]} {per_cent(score[1]['accuracy'], score[1]['low'], score[1]['high'])} %, "
-        if score
-        else ""
-    )
-    return f"{what}: {found}{outcome['seconds']:.0f} s"
-
-
-# ---------------------------------------------------------------- many cells
-
-
-@contextmanager
-def _on_this_machine(jobs: int) -> Iterator[Callable]:
-    """Gives a function (out, cells, threads) -> iterator of (cell, outcome), `jobs` at a time."""
-    stopped = threading.Event()
-    pool = ThreadPoolExecutor(jobs)
-
-    def each(out: Path, cells: Sequence[Cell], threads: int) -> Iterator[tuple[Cell, dict]]:
-        running = {
-            pool.submit(
-                run_cell, str(out / "cells" / cell.folder), cell.spec, threads, stopped.is_set
-            ): cell
-            for cell in cells
-        }
-        while running:
-            for future in wait(running, 1.0, return_when=FIRST_COMPLETED).done:
-                yield running.pop(future), future.result()
-
+    cells = make_cells(command, grid)
+    rows = [_read_row(settings, out / "cells" / name) for name, (settings, _) in cells.items()]
+    x = x and one_of("key of the grid", x, rows[0]["settings"])
+    todo = [row for row in rows if row["error"] is not None]
+    print(f"{len(rows)} cells, {len(rows) - len(todo)} of them done before, into {out}", flush=True)
     try:
-        yield each
+        for row in _run_all(todo, cells, jobs, dask) if todo else ():
+            write_json(Path(row["folder"]) / "cell.json", row)
     finally:
-        with interrupts_held():
-            stopped.set()
-            pool.shutdown(cancel_futures=True)
+        print(write_results(rows, out, " ".join(command), x, y))
+    if n_failed := sum(row["error"] is not None for row in rows):
+        message = f"{n_failed} of {len(rows)} cells failed; see {out}/sweep.md and their log.txt"
+        print(f"kt sweep: {message}", file=sys.stderr)
+    return int(n_failed > 0)
 
 
-def _asked_to_stop(name: str) -> bool:
-    from dask.distributed import Event
+def make_cells(command: Sequence[str], grid: Sequence[str]) -> dict[str, tuple[dict, list]]:
+    """Every combination of the grid: its settings and its `kt` command, by the folder's name.
 
-    return Event(name).is_set()
+    Raises:
+        ValueError: A key is unknown, or a value cannot be read or is out of range.
+    """
+    from sklearn.model_selection import ParameterGrid
+
+    kind, *options = command or [""]
+    tokens = [COMMANDS[one_of("command to sweep", kind, COMMANDS)], *options]
+    values = {key: texts.split(",") for key, texts in parse_settings(grid, "--grid").items()}
+    cells = {}
+    for point in ParameterGrid(values):
+        settings = {key: point[key].strip() for key in values}
+        line = [*tokens, *_as_options(settings)]
+        check_command(line)
+        readable = "_".join(f"{key}-{value}" for key, value in settings.items())
+        digest = sha256(json.dumps(line).encode())[:8]
+        cells[f"{re.sub(r'[^\w.+-]+', '-', readable)[:80]}_{digest}"] = (settings, line)
+    return cells
 
 
-def _worker_cell(folder: str, spec: dict[str, Any], threads: int, name: str) -> dict:
-    """`run_cell` on a worker, which learns from an event on the scheduler that it shall stop."""
-    return run_cell(folder, spec, threads, lambda: _asked_to_stop(name), every=1.0)
+def _as_options(settings: dict[str, str]) -> list[str]:
+    """The values of one cell as options of its command."""
+    knobs = ",".join(f"{key}={value}" for key, value in settings.items() if key in KNOBS)
+    options = [f"--corpus=bios:{knobs}"] if knobs else []
+    for key, value in settings.items():
+        if key not in KNOBS:
+            options.append(f"--{'set=' if key in recipe_options() else ''}{key}={value}")
+    return options
 
 
-@contextmanager
-def _on_dask(address: str) -> Iterator[Callable]:
-    """As `_on_this_machine`, on the workers of a Dask cluster; ValueError where it cannot serve."""
+def check_command(line: Sequence[str]) -> None:
+    """Check a `kt run` or `kt workbook` command as far as possible without running it."""
+    _, bound, _ = make_app().parse_args(line, exit_on_error=False, print_error=False)
+    options = bound.arguments
+    chosen = recipe(options.get("recipe", "quick"), **parse_settings(options.get("settings", ())))
+    corpus = load_corpus(options.get("corpus", "bios"), block_size=chosen.model.block_size)
+    chosen.model_config(len(corpus.vocab), options.get("variant") or "vanilla")
+
+
+def _read_row(settings: dict[str, str], folder: Path) -> dict:
+    """What the table says of a cell: as its process left it, or "not run"."""
+    row = dict(settings=settings, values={}, error="not run", seconds=None)
     try:
-        from dask.distributed import Client, Event, as_completed
-    except ImportError:
-        raise ValueError(
-            "dask is not installed: pip install 'kt-core[dask]', or leave --dask out"
-        ) from None
-    try:
-        client = Client(address, timeout=10, set_as_default=False)
-    except (OSError, ValueError) as error:
-        raise ValueError(f"no Dask scheduler at {address} ({error})") from None
-    name = f"kt-sweep-{uuid.uuid4().hex}"
-    stop, running = Event(name, client=client), {}
-
-    def each(out: Path, cells: Sequence[Cell], threads: int) -> Iterator[tuple[Cell, dict]]:
-        for cell in cells:
-            given = (str(out / "cells" / cell.folder), cell.spec, threads, name)
-            running[
-                client.submit(_worker_cell, *given, key=f"{name}-{cell.folder}", pure=False)
-            ] = cell
-        for future in as_completed(list(running), loop=client.loop):
-            error = future.exception()
-            told = future.result() if error is None else None
-            failed = dict(
-                status="failed", values={}, error=f"{type(error).__name__}: {error}", seconds=0.0
-            )
-            yield running.pop(future), told or failed
-
-    try:
-        _check_workers(client)
-        yield each
-    finally:
-        with interrupts_held():
-            if running:
-                stop.set()
-                begun = {key for keys in client.processing().values() for key in keys}
-                client.cancel([future for future in running if future.key not in begun])
-                wait_for = [future for future in running if future.key in begun]
-                until = time.monotonic() + GRACE + 5
-                while time.monotonic() < until and not all(future.done() for future in wait_for):
-                    time.sleep(0.2)
-            client.close()
+        row |= json.loads((folder / "cell.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        pass
+    return row | dict(folder=str(folder))
 
 
-def _check_workers(client) -> None:
-    """ValueError for a cluster without workers, and for workers that lack this kt_core."""
-    # an expression, not a function of ours: that would have to be imported there to be looked at
-    found = client.run(eval, "__import__('kt_core').__version__", on_error="return")
-    if not found:
-        raise ValueError(f"the Dask cluster at {client.scheduler.address} has no workers")
-    for worker, version in found.items():
-        if version != kt_core.__version__:
-            raise ValueError(
-                f"Dask worker {worker} has kt_core {version!r}, not {kt_core.__version__}: install it there"
-            )
+def run_cell(line: Sequence[str], folder: str, n_threads: int) -> dict:
+    """Run one cell in a process of its own; return its values, or its error."""
+    place, began = Path(folder).resolve(), time.perf_counter()
+    place.mkdir(parents=True, exist_ok=True)
+    environment = os.environ | {"OMP_NUM_THREADS": str(n_threads)}
+    command = [sys.executable, "-m", "kt_course.tools.cli", *line, f"--out={place}"]
+    command += ["--resume"] if line[0] == "run" else []
+    with (place / "log.txt").open("a+", encoding="utf-8") as log:
+        ended = subprocess.run(command, stdout=log, stderr=subprocess.STDOUT, env=environment)
+        log.seek(0)
+        last_line = (log.read().splitlines() or ["its process ended"])[-1]
+    error = f"{last_line} (status {ended.returncode})" if ended.returncode else None
+    values = {} if error else read_values(place)
+    return dict(values=values, error=error, seconds=round(time.perf_counter() - began, 1))
+
+
+def _run_all(rows: Sequence[dict], cells: dict, jobs: int, dask: str | None) -> Iterator[dict]:
+    """Hand the cells to Dask; give their rows as they end."""
+    from dask.distributed import Client, as_completed
+
+    here = dict(n_workers=1, threads_per_worker=jobs, processes=False, dashboard_address=None)
+    client = Client(**(dict(address=dask, timeout=10) if dask else here))
+    n_threads = 1 if dask else max(1, (os.cpu_count() or 1) // jobs)
+    with client, progress_bar(len(rows), "sweep") as bar:
+        if not client.scheduler_info()["workers"]:
+            raise ValueError(f"the Dask cluster at {dask} has no workers")
+        futures = {}
+        for row in rows:
+            _, line = cells[Path(row["folder"]).name]
+            futures[client.submit(run_cell, line, row["folder"], n_threads, pure=False)] = row
+        for future in as_completed(futures):
+            futures[future] |= future.result()  # the same dict is a row of the table
+            yield futures[future]
+            bar.update()
