@@ -10,12 +10,12 @@ from typing import Any
 
 import torch
 from filelock import FileLock
+from kt_core.blocks import VARIANTS
+from kt_core.devices import choose_device
 
 from kt_core._validation import did_you_mean, one_of
-from kt_core.blocks import VARIANTS
 from kt_core.corpora.files import sha256, write_json
 from kt_core.corpora.loading import Corpus, load_corpus
-from kt_core.devices import choose_device
 from kt_core.evaluation import Score
 from kt_core.models import GPT
 from kt_core.runs.checkpoints import load_checkpoint
@@ -122,7 +122,9 @@ class Lesson:
 
     def _shipped(self, variant: str, phase: str) -> tuple[GPT, CharVocab, dict]:
         """The shipped model; ValueError if `overrides` ask for another shape."""
-        paths = {p: shipped.shipped_path(self.corpus_name, variant, p) for p in (phase, "finetuned")}
+        paths = {
+            p: shipped.shipped_path(self.corpus_name, variant, p) for p in (phase, "finetuned")
+        }
         if phase == "pretrained" and not paths[phase].exists() and paths["finetuned"].exists():
             only = f"on {self.corpus_name} the finetuned models alone ship"
             print(f"{only}: this is that of {variant}")

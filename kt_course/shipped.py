@@ -41,7 +41,9 @@ def shipped(
     path = shipped_path(corpus, variant, phase)
     if not path.exists():
         known = ", ".join(shipped_cards()) or "none"
-        raise ValueError(f"no checkpoint ships for {corpus}, {variant}, {phase}; there are: {known}")
+        raise ValueError(
+            f"no checkpoint ships for {corpus}, {variant}, {phase}; there are: {known}"
+        )
     return load_checkpoint(path, device)
 
 

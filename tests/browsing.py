@@ -23,7 +23,7 @@ from pathlib import Path
 
 import nbformat
 
-from kt_course.tools.release import release
+from kt_course.grading.release import release
 
 ROOT = Path(__file__).resolve().parent.parent
 SCREENSHOTS = ROOT / "runs" / "browser"  # kept after a run; git ignores it

@@ -1,7 +1,7 @@
-"""The functions that a notebook's exercise cells define, and what they need of the cells above; nothing is run here.
+"""Find the functions that a notebook's exercise cells define, and the cells that they need.
 
-An exercise cell is told by its decorator, `@exercise("causal-mask")`, not by its tag: tags get lost on the way
-through other editors.
+Nothing is run here. An exercise cell is recognised by its decorator, `@exercise("causal-mask")`,
+and not by its tag, because other editors lose tags.
 """
 
 from __future__ import annotations
@@ -26,17 +26,18 @@ BINDS = {"STORE_NAME", "STORE_GLOBAL"}
 
 
 def parse(source: str) -> ast.Module:
-    """The statements of a cell as IPython takes them, line numbers kept; SyntaxError where there is no sense in it.
+    """Parse a cell as IPython does, with its line numbers.
 
     A cell magic in the first line, such as %%time, is left out; line magics become calls.
+
+    Raises:
+        SyntaxError: The source cannot be parsed.
     """
     if source.lstrip().startswith("%%"):
         source = re.sub(r"%%.*", "#", source, count=1)
-    above = (
-        re.match(r"(?:[ \t]*\n)*", source).group().count("\n")
-    )  # blank lines, which IPython takes away
+    n_blank = re.match(r"(?:[ \t]*\n)*", source).group().count("\n")  # IPython drops blank lines
     try:
-        return ast.parse("\n" * above + TransformerManager().transform_cell(source))
+        return ast.parse("\n" * n_blank + TransformerManager().transform_cell(source))
     except (ValueError, RecursionError, MemoryError) as error:  # a null byte, or nested too deep
         raise SyntaxError(str(error) or "nested too deep") from error
 
@@ -45,21 +46,25 @@ def exercise_id(node: ast.AST) -> str | None:
     """The id in the decorator `@exercise("id")` of a function or class; None for anything else."""
     if not isinstance(node, Definition):
         return None
-    return next(filter(None, map(_named, node.decorator_list)), None)
+    return next(filter(None, map(_decorator_id, node.decorator_list)), None)
 
 
-def _named(decorator: ast.expr) -> str | None:
+def _decorator_id(decorator: ast.expr) -> str | None:
     match decorator:
-        case ast.Call(
-            func=ast.Name("exercise") | ast.Attribute(attr="exercise"), args=[ast.Constant(str(id))]
-        ):
-            return id
+        case ast.Call(ast.Name("exercise") | ast.Attribute(attr="exercise"), args, keywords):
+            match [*args, *(keyword.value for keyword in keywords)]:
+                case [ast.Constant(str(id))]:
+                    return id
     return None
 
 
 @dataclass(frozen=True)
 class Statement:
-    """A statement at the top of a cell, compiled; `exercise` is the id that decorates it, the decorator taken off."""
+    """A compiled statement of a cell.
+
+    Attributes:
+        exercise: The id that decorates it; the decorator itself is removed.
+    """
 
     code: CodeType
     exercise: str | None = None
@@ -67,22 +72,16 @@ class Statement:
     @cached_property
     def binds(self) -> set[str]:
         """Names that it gives a value."""
-        return {
-            i.argval
-            for code in _codes(self.code)
-            for i in dis.get_instructions(code)
-            if i.opname in BINDS
-        }
+        return self._names(BINDS)
 
     @cached_property
     def reads(self) -> set[str]:
         """Names that it, or a function in it, takes from the notebook."""
-        return {
-            i.argval
-            for code in _codes(self.code)
-            for i in dis.get_instructions(code)
-            if i.opname in READS
-        }
+        return self._names(READS)
+
+    def _names(self, operations: set[str]) -> set[str]:
+        instructions = (i for code in _codes(self.code) for i in dis.get_instructions(code))
+        return {i.argval for i in instructions if i.opname in operations}
 
 
 def _codes(code: CodeType) -> Iterator[CodeType]:
@@ -94,62 +93,65 @@ def _codes(code: CodeType) -> Iterator[CodeType]:
 
 @dataclass(frozen=True)
 class Answer:
-    """What has to run for one exercise: its own statement last, before it those whose names it needs."""
+    """What has to run for one exercise: its own statement last, before it those that it needs."""
 
     id: str
     name: str
     statements: tuple[Statement, ...]
 
     def define(self, right: Collection[str] = ()) -> Any:
-        """Run the statements, untrusted code; gives what the last one defines.
+        """Run the statements, which is untrusted code, and return what the last one defines.
 
-        As in the notebook, an earlier exercise stands for kt_core's own function unless its answer is in `right`.
+        As in the notebook, kt_core's own function stands in for the answer to an earlier exercise
+        unless that answer is in `right`.
         """
         namespace: dict[str, Any] = {"__name__": "__main__"}
         for statement in self.statements[:-1]:
             if statement.exercise in library() and statement.exercise not in right:
-                namespace |= dict.fromkeys(statement.binds, library()[statement.exercise].reference)
+                reference = library()[statement.exercise].reference
+                namespace |= dict.fromkeys(statement.binds, reference)
                 continue
             try:
                 exec(statement.code, namespace)
-            except Exception:  # a name that is then missing is told where it is used
+            except Exception:  # a missing name is reported where it is used
                 continue
         exec(self.statements[-1].code, namespace)
         return namespace[self.name]
 
 
 def answers(sources: Sequence[str]) -> dict[str, Answer | str]:
-    """Answers by exercise id, from the sources of a notebook's code cells, in their order.
+    """Collect the answers of a notebook by exercise id; the last cell of an exercise counts.
 
-    The last cell of an exercise counts. A cell that cannot be read gives a string that says why.
+    Args:
+        sources: The sources of the code cells, in their order.
+
+    Returns:
+        Answers, or a string that says why a cell cannot be read.
     """
-    found: dict[str, Answer | str] = {}
+    result: dict[str, Answer | str] = {}
     above: list[Statement] = []
     for number, source in enumerate(sources, 1):
         try:
             tree = parse(source)
-            statements = list(_compiled(tree, f"<cell {number}>", source))
+            statements = list(_compile(tree, f"<cell {number}>", source))
         except SyntaxError as error:
             for id in re.findall(r"""@[\w.]*exercise\(\s*["']([\w-]+)["']""", source):
-                found[id] = f"the cell cannot be read: {error.msg}, line {error.lineno}"
+                result[id] = f"the cell cannot be read: {error.msg}, line {error.lineno}"
             continue
         for node, statement in zip(tree.body, statements, strict=True):
-            if statement.exercise:
-                needed = (*_needed(statement, above), statement)
-                found.pop(
-                    statement.exercise, None
-                )  # later ones go to the end: they may use earlier ones
-                found[statement.exercise] = Answer(statement.exercise, node.name, needed)
+            if id := statement.exercise:
+                result.pop(id, None)  # later cells go to the end: they may use earlier ones
+                result[id] = Answer(id, node.name, (*_needed(statement, above), statement))
             above.append(statement)
-    return found
+    return result
 
 
-def _compiled(tree: ast.Module, filename: str, source: str) -> Iterator[Statement]:
-    """Each statement by itself; its lines can be shown in a diagnosis."""
+def _compile(tree: ast.Module, filename: str, source: str) -> Iterator[Statement]:
+    """Compile each statement by itself; a diagnosis can show its lines."""
     linecache.cache[filename] = (len(source), None, source.splitlines(keepends=True), filename)
     for node in tree.body:
         if id := exercise_id(node):
-            node.decorator_list = [d for d in node.decorator_list if not _named(d)]
+            node.decorator_list = [d for d in node.decorator_list if not _decorator_id(d)]
         try:
             code = compile(ast.Module([node], []), filename, "exec", dont_inherit=True)
         except (ValueError, RecursionError, MemoryError) as error:
@@ -159,17 +161,16 @@ def _compiled(tree: ast.Module, filename: str, source: str) -> Iterator[Statemen
 
 def _needed(last: Statement, above: Iterable[Statement]) -> list[Statement]:
     """Those of the statements above that bind what `last` reads, and what these read in turn."""
-    names, kept = set(last.reads), []
+    names, needed = set(last.reads), []
     for statement in reversed(list(above)):
         if statement.binds & names or _imports_all(statement.code):
             names |= statement.reads
-            kept.append(statement)
-    return kept[::-1]
+            needed.append(statement)
+    return needed[::-1]
 
 
 def _imports_all(code: CodeType) -> bool:
-    """Whether it is `from x import *`, as Python 3.11 and later ones compile it."""
-    return any(
-        i.opname == "IMPORT_STAR" or i.argrepr == "INTRINSIC_IMPORT_STAR"
-        for i in dis.get_instructions(code)
-    )
+    """Is it `from x import *`, as Python 3.11 and later compile it?"""
+    instructions = list(dis.get_instructions(code))
+    names = {i.opname for i in instructions} | {i.argrepr for i in instructions}
+    return bool(names & {"IMPORT_STAR", "INTRINSIC_IMPORT_STAR"})

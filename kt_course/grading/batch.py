@@ -1,9 +1,7 @@
-"""A folder of submissions to one CSV file: a row each, whatever a submission does."""
+"""`kt grade`: a folder of submissions into one CSV file, one row each, whatever they do."""
 
 from __future__ import annotations
 
-import csv
-import io
 import os
 import stat
 import time
@@ -15,16 +13,18 @@ from kt_core.corpora.files import write_atomically
 from kt_course.exercises import exercise_ids
 from kt_course.exercises.check import one_line
 from kt_course.grading import running
-from kt_course.grading.sandbox import Ended, Limits, confined, missing
+from kt_course.grading.sandbox import Limits, Outcome, bubblewrap_problem, run_confined
+from kt_course.tools import options as opt
+from kt_course.tools.tables import csv_text, printable
 
-LARGEST = 50 * 2**20  # bytes of a submission
+MAX_BYTES = 50 * 2**20  # of a submission
 OUT_OF_MEMORY = ("MemoryError", "allocate memory", "not enough memory", "out of memory")
 FIELDS = ("file", "notebook", "status", "right", "of", "unconfirmed", "seconds")
 
 
 @dataclass(frozen=True)
 class Row:
-    """What came out for one submission."""
+    """The outcome of one submission."""
 
     file: str
     status: str
@@ -34,15 +34,44 @@ class Row:
 
     @property
     def right(self) -> int:
-        return sum(verdict.startswith("right") for verdict in self.verdicts.values())
+        """Number of right answers, those that are unconfirmed left out."""
+        return sum(verdict == "right" for verdict in self.verdicts.values())
 
     @property
     def unconfirmed(self) -> int:
+        """Number of right answers that could not be confirmed where they cannot reach the check."""
         return sum(verdict.startswith("right, ") for verdict in self.verdicts.values())
 
     def __str__(self) -> str:
+        unconfirmed = f", {self.unconfirmed} unconfirmed" if self.unconfirmed else ""
         count = f", {self.right} of {len(self.verdicts)} right" if self.verdicts else ""
+        count += unconfirmed
         return f"{self.file}: {self.status}{count}, {self.seconds:.0f} s"
+
+
+def grade_command(
+    notebooks: list[Path],
+    /,
+    *,
+    out: Path,
+    profile: opt.Profile | None = None,
+    cell_seconds: int = 300,
+    seconds: int = 1200,
+    memory: float = 4.0,
+) -> None:
+    """Run and judge learners' notebooks, which are not trusted, into a CSV file.
+
+    Args:
+        notebooks: Submissions, or folders of them.
+        out: The CSV file, one row per submission.
+        profile: Run them all in this profile instead of their own.
+        cell_seconds: Time for one cell.
+        seconds: Time for one notebook.
+        memory: GB for one submission.
+    """
+    limits = Limits(cell=cell_seconds, notebook=seconds, memory=memory)
+    rows = grade(notebooks, out, limits, profile)
+    print(f"{len(rows)} submissions in {out}")
 
 
 def grade(
@@ -51,107 +80,112 @@ def grade(
     limits: Limits | None = None,
     profile: str | None = None,
     bubblewrap: bool | None = None,
-    tell: Callable[[str], None] = print,
+    log: Callable[[str], None] = print,
 ) -> list[Row]:
-    """Grade notebooks, and those in folders, into the CSV file `out`, which is complete after every row.
+    """Grade notebooks, and those in folders, into a CSV file that is complete after every row.
 
-    profile: the notebooks' parameter of that name, if it should be another one. bubblewrap: use it, or not (default:
-    where it works). ValueError where there is nothing to grade.
+    Args:
+        submissions: Notebooks, or folders of them.
+        out: The CSV file.
+        limits: What a submission may use.
+        profile: A value for the notebooks' parameter of that name, instead of their own.
+        bubblewrap: Use it or not; by default where it works.
+        log: Gets a line of text per submission.
+
+    Raises:
+        ValueError: There is nothing to grade, or this system cannot.
     """
     if not hasattr(os, "fork"):
-        raise ValueError(
-            "grading needs Linux or macOS; on Windows use the Windows Subsystem for Linux"
-        )
+        hint = "on Windows use the Windows Subsystem for Linux"
+        raise ValueError(f"grading needs Linux or macOS; {hint}")
     if Path(out).suffix != ".csv":
         raise ValueError(f"{out}: the table is written there, so its name must end in .csv")
-    paths, limits = find(submissions), limits or Limits()
-    bubblewrap = not missing() if bubblewrap is None else bubblewrap
-    tell(protection(bubblewrap))
+    paths, limits = find_submissions(submissions), limits or Limits()
+    bubblewrap = not bubblewrap_problem() if bubblewrap is None else bubblewrap
+    log(describe_isolation(bubblewrap))
     rows: list[Row] = []
     for path in paths:
         rows.append(grade_one(path, limits, profile, bubblewrap))
         write_atomically(out, table(rows).encode())
-        tell(printable(str(rows[-1])))
+        log(printable(str(rows[-1])))
     return rows
 
 
-def find(submissions: Sequence[str | Path]) -> list[Path]:
+def find_submissions(submissions: Sequence[str | Path]) -> list[Path]:
     """Files as they are named; of a folder all notebooks in it, at any depth, sorted."""
-    found: list[Path] = []
+    paths: list[Path] = []
     for path in map(Path, submissions):
         inside = path.rglob("*.ipynb") if path.is_dir() else [path]
-        found += sorted(one for one in inside if ".ipynb_checkpoints" not in one.parts)
-    if not found:
+        paths += sorted(one for one in inside if ".ipynb_checkpoints" not in one.parts)
+    if not paths:
         raise ValueError(f"no notebook in {', '.join(map(str, submissions)) or 'nothing'}")
-    return list(dict.fromkeys(found))
+    return list(dict.fromkeys(paths))
 
 
-def protection(bubblewrap: bool) -> str:
-    """One line: what stands between a submission and this machine."""
-    if bubblewrap:
-        told = "isolated by bubblewrap: submissions see no file but the system's, Python's and kt_core's, and no network"
-    else:
-        told = (
-            f"NOT ISOLATED, {missing() or 'bubblewrap is turned off'}: submissions can read and change your files and use the "
-            "network; see docs/instructor.md"
-        )
+def describe_isolation(bubblewrap: bool) -> str:
+    """One line that says what protects this machine from a submission."""
     root = "; as root, the number of processes is watched but not limited"
-    return told + (root if os.getuid() == 0 else "")
+    root = root if os.getuid() == 0 else ""
+    if bubblewrap:
+        return (
+            "isolated by bubblewrap: submissions see no file but the system's, Python's and "
+            f"kt_core's, and no network{root}"
+        )
+    problem = bubblewrap_problem() or "bubblewrap is turned off"
+    return (
+        f"NOT ISOLATED, {problem}: submissions can read and change your files and use the "
+        f"network; see docs/instructor.md{root}"
+    )
 
 
 def grade_one(path: Path, limits: Limits, profile: str | None, bubblewrap: bool) -> Row:
-    """Judge its answers, then run it. Whatever goes wrong is told in the row."""
+    """Judge a submission's answers, then run it; whatever goes wrong is in the row."""
     began = time.monotonic()
 
     def row(status: str, **known) -> Row:
         return Row(str(path), one_line(status)[:300], round(time.monotonic() - began, 1), **known)
 
+    def confined(*arguments: str) -> Outcome:
+        # -P: imports nothing from the current folder, where answers can write
+        return run_confined(["-P", *arguments], data, limits, limits.notebook, bubblewrap)
+
     try:
-        data = read(path)
+        data = read_submission(path)
     except (OSError, ValueError) as error:
         return row(f"not a notebook: {getattr(error, 'strerror', None) or error}")
     try:
-        judging = [
-            "-P",
-            "-m",
-            "kt_course.grading.judging",
-            "FD",
-        ]  # -P: imports nothing from where answers write
-        judged = confined(judging, data, limits, limits.notebook, bubblewrap)
-        if not judged.told:
+        judged = confined("-m", "kt_course.grading.judging", "FD")
+        if not judged.facts:
             return row(judged.stopped or "failed: it ended the process that judges it")
-        if problem := judged.told[0].get("problem"):
+        facts = judged.facts[0]
+        if problem := facts.get("problem"):
             return row(problem)
-        run = ["-P", running.__file__, "FD", str(limits.cell), *([profile] if profile else [])]
-        ran = confined(run, data, limits, limits.notebook, bubblewrap)
-        return row(
-            status(ran), notebook=judged.told[0]["notebook"], verdicts=judged.told[0]["verdicts"]
-        )
+        options = [str(limits.cell), *([profile] if profile else [])]
+        status = describe_run(confined(running.__file__, "FD", *options))
+        return row(status, notebook=facts["notebook"], verdicts=facts["verdicts"])
     except Exception as error:  # one submission must not stop the others
         return row(f"failed: {type(error).__name__}: {error}")
 
 
-def read(path: Path) -> bytes:
-    """The bytes of a plain file; OSError for a symbolic link, ValueError for other things and large files."""
-    handle = os.open(
-        path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK
-    )  # a pipe must not make us wait
-    with open(handle, "rb") as file:
-        if not stat.S_ISREG(os.fstat(handle).st_mode):
+def read_submission(path: Path) -> bytes:
+    """The bytes of a plain file; OSError for a symbolic link, ValueError for anything else."""
+    flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK  # a pipe must not make us wait
+    with open(path, "rb", opener=lambda name, _: os.open(name, flags)) as file:
+        if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
             raise ValueError("no plain file")
-        data = file.read(LARGEST + 1)
-    if len(data) > LARGEST:
-        raise ValueError(f"larger than {LARGEST // 2**20} MB")
+        data = file.read(MAX_BYTES + 1)
+    if len(data) > MAX_BYTES:
+        raise ValueError(f"larger than {MAX_BYTES // 2**20} MB")
     return data
 
 
-def status(ran: Ended) -> str:
-    """How the run ended, and in which cell (counted from 1, code cells alone)."""
-    cells = [fact["cell"] for fact in ran.told if "cell" in fact]
-    ends = [fact for fact in ran.told if "end" in fact]
+def describe_run(outcome: Outcome) -> str:
+    """How a run ended, and in which code cell (counted from 1)."""
+    cells = [fact["cell"] for fact in outcome.facts if "cell" in fact]
+    ends = [fact for fact in outcome.facts if "end" in fact]
     where = f" at cell {cells[-1]}" if cells else ""
-    if ran.stopped:
-        kind, _, why = ran.stopped.partition(": ")
+    if outcome.stopped:
+        kind, _, why = outcome.stopped.partition(": ")
     elif ends:
         kind, why = str(ends[-1]["end"]), str(ends[-1].get("error", ""))
         if any(text in why for text in OUT_OF_MEMORY):
@@ -162,26 +196,12 @@ def status(ran: Ended) -> str:
 
 
 def table(rows: Sequence[Row]) -> str:
-    """CSV: a row a submission, a column an exercise that occurs."""
-    used = {id for row in rows for id in row.verdicts}
-    columns = [id for id in exercise_ids() if id in used]
-    text = io.StringIO()
-    write = csv.writer(text, lineterminator="\n")
-    write.writerow([*FIELDS, *columns])
+    """CSV with a row per submission and a column per exercise that occurs."""
+    occurring = {id for row in rows for id in row.verdicts}
+    columns = [id for id in exercise_ids() if id in occurring]
+    lines = []
     for row in rows:
-        count = (row.right, len(row.verdicts), row.unconfirmed)
-        facts = (row.file, row.notebook, row.status, *count, row.seconds)
-        write.writerow(
-            [*map(harmless, facts), *(harmless(row.verdicts.get(id, "")) for id in columns)]
-        )
-    return text.getvalue()
-
-
-def harmless(value: object) -> str:
-    """As text that a spreadsheet takes for no formula, without control characters."""
-    text = printable(str(value))
-    return f"'{text}" if text[:1] in ("=", "+", "-", "@") else text
-
-
-def printable(text: str) -> str:
-    return "".join(ch if ch.isprintable() else "�" for ch in text)
+        counts = (row.right, len(row.verdicts), row.unconfirmed, row.seconds)
+        verdicts = (row.verdicts.get(id, "") for id in columns)
+        lines.append([row.file, row.notebook, row.status, *counts, *verdicts])
+    return csv_text([*FIELDS, *columns], lines)

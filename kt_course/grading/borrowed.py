@@ -1,6 +1,7 @@
 """Find answers that call the function they should write, for grading.
 
-In a notebook a learner who calls kt_core's own function knows it. A grade should not depend on that.
+In a notebook a learner who calls kt_core's own function knows it. A grade should not depend on
+that.
 """
 
 from __future__ import annotations

@@ -1,11 +1,12 @@
-"""Judge a notebook's answers: `python -m kt_course.grading.judging FD`, the notebook by standard input.
+"""Judge a notebook's answers: `python -m kt_course.grading.judging FD`, the notebook as its input.
 
-Nothing of the notebook runs in this process. What runs it are copies of the process (fork), from which one thing
-comes back: data, read by PyTorch's loader of plain data, which runs no code.
+Nothing of the notebook runs in this process. Copies of the process (forks) run it, and one thing
+comes back from them: data, read by PyTorch's loader of plain data, which runs no code.
 
-1. A copy judges the answer as a notebook would. If it says "wrong" or "not attempted", so it is.
-2. If it says "right", that is not believed yet, since the answer ran beside the check and may have changed it. The
-   check runs again, in this process, and every call of the answer goes to a fresh copy that gives back its result.
+1. A copy judges the answer as a notebook would. "Wrong" and "not attempted" are final.
+2. "Right" is not believed yet, because the answer ran beside the check and may have changed it. The
+   check runs again, in this process, and every call of the answer goes to a new copy that gives
+   back its result.
 """
 
 from __future__ import annotations
@@ -34,7 +35,8 @@ from kt_course.grading.answers import Answer, answers
 from kt_course.grading.borrowed import judge_strictly
 from kt_course.grading.running import end, seal
 
-# Their checks look at what a call does to its arguments, or at gradients through it: a copy cannot hand that back.
+# Checks of effects: what a call does to its arguments, or gradients through it. A copy cannot give
+# those back.
 BY_EFFECT = (
     "finetuning-loop",
     "through-latents",
@@ -44,18 +46,19 @@ BY_EFFECT = (
     "layer-rates",
 )
 UNCONFIRMED = "right, unconfirmed"
-RESULT = 256 * 2**20  # bytes of a result
+MAX_RESULT = 256 * 2**20  # bytes
 
 
 class Lost(BaseException):
-    """A copy gave nothing back. No Exception, as checks catch these."""
+    """A copy gave nothing back. Not an Exception, because checks catch those."""
 
 
 class Unreadable(Lost):
-    """What a copy gives back is more than data, or is not there in time."""
+    """What a copy gives back is more than data, or comes too late."""
 
 
 def main(fd: int) -> None:
+    """Judge the notebook on standard input, and report to the file descriptor `fd`."""
     seal()
     os.set_inheritable(fd, False)
     torch.set_num_threads(1)
@@ -63,18 +66,23 @@ def main(fd: int) -> None:
 
 
 def judge_notebook(data: bytes) -> dict[str, Any]:
-    """{"problem": why it cannot be graded}, or {"notebook": its name, "verdicts": {id: "right", "wrong: ...", ...}}."""
+    """Judge all exercises of a notebook.
+
+    Returns:
+        {"problem": why it cannot be graded}, or {"notebook": its name, "verdicts": {id: "right",
+        "wrong: …", …}}.
+    """
     try:
         sources = read_sources(data)
     except ValueError as error:
         return {"problem": f"not a notebook: {one_line(str(error))[:200]}"}
-    found = {id: answer for id, answer in answers(sources).items() if id in library()}
-    if not found:
+    known = {id: answer for id, answer in answers(sources).items() if id in library()}
+    if not known:
         return {"problem": "nothing to grade: no exercise of this workbook is in it"}
-    notebook = Counter(library()[id].notebook for id in found).most_common(1)[0][0]
+    notebook = Counter(library()[id].notebook for id in known).most_common(1)[0][0]
     verdicts = dict.fromkeys(exercise_ids(notebook), "not attempted: its cell is missing")
     right: set[str] = set()
-    for id, answer in found.items():
+    for id, answer in known.items():
         if id in verdicts:
             verdicts[id] = verdict(library()[id], answer, right)
             right |= {id} if verdicts[id].startswith("right") else set()
@@ -82,19 +90,16 @@ def judge_notebook(data: bytes) -> dict[str, Any]:
 
 
 def read_sources(data: bytes) -> list[str]:
-    """Sources of the code cells that are not blank. ValueError for what is no Python notebook."""
+    """The sources of the code cells that are not blank; ValueError if it is no Python notebook."""
     try:
         with warnings.catch_warnings(action="ignore"):
             notebook = nbformat.reads(data.decode(), as_version=4)
-        kernel, language = (
-            notebook.metadata.get("kernelspec", {}),
-            notebook.metadata.get("language_info", {}),
-        )
-        language = str(kernel.get("language") or language.get("name") or "python")
+        kernel = notebook.metadata.get("kernelspec", {}).get("language")
+        language = kernel or notebook.metadata.get("language_info", {}).get("name") or "python"
         sources = [str(cell.source) for cell in notebook.cells if cell.cell_type == "code"]
     except Exception as error:  # JSON of any other shape
         raise ValueError(f"{type(error).__name__}: {error}") from error
-    if "python" not in language.lower():
+    if "python" not in str(language).lower():
         raise ValueError(f"its language is {language}")
     return [source for source in sources if source.strip()]
 
@@ -106,7 +111,7 @@ def verdict(
     if isinstance(answer, str):
         return f"wrong: {one_line(answer)}"
     try:
-        status, diagnosis = _as_a_notebook(exercise, answer, right, seconds)
+        status, diagnosis = judge_in_copy(exercise, answer, right, seconds)
     except Lost as lost:
         return f"wrong: it {lost}"
     if status != "right":
@@ -114,23 +119,23 @@ def verdict(
     if exercise.id in BY_EFFECT:
         return f"{UNCONFIRMED}: its check looks at more than results"
     try:
-        exercise.check(_elsewhere(answer, right, time.monotonic() + seconds))
+        exercise.check(call_in_copies(answer, right, time.monotonic() + seconds))
     except Unreadable as lost:
         return f"{UNCONFIRMED}: it {lost}"
     except Lost as lost:
         return f"wrong: where the check is out of its reach it {lost}"
     except Exception as error:
-        told = str(error) if isinstance(error, Wrong) else f"{type(error).__name__}: {error}"
-        return f"wrong: it passes only where it can reach the check: {one_line(told)[:300]}"
+        why = str(error) if isinstance(error, Wrong) else f"{type(error).__name__}: {error}"
+        return f"wrong: it passes only where it can reach the check: {one_line(why)[:300]}"
     return "right"
 
 
-def _as_a_notebook(
+def judge_in_copy(
     exercise: Exercise, answer: Answer, right: Collection[str], seconds: float
 ) -> tuple[str, str]:
-    """(status, diagnosis) as the copy tells them."""
+    """(status, diagnosis) of an answer that is judged as in a notebook."""
 
-    def judged() -> tuple[str, str]:
+    def judge() -> tuple[str, str]:
         try:
             fn = answer.define(right)
         except BaseException as error:
@@ -138,24 +143,26 @@ def _as_a_notebook(
             lines = [frame.lineno for frame in frames if frame.filename.startswith("<cell ")]
             where = f", at line {lines[-1]}" if lines else ""
             return "wrong", f"its cell raised {type(error).__name__}: {error}{where}"
-        found = judge_strictly(exercise, fn)
-        return found.status, found.diagnosis
+        result = judge_strictly(exercise, fn)
+        return result.status, result.diagnosis
 
     try:
-        told = in_a_copy(judged, seconds)
+        reported = run_in_copy(judge, seconds)
     except Exception as error:
         return "wrong", one_line(str(error))[:300]
-    match told:
+    match reported:
         case (str(status), str(diagnosis)) if status in STATUSES:
             return status, one_line(diagnosis)[:300]
     raise Lost("told something else than a verdict")
 
 
-def _elsewhere(answer: Answer, right: Collection[str], over: float) -> Callable:
-    """The answer, each call of it in a copy of this process; `over` is when the time for all of them ends."""
+def call_in_copies(answer: Answer, right: Collection[str], deadline: float) -> Callable:
+    """The answer as a function, each call in a copy of this process; all end at the deadline."""
 
     def call(*args: Any, **kwargs: Any) -> Any:
-        return in_a_copy(lambda: answer.define(right)(*args, **kwargs), over - time.monotonic())
+        return run_in_copy(
+            lambda: answer.define(right)(*args, **kwargs), deadline - time.monotonic()
+        )
 
     return call
 
@@ -163,19 +170,22 @@ def _elsewhere(answer: Answer, right: Collection[str], over: float) -> Callable:
 # ---------------------------------------------------------------- copies of this process
 
 
-def in_a_copy(work: Callable[[], Any], seconds: float) -> Any:
-    """work(), run in a fork of this process; what it changes stays there.
+def run_in_copy(work: Callable[[], Any], seconds: float) -> Any:
+    """Return work(), run in a fork of this process; what it changes stays there.
 
-    ValueError: it raised one; RuntimeError: it raised something else. Lost: nothing came back. Unreadable: too late,
-    too much, or more than tensors, numbers, strings, scores, and lists, tuples and dicts of them.
+    Raises:
+        ValueError: It raised one.
+        RuntimeError: It raised something else.
+        Unreadable: Its result is too late, too large, or more than tensors, numbers, strings,
+            scores, and lists, tuples and dicts of them.
+        Lost: Nothing came back.
     """
     reading, writing = os.pipe()
     with warnings.catch_warnings(action="ignore", category=DeprecationWarning):
-        pid = (
-            os.fork()
-        )  # Python 3.12 warns of other threads; the copy calls PyTorch with one thread alone
+        # Python 3.12 warns of other threads; the copy calls PyTorch with one thread alone
+        pid = os.fork()
     if pid == 0:
-        _copy(work, writing)
+        _live_as_copy(work, writing)
     os.close(writing)
     try:
         data = _read(reading, time.monotonic() + seconds)
@@ -189,34 +199,34 @@ def in_a_copy(work: Callable[[], Any], seconds: float) -> Any:
         raise Lost("died")
     try:
         with torch.serialization.safe_globals([Score]):
-            kind, told = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
+            kind, value = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
     except Exception as error:
         raise Unreadable("gives back something that is no plain data") from error
     if kind == "result":
-        return told
-    raise (ValueError if kind == "ValueError" else RuntimeError)(str(told))
+        return value
+    raise (ValueError if kind == "ValueError" else RuntimeError)(str(value))
 
 
-def _copy(work: Callable[[], Any], writing: int) -> None:
-    """The child's whole life. Untrusted code runs here, so every way to the parent but `writing` is closed first."""
+def _live_as_copy(work: Callable[[], Any], writing: int) -> None:
+    """The child's whole life. Untrusted code runs here: every way out but `writing` is closed."""
     try:
         os.setsid()
-        nothing = os.open(os.devnull, os.O_RDWR)
+        null = os.open(os.devnull, os.O_RDWR)
         for standard in (0, 1, 2):
-            os.dup2(nothing, standard)
+            os.dup2(null, standard)
         sys.stdout = sys.stderr = open(1, "w", closefd=False)
         os.closerange(3, writing)
         os.closerange(writing + 1, os.sysconf("SC_OPEN_MAX"))
         torch.set_num_threads(1)
         try:
-            told = ("result", work())
+            report = ("result", work())
         except ValueError as error:
-            told = ("ValueError", str(error))
+            report = ("ValueError", str(error))
         except BaseException as error:
-            told = ("error", f"{type(error).__name__}: {error}")
+            report = ("error", f"{type(error).__name__}: {error}")
         data = io.BytesIO()
         try:
-            torch.save(told, data)
+            torch.save(report, data)
         except Exception:  # a result of a class of its own
             data = io.BytesIO(b"no data")
         with os.fdopen(writing, "wb") as file:
@@ -225,16 +235,16 @@ def _copy(work: Callable[[], Any], writing: int) -> None:
         os._exit(0)
 
 
-def _read(reading: int, over: float) -> bytes:
-    """All that comes; Lost if it takes too long or is too much."""
+def _read(reading: int, deadline: float) -> bytes:
+    """Read to the end; Unreadable if it takes too long or is too much."""
     data = bytearray()
-    while (left := over - time.monotonic()) > 0:
+    while (left := deadline - time.monotonic()) > 0:
         if select.select([reading], [], [], left)[0]:
             chunk = os.read(reading, 2**20)
             if not chunk:
                 return bytes(data)
             data += chunk
-            if len(data) > RESULT:
+            if len(data) > MAX_RESULT:
                 raise Unreadable("gives back too much")
     raise Unreadable("takes too long")
 

@@ -1,8 +1,8 @@
-"""Run a notebook, untrusted code, from its first cell to its last: `python -P running.py FD SECONDS [PROFILE]`.
+"""Run a notebook, which is untrusted code, to its end: `python -P running.py FD SECONDS [PROFILE]`.
 
-The notebook comes by standard input. What happens goes to the file descriptor FD, a JSON object a line: {"cell": n}
-as a cell begins, at last {"end": ...}. Outputs are counted and thrown away. This file is run by its path and imports
-nothing of kt_core, which would take seconds and memory.
+The notebook is the standard input. A JSON object per line goes to the file descriptor FD: {"cell":
+n} when a cell begins, and {"end": …} at last. Outputs are counted and thrown away. This file is run
+by its path and imports nothing of ours, which would take seconds and memory.
 """
 
 from __future__ import annotations
@@ -19,29 +19,31 @@ OUTPUT = 50 * 2**20  # characters of output that a notebook may give
 
 
 def seal() -> None:
-    """On Linux: other processes of this user may not look into this one, and orphans below it stay below it."""
+    """On Linux: hide this process from the user's others, and keep orphans below it."""
     if sys.platform == "linux":
         libc = ctypes.CDLL(None)
-        libc.prctl(4, 0, 0, 0, 0)  # PR_SET_DUMPABLE: no ptrace, no /proc/PID/mem, no /proc/PID/fd
+        libc.prctl(4, 0, 0, 0, 0)  # PR_SET_DUMPABLE: no ptrace, no /proc/PID/mem or fd
         libc.prctl(36, 1, 0, 0, 0)  # PR_SET_CHILD_SUBREAPER
 
 
 def end(fd: int, **fact: Any) -> NoReturn:
-    """Tell the last fact, close `fd`, and wait for the end, which comes from outside.
+    """Report the last fact, close `fd`, and wait to be ended from outside.
 
-    Without that, whatever still runs below this process would lose it and run on.
+    Processes that it started could outlive it otherwise.
     """
-    tell(fd, **fact)
+    report(fd, **fact)
     os.close(fd)
     while True:
         signal.pause()
 
 
-def tell(fd: int, **fact: Any) -> None:
+def report(fd: int, **fact: Any) -> None:
+    """Write one fact."""
     os.write(fd, (json.dumps(fact) + "\n").encode())
 
 
 def main(fd: int, seconds: int, profile: str | None = None) -> None:
+    """Run the notebook on standard input, `seconds` per cell."""
     seal()
     os.set_inheritable(fd, False)
     try:
@@ -51,6 +53,7 @@ def main(fd: int, seconds: int, profile: str | None = None) -> None:
 
 
 async def run(fd: int, text: str, seconds: int, profile: str | None) -> None:
+    """Run all cells; `profile` replaces the notebook's parameter of that name."""
     import nbformat
     from nbclient.client import NotebookClient
     from nbclient.exceptions import (
@@ -63,15 +66,15 @@ async def run(fd: int, text: str, seconds: int, profile: str | None) -> None:
     class Client(NotebookClient):
         """Keeps no output."""
 
-        given = 0
+        n_characters = 0
 
         def process_message(self, msg: dict, cell: Any, cell_index: int) -> None:
             if msg["msg_type"] == "status":
                 if msg["content"]["execution_state"] == "idle":
                     raise CellExecutionComplete()
                 return
-            self.given += len(json.dumps(msg["content"]))
-            if self.given > OUTPUT:
+            self.n_characters += len(json.dumps(msg["content"]))
+            if self.n_characters > OUTPUT:
                 end(fd, end="failed", error=f"more than {OUTPUT // 2**20} MB of output")
 
     notebook = nbformat.reads(text, as_version=4)
@@ -90,7 +93,7 @@ async def run(fd: int, text: str, seconds: int, profile: str | None) -> None:
             if cell.cell_type != "code" or not cell.source.strip():
                 continue
             number += "injected-parameters" not in cell.metadata.get("tags", [])
-            tell(fd, cell=number)
+            report(fd, cell=number)
             try:
                 await client.async_execute_cell(cell, index)
             except CellTimeoutError:

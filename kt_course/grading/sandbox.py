@@ -1,8 +1,9 @@
-"""A process for untrusted code: limits on time, memory, files and processes; bubblewrap around it where it works.
+"""A process for untrusted code, with limits, and with bubblewrap around it where that works.
 
-With bubblewrap it sees the system's programs, Python and kt_core, all read-only, an empty /tmp and home of its own,
-and no network, no other process, no other file. Without, it can read and change what the user can, and use the
-network: the limits still hold, against accidents.
+With bubblewrap the process sees the system's programs, Python and our packages, all read-only, an
+empty /tmp and home of its own, and no network, no other process, no other file. Without bubblewrap
+it can read and change what the user can, and use the network; the limits on time, memory, files and
+processes still protect against accidents.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import psutil  # comes with ipykernel
+import psutil
 
 import kt_core
 from kt_core.corpora.paths import checkout_dir, corpora_dir
@@ -35,25 +36,21 @@ except ImportError:  # Windows
     resource = None
 
 SYSTEM = (
-    *(
-        "/usr",
-        "/bin",
-        "/sbin",
-        "/lib",
-        "/lib32",
-        "/lib64",
-        "/libx32",
-        "/nix/store",
-        "/etc/alternatives",
-    ),
-    *("/etc/ld.so.cache", "/etc/ld.so.conf", "/etc/ld.so.conf.d", "/etc/fonts", "/etc/localtime"),
-)
-REPORT = 2**20  # bytes that a process may tell
+    "/usr /bin /sbin /lib /lib32 /lib64 /libx32 /nix/store /etc/alternatives /etc/ld.so.cache "
+    "/etc/ld.so.conf /etc/ld.so.conf.d /etc/fonts /etc/localtime"
+).split()
+MAX_REPORT = 2**20  # bytes
 
 
 @dataclass(frozen=True)
 class Limits:
-    """What a submission may use: seconds of wall time, gigabytes of memory and files, processes at a time."""
+    """What a submission may use.
+
+    Attributes:
+        cell, notebook: Seconds of wall-clock time.
+        memory, disk: Gigabytes, of all processes together and of one file.
+        processes: How many at a time.
+    """
 
     cell: int = 300
     notebook: int = 1200
@@ -68,42 +65,43 @@ class Limits:
 
 
 @dataclass(frozen=True)
-class Ended:
-    """What a confined process told, one dict a line, and why it was stopped: "" if it ended by itself."""
+class Outcome:
+    """What a confined process reported, one dict per line, and why it was stopped, if it was."""
 
-    told: list[dict[str, Any]]
+    facts: list[dict[str, Any]]
     stopped: str = ""
 
 
 @functools.cache
-def missing() -> str:
-    """Why bubblewrap cannot be used here; "" if it can."""
+def bubblewrap_problem() -> str:
+    """Why bubblewrap cannot be used here; an empty string if it can."""
     if not shutil.which("bwrap"):
         return "bubblewrap is not installed"
-    tried = subprocess.run([*_bubblewrap(Limits()), "true"], capture_output=True, text=True)
-    return (
-        ""
-        if tried.returncode == 0
-        else f"bubblewrap does not work here ({tried.stderr.strip()[:200]})"
-    )
+    trial = subprocess.run([*_bubblewrap(Limits()), "true"], capture_output=True, text=True)
+    message = f"bubblewrap does not work here ({trial.stderr.strip()[:200]})"
+    return message if trial.returncode else ""
 
 
-def confined(
+def run_confined(
     arguments: Sequence[str], given: bytes, limits: Limits, seconds: float, bubblewrap: bool
-) -> Ended:
-    """Run Python with `arguments` in a process of its own; FD among them stands for where it tells.
+) -> Outcome:
+    """Run Python in a process of its own; stop it, and all that it started, beyond the limits.
 
-    `given` comes by its standard input. When the time is over, or memory or processes are too many, it is ended with
-    all that it started.
+    Args:
+        arguments: Of Python; "FD" stands for the file descriptor to which it reports.
+        given: Its standard input.
+        limits: Memory, files and processes.
+        seconds: Wall-clock time.
+        bubblewrap: Isolate it from files, processes and the network.
     """
     reading, writing = os.pipe()
     with (
         open(reading, "rb", buffering=0) as report,
         tempfile.TemporaryDirectory(prefix="kt-", ignore_cleanup_errors=True) as folder,
-        tempfile.TemporaryFile() as copy,
+        tempfile.TemporaryFile() as stdin,
     ):
-        copy.write(given)
-        copy.seek(0)
+        stdin.write(given)
+        stdin.seek(0)
         home = Path("/tmp" if bubblewrap else folder)
         if not bubblewrap:
             for name in ("home", "work"):
@@ -112,7 +110,7 @@ def confined(
         try:
             process = subprocess.Popen(
                 [*_bubblewrap(limits), *command] if bubblewrap else command,
-                stdin=copy,
+                stdin=stdin,
                 stdout=subprocess.DEVNULL,
                 stderr=subprocess.DEVNULL,
                 pass_fds=(writing,),
@@ -124,60 +122,61 @@ def confined(
         finally:
             os.close(writing)
         try:
-            told, stopped = _watch(process, report.fileno(), limits, seconds)
+            data, stopped = _watch(process, report.fileno(), limits, seconds)
         finally:
             _end(process)
-    return Ended(_read(told), stopped)
-
-
-def _read(told: bytes) -> list[dict[str, Any]]:
-    """The complete lines."""
-    return [json.loads(line) for line in told.split(b"\n")[:-1]]
+    complete_lines = data.split(b"\n")[:-1]
+    return Outcome([json.loads(line) for line in complete_lines], stopped)
 
 
 def _watch(
     process: subprocess.Popen, reading: int, limits: Limits, seconds: float
 ) -> tuple[bytes, str]:
-    """What comes from `reading` until the process ends or has to be stopped; and why it has to."""
-    told, over = b"", time.monotonic() + seconds
+    """Collect the report until the process ends or has to be stopped; say why it has to."""
+    data, deadline = b"", time.monotonic() + seconds
     while True:
         if select.select([reading], [], [], 0.1)[0]:
-            told += (chunk := os.read(reading, 65536))
+            data += (chunk := os.read(reading, 65536))
             if not chunk:
-                return told, ""
-            if len(told) > REPORT:
-                return b"", "failed: it tells too much"
-        tree = _tree(process.pid)
-        if time.monotonic() > over:
-            return told, f"timed out: more than {seconds:g} s in all"
-        if len(tree) > limits.processes:
-            return told, f"failed: more than {limits.processes} processes"
-        if sum(map(_resident, tree)) > limits.memory * 2**30:
-            return told, f"out of memory: more than {limits.memory:g} GB"
+                return data, ""
+            if len(data) > MAX_REPORT:
+                return b"", "failed: it reports too much"
+        processes = _tree(process.pid)
+        if time.monotonic() > deadline:
+            return data, f"timed out: more than {seconds:g} s in all"
+        if len(processes) > limits.processes:
+            return data, f"failed: more than {limits.processes} processes"
+        if sum(map(_memory_bytes, processes)) > limits.memory * 2**30:
+            return data, f"out of memory: more than {limits.memory:g} GB"
 
 
 def _tree(pid: int) -> list[psutil.Process]:
-    """The process and those below it that still live."""
+    """The process and those that it started, as far as they are alive."""
     with suppress(psutil.Error):
         process = psutil.Process(pid)
-        return [one for one in (process, *process.children(recursive=True)) if _lives(one)]
+        return [one for one in (process, *process.children(recursive=True)) if _is_alive(one)]
     return []
 
 
-def _lives(process: psutil.Process) -> bool:
+def _is_alive(process: psutil.Process) -> bool:
     with suppress(psutil.Error):
         return process.status() != psutil.STATUS_ZOMBIE
     return False
 
 
-def _resident(process: psutil.Process) -> int:
+def _memory_bytes(process: psutil.Process) -> int:
+    """Its share of the memory that it uses, where the system knows; pages of forks count once."""
     with suppress(psutil.Error):
-        return process.memory_info().rss
+        memory = process.memory_full_info()
+        return getattr(memory, "pss", memory.rss)
     return 0
 
 
 def _end(process: subprocess.Popen) -> None:
-    """End the process and all below it: these first, as their orphans come to it. With bubblewrap all go at once."""
+    """End the process and its descendants: these first, because it inherits their orphans.
+
+    With bubblewrap all of them end at once.
+    """
     below = _tree(process.pid)[1:]
     for _ in range(0 if process.args[0] == "bwrap" else 100):
         for one in below:
@@ -192,12 +191,12 @@ def _end(process: subprocess.Popen) -> None:
 
 
 def _limiter(limits: Limits, seconds: float) -> Callable[[], None]:
-    """What sets the system's own limits in the new process, hard ones, for it and all that it starts."""
+    """A function that sets hard limits in the new process, for it and all that it starts."""
     kinds = {
-        "RLIMIT_AS": _address_space() + int(limits.memory * 2**30),
+        "RLIMIT_AS": psutil.Process().memory_info().vms + int(limits.memory * 2**30),
         "RLIMIT_FSIZE": int(limits.disk * 2**30),
         "RLIMIT_CPU": int(seconds) + 60,
-        "RLIMIT_NPROC": _threads() + 512,  # counts all of the user's; not enforced for root
+        "RLIMIT_NPROC": _n_threads() + 512,  # counts all of the user's; not enforced for root
         "RLIMIT_CORE": 0,
     }
 
@@ -209,24 +208,20 @@ def _limiter(limits: Limits, seconds: float) -> Callable[[], None]:
     return limit
 
 
-def _address_space() -> int:
-    """Bytes of address space of this process, with PyTorch in it: much more than it uses."""
-    return psutil.Process().memory_info().vms
-
-
-def _threads() -> int:
+def _n_threads() -> int:
     """Threads of this user that can be seen."""
-    found = 0
+    total = 0
     for process in psutil.process_iter():
         with suppress(psutil.Error):
-            found += process.num_threads() if process.uids().real == os.getuid() else 0
-    return found
+            total += process.num_threads() if process.uids().real == os.getuid() else 0
+    return total
 
 
 def _environment(home: Path) -> dict[str, str]:
-    """All that a kernel needs, and nothing else of this process's environment."""
-    kept = ("LANG", "LC_ALL", "LD_LIBRARY_PATH", "DYLD_LIBRARY_PATH")
-    made = {
+    """What a kernel needs, and nothing else of this process's environment."""
+    inherited = ("LANG", "LC_ALL", "LD_LIBRARY_PATH", "DYLD_LIBRARY_PATH")
+    environment = {name: os.environ[name] for name in inherited if name in os.environ}
+    environment |= {
         "PATH": os.pathsep.join([str(Path(sys.executable).parent), "/usr/bin", "/bin"]),
         "HOME": str(home / "home"),
         "TMPDIR": str(home),
@@ -238,28 +233,38 @@ def _environment(home: Path) -> dict[str, str]:
         "KT_PROGRESS_FILE": "off",
     }
     if root := checkout_dir():
-        made["PYTHONPATH"] = str(root)
+        environment["PYTHONPATH"] = str(root)
     if site.ENABLE_USER_SITE:  # packages of the real home folder
-        made["PYTHONUSERBASE"] = site.getuserbase()
-    return {name: os.environ[name] for name in kept if name in os.environ} | made
+        environment["PYTHONUSERBASE"] = site.getuserbase()
+    return environment
 
 
 def _bubblewrap(limits: Limits) -> list[str]:
-    """The command before the command. Mounts come in the order in which they are named."""
+    """The command in front of the command. Mounts happen in the order in which they are named."""
     size = ["--size", str(int(limits.disk * 2**30)), "--tmpfs"]
     here, root = Path(kt_core.__file__).resolve().parents[1], checkout_dir()
     data = [root / "data", corpora_dir()] if root else [corpora_dir()]
     # the interpreter may be a link to a link, and lie in a home folder
     python = [Path(sys.prefix), Path(sys.base_prefix), Path(sys.executable).resolve().parents[1]]
     user = [Path(site.getusersitepackages())] if site.ENABLE_USER_SITE else []
-    seen = [
-        *SYSTEM,
-        *map(str, dict.fromkeys([*python, *user, here / "kt_core", here / "kt_course", *data])),
-    ]
+    ours = dict.fromkeys([*python, *user, here / "kt_core", here / "kt_course", *data])
+    visible = [*SYSTEM, *map(str, ours)]
     return [
         *("bwrap", "--unshare-all", "--die-with-parent", "--new-session", "--cap-drop", "ALL"),
-        *("--proc", "/proc", "--dev", "/dev", *size, "/dev/shm", *size, "/tmp"),
+        *(
+            "--proc",
+            "/proc",
+            "--ro-bind",
+            "/proc/sys",
+            "/proc/sys",
+            "--dev",
+            "/dev",
+            *size,
+            "/dev/shm",
+            *size,
+            "/tmp",
+        ),
         *("--dir", "/tmp/home", "--dir", "/tmp/work"),
-        *(word for path in seen if path != "/" for word in ("--ro-bind-try", path, path)),
+        *(word for path in visible if path != "/" for word in ("--ro-bind-try", path, path)),
         *("--remount-ro", "/dev", "--remount-ro", "/", "--chdir", "/tmp/work"),
     ]

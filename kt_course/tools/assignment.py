@@ -9,15 +9,16 @@ from typing import Annotated
 
 import torch
 from cyclopts import Parameter
-
-from kt_core.corpora.loading import Corpus, check_pairs, read_documents, read_pairs
-from kt_core.models import GPT
-from kt_core.runs.checkpoints import hardware, load_checkpoint, save_checkpoint
-from kt_core.runs.devices import choose_device
-from kt_core.runs.distributed import launched
-from kt_core.runs.experiment import evaluate as evaluate_model
+from kt_core.devices import choose_device
 from kt_core.runs.fitting import fit
 from kt_core.runs.predictions import write_predictions
+
+from kt_core.corpora.loading import Corpus
+from kt_core.corpora.textfiles import check_pairs, read_documents, read_pairs
+from kt_core.models import GPT
+from kt_core.runs.checkpoints import hardware, load_checkpoint, save_checkpoint
+from kt_core.runs.distributed import launched
+from kt_core.runs.experiment import evaluate as evaluate_model
 from kt_core.runs.recipes import Recipe, recipe
 from kt_core.vocab import CharVocab
 from kt_course.tools import options as opt
@@ -65,6 +66,12 @@ class Options:
         for name in names:
             if getattr(self, name) is None:
                 raise ValueError(f"--{name} is needed")
+
+    def protect(self, *inputs: Path | None) -> None:
+        """Raise ValueError where an output would replace one of the inputs."""
+        for output in filter(None, (self.writing_params_path, self.outputs_path)):
+            if output in inputs:
+                raise ValueError(f"{output} is read and would be overwritten: name another file")
 
     def find_recipe(self) -> Recipe:
         """The named recipe with the options that set a part of it."""
@@ -130,6 +137,7 @@ def evaluate(variant: opt.Variant, corpus: CorpusFile, /, *, options: Options = 
 def _start(variant: str, corpus: Path, options: Options) -> tuple[Recipe, GPT, CharVocab]:
     """The recipe with the model's block size; the checkpoint's model, or one with new weights."""
     chosen, path = options.find_recipe(), options.reading_params_path
+    options.protect(corpus, options.finetune_corpus_path, options.eval_corpus_path)
     if path:
         model, vocab, _ = load_checkpoint(path)
         held = model.config
@@ -182,6 +190,8 @@ def _train(
     )
     out = options.writing_params_path
     state = Path(f"{out}.state")
+    if state.exists() and not options.resume:
+        raise ValueError(f"{state} holds a stopped training: add --resume, or delete it")
     fit_options |= dict(state=state, save_every=200, resume=options.resume, title=command)
     history = fit(model, data, config, tensorboard=options.tb_expt_name, **fit_options)
     last = history[-1]

@@ -1,8 +1,7 @@
-"""Executed notebooks as HTML pages that need no network: formulas are MathML, widgets their pictures."""
+"""Executed notebooks as HTML pages that need no network: MathML formulas, widgets as pictures."""
 
 from __future__ import annotations
 
-import base64
 import html
 import re
 from collections.abc import Sequence
@@ -13,81 +12,51 @@ from jinja2 import pass_context
 from latex2mathml.converter import convert as latex_to_mathml
 from nbconvert.exporters import HTMLExporter
 from nbconvert.filters.markdown_mistune import IPythonRenderer, MarkdownWithMath
+from tabulate import tabulate
 
 from kt_core.corpora.files import write_atomically
-from kt_course.explorers.living_page import MIME as LIVING
-from kt_course.explorers.living_page import page_fragments
 
-# What a cell shows if it offers several forms: its picture, never a widget that lives in a kernel.
-PRIORITY = [
-    "image/png",
-    "image/jpeg",
-    "image/svg+xml",
-    "text/html",
-    "text/markdown",
-    "text/latex",
-    "text/plain",
-]
-_WIDGET = "application/vnd.jupyter.widget-view+json"
-# The converter knows align*; environments of that kind become it, and one around a single line goes.
-_LINES = re.compile(r"\\(begin|end)\{(?:align(?:ed|edat)?|split|gather(?:ed)?)\*?\}")
-_ALONE = re.compile(r"\\(?:begin|end)\{equation\*?\}")
-_BOLD = re.compile(r'(?<=<mi mathvariant="bold-italic">)([A-Za-z])(?=</mi>)')
-# A font with mathematical measures, or subscripts stand too high; columns as the formula aligns them.
-# On a phone nbconvert cuts code off and breaks words: code, tables and wide formulas scroll by themselves instead, and a
-# touched picture takes its own size.
-_PAGE_STYLE = """<style>
-math { font-family: "STIX Two Math", "Cambria Math", "Latin Modern Math", "Libertinus Math", "Noto Sans Math",
-  "DejaVu Math TeX Gyre", math }
-math[display="block"] { margin: .8em 0 } mtd[columnalign="left"] { text-align: left; padding-left: 0 }
-mtd[columnalign="right"] { text-align: right; padding-right: 0 }
-body.jp-Notebook { max-width: 80rem; margin: 0 auto } summary { cursor: pointer }
-.jp-RenderedText pre { word-break: normal; overflow-wrap: anywhere }
-.jp-RenderedText pre.columns { white-space: pre } .still { color: #555; margin: .2em 0 0 }
-.highlight pre, .jp-RenderedText pre.columns, math[display="block"] { overflow-x: auto; overflow-y: hidden }
-@media only screen and (max-width: 760px) {
-  .jp-InputPrompt, .jp-OutputPrompt, .jp-InputArea-editor, .jp-OutputArea-child .jp-OutputArea-output { display: block;
-    margin-left: 0; width: auto }
-  .jp-RenderedHTMLCommon table { display: block; overflow-x: auto }
-  .jp-RenderedImage { overflow-x: auto } .jp-RenderedImage img { cursor: zoom-in }
-  .jp-RenderedImage img.large { max-width: none; cursor: zoom-out }
-}
-</style>
-<script>
-addEventListener("click", event => event.target.matches(".jp-RenderedImage img") && event.target.classList.toggle("large"))
-</script></head>"""
-_COLUMNS = re.compile(r"<pre>(?=[^<]*\S {2,}\S)")
-_STILL = '<p class="still">An explorer: this is its first picture, the controls are live in JupyterLab.</p>'
-_FORMULA = re.compile(r"\$\$(.+?)\$\$|(?<!\\)\$(?=\S)(.+?)(?<=\S)\$", re.DOTALL)
+# What a cell shows if it offers several forms: its picture, never a widget that needs a kernel
+PRIORITY = (
+    "image/png image/jpeg image/svg+xml text/html text/markdown text/latex text/plain".split()
+)
+WIDGET = "application/vnd.jupyter.widget-view+json"
+CAPTION = (
+    '<p class="still">An explorer: this is its first picture, the controls are live in '
+    "JupyterLab.</p>"
+)
+# latex2mathml knows align*: similar environments become it, and one around a single line goes
+LIKE_ALIGN = re.compile(r"\\(begin|end)\{(?:align(?:ed|edat)?|split|gather(?:ed)?)\*?\}")
+EQUATION = re.compile(r"\\(?:begin|end)\{equation\*?\}")
+BOLD_ITALIC = re.compile(r'(?<=<mi mathvariant="bold-italic">)([A-Za-z])(?=</mi>)')
+FORMULA = re.compile(r"\$\$(.+?)\$\$|(?<!\\)\$(?=\S)(.+?)(?<=\S)\$", re.DOTALL)
+COLUMNS = re.compile(r"<pre>(?=[^<]*\S {2,}\S)")  # printed text with columns
+SCRIPTS = re.compile(
+    r'<script\b[^>]*src="[^"]*"[^>]*>\s*</script>|<script type="module">.*?</script>', re.DOTALL
+)
+HERE = Path(__file__).parent
 
 
 def mathml(formula: str, block: bool = False) -> str:
-    """A LaTeX formula as MathML, which browsers draw themselves; as code if it cannot be read."""
-    formula = _LINES.sub(r"\\\1{align*}", _ALONE.sub("", formula))
+    """Convert a LaTeX formula to MathML, which browsers draw; to code if it cannot be read."""
+    formula = LIKE_ALIGN.sub(r"\\\1{align*}", EQUATION.sub("", formula))
     try:
-        drawn = latex_to_mathml(formula.strip(), display="block" if block else "inline")
-        drawn = drawn.replace(
-            ' xmlns="http://www.w3.org/1998/Math/MathML"', ""
-        )  # headings would lose the formula to it
-        return _BOLD.sub(lambda letter: chr(_bold_italic(letter[1])), drawn)
-    except (
-        Exception
-    ):  # the library raises various errors, and a page with one formula as text is better than none
+        text = latex_to_mathml(formula.strip(), display="block" if block else "inline")
+    except Exception:  # of various kinds; a page with one formula as text is better than none
         return f"<code>{html.escape(formula)}</code>"
+    text = text.replace(' xmlns="http://www.w3.org/1998/Math/MathML"', "")  # headings would lose it
+    return BOLD_ITALIC.sub(lambda letter: _bold_italic(letter[1]), text)
 
 
-def _bold_italic(letter: str) -> int:
-    """The code point of a letter in Unicode's bold italics: browsers ignore MathML's attribute for it."""
-    return (
-        0x1D468 + ord(letter) - ord("A") if letter.isupper() else 0x1D482 + ord(letter) - ord("a")
-    )
+def _bold_italic(letter: str) -> str:
+    """The letter in Unicode's bold italics: browsers ignore MathML's attribute for it."""
+    base, first = (0x1D468, "A") if letter.isupper() else (0x1D482, "a")
+    return chr(base + ord(letter) - ord(first))
 
 
-def _formulas(text: str) -> str:
-    """Formulas between dollar signs inside raw HTML, where the markdown parser does not look."""
-    return _FORMULA.sub(
-        lambda found: mathml(found[1] or found[2], block=found[1] is not None), text
-    )
+def _convert_formulas(text: str) -> str:
+    """Convert the formulas in raw HTML, where the markdown parser finds none."""
+    return FORMULA.sub(lambda m: mathml(m[1] or m[2], block=m[1] is not None), text)
 
 
 class _Renderer(IPythonRenderer):
@@ -103,112 +72,59 @@ class _Renderer(IPythonRenderer):
         return mathml(rf"\begin{{{name}}}{body}\end{{{name}}}", block=True)
 
     def block_html(self, html: str) -> str:
-        drawn = _formulas(html)
-        # nbconvert looks for images here, and its parser closes an opened <details> at once: the answer would stand open
-        return super().block_html(drawn) if "<img" in drawn else drawn
+        text = _convert_formulas(html)
+        # nbconvert searches images with a parser that closes an opened <details> at once
+        return super().block_html(text) if "<img" in text else text
 
 
 class PageExporter(HTMLExporter):
     """nbconvert's page without scripts from elsewhere."""
 
-    def __init__(self, **kw):
-        super().__init__(**kw)
+    def __init__(self, **options):
+        super().__init__(**options)
         self.mathjax_url = self.require_js_url = self.mermaid_js_url = ""
         self.embed_images = True
 
     @pass_context
     def markdown2html(self, context, source: str) -> str:
-        cell = context.get("cell", {})
-        path = context.get("resources", {}).get("metadata", {}).get("path", "")
+        """Render a cell's markdown."""
         renderer = _Renderer(
             escape=False,
-            attachments=cell.get("attachments", {}),
+            attachments=context.get("cell", {}).get("attachments", {}),
             embed_images=True,
-            path=path,
+            path=context.get("resources", {}).get("metadata", {}).get("path", ""),
             anchor_link_text=self.anchor_link_text,
         )
         return MarkdownWithMath(renderer=renderer).render(source)
 
 
-def _shown(output: nbformat.NotebookNode) -> list[nbformat.NotebookNode]:
-    """An output in its one form for a page; below an explorer's picture a line says what it is."""
+def _for_page(output: nbformat.NotebookNode) -> list[nbformat.NotebookNode]:
+    """An output in one form; below an explorer's picture a line says what it is."""
     data = output.get("data", {})
     best = next((kind for kind in PRIORITY if kind in data), None)
     if best is None:
         return [output]
-    output["data"] = (
-        {"text/html": _formulas(data[best])} if best == "text/latex" else {best: data[best]}
-    )
-    if best != "image/png" or _WIDGET not in data:
+    is_latex = best == "text/latex"
+    text = _convert_formulas(data[best]) if is_latex else data[best]
+    output["data"] = {"text/html" if is_latex else best: text}
+    if best != "image/png" or WIDGET not in data:
         return [output]
-    return [output, nbformat.v4.new_output("display_data", {"text/html": _STILL})]
-
-
-def _bring_to_life(notebook: nbformat.NotebookNode) -> None:
-    """Replace the outputs of living pages by HTML with the models inside; see `living_page`."""
-    outputs = [output for cell in notebook.cells for output in cell.get("outputs", [])]
-    living = [output for output in outputs if LIVING in output.get("data", {})]
-    pictures = [
-        (base64.b64decode(output.data["image/png"]), output.data["text/plain"]) for output in living
-    ]
-    fragments = page_fragments([output.data[LIVING] for output in living], pictures)
-    for output, fragment in zip(living, fragments, strict=True):
-        output["data"] = {"text/html": fragment}
-
-
-def _still(notebook: nbformat.NotebookNode) -> nbformat.NotebookNode:
-    """A copy whose outputs are those that a page without a kernel can show."""
-    notebook = nbformat.from_dict(notebook)
-    notebook.metadata.pop("widgets", None)
-    _bring_to_life(notebook)
-    for cell in notebook.cells:
-        if cell.cell_type == "code":
-            cell.outputs = [each for output in cell.outputs for each in _shown(output)]
-    return notebook
+    return [output, nbformat.v4.new_output("display_data", {"text/html": CAPTION})]
 
 
 def write_page(notebook: str | Path, page: str | Path) -> None:
-    """The executed `notebook` (.ipynb) as one self-contained HTML file."""
-    notebook = Path(notebook)
-    text, _ = PageExporter().from_notebook_node(
-        _still(nbformat.read(notebook, as_version=4)),
-        resources={"metadata": {"name": notebook.stem, "path": str(notebook.parent)}},
-    )
-    text = re.sub(
-        r'<script\b[^>]*src="[^"]*"[^>]*>\s*</script>|<script type="module">.*?</script>',
-        "",
-        text,
-        flags=re.DOTALL,
-    )
-    text = _COLUMNS.sub('<pre class="columns">', text)
-    write_atomically(page, text.replace("</head>", _PAGE_STYLE, 1).encode())
-
-
-_STYLE = """
-body { font: 16px/1.5 system-ui, sans-serif; max-width: 75rem; margin: 2rem auto; padding: 0 1rem }
-table { border-collapse: collapse; margin: 1rem 0 }
-th, td { padding: .3rem .8rem; border-bottom: 1px solid #ccc; text-align: left }
-td.n { text-align: right; font-variant-numeric: tabular-nums } .bad { color: #b03a00; display: block; min-width: 18rem }
-img { max-width: 100% }
-@media (max-width: 760px) { table { display: block; overflow-x: auto } }
-"""
-
-
-def _table(head: Sequence[str], lines: Sequence[Sequence[str]], numbers: Sequence[int] = ()) -> str:
-    """An HTML table; cells are HTML already."""
-    rows = (
-        "".join(
-            f'<td class="n">{c}</td>' if i in numbers else f"<td>{c}</td>"
-            for i, c in enumerate(line)
-        )
-        for line in lines
-    )
-    top = "".join(f"<th>{name}</th>" for name in head)
-    return (
-        f"<table><thead><tr>{top}</tr></thead><tbody>"
-        + "".join(f"<tr>{row}</tr>" for row in rows)
-        + "</tbody></table>"
-    )
+    """Write an executed notebook (.ipynb) as one self-contained HTML file."""
+    path = Path(notebook)
+    copy = nbformat.read(path, as_version=4)
+    copy.metadata.pop("widgets", None)
+    for cell in copy.cells:
+        if cell.cell_type == "code":
+            cell.outputs = [each for output in cell.outputs for each in _for_page(output)]
+    resources = {"metadata": {"name": path.stem, "path": str(path.parent)}}
+    text, _ = PageExporter().from_notebook_node(copy, resources=resources)
+    text = COLUMNS.sub('<pre class="columns">', SCRIPTS.sub("", text))
+    head = (HERE / "page_head.html").read_text(encoding="utf-8")
+    write_atomically(page, text.replace("</head>", f"{head}</head>", 1).encode())
 
 
 def write_index(
@@ -217,46 +133,52 @@ def write_index(
     accuracies: Sequence[tuple[str, str, str]],
     report: str | None,
 ) -> None:
-    """index.html of a workbook: pages, what each cost, accuracies (notebook, what, figure), the report."""
-    safe = html.escape
-    notebooks = [
-        (
-            f'<a href="{safe(name)}.html">{safe(name)}</a>' if facts["page"] else safe(name),
-            f"{facts['seconds']:.0f}",
-            "" if facts["peak_mib"] is None else f"{facts['peak_mib']:.0f}",
-            f'<span class="bad">{safe(facts["error"])}</span>'
-            if facts["error"]
-            else "ran to the end",
-            f'<a href="{safe(name)}.ipynb">notebook</a>',
-        )
-        for name, facts in results["notebooks"].items()
-    ]
-    parameters = ", ".join(
-        f"{safe(str(k))} {safe(str(v))}" for k, v in results["parameters"].items()
-    )
+    """Write a workbook's index.html: pages, costs, accuracies and the report.
+
+    Args:
+        folder: The workbook's folder.
+        results: What results.json holds.
+        accuracies: (notebook, what, accuracy in per cent) of each score.
+        report: The report of the runs trained here, as Markdown.
+    """
+    rows = []
+    for name, notebook in results["notebooks"].items():
+        safe, error = html.escape(name), notebook["error"]
+        link = f'<a href="{safe}.html">{safe}</a>' if notebook["page"] else safe
+        state = f'<span class="bad">{html.escape(error)}</span>' if error else "ran to the end"
+        memory = notebook["peak_mib"] and f"{notebook['peak_mib']:.0f}"
+        seconds = f"{notebook['seconds']:.0f}"
+        rows.append([link, seconds, memory, state, f'<a href="{safe}.ipynb">notebook</a>'])
+    parameters = ", ".join(f"{key} {value}" for key, value in results["parameters"].items())
+    total = f"{results['seconds']:.0f} seconds in all."
     parts = [
-        "<h1>Workbook</h1>",
-        f"<p>{parameters}</p>",
-        _table(("page", "seconds", "peak memory (MiB)", "state", ""), notebooks, (1, 2)),
-        f'<p>{results["seconds"]:.0f} seconds in all. Figures: <a href="results.json">results.json</a></p>',
+        f"<h1>Workbook</h1><p>{html.escape(parameters)}</p>",
+        _html_table(["page", "seconds", "peak memory (MiB)", "state", ""], rows, "lrrll"),
+        f'<p>{total} Figures: <a href="results.json">results.json</a></p>',
     ]
     if accuracies:
-        lines = [tuple(map(safe, line)) for line in accuracies]
+        rows = [[html.escape(cell) for cell in line] for line in accuracies]
         parts += [
-            "<h2>Accuracies</h2>",
-            '<p><img src="accuracies.png" alt="bars of accuracy"></p>',
-            _table(("notebook", "what", "accuracy [95 % interval]"), lines, (2,)),
+            '<h2>Accuracies</h2><p><img src="accuracies.png" alt="bars of accuracy"></p>',
+            _html_table(["notebook", "what", "accuracy % [95 % interval]"], rows, "llr"),
         ]
     if report is not None:
+        image = '<p><img src="report/report.png" alt="bars of dev accuracy"></p>'
         parts += [
-            "<h2>Runs trained here</h2>",
-            '<p><img src="report/report.png" alt="bars of dev accuracy"></p>',
-            MarkdownWithMath(renderer=_Renderer(escape=False)).render(report),
+            f"<h2>Runs trained here</h2>{image}",
+            MarkdownWithMath(renderer=_Renderer(escape=True)).render(report),
             '<p><a href="report/report.csv">report.csv</a></p>',
         ]
+    style = (HERE / "index.css").read_text(encoding="utf-8")
     page = (
         '<!doctype html><html lang="en"><meta charset="utf-8">'
         '<meta name="viewport" content="width=device-width, initial-scale=1">'
-        f"<title>Workbook</title><style>{_STYLE}</style>" + "\n".join(parts)
+        f"<title>Workbook</title><style>{style}</style>" + "\n".join(parts)
     )
-    write_atomically(Path(folder) / "index.html", (page + "\n</html>\n").encode())
+    write_atomically(Path(folder) / "index.html", f"{page}\n</html>\n".encode())
+
+
+def _html_table(headers: Sequence[str], rows: Sequence[Sequence], align: str) -> str:
+    """An HTML table of cells that are HTML already; align has l or r per column."""
+    sides = ["right" if side == "r" else "left" for side in align]
+    return tabulate(rows, headers, "unsafehtml", colalign=sides, disable_numparse=True)

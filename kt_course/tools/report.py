@@ -139,16 +139,16 @@ def _row(result: Result) -> Row:
     fields = flatten(details["recipe"]) if plain else ()
     changed = ", ".join(f"{key}={value}" for key, value in fields if plain.get(key) != value)
     return Row(
-        details["corpus"],
-        details["variant"],
+        str(details["corpus"]),
+        str(details["variant"]),
         f"{name} ({changed})" if changed else name,
-        details["kind"],
+        str(details["kind"]),
         str(details["seed"]),
         _bounds(result.dev),
         _bounds(result.test),
         sum(cost["characters"] for cost in costs) if costs else None,
         sum(cost["seconds"] for cost in costs) / 60 if costs else None,
-        details.get("hardware", ""),
+        str(details.get("hardware", "")),
         str(result.path),
         result.dev,
     )

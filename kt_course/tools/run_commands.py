@@ -7,7 +7,8 @@ from typing import Annotated, Literal
 
 from cyclopts import Parameter
 
-from kt_core.corpora.loading import fetch_wiki, load_corpus
+from kt_core.corpora.loading import load_corpus
+from kt_core.corpora.wiki import fetch_wiki
 from kt_core.evaluation import london_baseline
 from kt_core.runs.distributed import is_first
 from kt_core.runs.experiment import run_experiment

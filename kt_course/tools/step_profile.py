@@ -12,10 +12,10 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 
 import torch
-from torch.profiler import ProfilerActivity, profile
-
 from kt_core.devices import choose_device
 from kt_core.runs.hooks import Precision
+from torch.profiler import ProfilerActivity, profile
+
 from kt_core.runs.recipes import Recipe, recipe
 from kt_core.trainer import Hook, Trainer
 from kt_course.tools.tables import spread, text_table
@@ -154,7 +154,9 @@ def profile_step(step: Step, device: torch.device, share: float) -> dict:
     field = "self_device_time_total" if device.type == "cuda" else "self_cpu_time_total"
     spent = dict.fromkeys([*KINDS, "other"], 0.0)
     for event in step.profiler.key_averages():
-        kinds = (kind for kind, names in KINDS.items() if any(n in event.key for n in names.split()))
+        kinds = (
+            kind for kind, names in KINDS.items() if any(n in event.key for n in names.split())
+        )
         spent[next(kinds, "other")] += getattr(event, field)
     step.profiler = None
     total = sum(spent.values()) or 1.0

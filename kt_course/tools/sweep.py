@@ -94,8 +94,8 @@ def make_cells(command: Sequence[str], grid: Sequence[str]) -> dict[str, tuple[d
         line = [*tokens, *_as_options(settings)]
         check_command(line)
         readable = "_".join(f"{key}-{value}" for key, value in settings.items())
-        digest = sha256(json.dumps(line).encode())[:8]
-        cells[f"{re.sub(r'[^\w.+-]+', '-', readable)[:80]}_{digest}"] = (settings, line)
+        readable = re.sub(r"[^\w.+-]+", "-", readable)[:80]
+        cells[f"{readable}_{sha256(json.dumps(line).encode())[:8]}"] = (settings, line)
     return cells
 
 

@@ -1,4 +1,4 @@
-"""The results of a sweep: a table (Markdown, CSV, JSON) and a plot; seeds share a row and a point."""
+"""The results of a sweep: a table (Markdown, CSV, JSON) and a plot. Seeds share a row."""
 
 from __future__ import annotations
 
@@ -30,14 +30,19 @@ def read_values(folder: Path) -> dict[str, float]:
 
 def write_results(rows: Sequence[dict], out: Path, title: str, x: str | None, y: str | None) -> str:
     """Write sweep.json, .csv, .md and, if there is something to plot, .png; return the Markdown."""
-    keys, names = list(rows[0]["settings"]), list(dict.fromkeys(n for r in rows for n in r["values"]))
+    keys, names = (
+        list(rows[0]["settings"]),
+        list(dict.fromkeys(n for r in rows for n in r["values"])),
+    )
     lines = [
         [*row["settings"].values(), *map(row["values"].get, names), row["error"], row["folder"]]
         for row in rows
     ]
     text = f"{title}\n\n{markdown(rows, names)}"
     write_json(out / "sweep.json", dict(title=title, cells=list(rows)))
-    write_atomically(out / "sweep.csv", csv_text([*keys, *names, "error", "folder"], lines).encode())
+    write_atomically(
+        out / "sweep.csv", csv_text([*keys, *names, "error", "folder"], lines).encode()
+    )
     write_atomically(out / "sweep.md", f"# Sweep\n\n{text}\n".encode())
     if names:
         figure = chart(rows, names, title, x, y)
@@ -51,7 +56,9 @@ def over_seeds(rows: Sequence[dict], name: str) -> tuple[float | None, float | N
     values = [each[name] for each in found]
     if len(values) > 1:
         return sum(values) / len(values), min(values), max(values)
-    return (values[0], *map(found[0].get, (f"{name}_low", f"{name}_high"))) if found else (None,) * 3
+    return (
+        (values[0], *map(found[0].get, (f"{name}_low", f"{name}_high"))) if found else (None,) * 3
+    )
 
 
 def group_seeds(rows: Sequence[dict]) -> list[list[dict]]:
@@ -87,7 +94,9 @@ def markdown(rows: Sequence[dict], names: Sequence[str]) -> str:
 
 def chart(rows: Sequence[dict], names: Sequence[str], title: str, x: str | None, y: str | None):
     """A figure of value `y` against key `x`, with a line for each combination of other settings."""
-    y = y or ("dev" if "dev" in names else next((n for n in names if f"{n}_low" in names), names[0]))
+    y = y or (
+        "dev" if "dev" in names else next((n for n in names if f"{n}_low" in names), names[0])
+    )
     if y not in names:
         raise ValueError(f"--y {y}: no such value; there are {', '.join(names)}")
     n_values = {key: len({row["settings"][key] for row in rows}) for key in rows[0]["settings"]}

@@ -51,8 +51,21 @@ def _cell(value: Any, style: str) -> str:
 
 
 def csv_text(headers: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
-    """Write CSV with line feeds; None is an empty cell."""
+    """Write CSV that is safe to open in a spreadsheet; None is an empty cell."""
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
-    writer.writerows([headers, *rows])
+    writer.writerows([[_csv_cell(value) for value in row] for row in [headers, *rows]])
     return text.getvalue()
+
+
+def _csv_cell(value: Any) -> Any:
+    """Text that a spreadsheet does not take for a formula, without control characters."""
+    if not isinstance(value, str):
+        return value
+    text = printable(value)
+    return f"'{text}" if text[:1] in ("=", "+", "-", "@") else text
+
+
+def printable(text: str) -> str:
+    """Replace control characters."""
+    return "".join(ch if ch.isprintable() else "�" for ch in text)

@@ -26,6 +26,7 @@ from jupyter_client.kernelspec import KernelSpec
 from jupyter_client.manager import AsyncKernelManager
 
 from kt_core.corpora.files import write_atomically, write_json
+from kt_core.corpora.loading import load_corpus
 from kt_core.corpora.paths import checkout_dir, data_dir
 from kt_core.evaluation import Score
 from kt_core.runs.recipes import recipe
@@ -80,7 +81,7 @@ def find_notebooks(names: Sequence[str] = (), folder: Path | None = None) -> lis
 
 
 class _Kernel(AsyncKernelManager):
-    """A kernel of the running interpreter, whatever kernels are installed; keeps its peak memory."""
+    """A kernel of the running interpreter, whatever others are installed; keeps its peak memory."""
 
     peak_mib: float | None = None
     environment: dict[str, str] = {}
@@ -224,6 +225,7 @@ def run_workbook(
     recipe("smoke" if profile == "smoke" else "quick", **overrides)  # refuses a mistyped setting
     if Path(corpus).is_dir():
         corpus = str(Path(corpus).resolve())  # the notebooks run in another folder
+    load_corpus(corpus)  # refuses what is not there
     parameters = dict(profile=profile, corpus=corpus, variant=variant, seed=seed, device=device)
     parameters["overrides"] = overrides
     given = {name: value for name, value in parameters.items() if value is not None}
@@ -280,6 +282,7 @@ def _record(out: Path, results: dict, name: str, outcome: Outcome, label: str) -
         facts=json.loads(kept.read_text(encoding="utf-8")).get("facts") if kept.exists() else None,
     )
     memory = f", peak {outcome.peak_mib:.0f} MiB" if outcome.peak_mib else ""
+    write_json(out / "results.json", results)
     print(f"{label} {name}: {outcome.seconds:.0f} s{memory}", flush=True)
 
 
