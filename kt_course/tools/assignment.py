@@ -17,7 +17,7 @@ from kt_core.corpora.loading import Corpus
 from kt_core.corpora.textfiles import check_pairs, read_documents, read_pairs
 from kt_core.models import GPT
 from kt_core.runs.checkpoints import hardware, load_checkpoint, save_checkpoint
-from kt_core.runs.distributed import launched
+from kt_core.runs.distributed import processes
 from kt_core.runs.experiment import evaluate as evaluate_model
 from kt_core.runs.recipes import Recipe, recipe
 from kt_core.vocab import CharVocab
@@ -177,7 +177,7 @@ def _train(
 ) -> None:
     """Train on the phase's data, and write the checkpoint with its card."""
     command = "pretrain" if phase == "pretrain" else "finetune"
-    if launched():  # each process would write the same files
+    if processes() > 1:  # each process would write the same files
         raise ValueError(
             f"kt {command} trains in one process; several take "
             "torchrun ... -m kt_course.tools.cli run"

@@ -13,12 +13,10 @@ import torch
 
 from kt_core.corpora.files import write_json
 from kt_core.corpora.paths import checkout_dir
-from kt_core.models import VARIANTS
+from kt_core.blocks import VARIANTS
 from kt_core.runs.checkpoints import load_checkpoint, save_checkpoint
 from kt_core.runs.experiment import Result, run_experiment
 from kt_course import shipped
-from kt_course.chapters.masked_language_models.masked import PHASES as MASKED
-from kt_course.chapters.masked_language_models.masked import pretrain_masked
 from kt_course.tools import options as opt
 
 
@@ -60,6 +58,8 @@ def retrain(
     The vanilla model is also finetuned without pretraining ("scratch"). With rope on bios come the
     small models of the chapter on masked language models.
     """
+    from kt_course.chapters.masked_language_models import masked
+
     for variant in variants:
         for pretrain in [True, False] if variant == "vanilla" else [True]:
             scratch = "" if pretrain else "-scratch"
@@ -77,9 +77,9 @@ def retrain(
                     name = f"{result.path.name}.json"
                     keep_result(result.path, checkout_dir() / "data" / "results" / name)
     if corpus == "bios" and "rope" in variants:
-        for phase in MASKED:
+        for phase in masked.PHASES:
             state = runs / f"bios-rope-{phase}-seed{seed}.state"
-            model, vocab, card = pretrain_masked(phase, seed=seed, state=state)
+            model, vocab, card = masked.pretrain_masked(phase, seed=seed, state=state)
             print(f"bios {phase}: dev {card['dev']['correct']} of {card['dev']['total']}")
             ship(model, vocab, card, shipped.shipped_path("bios", "rope", phase), out)
 

@@ -11,6 +11,7 @@ docstring-parser.
 
 from __future__ import annotations
 
+import difflib
 import sys
 from collections.abc import Sequence
 
@@ -44,6 +45,7 @@ def make_app() -> App:
         help="Knowledge transfer: pretrain, finetune and question a small GPT.",
         version_flags=(),
         default_parameter=Parameter(negative=()),
+        suppress_keyboard_interrupt=False,
     )
     for name, (target, summary) in COMMANDS.items():
         app.command(f"kt_course.{target}", name=name, help=summary)
@@ -57,6 +59,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         The exit status: 0; 1 if the work itself failed; 2 for bad input; 130 after Ctrl-C.
     """
     tokens = sys.argv[1:] if argv is None else list(argv)
+    if tokens and not tokens[0].startswith("-") and tokens[0] not in COMMANDS:
+        near = difflib.get_close_matches(tokens[0], COMMANDS, n=1)  # cyclopts would import them all
+        hint = f", did you mean {near[0]!r}?" if near else f"; there are {', '.join(COMMANDS)}"
+        print(f"kt {tokens[0]}: no such command{hint}", file=sys.stderr)
+        return 2
     try:
         result = make_app()(
             tokens, exit_on_error=False, print_error=False, result_action="return_value"

@@ -24,9 +24,14 @@ def parse_settings(pairs: Sequence[str], option: str = "--set") -> dict[str, str
     """Split the arguments of an option, KEY=VALUE each, into a dict.
 
     Raises:
-        ValueError: An argument has no equals sign.
+        ValueError: An argument has no equals sign, or a key is given twice.
     """
+    settings: dict[str, str] = {}
     for pair in pairs:
-        if "=" not in pair:
+        key, sign, value = pair.partition("=")
+        if not sign:
             raise ValueError(f"{option} {pair}: write KEY=VALUE, as in {option} pretrain.epochs=5")
-    return dict(pair.split("=", 1) for pair in pairs)
+        if key in settings:
+            raise ValueError(f"{option} {key} is given twice")
+        settings[key] = value
+    return settings

@@ -118,7 +118,7 @@ def chart(rows: Sequence[dict], names: Sequence[str], title: str, x: str | None,
         xs, ys, below, above = zip(*sorted(points), strict=True)
         style = dict(marker="os^Dv"[i % 5], ls="-" if is_numeric else "none", capsize=3)
         ax.errorbar(xs, ys, (below, above), label=label, **style)
-    if y in ("dev", "held_out"):
+    if y in ("dev", "held out") and "london" in names:
         london = {r["settings"][x]: 100 * r["values"]["london"] for r in rows if r["values"]}
         ax.plot(list(map(position.get, london)), list(london.values()), "k:", label="always London")
     ax.set_xticks(list(position.values()), ticks)
