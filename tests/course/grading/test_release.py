@@ -11,7 +11,7 @@ import pytest
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
 
 from kt_course.tools.cli import main
-from kt_course.tools.release import cleaned, release, stub
+from kt_course.grading.release import clean_notebook, make_stub, release
 from kt_course.tools.workbook import find_notebooks
 
 STUB = '''@exercise("causal-mask")
@@ -61,7 +61,7 @@ def answered(tmp_path):
 
 
 def test_outputs_counts_and_traces_go_and_an_answer_becomes_its_stub(answered):
-    notebook = nbformat.reads(cleaned(answered / "01_one.ipynb"), as_version=4)
+    notebook = nbformat.reads(clean_notebook(answered / "01_one.ipynb"), as_version=4)
     before = nbformat.read(answered / "01_one.ipynb", as_version=4)
     text, exercise, other = notebook.cells
     assert exercise.source == STUB
@@ -80,7 +80,7 @@ def test_outputs_counts_and_traces_go_and_an_answer_becomes_its_stub(answered):
 
 @pytest.mark.parametrize("path", find_notebooks(), ids=lambda path: path.stem)
 def test_the_projects_own_notebooks_keep_their_text_and_stubs(path):
-    own, given = nbformat.read(path, as_version=4), nbformat.reads(cleaned(path), as_version=4)
+    own, given = nbformat.read(path, as_version=4), nbformat.reads(clean_notebook(path), as_version=4)
     assert [cell.source for cell in given.cells] == [cell.source for cell in own.cells]
     assert [cell.metadata for cell in given.cells] == [cell.metadata for cell in own.cells]
     assert not any(cell.get("outputs") or cell.get("execution_count") for cell in given.cells)
@@ -101,7 +101,7 @@ def test_the_projects_own_notebooks_keep_their_text_and_stubs(path):
     ],
 )
 def test_a_cell_that_is_blank_or_no_exercise_stays_as_it_is(source):
-    assert stub(source) == source
+    assert make_stub(source) == source
 
 
 @pytest.mark.parametrize(
@@ -122,8 +122,8 @@ def test_a_cell_that_is_blank_or_no_exercise_stays_as_it_is(source):
     ],
 )
 def test_of_an_answer_nothing_but_signature_and_docstring_stays(source, wanted):
-    assert stub(source) == wanted
-    assert stub(wanted) == wanted
+    assert make_stub(source) == wanted
+    assert make_stub(wanted) == wanted
 
 
 def test_an_exercise_cell_that_cannot_be_read_is_named_and_nothing_is_written(answered, tmp_path):
@@ -134,10 +134,10 @@ def test_an_exercise_cell_that_cannot_be_read_is_named_and_nothing_is_written(an
         new_code_cell('@exercise("a")\ndef f(:\n    ...'),
     )
     with pytest.raises(ValueError, match=r"02_two.ipynb, cell 2: .*line 2"):
-        release(tmp_path / "out", answered)
+        release(tmp_path / "out", source=answered)
     (answered / "02_two.ipynb").write_text("{}")
     with pytest.raises(ValueError, match="02_two.ipynb: not a notebook"):
-        release(tmp_path / "out", answered)
+        release(tmp_path / "out", source=answered)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["mine"]
 
 
@@ -157,7 +157,7 @@ def test_a_folder_with_files_is_refused_unless_forced(answered, tmp_path, capsys
 
 def test_an_empty_folder_is_filled(answered, tmp_path):
     (tmp_path / "out").mkdir()
-    assert [path.name for path in release(tmp_path / "out", answered)] == ["01_one.ipynb"]
+    assert [path.name for path in release(tmp_path / "out", source=answered)] == ["01_one.ipynb"]
     assert (tmp_path / "out" / "01_one.ipynb").stat().st_mode & 0o777 == 0o666 & ~umask()
 
 
@@ -170,11 +170,11 @@ def umask():
 def test_the_notebooks_themselves_are_never_the_target(answered, tmp_path):
     before = (answered / "01_one.ipynb").read_bytes()
     with pytest.raises(ValueError, match="the notebooks themselves"):
-        release(answered, answered, force=True)
+        release(answered, source=answered, force=True)
     assert (answered / "01_one.ipynb").read_bytes() == before
     (tmp_path / "file").write_text("")
     with pytest.raises(ValueError, match="a file, not a folder"):
-        release(tmp_path / "file", answered)
+        release(tmp_path / "file", source=answered)
 
 
 def test_a_write_that_fails_leaves_nothing_behind(answered, tmp_path, monkeypatch):
@@ -188,5 +188,5 @@ def test_a_write_that_fails_leaves_nothing_behind(answered, tmp_path, monkeypatc
 
     monkeypatch.setattr(pathlib.Path, "write_text", full)
     with pytest.raises(OSError, match="no space"):
-        release(tmp_path / "out", answered)
+        release(tmp_path / "out", source=answered)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["mine"]
