@@ -10,12 +10,12 @@ from typing import Any
 
 import torch
 from filelock import FileLock
-from kt_core.blocks import VARIANTS
-from kt_core.devices import choose_device
 
 from kt_core._validation import did_you_mean, one_of
+from kt_core.blocks import VARIANTS
 from kt_core.corpora.files import sha256, write_json
 from kt_core.corpora.loading import Corpus, load_corpus
+from kt_core.devices import choose_device
 from kt_core.evaluation import Score
 from kt_core.models import GPT
 from kt_core.runs.checkpoints import load_checkpoint

@@ -20,7 +20,7 @@ import torch  # noqa: E402
 import kt_core as kt  # noqa: E402
 from kt_core.corpora.files import write_atomically  # noqa: E402
 from kt_course.figures import plots  # noqa: E402
-from kt_course.shipped import kept_curve, shipped  # noqa: E402
+from kt_course.shipped import learning_curve, shipped  # noqa: E402
 
 VARIANTS = ("rope", "perceiver_ar", "vanilla", "perceiver")
 
@@ -38,7 +38,7 @@ def assignment() -> None:
     told = json.loads(
         (ROOT / "data" / "results" / "wiki-rope-seed0.json").read_text(encoding="utf-8")
     )
-    rows = [row for row in kept_curve("wiki", "rope") if row["phase"] == "pretrain"]
+    rows = [row for row in learning_curve("wiki", "rope") if row["phase"] == "pretrain"]
     london = kt.Score(told["london"]["correct"], told["london"]["total"])
     save(plots.learning_curves({"rope, pretraining": rows}, london=london), "wiki.png")
 

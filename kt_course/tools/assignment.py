@@ -9,16 +9,16 @@ from typing import Annotated
 
 import torch
 from cyclopts import Parameter
-from kt_core.devices import choose_device
-from kt_core.runs.fitting import fit
-from kt_core.runs.predictions import write_predictions
 
 from kt_core.corpora.loading import Corpus
 from kt_core.corpora.textfiles import check_pairs, read_documents, read_pairs
+from kt_core.devices import choose_device
 from kt_core.models import GPT
 from kt_core.runs.checkpoints import hardware, load_checkpoint, save_checkpoint
 from kt_core.runs.distributed import processes
 from kt_core.runs.experiment import evaluate as evaluate_model
+from kt_core.runs.fitting import fit
+from kt_core.runs.predictions import write_predictions
 from kt_core.runs.recipes import Recipe, recipe
 from kt_core.vocab import CharVocab
 from kt_course.tools import options as opt

@@ -29,16 +29,16 @@ from itertools import cycle
 from pathlib import Path
 
 import torch
-from kt_core.devices import choose_device
-from kt_core.runs.fast_paths import use_fast_paths
-from kt_core.runs.hooks import Precision
 
 import kt_core
 from kt_core.corpora.files import write_json
 from kt_core.corpora.loading import Corpus, load_corpus
 from kt_core.decoding import answer
+from kt_core.devices import choose_device
 from kt_core.models import GPT
 from kt_core.runs.checkpoints import hardware
+from kt_core.runs.fast_paths import use_fast_paths
+from kt_core.runs.hooks import Precision
 from kt_core.runs.recipes import Recipe, recipe
 from kt_core.trainer import Trainer
 from kt_core.vocab import CharVocab

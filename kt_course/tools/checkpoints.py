@@ -11,9 +11,9 @@ from typing import Any, Literal
 
 import torch
 
+from kt_core.blocks import VARIANTS
 from kt_core.corpora.files import write_json
 from kt_core.corpora.paths import checkout_dir
-from kt_core.blocks import VARIANTS
 from kt_core.runs.checkpoints import load_checkpoint, save_checkpoint
 from kt_core.runs.experiment import Result, run_experiment
 from kt_course import shipped
@@ -58,7 +58,7 @@ def retrain(
     The vanilla model is also finetuned without pretraining ("scratch"). With rope on bios come the
     small models of the chapter on masked language models.
     """
-    from kt_course.chapters.masked_language_models import masked
+    from kt_course.chapters.masked_language_models import masked_pretraining as masked
 
     for variant in variants:
         for pretrain in [True, False] if variant == "vanilla" else [True]:

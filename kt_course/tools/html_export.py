@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import html
 import re
 from collections.abc import Sequence
@@ -15,6 +16,8 @@ from nbconvert.filters.markdown_mistune import IPythonRenderer, MarkdownWithMath
 from tabulate import tabulate
 
 from kt_core.corpora.files import write_atomically
+from kt_course.explorers.living_page import MIME as LIVING
+from kt_course.explorers.living_page import page_fragments
 
 # What a cell shows if it offers several forms: its picture, never a widget that needs a kernel
 PRIORITY = (
@@ -112,11 +115,24 @@ def _for_page(output: nbformat.NotebookNode) -> list[nbformat.NotebookNode]:
     return [output, nbformat.v4.new_output("display_data", {"text/html": CAPTION})]
 
 
+def _bring_to_life(notebook: nbformat.NotebookNode) -> None:
+    """Replace the outputs of living pages by HTML with the models inside; see `living_page`."""
+    outputs = [output for cell in notebook.cells for output in cell.get("outputs", [])]
+    living = [output for output in outputs if LIVING in output.get("data", {})]
+    pictures = [
+        (base64.b64decode(output.data["image/png"]), output.data["text/plain"]) for output in living
+    ]
+    fragments = page_fragments([output.data[LIVING] for output in living], pictures)
+    for output, fragment in zip(living, fragments, strict=True):
+        output["data"] = {"text/html": fragment}
+
+
 def write_page(notebook: str | Path, page: str | Path) -> None:
     """Write an executed notebook (.ipynb) as one self-contained HTML file."""
     path = Path(notebook)
     copy = nbformat.read(path, as_version=4)
     copy.metadata.pop("widgets", None)
+    _bring_to_life(copy)
     for cell in copy.cells:
         if cell.cell_type == "code":
             cell.outputs = [each for output in cell.outputs for each in _for_page(output)]

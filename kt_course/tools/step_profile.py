@@ -12,10 +12,10 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 
 import torch
-from kt_core.devices import choose_device
-from kt_core.runs.hooks import Precision
 from torch.profiler import ProfilerActivity, profile
 
+from kt_core.devices import choose_device
+from kt_core.runs.hooks import Precision
 from kt_core.runs.recipes import Recipe, recipe
 from kt_core.trainer import Hook, Trainer
 from kt_course.tools.tables import spread, text_table

@@ -20,8 +20,7 @@ from kt_core.runs.text_rules import salient_spans
 from kt_core.runs.windows import KnowledgeWindows
 from kt_core.train_config import TrainConfig
 from kt_core.trainer import Trainer
-from kt_course import shipped as shipping
-from kt_course.chapters.masked_language_models import next_sentence
+from kt_course.chapters.masked_language_models import masked_pretraining, next_sentence
 from kt_course.chapters.masked_language_models.masked_data import (
     UNITS,
     MaskedPairs,
@@ -53,6 +52,7 @@ from kt_course.chapters.masked_language_models.next_sentence import (
     same_person_probability,
 )
 from kt_course.shipped import shipped
+from kt_course.tools import checkpoints
 
 LINES = [
     "Ada Moor. She was born in Oslo in 1901, and studied law in Rome.",
@@ -548,11 +548,11 @@ def test_the_command_ships_the_masked_models_with_rope_on_bios(tmp_path, monkeyp
         calls.append((phase, options["seed"], options["state"].name))
         return encoder(), VOCAB, dict(phase=phase, dev=dict(correct=1, total=2))
 
-    monkeypatch.setattr(shipping, "pretrain_masked", train)
-    monkeypatch.setattr(shipping, "run_experiment", lambda *a, **k: type("R", (), {"dev": None}))
-    shipping.retrain("bios", ["vanilla"], 0, tmp_path / "runs", tmp_path / "out")
+    monkeypatch.setattr(masked_pretraining, "pretrain_masked", train)
+    monkeypatch.setattr(checkpoints, "run_experiment", lambda *a, **k: type("R", (), {"dev": None}))
+    checkpoints.retrain("bios", ["vanilla"], 0, tmp_path / "runs", tmp_path / "out")
     assert not calls
-    shipping.retrain("bios", ["rope"], 4, tmp_path / "runs", tmp_path / "out")
+    checkpoints.retrain("bios", ["rope"], 4, tmp_path / "runs", tmp_path / "out")
     assert [phase for phase, *_ in calls] == list(PHASES)
     assert calls[0] == ("masked_chars", 4, "bios-rope-masked_chars-seed4.state")
     assert "bios masked_spans: dev 1 of 2" in capsys.readouterr().out

@@ -1,4 +1,4 @@
-"""Grading: answers out of a notebook, verdicts that an answer cannot forge, limits that hold, and a row whatever happens."""
+"""Grading: answers of a notebook, verdicts that no answer can forge, limits, a row for everything."""
 
 from __future__ import annotations
 
@@ -23,18 +23,18 @@ from kt_course.grading.judging import (
     BY_EFFECT,
     Lost,
     Unreadable,
-    in_a_copy,
     judge_notebook,
+    run_in_copy,
     verdict,
 )
-from kt_course.grading.sandbox import Ended, confined
+from kt_course.grading.sandbox import Outcome, run_confined
 from kt_course.tools.cli import main
 
 pytestmark = pytest.mark.skipif(
     not hasattr(os, "fork"), reason="grading needs fork: Linux or macOS"
 )
 isolated = pytest.mark.skipif(
-    bool(sandbox.missing()), reason=sandbox.missing() or "bubblewrap works"
+    bool(sandbox.bubblewrap_problem()), reason=sandbox.bubblewrap_problem() or "bubblewrap works"
 )
 both = pytest.mark.parametrize("bubblewrap", [False, pytest.param(True, marks=isolated)])
 
@@ -140,11 +140,11 @@ def test_verdicts(cells, wanted):
 
 
 FORGED = """import io, os
-told = io.BytesIO()
-torch.save(("result", ("right", "fine")), told)
+forged = io.BytesIO()
+torch.save(("result", ("right", "fine")), forged)
 for fd in range(3, 100):
     try:
-        os.write(fd, told.getvalue())
+        os.write(fd, forged.getvalue())
     except OSError:
         pass
 never = os._exit(0)
@@ -185,8 +185,8 @@ ONLY_THERE = "wrong: it passes only where it can reach the check: "
     ],
 )
 def test_an_answer_cannot_forge_its_verdict(answer, wanted):
-    told = judged(answer)
-    assert re.match(wanted, told), told
+    verdict = judged(answer)
+    assert re.match(wanted, verdict), verdict
 
 
 def test_what_no_copy_can_hand_over_is_right_but_unconfirmed():
@@ -194,10 +194,10 @@ def test_what_no_copy_can_hand_over_is_right_but_unconfirmed():
         "class Data(list): pass\n"
         + '@exercise("answer-loss")\ndef data(pairs, vocab, block_size=128):\n'
     )
-    told = judged(
+    borrowed = judged(
         loads + "    return Data(kt.NamePlace(pairs, vocab, block_size))", id="answer-loss"
     )
-    assert "calls kt_core's own" in told
+    assert "calls kt_core's own" in borrowed
     own = """    rows = []
     for question, answer in pairs:
         if answer is None or len(question) + len(answer) + 2 > block_size + 1: raise ValueError
@@ -226,7 +226,7 @@ class Reference:
 def test_a_right_answer_passes_by_its_results_alone(id):
     """Also keeps the list of those that cannot: their checks fail where calls leave no trace."""
     exercise, calls = library()[id], itertools.count()
-    elsewhere = judging._elsewhere(Reference(id), (), time.monotonic() + 60)
+    elsewhere = judging.call_in_copies(Reference(id), (), time.monotonic() + 60)
 
     def answer(
         *given, **options
@@ -245,7 +245,7 @@ def test_a_right_answer_passes_by_its_results_alone(id):
 
 
 @pytest.mark.parametrize(
-    ("work", "error", "told"),
+    ("work", "error", "message"),
     [
         (lambda: (_ for _ in ()).throw(UnicodeError("so")), ValueError, "so"),
         (lambda: {}["key"], RuntimeError, "KeyError: 'key'"),
@@ -256,10 +256,10 @@ def test_a_right_answer_passes_by_its_results_alone(id):
         (lambda: time.sleep(60), Unreadable, "too long"),
     ],
 )
-def test_what_comes_back_from_a_copy(work, error, told, monkeypatch):
-    monkeypatch.setattr(judging, "RESULT", 10**6)
-    with pytest.raises(error, match=told):
-        in_a_copy(work, 1.0 if error is Unreadable else 60.0)
+def test_what_comes_back_from_a_copy(work, error, message, monkeypatch):
+    monkeypatch.setattr(judging, "MAX_RESULT", 10**6)
+    with pytest.raises(error, match=message):
+        run_in_copy(work, 1.0 if error is Unreadable else 60.0)
     assert not [
         child for child in psutil.Process().children() if child.status() == psutil.STATUS_ZOMBIE
     ]
@@ -290,8 +290,8 @@ def test_what_is_no_notebook_of_ours_is_said(data, problem):
 
 def python(code, given=b"", limits=LIMITS, seconds=60, bubblewrap=False):
     """What Python code tells by `tell`."""
-    above = "import json, os, subprocess, sys, time\ndef tell(**fact): os.write(int(sys.argv[1]), json.dumps(fact).encode() + b'\\n')\n"
-    return confined(["-c", above + code, "FD"], given, limits, seconds, bubblewrap)
+    above = "import json, os, subprocess, sys, time\ndef report(**fact): os.write(int(sys.argv[1]), json.dumps(fact).encode() + b'\\n')\n"
+    return run_confined(["-c", above + code, "FD"], given, limits, seconds, bubblewrap)
 
 
 def running_sleeps(seconds):
@@ -305,11 +305,11 @@ def test_a_process_sees_its_input_an_environment_of_its_own_and_an_empty_home(
     bubblewrap, monkeypatch
 ):
     monkeypatch.setenv("SECRET_TOKEN", "x")
-    code = "home = os.path.expanduser('~')\ntell(given=sys.stdin.read(), env=dict(os.environ), home=os.listdir(home), cwd=os.listdir())"
-    (told,) = python(code, b"text", bubblewrap=bubblewrap).told
-    assert told["given"] == "text" and told["home"] == [] and told["cwd"] == []
-    assert "SECRET_TOKEN" not in told["env"] and told["env"]["KT_PROGRESS_FILE"] == "off"
-    assert told["env"]["HOME"] != os.path.expanduser("~")
+    code = "home = os.path.expanduser('~')\nreport(given=sys.stdin.read(), env=dict(os.environ), home=os.listdir(home), cwd=os.listdir())"
+    (facts,) = python(code, b"text", bubblewrap=bubblewrap).facts
+    assert facts["given"] == "text" and facts["home"] == [] and facts["cwd"] == []
+    assert "SECRET_TOKEN" not in facts["env"] and facts["env"]["KT_PROGRESS_FILE"] == "off"
+    assert facts["env"]["HOME"] != os.path.expanduser("~")
 
 
 @both
@@ -328,7 +328,7 @@ def test_a_process_sees_its_input_an_environment_of_its_own_and_an_empty_home(
             {"memory": 0.3},
             "out of memory: more than 0.3 GB",
         ),
-        ("while True: os.write(int(sys.argv[1]), b'x' * 4096)", {}, "it tells too much"),
+        ("while True: os.write(int(sys.argv[1]), b'x' * 4096)", {}, "it reports too much"),
     ],
     ids=["time", "closed", "processes", "memory", "report"],
 )
@@ -353,9 +353,9 @@ def refused(work):
     try: work()
     except (MemoryError, OSError) as error: return type(error).__name__
     return "allowed"
-tell(memory=refused(lambda: bytearray(40 * 2**30)), file=refused(lambda: open('x', 'wb').write(bytes(3 * 2**20))))"""
-    (told,) = python(code, limits=Limits(memory=1, disk=0.001), bubblewrap=bubblewrap).told
-    assert told == {"memory": "MemoryError", "file": "OSError"}
+report(memory=refused(lambda: bytearray(40 * 2**30)), file=refused(lambda: open('x', 'wb').write(bytes(3 * 2**20))))"""
+    (facts,) = python(code, limits=Limits(memory=1, disk=0.001), bubblewrap=bubblewrap).facts
+    assert facts == {"memory": "MemoryError", "file": "OSError"}
 
 
 @isolated
@@ -367,11 +367,11 @@ import socket
 def fails(work):
     try: work()
     except OSError: return True
-tell(secret=os.path.exists({str(secret)!r}), network=not fails(lambda: socket.create_connection(("1.1.1.1", 53), timeout=3)),
+report(secret=os.path.exists({str(secret)!r}), network=not fails(lambda: socket.create_connection(("1.1.1.1", 53), timeout=3)),
      package=not fails(lambda: open({sandbox.__file__!r}, "a")), root=not fails(lambda: open("/x", "w")),
      shadow=os.path.exists("/etc/shadow"), outside={os.getpid()} in [int(p) for p in os.listdir("/proc") if p.isdigit()][5:])"""
-    (told,) = python(code, bubblewrap=True).told
-    assert not any(told.values()), told
+    (facts,) = python(code, bubblewrap=True).facts
+    assert not any(facts.values()), facts
 
 
 @pytest.mark.parametrize("limits", [{"cell": 0}, {"memory": -1.0}, {"processes": 0}])
@@ -413,22 +413,22 @@ def test_limits_are_above_zero(limits):
 )
 def test_how_a_run_ends(cells, wanted):
     seconds = "3" if "timed out" in wanted else "60"
-    ran = confined(["-P", running.__file__, "FD", seconds], notebook(*cells), LIMITS, 90, False)
-    assert re.search(wanted, batch.status(ran)), ran
+    ran = run_confined(["-P", running.__file__, "FD", seconds], notebook(*cells), LIMITS, 90, False)
+    assert re.search(wanted, batch.describe_run(ran)), ran
     assert not running_sleeps("61.25")
 
 
-def test_a_status_is_told_whatever_is_known():
+def test_a_status_says_what_is_known():
     assert (
-        batch.status(Ended([], "timed out: more than 9 s in all"))
+        batch.describe_run(Outcome([], "timed out: more than 9 s in all"))
         == "timed out: more than 9 s in all"
     )
     assert (
-        batch.status(Ended([{"cell": 3}], "out of memory: more than 1 GB"))
+        batch.describe_run(Outcome([{"cell": 3}], "out of memory: more than 1 GB"))
         == "out of memory at cell 3: more than 1 GB"
     )
     refused = {"end": "failed", "error": "RuntimeError: DefaultCPUAllocator: can't allocate memory"}
-    assert batch.status(Ended([{"cell": 3}, refused])).startswith("out of memory at cell 3")
+    assert batch.describe_run(Outcome([{"cell": 3}, refused])).startswith("out of memory at cell 3")
 
 
 # ---------------------------------------------------------------- the batch
@@ -481,8 +481,8 @@ def test_kt_grade_gives_a_row_for_everything(tmp_path, capsys, monkeypatch):
         "0",
     )
     assert float(row["seconds"]) > 0 and row["multi-head"] == "not attempted: its cell is missing"
-    told = capsys.readouterr().out
-    assert "good.ipynb: finished, 1 of" in told and "5 submissions in" in told
+    printed = capsys.readouterr().out
+    assert "good.ipynb: finished, 1 of" in printed and "5 submissions in" in printed
     assert not (tmp_path / "progress.json").exists()
 
 
@@ -493,17 +493,17 @@ def test_a_submission_that_breaks_the_grader_gives_a_row(tmp_path, monkeypatch):
         )  # else a module that an answer writes would be imported from the current folder
         raise OSError("too many open files")
 
-    monkeypatch.setattr(batch, "confined", broken)
+    monkeypatch.setattr(batch, "run_confined", broken)
     for name in "ab":
         (tmp_path / f"{name}.ipynb").write_bytes(notebook(RIGHT))
     lines: list[str] = []
-    rows = grade([tmp_path], tmp_path / "out.csv", bubblewrap=False, tell=lines.append)
+    rows = grade([tmp_path], tmp_path / "out.csv", bubblewrap=False, log=lines.append)
     assert [row.status for row in rows] == ["failed: OSError: too many open files"] * 2
     assert "NOT ISOLATED" in lines[0] and "docs/instructor.md" in lines[0] and len(lines) == 3
-    monkeypatch.setattr(batch, "LARGEST", 10)
+    monkeypatch.setattr(batch, "MAX_BYTES", 10)
     assert (
         "larger than"
-        in grade([tmp_path / "a.ipynb"], tmp_path / "out.csv", tell=lines.append)[0].status
+        in grade([tmp_path / "a.ipynb"], tmp_path / "out.csv", log=lines.append)[0].status
     )
 
 
@@ -521,9 +521,9 @@ def test_an_interrupted_batch_keeps_its_rows(tmp_path, monkeypatch):
 
 
 def test_nothing_to_grade_and_a_system_without_fork_are_said(tmp_path, monkeypatch, capsys):
-    assert main(["grade", str(tmp_path), "--out", str(tmp_path / "out.csv")]) == 1
+    assert main(["grade", str(tmp_path), "--out", str(tmp_path / "out.csv")]) == 2
     assert "no notebook in" in capsys.readouterr().err
-    assert main(["grade", str(tmp_path), "--out", "a.ipynb"]) == 1
+    assert main(["grade", str(tmp_path), "--out", "a.ipynb"]) == 2
     assert "must end in .csv" in capsys.readouterr().err
     monkeypatch.delattr(os, "fork")
     with pytest.raises(ValueError, match="Linux or macOS"):
@@ -533,10 +533,10 @@ def test_nothing_to_grade_and_a_system_without_fork_are_said(tmp_path, monkeypat
 def test_a_table_is_harmless_in_a_spreadsheet():
     verdicts = {"scaled-score": "wrong: it\x1b[31m raised", "causal-mask": "right, unconfirmed: x"}
     row = Row("=cmd\udcff|x", "finished", 1.5, "01_attention_math", verdicts)
-    assert (row.right, row.unconfirmed) == (1, 1)
+    assert (row.right, row.unconfirmed) == (0, 1)
     assert batch.table([row]).splitlines() == [
         "file,notebook,status,right,of,unconfirmed,seconds,scaled-score,causal-mask",
-        '\'=cmd�|x,01_attention_math,finished,1,2,1,1.5,wrong: it�[31m raised,"right, unconfirmed: x"',
+        '\'=cmd�|x,01_attention_math,finished,0,2,1,1.5,wrong: it�[31m raised,"right, unconfirmed: x"',
     ]
 
 

@@ -10,8 +10,8 @@ import nbformat
 import pytest
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
 
-from kt_course.tools.cli import main
 from kt_course.grading.release import clean_notebook, make_stub, release
+from kt_course.tools.cli import main
 from kt_course.tools.workbook import find_notebooks
 
 STUB = '''@exercise("causal-mask")
@@ -80,7 +80,10 @@ def test_outputs_counts_and_traces_go_and_an_answer_becomes_its_stub(answered):
 
 @pytest.mark.parametrize("path", find_notebooks(), ids=lambda path: path.stem)
 def test_the_projects_own_notebooks_keep_their_text_and_stubs(path):
-    own, given = nbformat.read(path, as_version=4), nbformat.reads(clean_notebook(path), as_version=4)
+    own, given = (
+        nbformat.read(path, as_version=4),
+        nbformat.reads(clean_notebook(path), as_version=4),
+    )
     assert [cell.source for cell in given.cells] == [cell.source for cell in own.cells]
     assert [cell.metadata for cell in given.cells] == [cell.metadata for cell in own.cells]
     assert not any(cell.get("outputs") or cell.get("execution_count") for cell in given.cells)
@@ -147,7 +150,7 @@ def test_a_folder_with_files_is_refused_unless_forced(answered, tmp_path, capsys
     assert main(ask) == 0 and "1 notebooks" in capsys.readouterr().out
     (out / "01_one.ipynb").write_text("old")
     (out / "notes.txt").write_text("mine")
-    assert main(ask) == 1 and "not empty" in capsys.readouterr().err
+    assert main(ask) == 2 and "not empty" in capsys.readouterr().err
     assert (out / "01_one.ipynb").read_text() == "old"
     assert main([*ask, "--force"]) == 0
     assert STUB.splitlines()[0] in nbformat.read(out / "01_one.ipynb", as_version=4).cells[1].source

@@ -12,7 +12,13 @@ from kt_core.trainer import Trainer
 from kt_course import shipped as shipping
 from kt_course.lesson import start_lesson
 
-TINY = dict(block_size=64, n_embd=16, pretrain_epochs=1, pretrain_batch_size=32)
+TINY = {
+    "model.block_size": 64,
+    "model.bottleneck": 32,
+    "model.n_embd": 16,
+    "pretrain.epochs": 1,
+    "pretrain.batch_size": 32,
+}
 
 
 @pytest.fixture
@@ -85,11 +91,11 @@ def test_the_recipe_follows_the_corpus_and_the_profile(corpus, profile, name):
     [
         (
             dict(profil="quick"),
-            r"no parameter 'profil', did you mean 'profile'; there are profile, corpus, variant",
+            r"no parameter 'profil', did you mean 'profile'\? known: profile, corpus, variant",
         ),
         (dict(sede=3), r"did you mean 'seed'"),
-        (dict(zzz=3), r"no parameter 'zzz'; there are"),
-        (dict(profile="fast"), r"profile is 'fast'.*smoke, quick, full"),
+        (dict(zzz=3), r"no parameter 'zzz'; known: "),
+        (dict(profile="fast"), r"no profile 'fast'.*smoke, quick, full"),
         (dict(profile="ful"), r"did you mean 'full'"),
         (dict(variant="perceiverar"), r"did you mean 'perceiver_ar'.*vanilla, rope"),
         (dict(device="gpu"), r"device"),
@@ -98,12 +104,9 @@ def test_the_recipe_follows_the_corpus_and_the_profile(corpus, profile, name):
         (dict(seed=True), r"parameter seed must be"),
         (dict(profile=None), r"parameter profile must be"),
         (dict(overrides="{}"), r"parameter overrides must be a dict"),
-        (
-            dict(overrides=dict(finetune_epoch=5)),
-            r"'finetune_epoch', did you mean finetune_epochs; there are",
-        ),
-        (dict(overrides=dict(finetune_epochs="long")), r"finetune_epochs must be float"),
-        (dict(overrides=dict(n_embd=15)), r"n_embd"),
+        (dict(overrides={"finetune.epoch": 5}), r"did you mean 'finetune.epochs'"),
+        (dict(overrides={"finetune.epochs": "long"}), r"epochs"),
+        (dict(overrides={"model.n_embd": 15}), r"n_embd"),
     ],
 )
 def test_wrong_parameters_name_the_known_ones(cell, change, words):
@@ -188,7 +191,7 @@ def test_quick_takes_what_ships_and_names_it_when_it_does_not(cell, tmp_path, mo
             {"is": name},
         )
     assert lesson.pretrained()[2]["is"] == "bios:people=20-rope-pretrained"
-    other = start_lesson("x", cell | dict(profile="quick", overrides=TINY | dict(n_layer=3)))
+    other = start_lesson("x", cell | dict(profile="quick", overrides=TINY | {"model.n_layer": 3}))
     with pytest.raises(
         ValueError, match="the shipped rope model cannot have n_layer 3: profile full"
     ):
@@ -205,7 +208,6 @@ def test_where_the_finetuned_models_alone_ship_they_stand_in_and_it_is_said(
     cell, tmp_path, monkeypatch, capsys
 ):
     monkeypatch.setattr(shipping, "checkpoints_dir", lambda: tmp_path)
-    monkeypatch.setitem(shipping.SHIPS, ("bios:people=20", "rope"), ("finetuned",))
     model = kt.GPT(kt.recipe("quick", **TINY).model_config(4, "rope"))
     kt.save_checkpoint(
         tmp_path / "bios:people=20-rope-finetuned.safetensors",
