@@ -12,6 +12,7 @@ export function askView(page) {
   const status = el("p", { class: "kt-hidden", role: "status" });
   const cards = names.map((name) => ({
     name,
+    label: page.label(name),
     answer: el("p", { class: "kt-answer" }),
     list: el("ol", { class: "kt-answers" }),
   }));
@@ -24,7 +25,7 @@ export function askView(page) {
       knockedOut = page.knockedOut(name);
     return model.topAnswers(question, 5, { knockedOut });
   };
-  const show = ({ name, answer, list }, answers, truth) => {
+  const show = ({ label, answer, list }, answers, truth) => {
     const best = answers[0];
     const verdict =
       truth === undefined ? "" : best.answer === truth ? " ✓ correct" : ` ✗ correct: ${truth}`;
@@ -47,7 +48,7 @@ export function askView(page) {
         ),
       ),
     );
-    return `${name}: ${best.answer || "an empty answer"}, ${percent(best.probability)}${verdict}`;
+    return `${label}: ${best.answer || "an empty answer"}, ${percent(best.probability)}${verdict}`;
   };
   const update = () => {
     const mine = ++run,
@@ -97,8 +98,8 @@ export function askView(page) {
     el(
       "div",
       { class: "kt-cards" },
-      ...cards.map(({ name, answer, list }) =>
-        el("section", { "aria-label": name }, el("p", { class: "kt-title" }, name), answer, list),
+      ...cards.map(({ label, answer, list }) =>
+        el("section", { "aria-label": label }, el("p", { class: "kt-title" }, label), answer, list),
       ),
     ),
     el(

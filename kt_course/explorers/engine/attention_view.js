@@ -78,7 +78,7 @@ export function attentionView(page) {
   });
   const choice = choiceField({
     label: "Model",
-    options: page.names,
+    options: page.names.map((name) => [name, page.label(name)]),
     value: state.name,
     changed: (name) => {
       state.name = name;

@@ -14,15 +14,20 @@ const shared = (globalThis.ktShared ??= {
 });
 
 /**
- * Make a model known to the page, under its name. The weights (or a function that gives them)
- * are read at first use.
+ * Make a model known to the page, under its name, with a number after it if another model has it.
+ *
+ * @param {Object} given {name, config, chars, key, weights}; weights, or a function that gives
+ *     them, are read when the model is first used
+ * @returns {string} the name that `kt.models()` lists
  */
-export function register({ name, ...given }) {
+export function register(given) {
   globalThis.kt ??= hook;
-  const known = shared.models.get(name);
-  if (known && known.given.key !== given.key) return register({ name: `${name} (2)`, ...given });
-  if (!known) shared.models.set(name, { given, model: null });
-  return name;
+  for (let number = 1; ; number++) {
+    const name = number === 1 ? given.name : `${given.name} (${number})`;
+    const known = shared.models.get(name);
+    if (!known) shared.models.set(name, { given, model: null });
+    if (!known || known.given.key === given.key) return name;
+  }
 }
 
 /** @returns {Model} the model of that name; an Error lists those that there are */
@@ -186,14 +191,22 @@ function curious() {
  */
 export function mount(root, { view, models, examples = [], label = "", start = {} }) {
   const names = models.map(register);
+  const labels = new Map(names.map((name, i) => [name, models[i].name]));
   const page = {
     names,
+    label: (name) => labels.get(name), // what this view calls a model
     examples,
     start,
     model: modelOf,
     knockedOut,
     knockOut,
-    onKnockOut: (listener) => shared.listeners.add(listener),
+    onKnockOut(listener) {
+      const whileShown = (name) => {
+        if (root.isConnected) listener(name);
+        else shared.listeners.delete(whileShown); // the cell was run again
+      };
+      shared.listeners.add(whileShown);
+    },
     onTheme: null, // a view sets this to redraw its canvases
     theme: "light",
   };
@@ -247,7 +260,7 @@ export function render({ model, el: root }) {
   const given = structuredClone(model.get("given"));
   const place = root.appendChild(el("div", {}, el("p", {}, "Loading the model …")));
   const receive = (message, buffers) => {
-    if (message.kind !== "weights") return;
+    if (message.kind !== "weights" || place.dataset.ready) return;
     given.models.forEach((one, i) => {
       one.weights = buffers[i];
     });

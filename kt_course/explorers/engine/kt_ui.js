@@ -278,12 +278,12 @@ export function questionField({ label, value, examples, changed }) {
   };
 }
 
-/** A labelled list to choose from. */
+/** A labelled list to choose from; `options` are pairs of a value and its text. */
 export function choiceField({ label, options, value, changed }) {
   const select = el(
     "select",
     { change: () => changed(select.value) },
-    ...options.map((option) => el("option", { value: option, selected: option === value }, option)),
+    ...options.map(([key, text]) => el("option", { value: key, selected: key === value }, text)),
   );
   return {
     select,

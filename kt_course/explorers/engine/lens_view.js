@@ -120,7 +120,7 @@ export function lensView(page) {
   });
   const neighbours = choiceField({
     label: "Positions replaced together",
-    options: ["1", "3", "5", "7"],
+    options: ["1", "3", "5", "7"].map((size) => [size, size]),
     value: "7",
     changed: (size) => {
       state.window = Number(size);
@@ -144,7 +144,7 @@ export function lensView(page) {
   });
   const choice = choiceField({
     label: "Model",
-    options: names,
+    options: names.map((name) => [name, page.label(name)]),
     value: state.name,
     changed: (name) => {
       state.name = name;

@@ -365,24 +365,29 @@ class TestTheExplorersAreQuickAndSelfContained:
             pytest.skip(f"{best:.0f} ms, but {load:.0f} processes share {cores} cores")
         assert best < limit
 
-    def test_an_exported_notebook_lives(self, browser, views, tmp_path):
-        """Two explorers on one page share the engine and the weights."""
+    def test_an_exported_notebook_lives(self, browser, views, models, dev, tmp_path):
+        """Explorers on one page share the engine, and the weights that they have in common."""
         cells = []
-        for name in ("attention", "attention"):
+        for name in ("attention", "attention", "lens"):
             data, metadata = views[name]._repr_mimebundle_()
             output = nbformat.v4.new_output("display_data", data, metadata=metadata)
             cells.append(nbformat.v4.new_code_cell("attach(...)", outputs=[output]))
         nbformat.write(nbformat.v4.new_notebook(cells=cells), tmp_path / "chapter.ipynb")
         target = tmp_path / "chapter.html"
         write_page(tmp_path / "chapter.ipynb", target)
-        assert target.stat().st_size < 3_000_000
+        assert target.stat().st_size < 5_500_000
         with tab(browser, *DESKTOP, target.as_uri()) as page:
             page.goto(target.as_uri())
-            page.locator("[data-ready]").first.wait_for()
-            page.mouse.wheel(0, 3000)
-            page.locator("[data-ready]").nth(1).wait_for()
+            for number in range(3):
+                page.locator("#kt-living-" + str(number + 1)).scroll_into_view_if_needed()
+                page.locator("[data-ready]").nth(number).wait_for(timeout=60_000)
             assert page.locator(".kt-curious").count() == 1
-            assert page.evaluate("kt.models()") == ["finetuned"]
+            assert page.evaluate("kt.models()") == ["finetuned", "finetuned (2)"]
+            questions = [question for question, _ in dev[:5]]
+            ask = "([name, all]) => all.map(each => kt.answer(name, each))"
+            for name, variant in (("finetuned", "rope"), ("finetuned (2)", "vanilla")):
+                found = page.evaluate(ask, [name, questions])
+                assert found == kt.answer(*models[variant], questions)
             assert not page.strays and not page.problems
 
 
