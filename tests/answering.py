@@ -21,13 +21,15 @@ NOTEBOOKS = Path(__file__).resolve().parent.parent / "notebooks"
 OTHERWISE = {
     "multi-head": """def my_multi_head(attention, x, mask=None):
     parts = []
-    for q, k, v in zip(*(f(x).chunk(attention.n_head, dim=-1) for f in (attention.query, attention.key, attention.value))):
+    maps = attention.query, attention.key, attention.value
+    for q, k, v in zip(*(f(x).chunk(attention.n_head, dim=-1) for f in maps)):
         parts.append(kt.attend(q, k, v, mask)[0])
     return attention.proj(torch.cat(parts, dim=-1))
 """,
     "calibration-error": """def calibration_error(confidence, right, bins=10):
     where = ((confidence.double() * bins).ceil().long() - 1).clamp(0, bins - 1)
-    gaps = torch.zeros(bins, dtype=torch.double).index_add(0, where, torch.as_tensor(right).double() - confidence)
+    gap = torch.as_tensor(right).double() - confidence
+    gaps = torch.zeros(bins, dtype=torch.double).index_add(0, where, gap)
     return float(gaps.abs().sum() / len(confidence))
 """,
     "abstention-threshold": """def lowest_threshold(sure, right, accuracy):
@@ -42,17 +44,17 @@ _HEADER = re.compile(r"^(?:def|class) (\w+)", re.MULTILINE)
 def posed(notebook: str | Path) -> dict[str, str]:
     """Sources of a notebook's exercise cells by the exercises' ids."""
     path = NOTEBOOKS / f"{notebook}.ipynb" if isinstance(notebook, str) else notebook
-    found = {}
+    cells = {}
     for cell in nbformat.read(path, as_version=4).cells:
         if cell.cell_type == "code" and (
-            told := re.search(r'^@exercise\("(.+)"\)', cell.source, re.M)
+            match := re.search(r'^@exercise\("(.+)"\)', cell.source, re.M)
         ):
-            found[told[1]] = cell.source
-    return found
+            cells[match[1]] = cell.source
+    return cells
 
 
 def right_cell(id: str, stub: str) -> str:
-    """The cell of an exercise, answered with the source of kt_core's own function and the names that it uses."""
+    """The cell of an exercise, answered with the reference's source and the names that it uses."""
     if id in OTHERWISE:
         return f'@exercise("{id}")\n{OTHERWISE[id]}'
     reference = inspect.unwrap(library()[id].reference)
@@ -61,18 +63,18 @@ def right_cell(id: str, stub: str) -> str:
     # from `def` on: decorators such as @property stay behind
     body = "".join(source.splitlines(keepends=True)[node.lineno - 1 :])
     body = _HEADER.sub(lambda old: old[0].replace(old[1], _HEADER.search(stub)[1]), body, count=1)
-    known = vars(sys.modules[reference.__module__])
+    namespace = vars(sys.modules[reference.__module__])
     used = {part.id for part in ast.walk(node) if isinstance(part, ast.Name)} - {
         *dir(builtins),
         node.name,
     }
-    names = sorted(used & known.keys())
+    names = sorted(used & namespace.keys())
     imports = f"from {reference.__module__} import {', '.join(names)}\n\n\n" if names else ""
     return f'{imports}@exercise("{id}")\n{body}'.rstrip()
 
 
 def wrong_cell(id: str, stub: str) -> tuple[str, str]:
-    """(cell, diagnosis): the first mistake that the checks' own tests know, and the regular expression of its verdict.
+    """Return the first mistake in the checks' own tests: (cell, regular expression of the verdict).
 
     The kernel imports it from those tests, so that the cell needs no source of its own.
     """

@@ -2,10 +2,10 @@
 
 ANSWERS = {
     "causal-mask": Answers(
-        stub=blank_mask,                                            # as the notebook gives it
-        wrong={"triu": (upper, "leak from the future"), ...},       # name: (answer, what its diagnosis must match)
-        right={"by comparing": compared, ...},                      # right, and written in another way
-        borrowed=lambda T: kt.causal_mask(T),                       # calls kt_core's own
+        stub=blank_mask,                                       # as in the notebook
+        wrong={"triu": (upper, "leak from the future"), ...},  # name: (answer, its diagnosis)
+        right={"by comparing": compared, ...},                 # correct, written in another way
+        borrowed=lambda T: kt.causal_mask(T),                  # calls kt_core's own
     ),
 }
 TestExercises = suite("01_attention_math", ANSWERS)
@@ -34,12 +34,12 @@ from kt_course.exercises.quizzes import quizzes
 from kt_course.exercises.registry import Exercise, library
 from kt_course.grading.borrowed import judge_strictly
 
-MANY = 5  # wrong answers an exercise, at least
+MANY = 5  # wrong answers per exercise, at least
 
 
 @dataclass(frozen=True)
 class Answers:
-    """Answers to one exercise. A diagnosis is matched as a regular expression, upper and lower case alike."""
+    """Answers to one exercise. A diagnosis is a regular expression; its case does not matter."""
 
     stub: Callable
     wrong: dict[str, tuple[Callable, str]]
@@ -58,9 +58,9 @@ def _states() -> tuple:
 
 
 def judged(exercise: Exercise | str, fn: Callable) -> Verdict:
-    """The verdict, after asserting what holds for every one: one line, in time, random states as they were.
+    """Return the verdict, and assert what holds for every one.
 
-    Nothing is kept for `progress()`.
+    It is one line, comes in time, and leaves the random states as they were. Nothing is recorded.
     """
     exercise = library()[exercise] if isinstance(exercise, str) else exercise
     before, began = _states(), time.process_time()
@@ -77,8 +77,8 @@ def judged(exercise: Exercise | str, fn: Callable) -> Verdict:
 
 def reference_passes(exercise: Exercise) -> None:
     """The check on its own, and the whole way."""
-    told = exercise.check(exercise.reference)
-    assert isinstance(told, str) and told and "\n" not in told
+    result = exercise.check(exercise.reference)
+    assert isinstance(result, str) and result and "\n" not in result
     verdict = judged(exercise, exercise.reference)
     assert verdict.status == "right", verdict
 
@@ -174,7 +174,7 @@ def suite(notebook: str, answers: dict[str, Answers]) -> type:
 
 
 def quiz_suite(notebook: str) -> type:
-    """A test class over a notebook's questions: every choice is explained, and answering says which are right."""
+    """A test class over a notebook's questions: each choice has an explanation."""
     questions = [quiz for quiz in quizzes().values() if quiz.notebook == notebook]
 
     class TestQuizzes:
@@ -204,14 +204,14 @@ def notebook_suite(notebook: str) -> type:
         def test_it_asks_every_exercise_and_question_once_in_order(self):
             code = [c for c in nbformat.read(path, as_version=4).cells if c.cell_type == "code"]
             tagged = [c for c in code if "exercise" in c.metadata.get("tags", [])]
-            found = [
+            ids = [
                 re.findall(r'^@(?:kt\.checks\.)?exercise\("(.+)"\)', c.source, re.M) for c in tagged
             ]
-            assert found == [[exercise.id] for exercise in posed]
-            asked = re.findall(
+            assert ids == [[exercise.id] for exercise in posed]
+            questions = re.findall(
                 r'^(?:kt\.checks\.)?quiz\("(.+)"\)', "\n".join(c.source for c in code), re.M
             )
-            assert sorted(asked) == sorted(
+            assert sorted(questions) == sorted(
                 q.id for q in quizzes().values() if q.notebook == notebook
             )
 
@@ -224,7 +224,7 @@ def notebook_suite(notebook: str) -> type:
             assert f"### Exercise {number} · {exercise.title}\n" in text
             assert f"difficulty {dots} · about {exercise.minutes} minutes\n" in text
             folded = re.findall(r"<details><summary>(.+?)</summary>\n\n", text)
-            assert [told.split(":")[0] for told in folded] == [
+            assert [summary.split(":")[0] for summary in folded] == [
                 "Hint 1",
                 "Hint 2",
                 "It does not work?",

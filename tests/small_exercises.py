@@ -12,9 +12,9 @@ def double(x):
 
 
 def check_double(fn):
-    given = torch.arange(3.0)
-    result = tensor(fn(given), (3,), "the doubled row")
-    if not close(result, double(given)):
+    x = torch.arange(3.0)
+    result = tensor(fn(x), (3,), "the doubled row")
+    if not close(result, double(x)):
         raise Wrong(f"1 becomes {result[1]:g},\n   not 2")
     return "twice the\n number"
 

@@ -11,7 +11,7 @@ import functools
 import inspect
 import linecache
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from types import CodeType
 from typing import Any
@@ -149,34 +149,23 @@ class Answer:
         return f"line {steps[-1].lineno}: {source}".removesuffix(": ")
 
 
-def codes_of(thing: Any) -> Iterator[CodeType]:
-    """Yield the code of a function, of a class's own methods, or of a callable object."""
-    if isinstance(thing, functools.partial):
-        yield from codes_of(thing.func)
-    elif isinstance(thing, (classmethod, staticmethod)):
-        yield from codes_of(thing.__func__)
-    elif isinstance(thing, property):
-        yield from (code for part in (thing.fget, thing.fset) if part for code in codes_of(part))
-    elif inspect.isclass(thing):
-        for member in vars(thing).values():
-            if not inspect.isclass(member):
-                yield from codes_of(member)
-    elif inspect.isfunction(inner := inspect.unwrap(thing)) or inspect.ismethod(inner):
-        yield inner.__code__
-    elif inspect.isfunction(call := vars(type(thing)).get("__call__")):
-        yield call.__code__
+def codes_of(thing: Any) -> list[CodeType]:
+    """Return the code of a function or callable object, or of a class's own methods."""
+    codes = []
+    for member in vars(thing).values() if inspect.isclass(thing) else [thing]:
+        for name in ("func", "__func__", "fget"):  # of a partial, a classmethod, a property
+            member = getattr(member, name, member)
+        code = getattr(inspect.unwrap(member), "__code__", None)
+        codes.append(code or getattr(type(member).__call__, "__code__", None))
+    return [code for code in codes if code is not None]
 
 
 def is_blank(code: CodeType) -> bool:
     """Whether a body is `...`, `pass`, a docstring, `return None` or a bare NotImplementedError."""
     body = [i for i in dis.get_instructions(code) if i.opname not in ("RESUME", "NOP")]
-    if any(i.argval == "NotImplementedError" for i in body[:2]):
-        return True
-    return all(
-        i.opname == "RETURN_VALUE"
-        or i.argval is None
-        and i.opname in ("LOAD_CONST", "RETURN_CONST")
-        for i in body
+    returns_none = ("LOAD_CONST", "RETURN_CONST", "RETURN_VALUE")
+    return any(i.argval == "NotImplementedError" for i in body[:2]) or all(
+        i.argval is None and i.opname in returns_none for i in body
     )
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import sys
+from contextlib import suppress
 from pathlib import Path
 
 from kt_core.corpora.files import write_json
@@ -26,12 +27,19 @@ def progress_file() -> Path | None:
 
 
 def read_statuses() -> dict[str, str]:
-    """Return the recorded status of each id; empty if there is no readable file."""
+    """Return the recorded status of each id; empty if there is no readable file.
+
+    A damaged file is renamed, so that the next answer does not overwrite it.
+    """
     try:
         path = progress_file()
-        statuses = json.loads(path.read_text(encoding="utf-8")) if path else {}
-        return {str(id): str(status) for id, status in statuses.items()}
-    except (OSError, ValueError, AttributeError, RuntimeError):
+        text = path.read_text(encoding="utf-8-sig") if path and path.exists() else "{}"
+        return {str(id): str(status) for id, status in json.loads(text).items()}
+    except (ValueError, AttributeError):
+        with suppress(OSError):
+            path.replace(path.with_suffix(".damaged.json"))
+        return {}
+    except (OSError, RuntimeError):  # RuntimeError: no home folder
         return {}
 
 
@@ -46,5 +54,5 @@ def remember(id: str, status: str) -> None:
         path, statuses = progress_file(), read_statuses()
         if path and statuses.get(id) != status:
             write_json(path, {**statuses, id: status})
-    except (OSError, RuntimeError):  # RuntimeError: no home folder
+    except (OSError, RuntimeError):
         return

@@ -36,10 +36,9 @@ class Quiz:
     choices: tuple[Choice, ...]
 
     def __post_init__(self):
-        if len(self.choices) < 2 or not any(choice.correct for choice in self.choices):
-            raise ValueError(f"quiz {self.id} needs at least two choices, and a correct one")
-        if all(choice.correct for choice in self.choices):
-            raise ValueError(f"quiz {self.id} needs a wrong choice")
+        correct = [choice.correct for choice in self.choices]
+        if len(correct) < 2 or not any(correct) or all(correct):
+            raise ValueError(f"quiz {self.id} needs a correct choice and a wrong one")
         if missing := [choice.text for choice in self.choices if not choice.why]:
             raise ValueError(f"quiz {self.id}: no explanation for {missing[0]!r}")
 

@@ -50,7 +50,7 @@ def record_calls(
     """
     # by id: hashing a code object takes long, and the profiler asks at every call
     python = {id(code): name_of(thing) for thing in watched for code in codes_of(thing)}
-    native = {id(thing): name_of(thing) for thing in watched if not list(codes_of(thing))}
+    native = {id(thing): name_of(thing) for thing in watched if not codes_of(thing)}
     own_codes = {id(code) for code in codes_of(fn)}
     check_file = inspect.unwrap(exercise.check).__code__.co_filename
 

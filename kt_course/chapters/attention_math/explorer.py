@@ -25,8 +25,8 @@ def untrained(model: GPT) -> GPT:
         return GPT(model.config).to(model.head.weight.device).eval()
 
 
-def most_looked_at(layer: Layer, head: int, query: int, n: int = 3) -> str:
-    """The keys with the largest weights in words: "“b” at 47 (23 %), ..."."""
+def largest_weights(layer: Layer, head: int, query: int, n: int = 3) -> str:
+    """Name the keys with the largest weights: "“b” at 47 (23 %), ..."."""
     weights = layer.weights[head, query]
     best = np.argsort(-weights, kind="stable")[:n]
     return ", ".join(
@@ -41,12 +41,17 @@ def explore_attention(
     *,
     layer: int | None = None,
 ) -> Any:
-    """Type a text, pick a model (trained or as it was before training), layer, head and query; see where it looks.
+    """Type a text, pick a model (before or after training), layer, head and query.
 
-    `models`: name -> trained model, all on `vocab`. `layer`: the first one shown, the last layer if None. The map has
-    queries as rows, keys as columns; all heads stand beside it, and the chosen query's weights lie on the text below.
-    The value under the mouse is told; a click on the map chooses a query, one on a tile a head. In a perceiver a row or
-    a column may be a latent, drawn as the newest character that it knows.
+    The map has queries as rows and keys as columns. All heads are beside it, and the chosen
+    query's weights are on the text below. The mouse shows a cell's value; a click on the map
+    chooses a query, and a click on a tile a head. In a perceiver a row or a column may be a
+    latent, drawn as the newest character that it knows.
+
+    Args:
+        models: Trained models by name, all on `vocab`.
+        vocab, text: The vocabulary, and the first text.
+        layer: The first layer on view; the last one if None.
     """
     if not models:
         raise ValueError("explore_attention needs at least one model: {'rope': model}")
@@ -69,20 +74,20 @@ def explore_attention(
         )  # the query that writes on: where a new text is begun with
         query = last if changed in (None, "text") else min(state["query"], last)
         figure, ax = page(9, 5.6 + HIGH * -(-len(reading.text) // LINE))
-        told = f"{state['model']}, {state['training']} training: layer {i}, head {head}"
-        ax.text(0.8, 0.32, told, fontsize=11)
+        title = f"{state['model']}, {state['training']} training: layer {i}, head {head}"
+        ax.text(0.8, 0.32, title, fontsize=11)
         grids = [
             head_map(ax, chosen, head, query, 0.8, 0.45, 4.1),
             gallery(ax, reading, i, head, 5.5, 0.45, 3.4, 3.6),
         ]
         _, top, _, height = grids[1].box
         scale(ax, 5.5, top + height + 0.3, 3.2)
-        weights, seen = chosen.over_text(chosen.weights[head, query], query, len(reading.text))
+        weights, known = chosen.over_text(chosen.weights[head, query], query, len(reading.text))
         at = int(chosen.queries.at[query])
-        on_text(ax, reading.signs, weights, seen, at, 0.3, 5.4)
+        on_text(ax, reading.signs, weights, known, at, 0.3, 5.4)
         note = (
-            f"Layer {i}, head {head} ({role(chosen, head)}). {chosen.queries.names[query]} looks at: "
-            f"{most_looked_at(chosen, head, query)}."
+            f"Layer {i}, head {head} ({role(chosen, head)}). {chosen.queries.names[query]} "
+            f"looks at: {largest_weights(chosen, head, query)}."
         )
         limits = dict(layer=len(reading.layers) - 1, head=len(chosen.weights) - 1, query=last)
         return View(

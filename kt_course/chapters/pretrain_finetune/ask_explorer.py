@@ -1,4 +1,4 @@
-"""Ask the model: a name, and what several models answer, how surely, and where they look as they begin."""
+"""Ask several models where somebody was born: their answers, probabilities and attention."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from functools import lru_cache
 from typing import Any
 
 import numpy as np
+from matplotlib.axes import Axes
 
 from kt_core.corpora.loading import SPLITS, Corpus, question, question_name
 from kt_core.models import GPT
@@ -20,39 +21,45 @@ from kt_course.figures.style import visible
 ALL_HEADS = "mean of all"
 
 
-def name_in(asked: str) -> str:
-    """The name in "Where was NAME born?"; a question of another form as it is."""
+def name_in(text: str) -> str:
+    """Return the name in "Where was NAME born?"; another text as it is."""
     try:
-        return question_name(asked)
+        return question_name(text)
     except ValueError:
-        return asked
+        return text
 
 
-def person_facts(corpus: Corpus, asked: str) -> tuple[str, str | None]:
-    """What training could know of the person asked for, in words, and the right answer (None where it is not known)."""
-    name = name_in(asked)
+def person_facts(corpus: Corpus, text: str) -> tuple[str, str | None]:
+    """Describe what training could know of the person in a question.
+
+    Returns:
+        Sentences, and the correct answer (None if it is unknown).
+    """
+    name = name_in(text)
     lines = sum(document.startswith(f"{name}. ") for document in corpus.documents)
-    text = f"{lines or 'No'} line{'s' * (lines != 1)} of the pretraining text {'is' if lines == 1 else 'are'} about {name}"
-    found = {split: told for split in SPLITS for q, told in getattr(corpus, split) if q == asked}
-    if not found:
-        return (
-            f"{text}, and no split asks for {name}.{'' if lines else ' Every answer is made up.'}",
-            None,
+    plural, verb = ("", "is") if lines == 1 else ("s", "are")
+    facts = f"{lines or 'No'} line{plural} of the pretraining text {verb} about {name}"
+    answers = {split: a for split in SPLITS for q, a in getattr(corpus, split) if q == text}
+    if not answers:
+        made_up = "" if lines else " Every answer is made up."
+        return f"{facts}, and no split asks for {name}.{made_up}", None
+    split, answer = next(iter(answers.items()))
+    training = "no training saw the question"
+    if split == "train":
+        training = (
+            "finetuning saw the question with its answer "
+            "(pretraining did too, if it is of the mixed kind)"
         )
-    split, told = next(iter(found.items()))
-    seen = (
-        "no training saw the question"
-        if split != "train"
-        else (
-            "finetuning saw the question with its answer (pretraining did too, if it is of the mixed kind)"
-        )
-    )
-    gold = f"The right answer: {told}." if told else "The right answer is not given."
-    return f"{text}; the question is in {split}: {seen}. {gold}", told
+    gold = f"The right answer: {answer}." if answer else "The right answer is not given."
+    return f"{facts}; the question is in {split}: {training}. {gold}", answer
 
 
-def _first_look(reading: Reading, layer: int, head: str | int) -> tuple[np.ndarray, np.ndarray]:
-    """(T,) weights of the query that writes the answer's first character, put on the text, and what it may know."""
+def first_attention(reading: Reading, layer: int, head: str | int) -> tuple[np.ndarray, np.ndarray]:
+    """Return what the query attends to that writes the answer's first character.
+
+    Returns:
+        Its weights on the text, (T,), and which characters it may know, (T,).
+    """
     chosen = reading.layers[min(layer, len(reading.layers) - 1)]
     query = chosen.writer(len(reading.text))
     weights = chosen.weights[:, query]
@@ -68,10 +75,13 @@ def explore_answers(
     *,
     width: int = 5,
 ) -> Any:
-    """Type a name: the likeliest answers of each model (beam search), who was in which data, and where they look.
+    """Type a name (or a question): what each model answers, and what it attends to.
 
-    A whole question does as well. `models`: up to four, name -> model, e.g. {"no pretraining": ..., "pretrained": ..., "finetuned": ...}, all on `vocab`.
-    `name`: the first one asked for, a person of dev if None. `width`: answers a model.
+    Args:
+        models: Up to four models by name, all on `vocab`.
+        vocab, corpus: The corpus says in which split a person is.
+        name: The first one to ask for; a person of dev if None.
+        width: Answers per model, found by beam search.
     """
     if not 1 <= len(models) <= 4:
         raise ValueError(f"explore_answers compares one to four models, not {len(models)}")
@@ -81,52 +91,39 @@ def explore_answers(
     room = min(model.config.block_size for model in models.values()) - len(question("") + MASK) - 1
 
     @lru_cache(maxsize=64)
-    def answers_of(label: str, asked: str) -> list[tuple[str, float]]:
-        return top_answers(models[label], vocab, asked, width)
+    def answers_of(label: str, text: str) -> list[tuple[str, float]]:
+        return top_answers(models[label], vocab, text, width)
 
     @lru_cache(maxsize=64)
-    def reading_of(label: str, asked: str) -> Reading:
-        return read(models[label], vocab, asked + MASK)
+    def reading_of(label: str, text: str) -> Reading:
+        return read(models[label], vocab, text + MASK)
 
     def draw(state: Mapping[str, Any], changed: str | None) -> View:
-        typed, notice = state["name"].strip(), ""
-        if not typed:
+        text, notice = state["name"].strip(), ""
+        if not text:
             raise ValueError(f"Type a name and press Enter, for example {name}.")
-        person = name_in(typed)
-        if person != typed or not typed.endswith("?"):  # else a question of another form
+        person = name_in(text)
+        if person != text or not text.endswith("?"):  # else a question of another form
             if len(person) > room:
-                notice = f"The name has {len(person)} characters, a question has room for {room}: the rest is cut off."
-            typed = question(person[:room])
-        asked = typed
-        facts, right = person_facts(corpus, asked)
-        lines = -(-(len(asked) + 1) // LINE)
-        block = 0.42 + HIGH * lines
-        top = 0.75 + 0.27 * width
-        figure, ax = page(9, top + 0.5 + block * len(models) + 0.6)
-        column = 8.6 / len(models)
+                notice = f"The name has {len(person)} characters, a question has room for {room}: "
+                notice += "the rest is cut off."
+            text = question(person[:room])
+        facts, right = person_facts(corpus, text)
+        top, height = 0.75 + 0.27 * width, 0.42 + HIGH * -(-(len(text) + 1) // LINE)
+        figure, ax = page(9, top + 0.5 + height * len(models) + 0.6)
         best = []
         for i, label in enumerate(models):
-            found, reading = answers_of(label, asked), reading_of(label, asked)
-            ax.text(0.3 + column * i, 0.3, label, fontsize=11)
-            answer_bars(ax, found, right, 0.2 + column * i, 0.48, column)
-            y = top + 0.55 + block * i
-            begins = (
-                f"writes “{visible(found[0][0][:1])[0]}” first" if found[0][0] else "ends at once"
-            )
-            ax.text(0.3, y - 0.06, f"{label}: {begins}", fontsize=9)
-            on_text(
-                ax,
-                reading.signs,
-                *_first_look(reading, state["layer"], state["head"]),
-                None,
-                0.3,
-                y,
-            )
-            best.append(f"{label}: {found[0][0] or '(nothing)'} {100 * found[0][1]:.0f} %")
+            answers, reading = answers_of(label, text), reading_of(label, text)
+            left, column = 0.3 + 8.6 / len(models) * i, 8.6 / len(models)
+            ax.text(left, 0.3, label, fontsize=11)
+            answer_bars(ax, answers, right, left - 0.1, 0.48, column)
+            attention = first_attention(reading, state["layer"], state["head"])
+            draw_attention(ax, label, answers[0][0], reading, attention, top + 0.55 + height * i)
+            best.append(f"{label}: {answers[0][0] or '(nothing)'} {100 * answers[0][1]:.0f} %")
         head = "mean of all heads" if state["head"] == ALL_HEADS else f"head {state['head']}"
-        told = f"Where ⁇ looks when it writes the answer's first character (layer {state['layer']}, {head})"
-        ax.text(0.3, top + 0.2, told)
-        scale(ax, 0.35, top + 0.42 + block * len(models), 3.0)
+        title = "What ⁇ attends to when it writes the answer's first character"
+        ax.text(0.3, top + 0.2, f"{title} (layer {state['layer']}, {head})")
+        scale(ax, 0.35, top + 0.42 + height * len(models), 3.0)
         return View(figure, f"{facts} {'; '.join(best)}.", notice)
 
     config = next(iter(models.values())).config
@@ -136,3 +133,12 @@ def explore_answers(
         head=Choice("head", [ALL_HEADS, *range(config.n_head)]),
     )
     return explorer("ask the model", draw, controls)
+
+
+def draw_attention(
+    ax: Axes, label: str, answer: str, reading: Reading, attention: tuple, y: float
+) -> None:
+    """Draw one model's attention over the question, under a line about its first character."""
+    begins = f"writes “{visible(answer[:1])[0]}” first" if answer else "ends at once"
+    ax.text(0.3, y - 0.06, f"{label}: {begins}", fontsize=9)
+    on_text(ax, reading.signs, *attention, None, 0.3, y)

@@ -1,4 +1,4 @@
-"""The exercises of notebook 01: right answers pass in any spelling, and each named mistake is told by its name."""
+"""The exercises of notebook 01: correct answers pass, and each known mistake is named."""
 
 from __future__ import annotations
 
@@ -120,9 +120,10 @@ def heads(
 
     def answer(attention, x, mask=None):
         B, T, C = x.shape
-        made = {"q": attention.query(x), "k": attention.key(x), "v": attention.value(x)}
+        projections = {"q": attention.query(x), "k": attention.key(x), "v": attention.value(x)}
         q, k, v = (
-            split(made[name], B, T, attention.n_head, C // attention.n_head) for name in order
+            split(projections[name], B, T, attention.n_head, C // attention.n_head)
+            for name in order
         )
         scores = q @ k.transpose(-2, -1) / scale(q, C)
         if mask is not None and use_mask:
@@ -205,9 +206,9 @@ def by_slices(T, n_embd):
 
 def pseudo_inverse(keys, a, b):
     """For any independent keys: the query whose scores are 12 on a and b, and 0 on the others."""
-    wanted = torch.zeros(len(keys))
-    wanted[[a, b]] = 12.0
-    return torch.linalg.pinv(keys) @ wanted
+    scores = torch.zeros(len(keys))
+    scores[[a, b]] = 12.0
+    return torch.linalg.pinv(keys) @ scores
 
 
 def detector(where, compared=lambda after, before, t: (after[:t], before[:t]), tolerance=1e-5):

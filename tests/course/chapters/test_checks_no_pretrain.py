@@ -1,4 +1,4 @@
-"""The exercises of notebook 4: right answers pass, each classic mistake is named."""
+"""The exercises of notebook 4: correct answers pass, each classic mistake is named."""
 
 from __future__ import annotations
 
@@ -40,8 +40,8 @@ def examples(
     cut=False,
     refuses=True,
 ):
-    """(x, y) of each pair, with mistakes to choose from. `loss`: first target and the one behind the last."""
-    made = []
+    """(x, y) of each pair, with mistakes to choose from. `loss`: first target, and the end."""
+    rows = []
     for question, answer in pairs:
         ids = vocab.encode(form.format(q=question, a=answer))
         if refuses and (answer is None or len(ids) > block_size + 1):
@@ -50,13 +50,13 @@ def examples(
         start, stop = loss(len(question), len(answer or ""))
         following = padded[:-1] + [0] if cut else padded
         y = [following[j + shift] if start <= j < stop else empty for j in range(block_size)]
-        made.append((torch.tensor(padded[:-1]), torch.tensor(y)))
-    return made
+        rows.append((torch.tensor(padded[:-1]), torch.tensor(y)))
+    return rows
 
 
 def by_collate(pairs, vocab, block_size=128):
     """A tuple instead of a list, the fill by kt_core's collate."""
-    made = []
+    rows = []
     for question, answer in pairs:
         if not answer:
             raise ValueError(f"{question} has no answer")
@@ -64,8 +64,8 @@ def by_collate(pairs, vocab, block_size=128):
         if len(text) > block_size + 1:
             raise ValueError(f"{question} is too long")
         x, y = collate([(vocab.encode(text), len(question))], block_size)
-        made.append((x[0], y[0]))
-    return tuple(made)
+        rows.append((x[0], y[0]))
+    return tuple(rows)
 
 
 class ByItem:
@@ -92,7 +92,7 @@ def stacked(pairs, vocab, block_size=128):
     return torch.stack(x), torch.stack(y)
 
 
-def made(**options):
+def examples_with(**options):
     return lambda pairs, vocab, block_size=128: examples(pairs, vocab, block_size, **options)
 
 
@@ -100,26 +100,32 @@ ANSWER_LOSS = Answers(
     stub=question_stub,
     wrong={
         "on the whole question": (
-            made(loss=lambda q, a: (0, 999)),
+            examples_with(loss=lambda q, a: (0, 999)),
             "on the whole question, 18 targets of 24",
         ),
         "without the first ⁇": (
-            made(loss=lambda q, a: (q, q + a + 1)),
+            examples_with(loss=lambda q, a: (q, q + a + 1)),
             "at the question mark the model has to say",
         ),
-        "without the last ⁇": (made(loss=lambda q, a: (q - 1, q + a)), "never learns to stop"),
-        "never ends": (made(form="{q}⁇{a}"), "without the ⁇ after the answer"),
-        "no ⁇ between": (made(form="{q}{a}⁇"), "the ⁇ between question and answer is missing"),
-        "not shifted": (made(shift=0, loss=lambda q, a: (0, 999)), "y repeats x"),
+        "without the last ⁇": (
+            examples_with(loss=lambda q, a: (q - 1, q + a)),
+            "never learns to stop",
+        ),
+        "never ends": (examples_with(form="{q}⁇{a}"), "without the ⁇ after the answer"),
+        "no ⁇ between": (
+            examples_with(form="{q}{a}⁇"),
+            "the ⁇ between question and answer is missing",
+        ),
+        "not shifted": (examples_with(shift=0, loss=lambda q, a: (0, 999)), "y repeats x"),
         "one late": (
-            made(shift=0, loss=lambda q, a: (q, q + a + 2)),
+            examples_with(shift=0, loss=lambda q, a: (q, q + a + 2)),
             "one place too late: .* at x.18.",
         ),
-        "pads are -100": (made(empty=-100), "y holds -100: what is not asked for is 0"),
-        "last target lost": (made(cut=True), "loses its last target"),
+        "pads are -100": (examples_with(empty=-100), "y holds -100: what is not asked for is 0"),
+        "last target lost": (examples_with(cut=True), "loses its last target"),
         "the first question's length": (length_of_the_first, "each question has its own length"),
         "no refusal": (
-            made(refuses=False),
+            examples_with(refuses=False),
             "too long for the block gives back a list of 1 without a word",
         ),
         "two big tensors": (stacked, "one .x, y. for each of 3 pairs"),
@@ -127,7 +133,7 @@ ANSWER_LOSS = Answers(
             lambda p, v, b=128: [x for x, _ in examples(p, v, b)],
             "each example is .x, y.",
         ),
-        "the answer alone": (made(form="{a}⁇"), "x reads 'Oslo⁇' instead of"),
+        "the answer alone": (examples_with(form="{a}⁇"), "x reads 'Oslo⁇' instead of"),
     },
     right={"lists": examples, "collate": by_collate, "a class": ByItem},
     borrowed=lambda pairs, vocab, block_size=128: kt.NamePlace(pairs, vocab, block_size),
@@ -378,10 +384,10 @@ def loop(
     optimizer = torch.optim.AdamW(model.parameters(), lr=rate or config.learning_rate)
     history = []
     for epoch in range(epochs or round(config.epochs)):
-        found = list(kt.batches(trainer.data, config.batch_size, config.seed, epoch))
-        for x, y in [(x, y) for x, y in found if not drop_last or len(x) == config.batch_size][
-            :most
-        ]:
+        epoch_batches = list(kt.batches(trainer.data, config.batch_size, config.seed, epoch))
+        for x, y in [
+            (x, y) for x, y in epoch_batches if not drop_last or len(x) == config.batch_size
+        ][:most]:
             if zero == "first":
                 optimizer.zero_grad()
             _, loss = model(x, targets(x, y))

@@ -25,7 +25,7 @@ def window(
     most=(4, 2),
     **change,
 ):
-    """Head, the last words before the span, the span, the first words after it, with parts to exchange."""
+    """The name, the words before the gap, the gap, the words after it, with parts to change."""
     head_of = change.get("head", lambda line: line[: line.index(". ") + 2])
     join, gap, fit = change.get("join", " "), change.get("gap", " "), change.get("fit", True)
 
@@ -35,7 +35,7 @@ def window(
         past, rest = line[line.index(". ") + 2 : start].split(), line[stop:].split()
         past = before(past, min(draw(0, most[0]), len(past)))
         rest = after(rest, draw(change.get("least", 0), most[1]))
-        shown = join.join(past) + (gap if past else "")
+        before_gap = join.join(past) + (gap if past else "")
         behind = (
             "".join(f" {word}" for word in rest)
             if line[stop : stop + 1] == " "
@@ -43,9 +43,9 @@ def window(
         )
         room = data.block_size - 1 - data.end_sentinel - (stop - start) - len(head)
         if fit:
-            shown = shown[-room:] if room else ""
-            behind = behind[: room - len(shown)]
-        return head + shown, line[start:stop], behind
+            before_gap = before_gap[-room:] if room else ""
+            behind = behind[: room - len(before_gap)]
+        return head + before_gap, line[start:stop], behind
 
     return answer
 
@@ -200,9 +200,11 @@ def by_gather(logits, idx, targets):
 
 
 def row_by_row(logits, idx, targets):
-    asked = [(b, t) for b in range(len(targets)) for t in range(targets.size(1)) if targets[b, t]]
-    return sum(logits[b, t].logsumexp(0) - logits[b, t, targets[b, t]] for b, t in asked) / len(
-        asked
+    positions = [
+        (b, t) for b in range(len(targets)) for t in range(targets.size(1)) if targets[b, t]
+    ]
+    return sum(logits[b, t].logsumexp(0) - logits[b, t, targets[b, t]] for b, t in positions) / len(
+        positions
     )
 
 
@@ -300,14 +302,14 @@ def picking(
 
 
 def largest(logits, k):
-    kept = torch.full_like(logits, -torch.inf)
+    masked_logits = torch.full_like(logits, -torch.inf)
     at = logits.topk(k).indices
-    return kept.scatter(-1, at, logits.gather(-1, at))
+    return masked_logits.scatter(-1, at, logits.gather(-1, at))
 
 
 def smallest(logits, k):
-    kept = largest(-logits, k)
-    return torch.where(kept == -torch.inf, kept, -kept)
+    masked_logits = largest(-logits, k)
+    return torch.where(masked_logits == -torch.inf, masked_logits, -masked_logits)
 
 
 def by_gumbel(logits, temperature, top_k, generator):
@@ -393,7 +395,7 @@ def one_by_one(
     def answer(model, prompts, stop=(0, 1), max_new=None):
         if leave:
             model.eval()
-        found = []
+        continuations = []
         for prompt in prompts:
             ids, new = list(prompt), []
             limit = (99 if max_new is None else max_new) + more
@@ -403,8 +405,8 @@ def one_by_one(
                     break
                 new.append(best)
                 ids.append(best)
-            found.append(change(prompt, new))
-        return found
+            continuations.append(change(prompt, new))
+        return continuations
 
     return answer
 

@@ -1,4 +1,4 @@
-"""The exercises of notebook 3: right answers pass, each classic mistake is named."""
+"""The exercises of notebook 3: correct answers pass, each classic mistake is named."""
 
 from __future__ import annotations
 
@@ -24,12 +24,12 @@ def encode_stub(vocab, text):
 
 
 def encode_by_index(vocab, text):
-    found = []
+    ids = []
     for at, ch in enumerate(text):
         if ch not in vocab.chars:
             raise ValueError(f"no id for {ch} at {at}")
-        found.append(vocab.chars.index(ch))
-    return found
+        ids.append(vocab.chars.index(ch))
+    return ids
 
 
 def encode_to_tensor(vocab, text):
@@ -103,7 +103,9 @@ def collate_stub(examples, length):
     ...
 
 
-def by_lists(examples, length, *, shift=1, pad=0, asked=lambda first: first, left=False, cut=False):
+def by_lists(
+    examples, length, *, shift=1, pad=0, first_of=lambda first: first, left=False, cut=False
+):
     """x and y, with mistakes to choose from."""
     xs, ys = [], []
     for ids, first in examples:
@@ -113,7 +115,7 @@ def by_lists(examples, length, *, shift=1, pad=0, asked=lambda first: first, lef
         source = x + [0] if cut else padded
         y = source[shift : shift + length]
         y = [
-            v if j + shift >= asked(first) and j + shift < len(ids) else pad
+            v if j + shift >= first_of(first) and j + shift < len(ids) else pad
             for j, v in enumerate(y)
         ]
         xs.append(x)
@@ -148,12 +150,12 @@ COLLATE = Answers(
         "pads in the loss": (pads_asked, "the loss falls on padding"),
         "pads are -1": (lambda e, n: by_lists(e, n, pad=-1), "the loss falls on padding"),
         "loss everywhere": (
-            lambda e, n: by_lists(e, n, asked=lambda f: 1),
+            lambda e, n: by_lists(e, n, first_of=lambda f: 1),
             "the loss falls on all characters",
         ),
-        "one late": (lambda e, n: by_lists(e, n, asked=lambda f: f + 1), "one off"),
+        "one late": (lambda e, n: by_lists(e, n, first_of=lambda f: f + 1), "one off"),
         "one early": (
-            lambda e, n: by_lists(e, n, asked=lambda f: f - 1),
+            lambda e, n: by_lists(e, n, first_of=lambda f: f - 1),
             r"y is \[6, 7, 8|all characters",
         ),
         "left": (lambda e, n: by_lists(e, n, left=True), "padding stands on the left"),
@@ -393,8 +395,8 @@ def tokens(data, i, epoch=0, *, form="{p}⁇{s}⁇{m}", end=None, first=None):
     p, m, s = data.pieces(i, epoch)
     text = form.format(p=p, m=m, s=s) + "⁇" * (data.end_sentinel if end is None else end)
     ids = data.vocab.encode(text)
-    asked = 1 if data.loss == "all" else len(p) + len(s) + 2
-    return ids, asked if first is None else first(data, p, s)
+    start = 1 if data.loss == "all" else len(p) + len(s) + 2
+    return ids, start if first is None else first(data, p, s)
 
 
 def by_appending(data, i, epoch):
@@ -476,30 +478,30 @@ def by_regex(
     capital = rf"[{upper}]\w+"
     name = rf"\b{capital}(?: {capital})*" if run else rf"\b{capital}"
     number = r"|\b\d+\b" if digits and not names_only else ""
-    found = []
+    spans = []
     for match in re.finditer(name + number, text):
         opens = match.start() == 0 or text[match.start() - 2 : match.start()] == ". "
         if openers or not (opens and match.group().isalpha()):
-            found.append(match.span())
-    return found
+            spans.append(match.span())
+    return spans
 
 
 def by_words(text, names_only=False):
-    found, at, open_run = [], 0, False
+    spans, at, open_run = [], 0, False
     for word in text.split(" "):
         stop = at + len(word.rstrip(".,"))
         capital, number = word[:1].isupper(), word.isdigit()
         if capital and open_run:
-            found[-1] = [found[-1][0], stop]
+            spans[-1] = [spans[-1][0], stop]
         elif capital or number and not names_only:
-            found.append([at, stop])
+            spans.append([at, stop])
         open_run = capital and not word.endswith((".", ","))
         at += len(word) + 1
 
     def tells(a, b):
         return not ((a == 0 or text[a - 2 : a] == ". ") and text[a:b].isalpha())
 
-    return [span for span in found if tells(*span)]
+    return [span for span in spans if tells(*span)]
 
 
 SALIENT = Answers(
@@ -576,7 +578,7 @@ def test_a_right_cut_passes_under_many_seeds():
 
 
 def test_answers_make_a_dataset():
-    """What the notebook does with them: a subclass that cuts and writes by the learner's own functions."""
+    """As in the notebook: a subclass that cuts and writes by the learner's own functions."""
 
     class Mine(KnowledgeWindows):
         pieces, tokens = cut, tokens

@@ -7,7 +7,7 @@ from kt_course.exercises.assertions import Wrong, close, describe, fresh_cases
 
 
 @pytest.mark.parametrize(
-    ("value", "told"),
+    ("value", "description"),
     [
         (torch.zeros(2, 3), "a tensor of shape (2, 3), float32"),
         (None, "None"),
@@ -17,8 +17,8 @@ from kt_course.exercises.assertions import Wrong, close, describe, fresh_cases
         (object(), "a object"),
     ],
 )
-def test_values_in_a_few_words(value, told):
-    assert describe(value) == told
+def test_values_in_a_few_words(value, description):
+    assert describe(value) == description
 
 
 def test_close_takes_any_float_type_and_no_nan():

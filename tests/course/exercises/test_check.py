@@ -14,7 +14,7 @@ def test_right_wrong_and_the_one_line():
     assert str(judge(DOUBLE, lambda x: x * 3)) == "double: wrong. 1 becomes 3, not 2"
     stub = "double: not attempted yet. The notebook goes on with the course's own double."
     assert str(judge(DOUBLE, None)) == stub
-    assert "kt_core's own double: now write yours" in judge(DOUBLE, double).diagnosis
+    assert "the course's own double: now write yours" in judge(DOUBLE, double).diagnosis
 
 
 def test_blank_answers_of_every_kind():

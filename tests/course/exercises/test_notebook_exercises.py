@@ -1,4 +1,4 @@
-"""The exercises as the notebooks tell them: the library's own titles, and functions that stay what the decorator gave."""
+"""Exercises in the notebooks: titles as in the registry, and names that no other cell rebinds."""
 
 import ast
 import re
@@ -19,22 +19,22 @@ def cells(name):
 
 @pytest.mark.parametrize("name", NOTEBOOKS)
 def test_title_difficulty_and_minutes_are_the_librarys(name):
-    told = []
+    posed = []
     for before, cell in zip(cells(name), cells(name)[1:], strict=False):
         if "exercise" in cell.metadata.get("tags", []):
             id = re.search(r'@exercise\("([\w-]+)"\)', cell.source)[1]
-            found = re.search(
+            match = re.search(
                 r"### Exercise \d+ · (.+)\n+difficulty (●+)○* · about (\d+) minutes", before.source
             )
-            told.append((id, found[1], len(found[2]), int(found[3])))
+            posed.append((id, match[1], len(match[2]), int(match[3])))
     expected = [
         (e.id, e.title, e.difficulty, e.minutes) for e in library().values() if e.notebook == name
     ]
-    assert told == expected
+    assert posed == expected
 
 
 def rebound(statement):
-    """Names that a statement of a cell gives a value, those inside functions, classes and comprehensions aside."""
+    """Yield the names that a statement of a cell binds, outside functions and comprehensions."""
     inside = (
         ast.FunctionDef,
         ast.ClassDef,
@@ -60,7 +60,7 @@ def test_no_other_cell_gives_an_answers_name_to_something_else(name):
         if cell.cell_type == "code":
             answer = "exercise" in cell.metadata.get("tags", [])
             names[answer] += [
-                found for part in ast.parse(cell.source).body for found in rebound(part)
+                match for part in ast.parse(cell.source).body for match in rebound(part)
             ]
     assert len(set(names[True])) == len(names[True])
     assert not set(names[True]) & set(names[False]), (

@@ -60,10 +60,10 @@ def test_answers_are_kept_and_blanks_and_the_reference_are_not(progress_path, ca
     assert record.read_statuses()["causal-mask"] == "wrong"
     checks.progress()
     head, first, *_ = capsys.readouterr().out.splitlines()
-    asked = len(checks.exercise_ids("01_attention_math"))
-    asked += sum(quiz.notebook == "01_attention_math" for quiz in quizzes().values())
+    total = len(checks.exercise_ids("01_attention_math"))
+    total += sum(quiz.notebook == "01_attention_math" for quiz in quizzes().values())
     assert head.split() == ["notebook", "done", "wrong", "open", "next"]
-    assert first.split() == ["01_attention_math", "1", "1", str(asked - 2), "additive-score"]
+    assert first.split() == ["01_attention_math", "1", "1", str(total - 2), "additive-score"]
 
 
 def test_progress_says_when_all_is_done(progress_path, capsys):
@@ -75,12 +75,13 @@ def test_progress_says_when_all_is_done(progress_path, capsys):
 
 
 @pytest.mark.parametrize("content", ["{not json", "[1, 2]", "3", "\xff"])
-def test_a_broken_record_is_begun_anew(progress_path, content):
+def test_a_damaged_record_is_kept_aside_and_a_new_one_begun(progress_path, content):
     progress_path.parent.mkdir()
     progress_path.write_text(content, encoding="latin-1")
     assert record.read_statuses() == {}
     record.remember("causal-mask", "right")
     assert record.read_statuses() == {"causal-mask": "right"}
+    assert progress_path.with_suffix(".damaged.json").read_text("latin-1") == content
 
 
 def test_a_record_that_cannot_be_written_stops_no_lesson(tmp_path, monkeypatch):
@@ -106,8 +107,8 @@ def test_where_the_record_lies(monkeypatch, tmp_path):
 
 def test_solution_shows_kt_cores_own_source(capsys):
     checks.solution("causal-mask")
-    told = capsys.readouterr().out
-    assert told.startswith("def causal_mask(T: int") and ".tril()" in told
+    output = capsys.readouterr().out
+    assert output.startswith("def causal_mask(T: int") and ".tril()" in output
     checks.solution("multi-head")  # a method: not indented
     assert capsys.readouterr().out.startswith("def forward(")
 

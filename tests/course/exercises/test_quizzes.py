@@ -56,8 +56,8 @@ def test_a_file_is_read(tmp_path):
     [
         ('answer = "a"', 'answer = "c"', "quiz less has no choice 'c'"),
         ('answer = "a"', "", "missing .* 'answer'"),
-        ('answer = "a"', 'answer = ""', "quiz less needs at least two choices, and a correct one"),
-        ('answer = "a"', 'answer = "ab"', "quiz less needs a wrong choice"),
+        ('answer = "a"', 'answer = ""', "quiz less needs a correct choice and a wrong one"),
+        ('answer = "a"', 'answer = "ab"', "quiz less needs a correct choice and a wrong one"),
         ('why = "Count again."', "", "missing .* 'why'"),
         ('why = "Count again."', 'why = ""', "no explanation for 'No'"),
         ('text = "No"', 'txt = "No"', "argument:? 't(e)?xt'"),

@@ -19,11 +19,11 @@ def test_chapters_are_imported_only_when_exercises_are_asked_for():
 
 
 def test_every_notebook_has_exercises_in_order():
-    found = [library()[id].notebook for id in exercises.exercise_ids()]
-    assert found == sorted(found)
+    notebooks = [library()[id].notebook for id in exercises.exercise_ids()]
+    assert notebooks == sorted(notebooks)
     assert (
         exercises.exercise_ids("01_attention_math")
-        == exercises.exercise_ids()[: found.count("01_attention_math")]
+        == exercises.exercise_ids()[: notebooks.count("01_attention_math")]
     )
     with pytest.raises(ValueError, match="no notebook with exercises '01'.*01_attention_math"):
         exercises.exercise_ids("01")

@@ -486,15 +486,15 @@ def test_questions_of_another_form_are_asked_as_they_are(corpus):
 
 
 def test_the_first_character_is_written_from_the_mask_sign(corpus):
-    from kt_course.chapters.pretrain_finetune.ask_explorer import ALL_HEADS, _first_look
+    from kt_course.chapters.pretrain_finetune.ask_explorer import ALL_HEADS, first_attention
 
     vocab, model = corpus.vocab, gpt(corpus.vocab)
     asked = "Where was Ada Hall born?⁇"
     with kt.record_attention(model) as maps, torch.no_grad():
         model(torch.tensor([vocab.encode(asked)]))
     found = reading.read(model, vocab, asked)
-    assert _first_look(found, 2, 1)[0] == pytest.approx(maps[2][0, 1, -1].numpy())
-    assert _first_look(found, 2, ALL_HEADS)[0] == pytest.approx(maps[2][0, :, -1].mean(0).numpy())
+    assert first_attention(found, 2, 1)[0] == pytest.approx(maps[2][0, 1, -1].numpy())
+    assert first_attention(found, 2, ALL_HEADS)[0] == pytest.approx(maps[2][0, :, -1].mean(0).numpy())
 
 
 # ---------------------------------------------------------------- span corruption
