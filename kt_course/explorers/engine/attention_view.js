@@ -88,6 +88,7 @@ export function attentionView(page) {
   });
 
   const prompt = () => (state.text.includes("⁇") ? state.text : `${state.text}⁇`);
+  const keyOfText = () => `${state.name}\n${prompt()}`;
   const recorded = (layer = state.layer) => state.reading.attention[layer];
 
   // ------------------------------------------------------------ reading the text
@@ -100,7 +101,7 @@ export function attentionView(page) {
       const model = page.model(state.name),
         knockedOut = page.knockedOut(state.name);
       const reading = model.continueText(prompt(), { knockedOut, record: true });
-      const key = `${state.name}\n${prompt()}`;
+      const key = keyOfText();
       if (!knockedOut.length)
         intact = { key, answer: reading.answer, probability: reading.probability };
       else if (intact.key !== key) intact = { key, ...model.continueText(prompt()) };
@@ -258,13 +259,20 @@ export function attentionView(page) {
       out.setAttribute(
         "aria-label",
         `Knock out layer ${layer}, head ${head}` +
-          (effect === undefined ? "" : `; without it: ${effect}`),
+          (effect === undefined ? "" : `; without it: ${percent(effect)}`),
       );
       out.title = isGone ? "Restore this head" : "Knock this head out";
-      const action = heads[0].length > 4 ? "✕" : isGone ? "restore" : "knock out";
-      caption.textContent = `${isGone ? "✕" : ""} ${effect ?? action}`;
+      caption.textContent = captionOf(isGone, effect);
     }
     restore.disabled = !page.knockedOut(state.name).length;
+  }
+
+  /** What stands on the button below a tile; many heads leave little room. */
+  function captionOf(isGone, effect) {
+    const isNarrow = heads[0].length > 4;
+    if (effect === undefined) return isNarrow ? "✕" : isGone ? "✕ restore" : "knock out";
+    if (isNarrow) return effect < 0.005 ? "<1" : `${Math.round(100 * effect)}`;
+    return `✕ ${effect < 0.0005 ? "<0.1 %" : percent(effect)}`;
   }
 
   /**
@@ -273,6 +281,7 @@ export function attentionView(page) {
    */
   function measureHeads() {
     measuring?.stop();
+    if (intact.key !== keyOfText()) return; // the text in the field cannot be read
     const { model } = state,
       text = prompt(),
       { answer } = intact;
@@ -288,13 +297,13 @@ export function attentionView(page) {
     let worst = { left: 2 };
     state.effects = new Map();
     const note = (one) => {
-      state.effects.set(`${one.layer}.${one.head}`, percent(one.left));
+      state.effects.set(`${one.layer}.${one.head}`, one.left);
       if (one.left < worst.left) worst = one;
       drawTiles();
     };
     measuring = inSlices(steps, note, () => {
       readout.textContent =
-        `Below each head: the probability of “${answer}” without that head (with all heads: ` +
+        `Below each head: the probability of “${answer}” without it, in per cent (with all heads: ` +
         `${percent(intact.probability)}). ` +
         `It falls most without head ${worst.head} of layer ${worst.layer}.`;
     });
