@@ -5,12 +5,14 @@ ARGS ?=
 BIN := .venv/bin
 STAMP := .venv/.set-up
 
-# One thread a process: numbers repeat, and processes that run side by side do not slow each other down.
-# No bars: they would stand in the notebooks' stored outputs.
+# One thread per process: numbers repeat, and processes that run side by side do not slow each other
+# down. No progress bars: they would be in the notebooks' stored outputs.
 ONE_THREAD := OMP_NUM_THREADS=1 KT_PROGRESS=off
+PYTEST := $(ONE_THREAD) $(BIN)/python -m pytest -n $(JOBS) --dist loadfile
+QUICK_TESTS := tests/core tests/corpora tests/runs tests/test_budgets.py
 
 .DEFAULT_GOAL := help
-.PHONY: help venv setup workbook test lab scripts references checkpoints lint clean distclean
+.PHONY: help venv setup workbook check test lab scripts references checkpoints lint clean distclean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -35,12 +37,16 @@ $(STAMP): pyproject.toml requirements.lock | $(BIN)/python
 workbook: setup ## run the notebooks and write the report (ARGS="--profile smoke" passes options)
 	$(BIN)/kt workbook $(ARGS)
 
-test: setup ## unit and property tests, the committed notebooks against their stored outputs, a smoke run
-	$(ONE_THREAD) $(BIN)/python -m pytest -n $(JOBS) --dist loadfile tests
-	$(ONE_THREAD) $(BIN)/python -m pytest -n $(JOBS) --dist loadfile --nbval notebooks --nbval-current-env \
+check: lint ## lint, import contracts, tests of the core, corpora and runs: two minutes
+	$(PYTEST) -m "not slow and not bench" $(QUICK_TESTS)
+
+test: check ## check, all other tests, the notebooks against their stored outputs, a smoke run
+	$(PYTEST) -m slow $(QUICK_TESTS)
+	$(PYTEST) tests/course tests/benchmarks
+	$(PYTEST) --nbval notebooks --nbval-current-env \
 		--nbval-sanitize-with tests/nbval_sanitize.cfg --nbval-cell-timeout 300
 	rm -rf runs/test-smoke
-	$(ONE_THREAD) $(BIN)/kt workbook --profile smoke --out runs/test-smoke
+	$(ONE_THREAD) $(BIN)/kt workbook --profile smoke --jobs $(JOBS) --out runs/test-smoke
 	@$(BIN)/python tests/browsing.py
 
 lab: setup ## open the notebooks in JupyterLab
@@ -55,8 +61,9 @@ references: setup ## execute the committed notebooks anew, in place
 checkpoints: setup ## train the shipped checkpoints anew
 	$(BIN)/kt checkpoints $(ARGS)
 
-lint: setup ## ruff over the package, the tests and the notebooks; the format of code
+lint: setup ## ruff over packages, tests and notebooks, and who may import whom
 	$(BIN)/ruff check . && $(BIN)/ruff format --check kt_core kt_course tests tools
+	$(BIN)/lint-imports
 
 clean: ## remove builds and caches; .venv and runs stay
 	rm -rf build dist .pytest_cache .ruff_cache .hypothesis runs/test-smoke

@@ -1,8 +1,9 @@
-"""Switches on run-time checks of the shapes in kt_core's annotations, before anything imports it."""
+"""Fixtures for all tests, and run-time checks of the shapes in annotations of our packages."""
 
 from __future__ import annotations
 
 import importlib.util
+import os
 import sys
 
 import pytest
@@ -12,9 +13,15 @@ if all(importlib.util.find_spec(name) for name in ("jaxtyping", "beartype")):
         raise pytest.UsageError("kt_core was imported before its shape checks could be switched on")
     from jaxtyping import install_import_hook
 
-    # Not beartype.beartype itself: it would stop the bad values that tests hand to functions without shapes,
-    # before the ValueError that these functions promise.
+    # Not beartype.beartype itself: it would stop bad values that tests give to functions without
+    # shapes, before the ValueError that these functions promise.
     install_import_hook(["kt_core", "kt_course"], "shapecheck.check_shapes")
+
+if os.environ.get("KT_BROWSER") == "required":  # as in CI: no browser test is skipped silently
+    from browsing import missing
+
+    if missing():
+        raise pytest.UsageError(missing())
 
 
 @pytest.fixture(autouse=True)

@@ -55,9 +55,7 @@ def test_each_way_is_what_it_is_called(figures):
 def test_the_assignments_way_takes_no_fast_path_and_ours_does(monkeypatch):
     calls = []
     fast = fast_paths.fast_attend
-    monkeypatch.setattr(
-        fast_paths, "fast_attend", lambda *given: calls.append(1) or fast(*given)
-    )
+    monkeypatch.setattr(fast_paths, "fast_attend", lambda *given: calls.append(1) or fast(*given))
     corpus, device = load_corpus("bios:people=20"), torch.device("cpu")
     assert training_steps(recipe("a5", **SMALL), corpus, 0, device, is_fast=False)() > 0
     assert calls == []
@@ -92,7 +90,9 @@ def test_the_table_and_the_command(figures, tmp_path, monkeypatch, capsys):
     assert re.search(r"^training, useful characters per second .* \d+\.\d$", text, re.M)
     assert re.search(r"^answering, questions per second .* \d+\.\d$", text, re.M)
     monkeypatch.setattr(
-        bench_module, "bench", lambda corpus, **more: figures | dict(given=[corpus, more["seconds"]])
+        bench_module,
+        "bench",
+        lambda corpus, **more: figures | dict(given=[corpus, more["seconds"]]),
     )
     line = ["bench", "--corpus", "bios:people=20", "--seconds", "2", "--profile-seconds", "0"]
     assert main([*line, "--out", str(tmp_path / "b.json")]) == 0

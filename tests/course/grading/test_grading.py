@@ -1,4 +1,4 @@
-"""Grading: answers of a notebook, verdicts that no answer can forge, limits, a row for everything."""
+"""Grading: answers of a notebook, verdicts that no answer can forge, limits, a row for each."""
 
 from __future__ import annotations
 
@@ -68,7 +68,8 @@ def test_an_answer_takes_what_it_needs_of_the_cells_above_and_nothing_else():
             "size = 3\nsize += 1\nT = print('not this T')",
             "def helper(T):\n    return torch.ones(T, T) * size",
             "def helper2(): ...\nraise KeyError('not needed')",
-            '%matplotlib inline\n@kt_course.exercises.exercise("causal-mask")\ndef mine(T):\n    return helper(T)',
+            '%matplotlib inline\n@kt_course.exercises.exercise("causal-mask")\n'
+            "def mine(T):\n    return helper(T)",
         ]
     )
     answer = found["causal-mask"]
@@ -290,7 +291,8 @@ def test_what_is_no_notebook_of_ours_is_said(data, problem):
 
 def python(code, given=b"", limits=LIMITS, seconds=60, bubblewrap=False):
     """What Python code tells by `tell`."""
-    above = "import json, os, subprocess, sys, time\ndef report(**fact): os.write(int(sys.argv[1]), json.dumps(fact).encode() + b'\\n')\n"
+    above = "import json, os, subprocess, sys, time\ndef report(**fact):\n"
+    above += "    os.write(int(sys.argv[1]), json.dumps(fact).encode() + b'\\n')\n"
     return run_confined(["-c", above + code, "FD"], given, limits, seconds, bubblewrap)
 
 
@@ -305,7 +307,8 @@ def test_a_process_sees_its_input_an_environment_of_its_own_and_an_empty_home(
     bubblewrap, monkeypatch
 ):
     monkeypatch.setenv("SECRET_TOKEN", "x")
-    code = "home = os.path.expanduser('~')\nreport(given=sys.stdin.read(), env=dict(os.environ), home=os.listdir(home), cwd=os.listdir())"
+    code = "home = os.listdir(os.path.expanduser('~'))\n"
+    code += "report(given=sys.stdin.read(), env=dict(os.environ), home=home, cwd=os.listdir())"
     (facts,) = python(code, b"text", bubblewrap=bubblewrap).facts
     assert facts["given"] == "text" and facts["home"] == [] and facts["cwd"] == []
     assert "SECRET_TOKEN" not in facts["env"] and facts["env"]["KT_PROGRESS_FILE"] == "off"
@@ -353,7 +356,8 @@ def refused(work):
     try: work()
     except (MemoryError, OSError) as error: return type(error).__name__
     return "allowed"
-report(memory=refused(lambda: bytearray(40 * 2**30)), file=refused(lambda: open('x', 'wb').write(bytes(3 * 2**20))))"""
+memory = refused(lambda: bytearray(40 * 2**30))
+report(memory=memory, file=refused(lambda: open('x', 'wb').write(bytes(3 * 2**20))))"""
     (facts,) = python(code, limits=Limits(memory=1, disk=0.001), bubblewrap=bubblewrap).facts
     assert facts == {"memory": "MemoryError", "file": "OSError"}
 
@@ -367,9 +371,16 @@ import socket
 def fails(work):
     try: work()
     except OSError: return True
-report(secret=os.path.exists({str(secret)!r}), network=not fails(lambda: socket.create_connection(("1.1.1.1", 53), timeout=3)),
-     package=not fails(lambda: open({sandbox.__file__!r}, "a")), root=not fails(lambda: open("/x", "w")),
-     shadow=os.path.exists("/etc/shadow"), outside={os.getpid()} in [int(p) for p in os.listdir("/proc") if p.isdigit()][5:])"""
+processes = [int(p) for p in os.listdir("/proc") if p.isdigit()]
+report(
+    secret=os.path.exists({str(secret)!r}),
+    network=not fails(lambda: socket.create_connection(("1.1.1.1", 53), timeout=3)),
+    package=not fails(lambda: open({sandbox.__file__!r}, "a")),
+    root=not fails(lambda: open("/x", "w")),
+    system=not fails(lambda: os.open("/proc/sys/kernel/core_pattern", os.O_WRONLY)),
+    shadow=os.path.exists("/etc/shadow"),
+    outside={os.getpid()} in processes[5:],
+)"""
     (facts,) = python(code, bubblewrap=True).facts
     assert not any(facts.values()), facts
 
@@ -536,7 +547,8 @@ def test_a_table_is_harmless_in_a_spreadsheet():
     assert (row.right, row.unconfirmed) == (0, 1)
     assert batch.table([row]).splitlines() == [
         "file,notebook,status,right,of,unconfirmed,seconds,scaled-score,causal-mask",
-        '\'=cmd�|x,01_attention_math,finished,0,2,1,1.5,wrong: it�[31m raised,"right, unconfirmed: x"',
+        "'=cmd�|x,01_attention_math,finished,0,2,1,1.5,wrong: it�[31m raised,"
+        '"right, unconfirmed: x"',
     ]
 
 

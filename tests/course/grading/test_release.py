@@ -1,4 +1,4 @@
-"""Clean notebooks for learners: outputs gone, exercises back to stubs, and everything or nothing written."""
+"""Clean notebooks for learners: outputs gone, exercises back to stubs, all or nothing written."""
 
 from __future__ import annotations
 
@@ -117,9 +117,11 @@ def test_a_cell_that_is_blank_or_no_exercise_stays_as_it_is(source):
             '@exercise("a")\ndef f(x):\n  ...',
         ),
         (
-            '@kt_course.exercises.exercise("a")\nclass A(B):\n    """Doc."""\n\n    k = 1\n\n    def f(self):\n        return 1\n\n'
+            '@kt_course.exercises.exercise("a")\nclass A(B):\n    """Doc."""\n\n    k = 1\n\n'
+            "    def f(self):\n        return 1\n\n"
             '    def g(self):\n        "Doc."\n        return 2',
-            '@kt_course.exercises.exercise("a")\nclass A(B):\n    """Doc."""\n\n    k = 1\n\n    def f(self):\n        ...\n\n'
+            '@kt_course.exercises.exercise("a")\nclass A(B):\n    """Doc."""\n\n    k = 1\n\n'
+            "    def f(self):\n        ...\n\n"
             '    def g(self):\n        "Doc."\n        ...',
         ),
     ],

@@ -1,4 +1,4 @@
-"""What notebooks share: parameters that cannot be mistyped, models by profile, a result at the end."""
+"""What notebooks share: parameters that cannot be mistyped, models by profile, results."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The workbook's run: parameters, order, pages that need no network, and what stays when a notebook fails."""
+"""The workbook's run: parameters, order, offline pages, and what stays when a notebook fails."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ def notebooks(tmp_path):
         folder,
         "01_one",
         keep
-        + 'facts = {"rope": {"correct": 30, "total": 100}, "london": {"correct": 5, "total": 100}}\n'
+        + "facts = dict(rope=dict(correct=30, total=100), london=dict(correct=5, total=100))\n"
         + 'json.dump({"facts": facts}, '
         'open(f"{runs_dir}/01_one.json", "w"))',
         "print(sys.executable, os.getcwd(), profile, seed, overrides)",
