@@ -15,7 +15,6 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from kt_core.train_config import TrainConfig
 from torch import nn
 from torch.nn.utils.rnn import pad_sequence
 
@@ -24,6 +23,7 @@ from kt_core._validation import one_of
 from kt_core.datasets import TokenDataset
 from kt_core.evaluation import Score
 from kt_core.models import GPT
+from kt_core.train_config import TrainConfig
 from kt_core.trainer import Trainer
 from kt_core.vocab import CharVocab
 from kt_course.chapters.finetuning_techniques.sentiment import Sentence

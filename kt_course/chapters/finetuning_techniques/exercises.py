@@ -26,7 +26,6 @@ from kt_course.exercises.assertions import (
     describe,
     expect_value_error,
     fresh_cases,
-    recognise,
     tensor,
 )
 from kt_course.exercises.diagnoses import diagnoses
@@ -37,25 +36,6 @@ NOTEBOOK = "12_finetuning_techniques"
 
 
 # ---------------------------------------------------------------- one vector per text
-
-
-def pool_with(hidden: Tensor, idx: Tensor, how: str, mistake: str = "") -> Tensor:
-    """One vector per text, one text after the other, with one mistake built in."""
-    rows = []
-    for states, ids in zip(hidden, idx, strict=True):
-        n, T = int((ids != 0).sum()), len(ids)
-        last = {"column": T - 1, "after": min(n, T - 1), "before": max(n - 2, 0), "first": 0}
-        means = {
-            "padded mean": states.mean(0),
-            "divided by T": states[:n].sum(0) / T,
-            "sum": states[:n].sum(0),
-            "maximum": states[:n].amax(0),
-        }
-        if how == "last":
-            rows.append(states[last.get(mistake, n - 1)])
-        else:
-            rows.append(means.get(mistake, states[:n].mean(0)))
-    return torch.stack(rows)
 
 
 def texts_of(lengths: Sequence[int], width: int) -> Tensor:
@@ -71,14 +51,11 @@ def check_pool(fn: Callable) -> str:
         got = fn(hidden, idx, how)
         wrong.reject({"over batch": isinstance(got, Tensor) and got.shape == (6, 4)}, how=how)
         got = tensor(got, (3, 4), f"{how}: the result for hidden of (3, 6, 4)")
-        is_other = close(got, pool_with(hidden, idx, other))
-        wrong.reject({"other way": is_other}, how=how, other=other)
-        expected, what = pool_with(hidden, idx, how), f"{how}: the result"
-        recognise(
-            got, expected, lambda m, how=how: pool_with(hidden, idx, how, m), wrong.texts(how), what
-        )
+        wrong.reject({"other way": close(got, pool(hidden, idx, other))}, how=how, other=other)
+        what = f"{how}: the result"
+        wrong.compare(pool, got, lambda f, how=how: f(hidden, idx, how), what, table=how)
     got = tensor(fn(hidden, idx), (3, 4), "without how the result")
-    wrong.reject({"default": not close(got, pool_with(hidden, idx, "last"))})
+    wrong.reject({"default": not close(got, pool(hidden, idx))})
     expect_value_error('how="first"', fn, hidden, idx, "first")
     rule = "the length is the number of ids that are not 0"
     with fresh_cases(f"right for the example, not for other texts: {rule}"):
@@ -88,7 +65,7 @@ def check_pool(fn: Callable) -> str:
             idx = idx * torch.tensor(draw(1, 7, 1))  # other ids, and none of them 0
             for how in ("last", "mean"):
                 got = tensor(fn(hidden, idx, how), (5, 3), "it")
-                assert close(got, pool_with(hidden, idx, how))
+                assert close(got, pool(hidden, idx, how))
     return "the last character's vector or the mean of all, and no padding"
 
 
@@ -215,85 +192,43 @@ def rates_by_layer(groups: Any, classifier: Classifier) -> dict[int, float]:
     return rates
 
 
-def rate_with(d: int, L: int, peak: float, factor: float, mistake: str = "") -> float:
-    """The rate at a depth, with one mistake built in; the head is in one layer with the norm."""
-    top = min(d, L + 1)
-    return {
-        "upside down": peak / factor**top,
-        "growing": peak * factor ** (L + 1 - top),
-        "norm apart": peak / factor ** (L + 2 - d),
-        "last block": peak / factor ** max(L - top, 0),
-        "embeddings": peak / factor ** (L + 1 - max(top, 1)),
-        "line": peak * (1 - (L + 1 - top) / factor / (L + 1)),
-    }.get(mistake, peak / factor ** (L + 1 - top))
-
-
 def check_layer_rates(fn: Callable) -> str:
-    wrong, L, peak, factor = diagnoses(__file__, "layer-rates"), 3, 0.8, 2.0
+    wrong, peak, factor = diagnoses(__file__, "layer-rates"), 0.8, 2.0
 
-    def matches(rates: Mapping[int, float], *args: Any) -> bool:
-        expected = {d: rate_with(d, *args) for d in rates}
-        return all(abs(lr - expected[d]) <= 1e-6 * abs(expected[d]) for d, lr in rates.items())
+    def rates(f: Callable, classifier: Classifier, *args: float) -> Tensor:
+        layers = rates_by_layer(f(classifier, *args), classifier)
+        return torch.tensor([layers[d] for d in sorted(layers)], dtype=torch.double)
 
-    def rates_of(classifier: Classifier, *args: float) -> dict[int, float]:
-        return rates_by_layer(fn(classifier, *args), classifier)
+    def matches(make: Callable[[], Classifier], *args: float) -> bool:
+        return close(rates(fn, make(), *args), rates(layer_rates, make(), *args), 1e-6)
 
-    rates = rates_of(tiny_classifier(), peak, factor)
-    if not matches(rates, L, peak, factor):
-        known = wrong.texts("rates")
-        matching = [m for m in known if m != "equal" and matches(rates, L, peak, factor, m)]
-        if len(set(rates.values())) == 1:
-            matching.append("equal")
-        if matching:
-            raise Wrong(known[matching[0]])
-        wrong.reject({"head": abs(rates[L + 2] - peak) > 1e-9}, rate=rates[L + 2])
-        for d in sorted(rates, reverse=True):
-            right = rate_with(d, L, peak, factor)
-            named = dict(part=layer_name(d, L), rate=rates[d], right=right)
-            wrong.reject({"other": abs(rates[d] - right) > 1e-9}, **named)
-    frozen = tiny_classifier()
-    train_top(frozen, 1)
+    def top_is_trained() -> Classifier:
+        classifier = tiny_classifier()
+        train_top(classifier, 1)
+        return classifier
+
+    got = rates(fn, tiny_classifier(), peak, factor)
+    right = rates(layer_rates, tiny_classifier(), peak, factor)
+    if not close(got, right, 1e-6):
+        for variant, text in wrong.variants(layer_rates, "rates").values():
+            if close(got, rates(variant, tiny_classifier(), peak, factor), 1e-6):
+                raise Wrong(text)
+        wrong.reject({"head": abs(got[-1] - peak) > 1e-9}, rate=got[-1])
+        at = int((got - right).abs().gt(1e-9).nonzero()[-1])
+        raise wrong("other", part=layer_name(at, 3), rate=got[at], right=right[at])
     mistakes = {
-        "frozen depth": not matches(rates_of(frozen, peak, factor), L, peak, factor),
-        "factor 2": not matches(rates_of(tiny_classifier(), peak, 4.0), L, peak, 4.0),
-        "default": not matches(rates_of(tiny_classifier(), peak), L, peak, 2.6),
+        "frozen depth": not matches(top_is_trained, peak, factor),
+        "factor 2": not matches(tiny_classifier, peak, 4.0),
+        "default": not matches(tiny_classifier, peak),
     }
     wrong.reject(mistakes)
     with fresh_cases("right for 3 blocks, not for other models"):
         for n in draw(1, 5, 2):
-            assert matches(rates_of(tiny_classifier(n, "vanilla"), 0.1, 1.7), n, 0.1, 1.7)
+            assert matches(lambda n=n: tiny_classifier(n, "vanilla"), 0.1, 1.7)
     return "peak for the head and the last norm, divided by factor for each layer down"
 
 
 # ---------------------------------------------------------------- low rank
-
-
-def low_rank_with(
-    x: Tensor,
-    weight: Tensor,
-    bias: Tensor,
-    down: Tensor,
-    up: Tensor,
-    alpha: float,
-    mistake: str = "",
-) -> Tensor:
-    """The map with its low-rank part, with one mistake built in."""
-    r, product = len(down), x @ down.T @ up.T
-    scales = {
-        "alpha": alpha,
-        "upside down": r / alpha,
-        "no scale": 1.0,
-        "n_in": alpha / x.size(-1),
-        "root": alpha / r**0.5,
-    }
-    added = scales.get(mistake, alpha / r) * product
-    frozen = x @ weight.T + (0 if mistake == "no bias" else bias)
-    return {
-        "added alone": added,
-        "frozen alone": frozen,
-        "minus": frozen - added,
-        "all scaled": alpha / r * (frozen + product),
-    }.get(mistake, frozen + added)
 
 
 def check_low_rank(fn: Callable) -> str:
@@ -308,22 +243,18 @@ def check_low_rank(fn: Callable) -> str:
     args = case(5, 4, 2, 3, seed=1)
     sizes = "x of (3, 5), weight (4, 5), down (2, 5), up (4, 2)"
     got = tensor(fn(*args, 6.0), (3, 4), f"the result for {sizes}")
-    expected = low_rank_with(*args, 6.0)
-    recognise(
-        got, expected, lambda m: low_rank_with(*args, 6.0, m), wrong.texts("mistakes"), "the result"
-    )
+    wrong.compare(low_rank, got, lambda f: f(*args, 6.0), "the result")
     x, weight, bias, down, up = args
-    if not close(fn(x, weight, bias, down, 0 * up, 6.0), x @ weight.T + bias):
-        raise wrong("start")
-    args = case(5, 4, 2, 2, 3, seed=9)
-    got = tensor(fn(*args, 6.0), (2, 3, 4), "the result for x of (2, 3, 5)")
-    if not close(got, low_rank_with(*args, 6.0)):
-        raise wrong("batch")
+    start = fn(x, weight, bias, down, 0 * up, 6.0)
+    wrong.reject({"start": not close(start, x @ weight.T + bias)})
+    batch = case(5, 4, 2, 2, 3, seed=9)
+    got = tensor(fn(*batch, 6.0), (2, 3, 4), "the result for x of (2, 3, 5)")
+    wrong.reject({"batch": not close(got, low_rank(*batch, 6.0))})
     with fresh_cases("right for the examples, not for other sizes, ranks and alphas"):
         sizes = zip(draw(1, 9, 4), draw(1, 9, 4), draw(1, 5, 4), draw(1, 32, 4), strict=True)
         for n_in, n_out, r, alpha in sizes:
             args = case(n_in, n_out, r, 2)
-            assert close(fn(*args, float(alpha)), low_rank_with(*args, float(alpha)))
+            assert close(fn(*args, float(alpha)), low_rank(*args, float(alpha)))
     return "the frozen map and, times alpha / r, the map through r numbers"
 
 

@@ -14,12 +14,12 @@ from statistics import mean
 from typing import Any
 
 import torch
-from kt_core.train_config import TrainConfig
 
 from kt_core.datasets import NamePlace
 from kt_core.decoding import answer
 from kt_core.evaluation import Score
 from kt_core.models import GPT
+from kt_core.train_config import TrainConfig
 from kt_core.vocab import CharVocab
 from kt_course.chapters.finetuning_techniques.classify import (
     Classifier,

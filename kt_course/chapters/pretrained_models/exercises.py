@@ -13,7 +13,7 @@ from kt_core.attention import MultiHeadAttention
 from kt_course.chapters.pretrained_models.hub.conversion import gpt2_attention
 from kt_course.chapters.pretrained_models.hub.padding import left_aligned
 from kt_course.chapters.pretrained_models.hub.tokens import Word, bits_per_character, merge_step
-from kt_course.exercises.assertions import Wrong, close, describe, fresh_cases, recognise, tensor
+from kt_course.exercises.assertions import Wrong, close, describe, fresh_cases, tensor
 from kt_course.exercises.diagnoses import Diagnoses, diagnoses
 from kt_course.exercises.random_cases import draw, fresh_generator, fresh_random, letters, randomise
 from kt_course.exercises.registry import Exercise
@@ -140,13 +140,6 @@ def check_bits(fn: Callable) -> str:
 
 # ---------------------------------------------------------------- GPT-2's attention
 
-ORDERS = {
-    "query key exchanged": ("key", "query", "value"),
-    "value first": ("value", "key", "query"),
-    "value query key": ("value", "query", "key"),
-    "query value key": ("query", "value", "key"),
-    "one part": ("query", "query", "query"),
-}
 # Shapes, times C.
 SHAPES = {
     "c_attn.weight": (1, 3),
@@ -154,21 +147,6 @@ SHAPES = {
     "c_proj.weight": (1, 1),
     "c_proj.bias": (1,),
 }
-
-
-def c_attn_with(layer: MultiHeadAttention, mistake: str = "", part: str = "weight") -> Tensor:
-    """c_attn.weight (C, 3C) or c_attn.bias (3C,) with one mistake built in."""
-    order = ORDERS.get(mistake, ("query", "key", "value"))
-    parts = [getattr(getattr(layer, name), part).detach() for name in order]
-    joined = torch.cat(parts)  # (3C, ...)
-    if mistake == "by head":
-        by_head = [one.unflatten(0, (layer.n_head, -1)) for one in parts]
-        joined = torch.stack(by_head, dim=1).flatten(0, 2)
-    if part == "bias":
-        return joined
-    if mistake == "not transposed":
-        return torch.cat(parts, dim=1)
-    return joined.reshape(len(parts[0]), -1) if mistake == "reshaped" else joined.T
 
 
 def attention_weights_of(
@@ -188,14 +166,15 @@ def attention_weights_of(
 
 def check_gpt2_attention(fn: Callable) -> str:
     wrong = diagnoses(__file__, "gpt2-attention")
-    layer, texts = randomise(MultiHeadAttention(12, 3), seed=1), wrong.texts("mistakes")
+    layer = randomise(MultiHeadAttention(12, 3), seed=1)
     got, right = attention_weights_of(fn, layer, wrong), gpt2_attention(layer)
-    name = "c_attn.weight"
-    recognise(got[name], right[name], lambda m: c_attn_with(layer, m), texts, name)
-    name = "c_attn.bias"
-    wrong.reject({"no bias": not got[name].any()})
-    texts = {m: str(wrong("biases", text=text)) for m, text in texts.items()}
-    recognise(got[name], right[name], lambda m: c_attn_with(layer, m, "bias"), texts, name)
+    weight, bias = got["c_attn.weight"], got["c_attn.bias"]
+    wrong.compare(gpt2_attention, weight, lambda f: f(layer)["c_attn.weight"], "c_attn.weight")
+    wrong.reject({"no bias": not bias.any()})
+    try:
+        wrong.compare(gpt2_attention, bias, lambda f: f(layer)["c_attn.bias"], "c_attn.bias")
+    except Wrong as error:
+        raise wrong("biases", text=error) from None
     wrong.reject({"square": close(got["c_proj.weight"], layer.proj.weight.detach())})
     for name in ("c_proj.weight", "c_proj.bias"):
         wrong.reject({"proj": not close(got[name], right[name])}, name=name)

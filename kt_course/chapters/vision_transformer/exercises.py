@@ -5,8 +5,6 @@ from __future__ import annotations
 import operator
 from collections.abc import Callable
 
-import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from kt_course.chapters.vision_transformer.vision import (
@@ -16,7 +14,7 @@ from kt_course.chapters.vision_transformer.vision import (
     patch_convolution,
     patchify,
 )
-from kt_course.exercises.assertions import Wrong, close, describe, fresh_cases, recognise, tensor
+from kt_course.exercises.assertions import Wrong, close, describe, fresh_cases, tensor
 from kt_course.exercises.diagnoses import diagnoses
 from kt_course.exercises.random_cases import draw, numbers, randomise
 from kt_course.exercises.registry import Exercise
@@ -53,19 +51,6 @@ def check_tokens(fn: Callable) -> str:
 # ---------------------------------------------------------------- patches
 
 
-def patchify_with(images: Tensor, p: int, mistake: str = "") -> Tensor:
-    """Patches one by one, with one mistake built in."""
-    B, c, H, W = images.shape
-    if mistake == "strips":
-        return images.reshape(B, (H // p) * (W // p), c * p * p)
-    corners = [(i, j) for i in range(0, H, p) for j in range(0, W, p)]
-    if mistake == "columns first":
-        corners = [(i, j) for j in range(0, W, p) for i in range(0, H, p)]
-    squares = [images[:, :, i : i + p, j : j + p] for i, j in corners]  # (B, c, p, p) each
-    axes = {"channels last": (0, 2, 3, 1), "turned": (0, 1, 3, 2)}.get(mistake, (0, 1, 2, 3))
-    return torch.stack([square.permute(axes).reshape(B, -1) for square in squares], dim=1)
-
-
 def check_patchify(fn: Callable) -> str:
     wrong = diagnoses(__file__, "patchify")
 
@@ -83,30 +68,14 @@ def check_patchify(fn: Callable) -> str:
         return tensor(got, expected, f"the result for {case}")
 
     for shape, p in (((2, 1, 4, 6), 2), ((1, 3, 6, 6), 3)):
-        images = numbers(*shape, seed=p)
-        got, expected = answer(images, p), patchify_with(images, p)
-        known, args = wrong.texts("mistakes"), (images, p)
-        recognise(got, expected, lambda m, a=args: patchify_with(*a, m), known, "the patches")
+        args = (numbers(*shape, seed=p), p)
+        wrong.compare(patchify, answer(*args), lambda f, args=args: f(*args), "the patches")
     with fresh_cases("right for the examples, not for other images and patches"):
         sizes = zip(draw(1, 4, 4), draw(1, 4, 4), draw(1, 4, 4), draw(1, 3, 4), strict=True)
         for p, rows, columns, c in sizes:
             images = numbers(2, c, rows * p, columns * p)
-            assert close(answer(images, p), patchify_with(images, p))
+            assert close(answer(images, p), patchify(images, p))
     return "squares row by row, in each channel, row, column"
-
-
-def convolution_with(
-    images: Tensor, weight: Tensor, bias: Tensor, p: int, mistake: str = ""
-) -> Tensor:
-    """The linear map of patches as a convolution, with one mistake built in."""
-    C, c = len(weight), images.size(1)
-    kernel = weight.reshape(C, c, p, p)
-    if mistake == "channels last":
-        kernel = weight.reshape(C, p, p, c).permute(0, 3, 1, 2)
-    kernel = {"flipped": kernel.flip(-1, -2), "turned": kernel.mT}.get(mistake, kernel)
-    y = F.conv2d(images, kernel, None if mistake == "no bias" else bias, stride=p)  # (B, C, G, G)
-    y = y.mT if mistake == "columns first" else y
-    return y.flatten(2).reshape(len(y), -1, C) if mistake == "reshaped" else y.flatten(2).mT
 
 
 def check_convolution(fn: Callable) -> str:
@@ -129,17 +98,13 @@ def check_convolution(fn: Callable) -> str:
     for shape, p, C in (((2, 1, 4, 8), 2, 5), ((1, 3, 6, 6), 3, 7)):
         weight, bias = numbers(C, shape[1] * p * p, seed=p + 1), numbers(C, seed=p + 2)
         args = (numbers(*shape, seed=p), weight, bias, p)
-        expected = patchify_with(args[0], p) @ weight.mT + bias
-        known = wrong.texts("mistakes")
-        recognise(
-            answer(*args), expected, lambda m, a=args: convolution_with(*a, m), known, "the result"
-        )
+        wrong.compare(patch_convolution, answer(*args), lambda f, a=args: f(*a), "the result")
     with fresh_cases("right for the examples, not for other images, patches and widths"):
         sizes = zip(draw(1, 3, 3), draw(1, 3, 3), draw(1, 3, 3), draw(1, 6, 3), strict=True)
         for p, grid, c, C in sizes:
             images = numbers(2, c, grid * p, grid * p)
             weight, bias = numbers(C, c * p * p), numbers(C)
-            expected = patchify_with(images, p) @ weight.mT + bias
+            expected = patchify(images, p) @ weight.mT + bias
             assert close(answer(images, weight, bias, p), expected)
     return "the linear map of every patch, as a convolution with a stride of one patch"
 
@@ -147,83 +112,45 @@ def check_convolution(fn: Callable) -> str:
 # ---------------------------------------------------------------- the first tokens
 
 
-def embed_with(model: ViT, patches: Tensor, mistake: str = "") -> Tensor:
-    """The input of the first block, with one mistake built in."""
-    pos, token = model.pos_emb, model.class_token
-    x = patches @ model.patch_emb.weight.mT + (0 if mistake == "no bias" else model.patch_emb.bias)
-    if token is None:
-        return x if pos is None or mistake == "no positions" else x + pos
-    front = token.expand(len(x), -1, -1)
-    if mistake == "token added":
-        return x + token + (0 if pos is None else pos[:, 1:])
-    if mistake == "at the end":
-        x = torch.cat([x, front], 1)
-        return x if pos is None else x + pos
-    if pos is None or mistake == "no positions":
-        return torch.cat([front, x], 1)
-    added = {"token without": pos[:, 1:], "one too early": pos[:, :-1]}
-    if mistake in added:
-        return torch.cat([front, x + added[mistake]], 1)
-    added = {"one vector": pos[:, :1], "twice": 2 * pos}
-    return torch.cat([front, x], 1) + added.get(mistake, pos)
-
-
 def check_embed(fn: Callable) -> str:
     wrong = diagnoses(__file__, "vit-embed")
-    texts = wrong.texts("mistakes")
+    variants = wrong.variants(ViT.embed)
 
     def random_model(seed: int | None = None, **kind: str) -> ViT:
         return randomise(ViT(ViTConfig(4, 2, n_layer=1, n_head=1, n_embd=6, **kind)), seed)
 
     for kind in ({}, {"pool": "mean"}, {"positions": "none"}):
-        model, patches = random_model(1, **kind), numbers(3, 4, 4, seed=2)
+        args = model, patches = random_model(1, **kind), numbers(3, 4, 4, seed=2)
         name = ", ".join(f"{key} {value}" for key, value in kind.items()) or "the default kind"
-        expected, got = embed_with(model, patches), fn(model, patches)
-        if isinstance(got, Tensor) and got.shape == (3, 4, 6) and len(expected[0]) == 5:
-            if close(got.detach(), embed_with(model, patches, "token added")):
-                raise Wrong(texts["token added"])
-            raise wrong("no token", kind=name)
-        got = tensor(got, expected.shape, f"{name}: the result for 3 images of 4 patches")
-        args, what = (model, patches), f"{name}: the result"
-        differing = {m: t for m, t in texts.items() if not close(embed_with(*args, m), expected)}
-        recognise(got, expected, lambda m, a=args: embed_with(*a, m), differing, what)
+        n_tokens, got = model.config.n_tokens, fn(*args)
+        if isinstance(got, Tensor) and got.shape == (3, 4, 6) and n_tokens == 5:
+            variant, text = variants["token added"]
+            raise (
+                Wrong(text) if close(got.detach(), variant(*args)) else wrong("no token", kind=name)
+            )
+        got = tensor(got, (3, n_tokens, 6), f"{name}: the result for 3 images of 4 patches")
+        wrong.compare(ViT.embed, got, lambda f, args=args: f(*args).detach(), f"{name}: the result")
     with fresh_cases("right for 3 images, not for another number of them"):
         for B in (1, 5):
             model, patches = random_model(), numbers(B, 4, 4)
-            assert close(fn(model, patches).detach(), embed_with(model, patches))
+            assert close(fn(model, patches).detach(), model.embed(patches).detach())
     return "patches by one linear map, the class token in front, a position for each, of every kind"
 
 
 # ---------------------------------------------------------------- rollout
 
 
-def rollout_with(maps: list[Tensor], mistake: str = "") -> Tensor:
-    """Attention rollout, with one mistake built in."""
-    one = torch.eye(maps[0].size(-1), dtype=maps[0].dtype)
-    total = one.expand(len(maps[0]), -1, -1)
-    maps = {"last layer": maps[-1:], "backwards": maps[::-1]}.get(mistake, maps)
-    for weights in maps:
-        heads = {"sum": weights.sum(1), "max": weights.amax(1), "first head": weights[:, 0]}
-        a = heads.get(mistake, weights.mean(1))
-        a = {"no residual": a, "whole": a + one}.get(mistake, (a + one) / 2)
-        total = a * total if mistake == "entries" else a @ total
-    if mistake == "mean":
-        return torch.stack([(m.mean(1) + one) / 2 for m in maps]).mean(0)
-    return total.mT if mistake == "transposed" else total
-
-
 def check_rollout(fn: Callable) -> str:
     def random_maps(B: int, L: int, nh: int, T: int, seed: int | None = None) -> list[Tensor]:
         return list((3 * numbers(L, B, nh, T, T, seed=seed)).softmax(-1))
 
-    maps, known = random_maps(2, 3, 2, 4, seed=1), diagnoses(__file__, "attention-rollout")
+    maps, wrong = random_maps(2, 3, 2, 4, seed=1), diagnoses(__file__, "attention-rollout")
     got = tensor(fn(maps), (2, 4, 4), "the result for 3 layers of (2, 2, 4, 4)")
-    texts, expected = known.texts("mistakes"), rollout_with(maps)
-    recognise(got, expected, lambda m: rollout_with(maps, m), texts, "the rollout")
+    wrong.compare(attention_rollout, got, lambda f: f(maps), "the rollout")
     with fresh_cases("right for 3 layers, not for other numbers of layers, heads and tokens"):
         for B, L, nh, T in ((1, 1, 1, 3), (3, 4, 3, 5)):
             maps = random_maps(B, L, nh, T)
-            assert close(tensor(fn(maps), (B, T, T), "the result"), rollout_with(maps))
+            assert close(tensor(fn(maps), (B, T, T), "the result"), attention_rollout(maps))
     return "mean of the heads, half of the residual, the layers multiplied in order, rows sum to 1"
 
 

@@ -19,11 +19,11 @@ from dataclasses import dataclass, replace
 import numpy as np
 import torch
 import torch.nn.functional as F
-from kt_core.blocks import Block, GPTConfig
 from torch import nn
 
 from kt_core._typing import Bool, Float, Int, Tensor
 from kt_core._validation import is_whole, require
+from kt_core.blocks import Block, GPTConfig
 from kt_core.evaluation import Score
 
 POOLS, POSITIONS = ("class", "mean"), ("learned", "none")

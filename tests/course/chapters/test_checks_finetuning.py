@@ -18,26 +18,16 @@ from kt_course.chapters.finetuning_techniques.classify import (
     retained,
     train_top,
 )
-from kt_course.chapters.finetuning_techniques.exercises import low_rank_with, pool_with
 from kt_course.exercises.diagnoses import diagnoses
 
 NOTEBOOK = "12_finetuning_techniques"
-POOLS = {how: diagnoses(exercises.__file__, "pool").texts(how) for how in ("last", "mean")}
-LOW_RANK = diagnoses(exercises.__file__, "low-rank").texts("mistakes")
+POOLS = {how: diagnoses(exercises.__file__, "pool").variants(pool, how) for how in ("last", "mean")}
+LOW_RANK = diagnoses(exercises.__file__, "low-rank").variants(low_rank)
 
 # ---------------------------------------------------------------- one vector a text
 
 
 def stub_pool(hidden, idx, how="last"): ...
-
-
-def slipping(slip, where):
-    def answer(hidden, idx, how="last"):
-        if how not in ("last", "mean"):
-            raise ValueError("last or mean")
-        return pool_with(hidden, idx, how, slip if how == where else "")
-
-    return answer
 
 
 def by_gather(hidden, idx, how="last"):
@@ -57,7 +47,7 @@ def by_loop(hidden, idx, how="last"):
 
 
 def silent(hidden, idx, how="last"):
-    return pool_with(hidden, idx, how)
+    return by_loop(hidden, idx, how if how in ("last", "mean") else "last")
 
 
 def over_the_batch(hidden, idx, how="last"):
@@ -65,7 +55,7 @@ def over_the_batch(hidden, idx, how="last"):
 
 
 def one_way(how):
-    return lambda hidden, idx, given="last": pool_with(hidden, idx, how)
+    return lambda hidden, idx, other="last": by_loop(hidden, idx, how)
 
 
 def mean_by_default(hidden, idx, how="mean"):
@@ -85,9 +75,9 @@ def its_own_example(hidden, idx, how="last"):
 POOL = Answers(
     stub=stub_pool,
     wrong={
-        f"{where}, {slip}": (slipping(slip, where), told[6:26].split("(")[0])
-        for where, slips in POOLS.items()
-        for slip, told in slips.items()
+        f"{where}, {mistake}": (variant, text[6:26].split("(")[0])
+        for where, variants in POOLS.items()
+        for mistake, (variant, text) in variants.items()
     }
     | {
         "never the mean": (one_way("last"), 'belongs to how="last"'),
@@ -376,12 +366,6 @@ RATES = Answers(
 def stub_low_rank(x, weight, bias, down, up, alpha): ...
 
 
-def wrongly(slip):
-    return lambda x, weight, bias, down, up, alpha: low_rank_with(
-        x, weight, bias, down, up, alpha, slip
-    )
-
-
 def merged(x, weight, bias, down, up, alpha):
     return F.linear(x, weight + alpha / down.size(0) * up @ down, bias)
 
@@ -393,7 +377,7 @@ def by_einsum(x, weight, bias, down, up, alpha):
 
 RANK = Answers(
     stub=stub_low_rank,
-    wrong={slip: (wrongly(slip), told[:24]) for slip, told in LOW_RANK.items()}
+    wrong={name: (variant, text[:24]) for name, (variant, text) in LOW_RANK.items()}
     | {
         "rows alone": (
             lambda x, weight, bias, down, up, alpha: (
@@ -415,7 +399,7 @@ RANK = Answers(
             "the frozen map itself",
         ),
         "rank 2 always": (
-            lambda x, weight, bias, down, up, alpha: low_rank_with(
+            lambda x, weight, bias, down, up, alpha: merged(
                 x, weight, bias, down, up, alpha * len(down) / 2
             ),
             "not for other|right for the examples",
@@ -510,26 +494,6 @@ ANSWERS = {
 TestExercises = suite(NOTEBOOK, ANSWERS)
 TestQuizzes = quiz_suite(NOTEBOOK)
 TestNotebook = notebook_suite(NOTEBOOK)
-
-
-def test_the_formulas_of_the_checks_are_the_packages():
-    generator = torch.Generator().manual_seed(0)
-    hidden, idx = (
-        torch.randn(3, 5, 4, generator=generator),
-        torch.tensor([[4, 2, 0, 0, 0], [5] * 5, [3, 3, 3, 3, 0]]),
-    )
-    for how, slips in POOLS.items():
-        torch.testing.assert_close(pool_with(hidden, idx, how), pool(hidden, idx, how))
-        for slip in slips:
-            assert not torch.allclose(
-                pool_with(hidden, idx, how, slip), pool(hidden, idx, how), atol=1e-3
-            )
-    given = [torch.randn(s, generator=generator) for s in ((3, 5), (4, 5), (4,), (2, 5), (4, 2))]
-    torch.testing.assert_close(low_rank_with(*given, 6.0), low_rank(*given, 6.0))
-    for slip in LOW_RANK:
-        assert not torch.allclose(
-            low_rank_with(*given, 6.0, slip), low_rank(*given, 6.0), atol=1e-3
-        ), slip
 
 
 @pytest.mark.parametrize("name", ["by depth", "by modules"])

@@ -1,22 +1,28 @@
 """Answers to the exercises of notebook 14, right and wrong: every mistake gets its name."""
 
 import math
+from functools import partial
 
 import torch
 import torch.nn.functional as F
 from checking import Answers, notebook_suite, quiz_suite, suite
 
 import kt_core as kt
-from kt_course.chapters.what_does_it_know import confidence, tracing
+from kt_course.chapters.what_does_it_know import confidence, exercises, tracing
 from kt_course.chapters.what_does_it_know.capacity import learned_bits
-from kt_course.chapters.what_does_it_know.exercises import (
-    bits_with,
-    calibration_error_with,
-    cut_mask_with,
-    log_probability_with,
-    ridge_with,
-    threshold_with,
-)
+from kt_course.exercises.diagnoses import diagnoses
+
+
+def variants_of(id, reference):
+    """The reference with each mistake that the check recognises: name -> function."""
+    variants = diagnoses(exercises.__file__, id).variants(reference)
+    return {name: variant for name, (variant, _) in variants.items()}
+
+
+SUMMED = variants_of("answer-probability", confidence.answer_log_probability)
+MASKS = variants_of("cut-mask", tracing.cut_mask)
+RIDGES = variants_of("ridge-probe", tracing.ridge)
+LEARNED = variants_of("learned-bits", learned_bits)
 
 # ---------------------------------------------------------------- the probability of an answer
 
@@ -24,10 +30,6 @@ from kt_course.chapters.what_does_it_know.exercises import (
 def stub_log_probability(logits, ids, start):
     """ln p of ids[start:]."""
     ...
-
-
-def slipped_probability(slip):
-    return lambda logits, ids, start: log_probability_with(logits, ids, start, slip)
 
 
 def by_cross_entropy(logits, ids, start):
@@ -55,25 +57,25 @@ def needs_all_rows(logits, ids, start):
 PROBABILITY = Answers(
     stub=stub_log_probability,
     wrong={
-        "late": (slipped_probability("late"), r"off by one: logits\[t\] predicts"),
+        "late": (SUMMED["late"], r"off by one: logits\[t\] predicts"),
         "late, in one go": (every_row, r"off by one: logits\[t\] predicts"),
-        "early": (slipped_probability("early"), "the other way"),
-        "raw": (slipped_probability("raw"), "sums of logits"),
-        "axis": (slipped_probability("axis"), "wrong axis"),
-        "mean": (slipped_probability("mean"), "mean over the characters"),
-        "whole": (slipped_probability("whole"), "question is counted"),
-        "no end": (slipped_probability("no end"), "last character is left out"),
-        "first": (slipped_probability("first"), "first character"),
-        "a loss": (slipped_probability("minus"), "that is a loss"),
-        "a probability": (slipped_probability("not log"), "probability itself"),
-        "base 2": (slipped_probability("bits"), "to base 2"),
+        "early": (SUMMED["early"], "the other way"),
+        "raw": (SUMMED["raw"], "sums of logits"),
+        "axis": (SUMMED["axis"], "wrong axis"),
+        "mean": (SUMMED["mean"], "mean over the characters"),
+        "whole": (SUMMED["whole"], "question is counted"),
+        "no end": (SUMMED["no end"], "last character is left out"),
+        "first": (SUMMED["first"], "first character"),
+        "a loss": (SUMMED["minus"], "that is a loss"),
+        "a probability": (SUMMED["not log"], "probability itself"),
+        "base 2": (SUMMED["bits"], "to base 2"),
         "one number a character": (
-            lambda logits, ids, start: torch.stack([log_probability_with(logits, ids, start)] * 2),
+            lambda logits, ids, start: torch.stack([by_cross_entropy(logits, ids, start)] * 2),
             r"one number, not a tensor of shape \(2,\)",
         ),
         "a row for every id": (needs_all_rows, "raised RuntimeError|without the last row"),
         "a table of one": (
-            lambda logits, ids, start: log_probability_with(logits, ids, 5),
+            lambda logits, ids, start: by_cross_entropy(logits, ids, 5),
             "not for other lengths|raised",
         ),
     },
@@ -87,8 +89,30 @@ PROBABILITY = Answers(
 def stub_error(sure, right, bins=10): ...
 
 
-def slipped_error(slip):
-    return lambda sure, right, bins=10: calibration_error_with(sure, right, bins, slip)
+def calibration_error_with(sure, right, bins=10, mistake=""):
+    """The expected calibration error with one mistake built in."""
+    bins = 10 if mistake == "ten bins" else bins
+    if mistake == "one bin":
+        return (sure.mean() - right.double().mean()).abs()
+    if mistake == "no bins":
+        return (sure - right.double()).abs().mean()
+    index = (sure * bins).floor().long()
+    index = index if mistake == "1 dropped" else index.clamp(max=bins - 1)
+    gaps, weights = [], []
+    for i in range(bins):
+        inside = index == i
+        if inside.any():
+            mean = (i + 0.5) / bins if mistake == "middle" else sure[inside].mean()
+            gaps.append(right[inside].double().mean() - mean)
+            weights.append(inside.double().mean())
+    gap, weight = torch.stack(gaps), torch.stack(weights)
+    outcomes = {
+        "unweighted": gap.abs().mean(),
+        "largest": gap.abs().max(),
+        "signed": (weight * gap).sum(),
+        "squared": (weight * gap.square()).sum(),
+    }
+    return outcomes.get(mistake, (weight * gap.abs()).sum())
 
 
 def with_edges(sure, right, bins=10):
@@ -121,24 +145,30 @@ def empty_bins(sure, right, bins=10):
 
 
 def twelve(sure, right, bins=10):
-    return 0.0 if len(sure) not in (12,) else calibration_error_with(sure, right, bins)
+    return 0.0 if len(sure) not in (12,) else by_scatter(sure, right, bins)
 
 
 ERROR = Answers(
     stub=stub_error,
     wrong={
-        "unweighted": (slipped_error("unweighted"), "every bin counts alike"),
-        "signed": (slipped_error("signed"), "cancel out"),
-        "squared": (slipped_error("squared"), "distances are squared"),
-        "largest": (slipped_error("largest"), "largest distance"),
-        "one bin": (slipped_error("one bin"), "in one bin"),
-        "no bins": (slipped_error("no bins"), "takes a bin of answers"),
-        "middle": (slipped_error("middle"), "middle of the bin"),
-        "1 dropped": (slipped_error("1 dropped"), "confidence 1 are lost"),
-        "always ten": (slipped_error("ten bins"), "use the argument"),
+        "unweighted": (
+            partial(calibration_error_with, mistake="unweighted"),
+            "every bin counts alike",
+        ),
+        "signed": (partial(calibration_error_with, mistake="signed"), "cancel out"),
+        "squared": (partial(calibration_error_with, mistake="squared"), "distances are squared"),
+        "largest": (partial(calibration_error_with, mistake="largest"), "largest distance"),
+        "one bin": (partial(calibration_error_with, mistake="one bin"), "in one bin"),
+        "no bins": (partial(calibration_error_with, mistake="no bins"), "takes a bin of answers"),
+        "middle": (partial(calibration_error_with, mistake="middle"), "middle of the bin"),
+        "1 dropped": (
+            partial(calibration_error_with, mistake="1 dropped"),
+            "confidence 1 are lost",
+        ),
+        "always ten": (partial(calibration_error_with, mistake="ten bins"), "use the argument"),
         "empty bins": (empty_bins, "mean of an empty bin"),
         "five by default": (
-            lambda sure, right, bins=5: calibration_error_with(sure, right, bins),
+            lambda sure, right, bins=5: by_scatter(sure, right, bins),
             "there are 10 bins",
         ),
         "a list a bin": (lambda sure, right, bins=10: [0.1] * bins, "one number, not a list"),
@@ -167,8 +197,29 @@ def test_kt_cores_own_bins_are_seen_as_borrowed_too():
 def stub_threshold(sure, right, accuracy): ...
 
 
-def slipped_threshold(slip):
-    return lambda sure, right, accuracy: threshold_with(sure, right, accuracy, slip)
+def threshold_with(sure, right, accuracy, mistake=""):
+    """The lowest confidence from which `accuracy` is reached, with one mistake built in."""
+    order = sure.argsort(descending=True)
+    sure, right = sure[order].tolist(), right[order].tolist()
+    passing = []
+    for i, t in enumerate(sure):
+        is_answered = [s > t if mistake == "above" else s >= t for s in sure]
+        answered = [r for r, given in zip(right, is_answered, strict=True) if given]
+        answered = right[: i + 1] if mistake == "ties" else answered
+        total = len(sure) if mistake == "of all" else len(answered)
+        share = sum(answered) / total if total else 0.0
+        enough = {
+            "more": share > accuracy + 1e-12,
+            "wrong ones": share <= 1 - accuracy + 1e-12,
+        }.get(mistake, share >= accuracy - 1e-12)
+        if enough:
+            passing.append((t, i))
+        elif mistake == "first failure":
+            break
+    if not passing:
+        return math.inf
+    t, i = passing[0] if mistake == "highest" else passing[-1]
+    return {"coverage": (i + 1) / len(sure), "index": float(i)}.get(mistake, t)
 
 
 def all_thresholds(sure, right, accuracy):
@@ -193,7 +244,7 @@ def raises_where_none(sure, right, accuracy):
 
 
 def zero_where_none(sure, right, accuracy):
-    lowest = threshold_with(sure, right, accuracy)
+    lowest = all_thresholds(sure, right, accuracy)
     return 0.0 if math.isinf(lowest) else lowest
 
 
@@ -202,21 +253,24 @@ def the_median(sure, right, accuracy):
 
 
 def few_answers_only(sure, right, accuracy):
-    return threshold_with(sure[:6], right[:6], accuracy)
+    return all_thresholds(sure[:6], right[:6], accuracy)
 
 
 THRESHOLD = Answers(
     stub=stub_threshold,
     wrong={
-        "highest": (slipped_threshold("highest"), "answers least"),
-        "first failure": (slipped_threshold("first failure"), "may rise again"),
-        "more": (slipped_threshold("more"), "exactly the wanted accuracy"),
-        "of all": (slipped_threshold("of all"), "divided by all questions"),
-        "ties": (slipped_threshold("ties"), "pass a threshold together"),
-        "above": (slipped_threshold("above"), "exactly at the threshold"),
-        "wrong ones": (slipped_threshold("wrong ones"), "share of wrong answers"),
-        "coverage": (slipped_threshold("coverage"), "share of questions that are answered"),
-        "index": (slipped_threshold("index"), "an index into the list"),
+        "highest": (partial(threshold_with, mistake="highest"), "answers least"),
+        "first failure": (partial(threshold_with, mistake="first failure"), "may rise again"),
+        "more": (partial(threshold_with, mistake="more"), "exactly the wanted accuracy"),
+        "of all": (partial(threshold_with, mistake="of all"), "divided by all questions"),
+        "ties": (partial(threshold_with, mistake="ties"), "pass a threshold together"),
+        "above": (partial(threshold_with, mistake="above"), "exactly at the threshold"),
+        "wrong ones": (partial(threshold_with, mistake="wrong ones"), "share of wrong answers"),
+        "coverage": (
+            partial(threshold_with, mistake="coverage"),
+            "share of questions that are answered",
+        ),
+        "index": (partial(threshold_with, mistake="index"), "an index into the list"),
         "raises": (raises_where_none, "raises IndexError: give back inf"),
         "zero": (zero_where_none, "it gives 0: inf answers nothing"),
         "median": (the_median, r"for an accuracy of 0.75 it gives 0.6 instead of 0.5"),
@@ -230,10 +284,6 @@ THRESHOLD = Answers(
 
 
 def stub_cut(T, queries, keys): ...
-
-
-def slipped_cut(slip):
-    return lambda T, queries, keys: cut_mask_with(T, list(queries), list(keys), slip)
 
 
 def by_sets(T, queries, keys):
@@ -258,7 +308,7 @@ def by_outer(T, queries, keys):
 
 
 def lists_of_some(T, queries, keys):
-    mask = cut_mask_with(T, queries, keys)
+    mask = by_sets(T, queries, keys)
     mask[queries[0], queries[0]] = True  # fails where the list is empty
     return mask
 
@@ -266,23 +316,23 @@ def lists_of_some(T, queries, keys):
 CUT = Answers(
     stub=stub_cut,
     wrong={
-        "transposed": (slipped_cut("transposed"), "rows and columns are swapped"),
-        "inverted": (slipped_cut("inverted"), "turned round"),
-        "future": (slipped_cut("future"), "leak"),
-        "columns": (slipped_cut("columns"), "no position may attend to the keys"),
-        "rows": (slipped_cut("rows"), "nothing but themselves"),
-        "pairs": (slipped_cut("pairs"), "every query loses every key"),
-        "itself": (slipped_cut("itself"), "does not see itself"),
+        "transposed": (MASKS["transposed"], "rows and columns are swapped"),
+        "inverted": (MASKS["inverted"], "turned round"),
+        "future": (MASKS["future"], "leak"),
+        "columns": (MASKS["columns"], "no position may attend to the keys"),
+        "rows": (MASKS["rows"], "nothing but themselves"),
+        "pairs": (MASKS["pairs"], "every query loses every key"),
+        "itself": (MASKS["itself"], "does not see itself"),
         "numbers": (
-            lambda T, q, k: cut_mask_with(T, list(q), list(k)).float(),
+            lambda T, q, k: by_sets(T, list(q), list(k)).float(),
             "torch.float32: True and False",
         ),
         "a list": (
-            lambda T, q, k: cut_mask_with(T, list(q), list(k)).tolist(),
+            lambda T, q, k: by_sets(T, list(q), list(k)).tolist(),
             "should be a tensor, not a list",
         ),
         "one row too many": (
-            lambda T, q, k: cut_mask_with(T + 1, list(q), list(k)),
+            lambda T, q, k: by_sets(T + 1, list(q), list(k)),
             r"shape \(8, 8\) instead of \(7, 7\)",
         ),
         "empty lists": (lists_of_some, "raised IndexError|may be empty"),
@@ -295,10 +345,6 @@ CUT = Answers(
 
 
 def stub_ridge(x, y, penalty): ...
-
-
-def slipped_ridge(slip):
-    return lambda x, y, penalty: ridge_with(x, y, penalty, slip)
 
 
 def dual(x, y, penalty):
@@ -316,20 +362,20 @@ def augmented(x, y, penalty):
 RIDGE = Answers(
     stub=stub_ridge,
     wrong={
-        "none": (slipped_ridge("none"), "penalty is not used"),
-        "times n": (slipped_ridge("times n"), "multiplied by the number of rows"),
-        "over n": (slipped_ridge("over n"), "divided by the number of rows"),
-        "squared": (slipped_ridge("squared"), "penalty is squared"),
-        "inverse": (slipped_ridge("inverse"), "1 / penalty is added"),
-        "minus": (slipped_ridge("minus"), "penalty is subtracted"),
-        "everywhere": (slipped_ridge("everywhere"), "belongs on the diagonal"),
-        "elementwise": (slipped_ridge("elementwise"), "turns round each entry"),
-        "transposed": (slipped_ridge("transposed"), "transposed, x @ W"),
+        "none": (RIDGES["none"], "penalty is not used"),
+        "times n": (RIDGES["times n"], "multiplied by the number of rows"),
+        "over n": (RIDGES["over n"], "divided by the number of rows"),
+        "squared": (RIDGES["squared"], "penalty is squared"),
+        "inverse": (RIDGES["inverse"], "1 / penalty is added"),
+        "minus": (RIDGES["minus"], "penalty is subtracted"),
+        "everywhere": (RIDGES["everywhere"], "belongs on the diagonal"),
+        "elementwise": (RIDGES["elementwise"], "turns round each entry"),
+        "transposed": (lambda x, y, penalty: dual(x, y, penalty).T, "transposed, x @ W"),
         "dual by rows": (
             lambda x, y, penalty: torch.linalg.solve(x @ x.T + penalty * torch.eye(len(x)), y),
             r"instead of \(4, 3\)|raised",
         ),
-        "one penalty": (lambda x, y, penalty: ridge_with(x, y, 2.5), "not for other sizes"),
+        "one penalty": (lambda x, y, penalty: dual(x, y, 2.5), "not for other sizes"),
     },
     right={
         "from rows": dual,
@@ -345,33 +391,31 @@ RIDGE = Answers(
 def stub_bits(nats, share): ...
 
 
-def slipped_bits(slip):
-    return lambda nats, share: bits_with(nats, share, slip)
+def as_a_loop(nats, share):
+    pairs = zip(nats.tolist(), share.tolist(), strict=True)
+    return sum(-math.log2(s) - n / math.log(2) for n, s in pairs)
 
 
 BITS = Answers(
     stub=stub_bits,
     wrong={
-        "nats": (slipped_bits("nats"), "still in nats"),
-        "times": (slipped_bits("times"), "multiplied by ln 2"),
-        "prior in nats": (slipped_bits("prior in nats"), "guess is paid in nats"),
-        "no prior": (slipped_bits("no prior"), "minus the loss"),
-        "no loss": (slipped_bits("no loss"), "subtract what the model still pays"),
-        "turned": (slipped_bits("turned"), "sign is turned round"),
-        "both added": (slipped_bits("both added"), "loss is added"),
-        "clamped": (slipped_bits("clamped"), "below 0 are left out"),
-        "mean": (slipped_bits("mean"), "bits per person"),
+        "nats": (LEARNED["nats"], "still in nats"),
+        "times": (LEARNED["times"], "multiplied by ln 2"),
+        "prior in nats": (LEARNED["prior in nats"], "guess is paid in nats"),
+        "no prior": (LEARNED["no prior"], "minus the loss"),
+        "no loss": (LEARNED["no loss"], "subtract what the model still pays"),
+        "turned": (LEARNED["turned"], "sign is turned round"),
+        "both added": (LEARNED["both added"], "loss is added"),
+        "clamped": (LEARNED["clamped"], "below 0 are left out"),
+        "mean": (LEARNED["mean"], "bits per person"),
         "a bit a person": (
             lambda nats, share: -share.log2() - nats / math.log(2),
             "one number, not a tensor",
         ),
-        "five people": (lambda nats, share: bits_with(nats[:5], share[:5]), "not for other people"),
+        "five people": (lambda nats, share: as_a_loop(nats[:5], share[:5]), "not for other people"),
     },
     right={
-        "a loop": lambda nats, share: sum(
-            -math.log2(s) - n / math.log(2)
-            for n, s in zip(nats.tolist(), share.tolist(), strict=True)
-        ),
+        "a loop": as_a_loop,
         "as a ratio": lambda nats, share: ((-nats).exp() / share).log2().sum(),
     },
     borrowed=lambda nats, share: learned_bits(nats, share),

@@ -11,10 +11,9 @@ import kt_core as kt
 from kt_core.attention import MultiHeadAttention
 from kt_course.chapters.pretrained_models import exercises as pretrained
 from kt_course.chapters.pretrained_models import hub
-from kt_course.chapters.pretrained_models.exercises import ORDERS, c_attn_with
 from kt_course.exercises.diagnoses import diagnoses
 
-FUSED = diagnoses(pretrained.__file__, "gpt2-attention").texts("mistakes")
+FUSED = diagnoses(pretrained.__file__, "gpt2-attention").variants(hub.gpt2_attention)
 
 # ---------------------------------------------------------------- a merge
 
@@ -228,20 +227,29 @@ def stub_fused(layer): ...
 
 
 def fusing(weight="", bias="", **others):
-    """c_attn with a mistake of FUSED in its weight or bias, other entries from `others` (functions of the layer)."""
+    """c_attn with a mistake of FUSED in its weight or bias, other entries from `others`."""
 
     def answer(layer):
-        made = {
-            "c_attn.weight": c_attn_with(layer, weight),
-            "c_attn.bias": c_attn_with(layer, bias, "bias"),
-            "c_proj.weight": layer.proj.weight.T,
-            "c_proj.bias": layer.proj.bias,
-        }
+        result = hub_formula(layer)
+        for name, mistake in (("c_attn.weight", weight), ("c_attn.bias", bias)):
+            if mistake:
+                result[name] = FUSED[mistake][0](layer)[name]
         for name, entry in others.items():
-            made[name.replace("__", ".")] = entry(layer)
-        return {name: value for name, value in made.items() if value is not None}
+            result[name.replace("__", ".")] = entry(layer)
+        return {name: value for name, value in result.items() if value is not None}
 
     return answer
+
+
+def hub_formula(layer):
+    """Right, part by part."""
+    parts = (layer.query, layer.key, layer.value)
+    return {
+        "c_attn.weight": torch.cat([part.weight for part in parts]).T,
+        "c_attn.bias": torch.cat([part.bias for part in parts]),
+        "c_proj.weight": layer.proj.weight.T,
+        "c_proj.bias": layer.proj.bias,
+    }
 
 
 def by_a_unit_batch(layer):
@@ -276,14 +284,14 @@ def in_parameters(layer):
 GPT2 = Answers(
     stub=stub_fused,
     wrong={
-        **{slip: (fusing(slip, slip), FUSED[slip][:24].split("(")[0]) for slip in FUSED},
+        **{name: (fusing(name, name), FUSED[name][1][:24].split("(")[0]) for name in FUSED},
         "biases otherwise": (
             fusing("", "query key exchanged"),
             "biases are joined otherwise.*key, query, value",
         ),
         "biases of the value": (fusing("", "one part"), "biases are joined otherwise"),
         "as nn.Linear": (
-            fusing(c_attn__weight=lambda layer: c_attn_with(layer).T),
+            fusing(c_attn__weight=lambda layer: hub_formula(layer)["c_attn.weight"].T),
             r"\(36, 12\) instead of \(12, 36\)",
         ),
         "no bias": (fusing(c_attn__bias=lambda layer: torch.zeros(36)), "bias of c_attn is 0"),
@@ -297,7 +305,7 @@ GPT2 = Answers(
         ),
         "proj missing": (fusing(c_proj__weight=lambda layer: None), "c_proj.weight is missing"),
         "one name more": (fusing(bias_mask=lambda layer: torch.ones(1)), "bias_mask is no name"),
-        "a tensor": (lambda layer: c_attn_with(layer), "instead of a dict"),
+        "a tensor": (lambda layer: hub_formula(layer)["c_attn.weight"], "instead of a dict"),
         "12 channels": (
             lambda layer: (
                 {k: v[..., :36] for k, v in fusing()(layer).items()}
@@ -409,20 +417,6 @@ TestQuizzes = quiz_suite("11_pretrained_models")
 TestNotebook = notebook_suite("11_pretrained_models")
 
 
-def test_the_formulas_of_the_checks_are_the_packages_and_the_slips_are_not():
-    layer = MultiHeadAttention(12, 3)
-    for part in ("weight", "bias"):
-        right = hub.gpt2_attention(layer)[f"c_attn.{part}"]
-        torch.nn.init.normal_(layer.query.bias), torch.nn.init.normal_(layer.key.bias)
-        right = hub.gpt2_attention(layer)[f"c_attn.{part}"]
-        torch.testing.assert_close(c_attn_with(layer, part=part), right)
-    assert set(ORDERS) <= set(FUSED)
-    for slip in FUSED:
-        assert not torch.allclose(
-            c_attn_with(layer, slip), hub.gpt2_attention(layer)["c_attn.weight"]
-        )
-
-
 def test_the_mistakes_about_bits_are_all_different():
     values = [*pretrained.BITS_MISTAKES.values(), hub.bits_per_character(1.4, 30, 90)]
     for i, a in enumerate(values):
@@ -441,7 +435,7 @@ def test_two_right_answers_go_on_alike(words):
 
 
 def test_right_answers_fit_where_the_package_uses_its_own():
-    """What the exercises give back does the work: a GPT-2 block computes the same, a padded batch as the rows alone."""
+    """With the answers a GPT-2 block computes the same, and a padded batch what its rows do."""
     torch.manual_seed(0)
     layer, x = MultiHeadAttention(12, 3).eval(), torch.randn(2, 5, 12)
     w = by_a_unit_batch(layer.double())

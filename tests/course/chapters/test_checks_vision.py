@@ -4,13 +4,20 @@ import torch
 import torch.nn.functional as F
 from checking import Answers, notebook_suite, quiz_suite, suite
 
-from kt_course.chapters.vision_transformer import vision
-from kt_course.chapters.vision_transformer.exercises import (
-    convolution_with,
-    embed_with,
-    patchify_with,
-    rollout_with,
-)
+from kt_course.chapters.vision_transformer import exercises, vision
+from kt_course.exercises.diagnoses import diagnoses
+
+
+def variants_of(id, reference):
+    """The reference with each mistake that the check recognises: name -> function."""
+    variants = diagnoses(exercises.__file__, id).variants(reference)
+    return {name: variant for name, (variant, _) in variants.items()}
+
+
+CUT = variants_of("patchify", vision.patchify)
+CONVOLVED = variants_of("patch-convolution", vision.patch_convolution)
+EMBEDDED = variants_of("vit-embed", vision.ViT.embed)
+ROLLED = variants_of("attention-rollout", vision.attention_rollout)
 
 # ---------------------------------------------------------------- tokens
 
@@ -62,12 +69,15 @@ TOKENS = Answers(
 def stub_patchify(images, patch_size): ...
 
 
-def cut(slip):
-    return lambda images, patch_size: patchify_with(images, patch_size, slip)
-
-
 def by_unfold(images, patch_size):
     return F.unfold(images, patch_size, stride=patch_size).mT
+
+
+def by_slices(images, patch_size):
+    H, W = images.shape[-2:]
+    corners = [(i, j) for i in range(0, H, patch_size) for j in range(0, W, patch_size)]
+    squares = [images[..., i : i + patch_size, j : j + patch_size] for i, j in corners]
+    return torch.stack([square.flatten(1) for square in squares], dim=1)
 
 
 def by_tensor_unfold(images, patch_size):
@@ -88,7 +98,7 @@ def squares_alone(images, patch_size):
 
 def in_place(images, patch_size):
     images.mul_(1.0)
-    return patchify_with(images, patch_size)
+    return by_slices(images, patch_size)
 
 
 def one_channel(images, patch_size):
@@ -100,10 +110,10 @@ def one_channel(images, patch_size):
 PATCHIFY = Answers(
     stub=stub_patchify,
     wrong={
-        "strips": (cut("strips"), "strips of rows"),
-        "columns first": (cut("columns first"), "column by column"),
-        "turned": (cut("turned"), "mirrored"),
-        "channels last": (cut("channels last"), "channel comes first"),
+        "strips": (CUT["strips"], "strips of rows"),
+        "columns first": (CUT["columns first"], "column by column"),
+        "turned": (CUT["turned"], "mirrored"),
+        "channels last": (CUT["channels last"], "channel comes first"),
         "transposed": (lambda x, p: F.unfold(x, p, stride=p), "transposed"),
         "overlapping": (
             lambda x, p: F.unfold(x, p).mT,
@@ -116,9 +126,9 @@ PATCHIFY = Answers(
         "squares alone": (squares_alone, "your code raised RuntimeError"),
         "in place": (in_place, "changes its argument images in place"),
         "channels as patches": (one_channel, "the patches differ"),
-        "a patch of 2": (lambda x, p: patchify_with(x, 2), r"instead of \(1, 4, 27\)"),
+        "a patch of 2": (lambda x, p: by_slices(x, 2), r"instead of \(1, 4, 27\)"),
     },
-    right={"F.unfold": by_unfold, "Tensor.unfold": by_tensor_unfold, "slices": cut("")},
+    right={"F.unfold": by_unfold, "Tensor.unfold": by_tensor_unfold, "slices": by_slices},
     borrowed=lambda images, patch_size: vision.patchify(images, patch_size),
 )
 
@@ -126,10 +136,6 @@ PATCHIFY = Answers(
 
 
 def stub_convolution(images, weight, bias, patch_size): ...
-
-
-def slipping(slip):
-    return lambda images, weight, bias, p: convolution_with(images, weight, bias, p, slip)
 
 
 def grid_kept(images, weight, bias, p):
@@ -145,12 +151,12 @@ def by_module(images, weight, bias, p):
 CONVOLUTION = Answers(
     stub=stub_convolution,
     wrong={
-        "no bias": (slipping("no bias"), "the bias is missing"),
-        "channels last": (slipping("channels last"), "mixes channels and pixels"),
-        "flipped": (slipping("flipped"), "does not flip"),
-        "turned": (slipping("turned"), "rows and columns of the kernel"),
-        "columns first": (slipping("columns first"), "column by column"),
-        "reshaped": (slipping("reshaped"), "mixes channels and patches"),
+        "no bias": (CONVOLVED["no bias"], "the bias is missing"),
+        "channels last": (CONVOLVED["channels last"], "mixes channels and pixels"),
+        "flipped": (CONVOLVED["flipped"], "does not flip"),
+        "turned": (CONVOLVED["turned"], "rows and columns of the kernel"),
+        "columns first": (CONVOLVED["columns first"], "column by column"),
+        "reshaped": (CONVOLVED["reshaped"], "mixes channels and patches"),
         "grid kept": (grid_kept, "become a sequence"),
         "not transposed": (lambda *given: grid_kept(*given).flatten(2), "become a sequence"),
         "stride of 1": (
@@ -162,7 +168,7 @@ CONVOLUTION = Answers(
             "your code raised RuntimeError",
         ),
         "a kernel of 2": (
-            lambda x, w, b, p: convolution_with(x, w, b, 2),
+            lambda x, w, b, p: by_module(x, w, b, 2),
             "your code raised RuntimeError|raised",
         ),
     },
@@ -179,10 +185,6 @@ CONVOLUTION = Answers(
 def stub_embed(model, patches): ...
 
 
-def embedded(slip):
-    return lambda model, patches: embed_with(model, patches, slip)
-
-
 def no_token(model, patches):
     x = model.patch_emb(patches)
     return x if model.pos_emb is None else x + model.pos_emb[:, -x.size(1) :]
@@ -196,7 +198,13 @@ def always_positions(model, patches):
 
 
 def one_picture(model, patches):
-    return embed_with(model, patches[:3].expand(3, -1, -1))
+    return written_into(model, patches[:3].expand(3, -1, -1))
+
+
+def all_at_once(model, patches):
+    x = F.linear(patches, model.patch_emb.weight, model.patch_emb.bias)
+    front = [] if model.class_token is None else [model.class_token.repeat(len(x), 1, 1)]
+    return torch.cat([*front, x], 1) + (0 if model.pos_emb is None else model.pos_emb)
 
 
 def written_into(model, patches):
@@ -213,20 +221,20 @@ def written_into(model, patches):
 EMBED = Answers(
     stub=stub_embed,
     wrong={
-        "no bias": (embedded("no bias"), "bias of the patch embedding"),
-        "no positions": (embedded("no positions"), "positions are not added"),
-        "token without": (embedded("token without"), "has a position of its own"),
-        "one too early": (embedded("one too early"), "gets the class token's position"),
-        "at the end": (embedded("at the end"), "comes at the end"),
-        "token added": (embedded("token added"), "added to every patch"),
-        "one vector": (embedded("one vector"), "position of token 0"),
-        "twice": (embedded("twice"), "added twice"),
+        "no bias": (EMBEDDED["no bias"], "bias of the patch embedding"),
+        "no positions": (EMBEDDED["no positions"], "positions are not added"),
+        "token without": (EMBEDDED["token without"], "has a position of its own"),
+        "one too early": (EMBEDDED["one too early"], "gets the class token's position"),
+        "at the end": (EMBEDDED["at the end"], "comes at the end"),
+        "token added": (EMBEDDED["token added"], "added to every patch"),
+        "one vector": (EMBEDDED["one vector"], "position of token 0"),
+        "twice": (EMBEDDED["twice"], "added twice"),
         "no token": (no_token, "4 tokens for 4 patches"),
         "always positions": (always_positions, "positions none|your code raised TypeError"),
         "three pictures": (one_picture, "not for another number"),
         "patches as they are": (lambda model, patches: patches, "shape"),
     },
-    right={"written into zeros": written_into, "formula": embedded("")},
+    right={"written into zeros": written_into, "at once": all_at_once},
     borrowed=lambda model, patches: model.embed(patches),
 )
 
@@ -236,12 +244,8 @@ EMBED = Answers(
 def stub_rollout(maps): ...
 
 
-def rolled(slip):
-    return lambda maps: rollout_with(maps, slip)
-
-
 def one_picture_alone(maps):
-    return rollout_with([m[:1] for m in maps])
+    return by_recursion([m[:1] for m in maps])
 
 
 def by_recursion(maps):
@@ -266,19 +270,19 @@ def by_row(maps):
 ROLLOUT = Answers(
     stub=stub_rollout,
     wrong={
-        "no residual": (rolled("no residual"), "residual is missing"),
-        "whole": (rolled("whole"), "has to be halved"),
-        "sum": (rolled("sum"), "take their mean"),
-        "max": (rolled("max"), "largest head"),
-        "first head": (rolled("first head"), "one head alone"),
-        "backwards": (rolled("backwards"), "wrong order"),
-        "transposed": (rolled("transposed"), "transposed"),
-        "entries": (rolled("entries"), "one by one"),
-        "last layer": (rolled("last layer"), "last layer alone"),
-        "mean": (rolled("mean"), "layers are averaged"),
+        "no residual": (ROLLED["no residual"], "residual is missing"),
+        "whole": (ROLLED["whole"], "has to be halved"),
+        "sum": (ROLLED["sum"], "take their mean"),
+        "max": (ROLLED["max"], "largest head"),
+        "first head": (ROLLED["first head"], "one head alone"),
+        "backwards": (ROLLED["backwards"], "wrong order"),
+        "transposed": (ROLLED["transposed"], "transposed"),
+        "entries": (ROLLED["entries"], "one by one"),
+        "last layer": (ROLLED["last layer"], "last layer alone"),
+        "mean": (ROLLED["mean"], "layers are averaged"),
         "one picture": (one_picture_alone, r"\(1, 4, 4\) instead of \(2, 4, 4\)"),
         "heads kept": (lambda maps: maps[0] @ maps[1], r"\(2, 2, 4, 4\) instead of"),
-        "three layers": (lambda maps: rollout_with(maps[:3]), "not for other numbers of layers"),
+        "three layers": (lambda maps: by_recursion(maps[:3]), "not for other numbers of layers"),
     },
     right={"recursion": by_recursion, "a row at a time": by_row},
     borrowed=lambda maps: vision.attention_rollout(maps),
@@ -294,21 +298,6 @@ ANSWERS = {
 TestExercises = suite("13_vision_transformer", ANSWERS)
 TestQuizzes = quiz_suite("13_vision_transformer")
 TestNotebook = notebook_suite("13_vision_transformer")
-
-
-def test_the_formulas_of_the_checks_are_the_packages():
-    torch.manual_seed(0)
-    images, weight, bias = torch.randn(2, 3, 6, 6), torch.randn(5, 12), torch.randn(5)
-    torch.testing.assert_close(patchify_with(images, 2), vision.patchify(images, 2))
-    convolution = vision.patch_convolution(images, weight, bias, 2)
-    torch.testing.assert_close(convolution_with(images, weight, bias, 2), convolution)
-    maps = list(torch.randn(3, 2, 4, 5, 5).softmax(-1))
-    torch.testing.assert_close(rollout_with(maps), vision.attention_rollout(maps))
-    model = vision.ViT(vision.ViTConfig(6, 2, 3, n_embd=8, n_head=2))
-    for p in model.parameters():
-        p.data.normal_()
-    tokens = model.embed(vision.patchify(images, 2))
-    torch.testing.assert_close(embed_with(model, vision.patchify(images, 2)), tokens)
 
 
 def test_right_answers_fit_into_the_model():

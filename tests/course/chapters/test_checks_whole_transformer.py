@@ -9,7 +9,6 @@ from kt_core.attention import causal_mask
 from kt_course.chapters.the_whole_transformer import exercises
 from kt_course.chapters.the_whole_transformer.exercises import (
     ScriptModel,
-    layer_norm_with,
     random_block,
     run_sublayers,
 )
@@ -27,10 +26,6 @@ from kt_course.exercises.random_cases import numbers
 
 
 def stub_norm(x, gain=None, bias=None, eps=1e-5): ...
-
-
-def slipping(slip):
-    return lambda x, gain=None, bias=None, eps=1e-5: layer_norm_with(x, gain, bias, eps, slip)
 
 
 def by_var_mean(x, gain=None, bias=None, eps=1e-5):
@@ -51,12 +46,10 @@ def by_projection(x, gain=None, bias=None, eps=1e-5):
     return (y if gain is None else gain * y) + (0 if bias is None else bias)
 
 
+NORMS = diagnoses(exercises.__file__, "layer-norm").variants(layer_norm)
 NORM = Answers(
     stub=stub_norm,
-    wrong={
-        slip: (slipping(slip), told.split(":")[0])
-        for slip, told in diagnoses(exercises.__file__, "layer-norm").texts("mistakes").items()
-    }
+    wrong={name: (variant, text.split(":")[0]) for name, (variant, text) in NORMS.items()}
     | {
         "std": (
             lambda x, gain=None, bias=None, eps=1e-5: by_var_mean(x, gain, bias, eps)[..., :1],
@@ -64,7 +57,7 @@ NORM = Answers(
         ),
         "second axis": (
             lambda x, gain=None, bias=None, eps=1e-5: (
-                layer_norm_with(x, gain, bias, eps)
+                by_projection(x, gain, bias, eps)
                 if x.ndim == 3
                 else (x - x.mean(1, keepdim=True)) / (x.var(1, keepdim=True) + eps).sqrt()
             ),
@@ -94,7 +87,7 @@ def stub_encoder(block, x, mask=None): ...
 
 
 def encoder(slip="", looking=None, second="ff"):
-    """A block with a slip of `through`, another look, or something else than the feed-forward behind it."""
+    """A block with a mistake of `run_sublayers`, other attention, or another second part."""
 
     def answer(block, x, mask=None):
         look = looking or (lambda attn, h, mask: attn(h, mask=mask))
@@ -564,7 +557,6 @@ def test_the_formulas_of_the_checks_are_the_packages():
         torch.testing.assert_close(encoder()(block, x), block(x))
         block = random_block(DecoderBlock, norm, seed=3)
         torch.testing.assert_close(decoder()(block, x, memory), block(x, memory))
-    torch.testing.assert_close(layer_norm_with(x, None, None, 1e-5), F.layer_norm(x, (8,)))
 
 
 def test_the_script_model_answers_by_heart():
