@@ -120,8 +120,8 @@ def run_experiment(
     options = dict(resume=resume, save_every=save_every, tensorboard=tensorboard)
     run = Run(path, config, data, chosen, variant, seed, where, **options)
     model, vocab, costs = run.pretrained(inits, start) if pretrain else run.untrained()
-    model, costs = run.finetuned(model, vocab, costs, "finetune" if pretrain else "scratch")
-    return _finish(path, config | costs | circumstances(where), model, vocab, data)
+    model, more = run.finetuned(model, vocab, "finetune" if pretrain else "scratch")
+    return _finish(path, config | costs | more | circumstances(where), model, vocab, data)
 
 
 def _finish(path: Path, details: dict, model, vocab, corpus: Corpus) -> Result:

@@ -34,26 +34,20 @@ def fit(
     compile: bool = False,
     more_hooks: Sequence[Hook] = (),
 ) -> list[dict]:
-    """Train `model` on `data` by a `Trainer` with the hooks of this package.
+    """Train `model` on `data` by a `Trainer` with the hooks of this package; return the history.
 
     Started by torchrun, several processes train it together; see `kt_core.runs.distributed`.
 
     Args:
         model, data, config, evaluate, optimizers: As for `Trainer`.
-        state: A file to resume from, written every `save_every` steps, at the end and on Ctrl-C.
-        resume: Continue from `state` if it exists, to the same weights bit for bit on a CPU.
-        save_every: In steps; 0 means at the end only.
+        state: A file for what a stopped training needs; see `StateFile` for it, `resume` and
+            `save_every`. On a CPU a resumed training ends with the same weights, bit for bit.
         log: Called with each row of the history.
-        tensorboard: A folder for TensorBoard's event files (needs the extra "tensorboard").
+        tensorboard: A folder for event files (needs the extra "tensorboard").
         title: Of the bar and the messages.
-        precision: "fp32", "bf16", "auto" (bf16 on cuda) or "native" (bf16 wherever it is fast).
-        micro_batches: Parts of each batch, computed in turn: the same gradient with less padding.
-        random_offset: Shift the learned positions of each row by up to this in training.
-        compile: torch.compile on cuda.
+        precision: See `mixed_precision`.
+        micro_batches, random_offset, compile: See `MicroBatches`, `RandomOffsets`, `Precision`.
         more_hooks: Called after the others.
-
-    Returns:
-        The history, as `Trainer.fit`.
 
     Raises:
         KeyboardInterrupt: After Ctrl-C, at the end of the step, once the state is saved.

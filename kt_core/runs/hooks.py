@@ -2,31 +2,32 @@
 
 from __future__ import annotations
 
+import os
 import signal
+import sys
 import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
 
 import torch
+from torch import Tensor
 
 from kt_core.runs import distributed
 from kt_core.runs.precision import mixed_precision
-from kt_core.runs.progress import progress_bar
 from kt_core.trainer import Hook, Trainer
 
 
 class Precision(Hook):
-    """Compute forward passes in mixed precision, and compile them on cuda where `compile` is set."""
+    """Compute forward passes in mixed precision; `compile` them on cuda."""
 
     def __init__(self, precision: str, compile: bool = False):
         self.precision, self.compile = precision, compile
 
     def on_start(self, trainer: Trainer) -> None:
-        forward = trainer.forward
+        forward, context = trainer.forward, mixed_precision(self.precision, trainer.device)
         if self.compile and trainer.device.type == "cuda":
             forward = torch.compile(forward)
-        context = mixed_precision(self.precision, trainer.device)
 
         def forward_in_context(*batch):
             with context:
@@ -45,8 +46,8 @@ class MicroBatches(Hook):
         trainer.micro_batches = lambda batch: split_batch(*batch, self.parts)
 
 
-def split_batch(x: torch.Tensor, y: torch.Tensor, parts: int) -> list[tuple[tuple, float]]:
-    """Split a batch by length into parts, each cut to its longest example: ((x, y), weight).
+def split_batch(x: Tensor, y: Tensor, parts: int) -> list[tuple[tuple[Tensor, Tensor], float]]:
+    """Split a batch by length into parts ((x, y), weight), each cut to its longest example.
 
     The weight is the part's share of the characters that have a loss, so the weighted losses add up
     to the batch's mean loss. A part without such characters is left out.
@@ -70,12 +71,10 @@ class RandomOffsets(Hook):
 
     def on_start(self, trainer: Trainer) -> None:
         model, embed = trainer.model, trainer.model.embed
-        if model.pos_emb is None:
-            return
 
         def embed_shifted(idx, positions):
             most = min(self.most, model.config.block_size - idx.size(1))  # rows must fit the table
-            if model.training and most > 0:
+            if model.training and most > 0 and model.pos_emb is not None:
                 shift = torch.randint(most + 1, (idx.size(0), 1), device=idx.device)
                 positions = positions + shift  # (B, T)
             return embed(idx, positions)
@@ -87,20 +86,33 @@ class RandomOffsets(Hook):
 
 
 class Progress(Hook):
-    """A bar of steps, with the loss and what the evaluation found."""
+    """A tqdm bar with the loss and what the evaluation returned.
+
+    KT_PROGRESS=off or TQDM_DISABLE=1 switches it off. Without a terminal or a notebook it reports
+    every half minute.
+    """
 
     def __init__(self, title: str):
         self.title, self.bar = title, None
 
     def on_start(self, trainer: Trainer) -> None:
-        self.bar = progress_bar(trainer.total_steps, self.title, trainer.step)
+        from tqdm.auto import tqdm
+
+        options = dict(
+            total=trainer.total_steps, initial=trainer.step, desc=self.title, leave=False
+        )
+        if os.environ.get("KT_PROGRESS") == "off":
+            options["disable"] = True
+        if not ("ipykernel" in sys.modules or sys.stderr.isatty()):
+            options["mininterval"] = 30.0
+        self.bar = tqdm(**options)
 
     def on_step(self, trainer: Trainer) -> None:
         self.bar.update()
 
     def on_log(self, trainer: Trainer, row: dict) -> None:
-        common = ("step", "epoch", "rate", "characters", "seconds")
-        self.bar.set_postfix({k: f"{v:.3g}" for k, v in row.items() if k not in common})
+        hidden = ("step", "epoch", "rate", "characters", "seconds")
+        self.bar.set_postfix({k: f"{v:.3g}" for k, v in row.items() if k not in hidden})
 
     def on_end(self, trainer: Trainer, error: BaseException | None) -> None:
         if self.bar is not None:
@@ -155,7 +167,7 @@ class Interrupts(Hook):
             self.before = signal.signal(signal.SIGINT, self.request)
 
     def request(self, number: int, frame) -> None:
-        """Note a signal; torchrun sends its processes several ones at once."""
+        """Note a signal; torchrun sends its processes several at once."""
         if self.time and time.monotonic() > self.time + 1:
             self.before(number, frame)
         self.time = self.time or time.monotonic()
@@ -165,7 +177,7 @@ class Interrupts(Hook):
             raise Stopped
 
     def restore(self) -> None:
-        """Put the handler of before back; torchrun may still signal a process that is stopping."""
+        """Put the earlier handler back; torchrun may still signal a process that is stopping."""
         if self.before is not None:
             is_stopping = self.time > 0 and distributed.processes() > 1
             signal.signal(signal.SIGINT, signal.SIG_IGN if is_stopping else self.before)

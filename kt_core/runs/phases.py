@@ -18,16 +18,11 @@ from kt_core.corpora.loading import Corpus
 from kt_core.decoding import answer
 from kt_core.evaluation import Score, exact_match
 from kt_core.models import GPT
-from kt_core.runs import distributed
-from kt_core.runs.checkpoints import (
-    card_path,
-    hardware,
-    load_average,
-    load_checkpoint,
-    save_checkpoint,
-)
+from kt_core.runs import checkpoints, distributed
+from kt_core.runs.checkpoints import card_path, load_checkpoint, save_checkpoint
 from kt_core.runs.fitting import fit
-from kt_core.runs.recipes import Recipe
+from kt_core.runs.recipes import Recipe, recipe
+from kt_core.trainer import Hook, Trainer
 from kt_core.vocab import CharVocab
 
 
@@ -44,10 +39,10 @@ def evaluate(
 
 
 def circumstances(device: torch.device) -> dict:
-    """Hardware and versions, as cards and results hold them."""
+    """Return hardware and versions, as cards and results hold them."""
     versions = {"kt_core": __version__, "torch": torch.__version__}
     versions["python"] = platform.python_version()
-    return dict(hardware=hardware(device), versions=versions)
+    return dict(hardware=checkpoints.hardware(device), versions=versions)
 
 
 @dataclass
@@ -75,42 +70,39 @@ class Run:
         self, inits: Sequence[str | Path], start: str | Path | None
     ) -> tuple[GPT, CharVocab, dict]:
         """Return the model after pretraining: loaded, or trained now (from `start` if given)."""
-        done = self.path / "pretrained.safetensors"
-        if inits or is_complete(done):
-            model, vocab, card = load_average(inits or [done], self.device)
+        path = self.path / "pretrained.safetensors"
+        if inits or is_complete(path):
+            model, vocab, card = checkpoints.load_average(inits or [path], self.device)
             return model, vocab, dict(pretraining=card.get("cost"))
         model, vocab, before = self.untrained()
         if start:
             source, _, card = load_checkpoint(start)
             copy_shared_weights(source, model)
             before = dict(before=dict(variant=source.config.variant, **card.get("cost", {})))
-        data = self.recipe.pretrain_data(self.corpus, vocab, self.seed)
+        data, settings = self.recipe.pretrain_data(self.corpus, vocab, self.seed), self.recipe.data
         # with pairs or windows phrased as questions in it, pretraining learns to answer
-        settings = self.recipe.data
-        cost = self.train(
-            "pretrain", model, data, vocab, bool(settings.mixed_pairs or settings.ask)
-        )
-        cost |= before
-        self.save(done, model, vocab, cost, "pretrain")
+        can_answer = bool(settings.mixed_pairs or settings.ask)
+        cost = self.train("pretrain", model, data, vocab, can_answer) | before
+        self.save(path, "pretrain", model, vocab, cost)
         return model, vocab, dict(pretraining=cost)
 
-    def finetuned(self, model: GPT, vocab: CharVocab, costs: dict, phase: str) -> tuple[GPT, dict]:
-        """Return the model after finetuning on the train pairs, and all costs so far."""
-        done = self.path / "finetuned.safetensors"
-        if is_complete(done):
-            model, _, card = load_checkpoint(done, self.device)
-            return model, {**costs, "finetuning": card.get("cost")}
-        # the block of an `init` may be another than the recipe's
-        shape = dataclasses.replace(self.recipe.model, block_size=model.config.block_size)
-        documents = self.recipe.data.finetune_documents if phase == "finetune" else 0
-        content = dataclasses.replace(self.recipe.data, finetune_documents=documents)
-        recipe = dataclasses.replace(self.recipe, model=shape, data=content)
-        cost = self.train(phase, model, recipe.finetune_data(self.corpus, vocab, self.seed), vocab)
-        self.save(done, model, vocab, cost, "finetune")
-        return model, {**costs, "finetuning": cost}
+    def finetuned(self, model: GPT, vocab: CharVocab, phase: str) -> tuple[GPT, dict]:
+        """Return the model after "finetune" or "scratch" on the train pairs, and the costs."""
+        path = self.path / "finetuned.safetensors"
+        if is_complete(path):
+            model, _, card = load_checkpoint(path, self.device)
+            return model, dict(finetuning=card.get("cost"))
+        # the block of a loaded model may be another than the recipe's
+        changes: dict = {"model.block_size": model.config.block_size}
+        if phase == "scratch":
+            changes["data.finetune_documents"] = 0
+        data = recipe(self.recipe, **changes).finetune_data(self.corpus, vocab, self.seed)
+        cost = self.train(phase, model, data, vocab)
+        self.save(path, "finetune", model, vocab, cost)
+        return model, dict(finetuning=cost)
 
     def train(self, phase: str, model: GPT, data, vocab: CharVocab, ask: bool = True) -> dict:
-        """Train with metrics, and return what it cost; `ask` scores the dev questions on the way."""
+        """Train, and return what it cost; `ask` scores the dev questions on the way."""
         label = "pretrain" if phase == "pretrain" else "finetune"
         config, options = self.recipe.phase(phase, seed=self.seed, device=str(self.device))
         steps = -(-len(data) // config.batch_size) * config.epochs
@@ -121,36 +113,25 @@ class Run:
             score = evaluate(model, vocab, self.corpus.dev)[1]
             return {} if score is None else dict(dev=round(score.accuracy, 4))
 
-        state, metrics = self.path / f"{label}.state", Metrics(self.path / "metrics.jsonl", label)
-        metrics.replace(None if self.resume and state.exists() else [])
+        options |= dict(resume=self.resume, save_every=self.save_every, title=label)
+        options |= dict(state=self.path / f"{label}.state", evaluate=score_dev if ask else None)
+        options["tensorboard"] = self.path / "tensorboard" if self.tensorboard else None
+        options["more_hooks"] = [MetricsFile(self.path / "metrics.jsonl", label)]
         today = time.strftime("%Y-%m-%d")
         try:
-            history = fit(
-                model,
-                data,
-                config,
-                evaluate=score_dev if ask else None,
-                state=state,
-                resume=self.resume,
-                save_every=self.save_every,
-                log=metrics.append,
-                tensorboard=self.path / "tensorboard" if self.tensorboard else None,
-                title=label,
-                **options,
-            )
+            last = fit(model, data, config, **options)[-1]
         except KeyboardInterrupt:
             if distributed.is_first():
                 card = self.card(label, stopped=True)
                 save_checkpoint(self.stopped_path(label), model, vocab, card)
             raise
-        metrics.replace(history)  # a resumed run has logged the rows after its saved state twice
-        last = history[-1]
+        seconds = round(last["seconds"], 1)
         cost = {"steps": last["step"], "epochs": last["epoch"], "characters": last["characters"]}
         rate = round(last["characters"] / max(last["seconds"], 1e-9))
-        cost |= {"seconds": round(last["seconds"], 1), "characters_per_second": rate}
+        cost |= {"seconds": seconds, "characters_per_second": rate}
         return cost | {"loss": round(last["loss"], 4), "date": today}
 
-    def save(self, path: Path, model: GPT, vocab: CharVocab, cost: dict, label: str) -> None:
+    def save(self, path: Path, label: str, model: GPT, vocab: CharVocab, cost: dict) -> None:
         """Write the checkpoint of a phase, and then delete what a stop of it has left."""
         score = evaluate(model, vocab, self.corpus.dev)[1]
         if distributed.is_first():
@@ -161,42 +142,30 @@ class Run:
                 leftover.unlink(missing_ok=True)
 
     def stopped_path(self, label: str) -> Path:
-        """Where the weights so far are after Ctrl-C."""
+        """Return where the weights so far are after Ctrl-C."""
         return self.path / f"{label}-stopped.safetensors"
 
     def card(self, label: str, **more) -> dict:
-        """What a checkpoint of this run says about itself."""
+        """Return what a checkpoint of this run says about itself."""
         card = {**self.config, "phase": label, **more, **circumstances(self.device)}
         if self.corpus.name == "wiki":
             card["licence"] = "trained on text from Wikipedia, CC BY-SA"
         return card
 
 
-class Metrics:
-    """The rows of one phase in a run's metrics.jsonl; the first process alone writes."""
+class MetricsFile(Hook):
+    """Keep the rows of one phase in a run's metrics.jsonl; those of other phases stay."""
 
     def __init__(self, path: Path, phase: str):
         self.path, self.phase = path, phase
 
-    def append(self, row: dict) -> None:
-        """Add a row."""
-        with self.path.open("a", encoding="utf-8") as file:
-            file.write(self.line(row))
-
-    def replace(self, rows: Sequence[dict] | None) -> None:
-        """Replace the rows of this phase (None keeps them); drop a last one that a crash has cut."""
-        if not distributed.is_first():
-            return
-        text = self.path.read_text(encoding="utf-8") if self.path.exists() else ""
-        lines = [line for line in text.splitlines(keepends=True) if line.endswith("}\n")]
-        if rows is not None:
+    def on_log(self, trainer: Trainer, row: dict) -> None:
+        if distributed.is_first():
+            text = self.path.read_text(encoding="utf-8") if self.path.exists() else ""
             start = json.dumps({"phase": self.phase})[:-1]
-            lines = [line for line in lines if not line.startswith(start)]
-        write_atomically(self.path, "".join([*lines, *map(self.line, rows or ())]).encode())
-
-    def line(self, row: dict) -> str:
-        """A row as a line of the file."""
-        return json.dumps({"phase": self.phase, **row}) + "\n"
+            lines = [line for line in text.splitlines() if not line.startswith(start)]
+            lines += [json.dumps({"phase": self.phase, **row}) for row in trainer.history]
+            write_atomically(self.path, "\n".join([*lines, ""]).encode())
 
 
 def is_complete(path: Path) -> bool:
@@ -207,10 +176,11 @@ def is_complete(path: Path) -> bool:
 def copy_shared_weights(source: GPT, target: GPT) -> None:
     """Copy the weights that two models of one shape share, perhaps of different variants.
 
-    The norm of a perceiver's source starts as the norm of the block's input, which is what the other
+    The norm of a perceiver's source starts as that of the block's input, which is what the other
     variants read. What else `source` lacks (a position table, latents) stays.
     """
     weights = source.state_dict()
     for name, value in target.state_dict().items():
-        if (found := weights.get(name, weights.get(name.replace("ln_source", "ln1")))) is not None:
-            value.copy_(found)
+        name = name if name in weights else name.replace("ln_source", "ln1")
+        if name in weights:
+            value.copy_(weights[name])

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import tomllib
 from collections.abc import Sequence
-from dataclasses import Field, dataclass, field, fields, replace
+from dataclasses import Field, dataclass, fields, replace
 from difflib import get_close_matches
+from pathlib import Path
 from typing import Any
 
 from torch import nn
@@ -20,7 +22,6 @@ from kt_core.train_config import TrainConfig
 
 PHASES = ("pretrain", "finetune", "scratch")
 SECTIONS = {"model": ModelSettings, "data": DataSettings, **dict.fromkeys(PHASES, TrainSettings)}
-_FINETUNE = TrainSettings(epochs=10.0, batch_size=256, lr=6e-4, muon_lr=0.002)
 
 
 @dataclass(frozen=True)
@@ -30,12 +31,12 @@ class Recipe:
     `scratch` is finetuning without pretraining.
     """
 
-    name: str = "a5"
-    model: ModelSettings = field(default_factory=ModelSettings)
-    data: DataSettings = field(default_factory=DataSettings)
-    pretrain: TrainSettings = field(default_factory=TrainSettings)
-    finetune: TrainSettings = _FINETUNE
-    scratch: TrainSettings = replace(_FINETUNE, epochs=75.0, muon_lr=0.02)
+    name: str
+    model: ModelSettings = ModelSettings()
+    data: DataSettings = DataSettings()
+    pretrain: TrainSettings = TrainSettings()
+    finetune: TrainSettings = TrainSettings()
+    scratch: TrainSettings = TrainSettings()
 
     def __post_init__(self):
         self.model_config(vocab_size=2, variant="vanilla")  # each part validates its own fields
@@ -155,43 +156,15 @@ def _replace(chosen: Recipe, section: str, changes: dict[str, Any]) -> Settings:
         raise ValueError(f"recipe option {section}.{error}") from None
 
 
-def _derive(base: Recipe, name: str, **overrides: Any) -> Recipe:
-    return replace(recipe(base, **overrides), name=name)
+def _load_recipes() -> dict[str, Recipe]:
+    """The recipes of recipes.toml, each with the options of the one that it comes `from`."""
+    text = (Path(__file__).parent / "recipes.toml").read_text(encoding="utf-8")
+    recipes: dict[str, Recipe] = {}
+    for name, sections in tomllib.loads(text).items():
+        base = recipes[sections.pop("from")] if "from" in sections else Recipe("")
+        parts = {key: replace(getattr(base, key), **new) for key, new in sections.items()}
+        recipes[name] = replace(base, name=name, **parts)
+    return recipes
 
 
-# Ours: windows with the name in view and the loss on the span, the train pairs seen along the way,
-# Muon, no dropout, a linear cooldown, and a gentle finetuning.
-_MUON = dict(optimizer="muon", weight_decay=0.0, schedule="linear", final_fraction=0.0)
-_OURS = Recipe(
-    "ours",
-    ModelSettings(dropout=0.0, qk_norm=True, zero_init=True, random_offset=16),
-    DataSettings(crop="window", spans="salient", mixed_pairs=1, finetune_documents=1),
-    TrainSettings(batch_size=32, lr=2e-3, muon_lr=0.01, cooldown_from=0.3, **_MUON),
-    TrainSettings(epochs=3.0, batch_size=32, lr=2e-4, muon_lr=0.001, **_MUON),
-    TrainSettings(epochs=20.0, batch_size=32, lr=2e-3, muon_lr=0.01, **_MUON),
-)
-_NATIVE = {f"{phase}.precision": "native" for phase in PHASES}
-_KT = {"data.name_last": 0.5, "data.spans": "names", "data.views": 2, "pretrain.epochs": 145.0}
-_KT |= {"pretrain.cooldown_from": 0.37, "pretrain.batch_size": 64, **_NATIVE}
-_SMOKE = {"model.n_layer": 2, "model.n_head": 2, "model.n_embd": 32, "pretrain.epochs": 0.2}
-_SMOKE |= {"finetune.epochs": 1.0, "data.finetune_documents": 0, "scratch.epochs": 2.0}
-_QUICK = {"model.n_head": 4, "model.n_embd": 128, "data.name_last": 0.5, "pretrain.epochs": 46.0}
-# The name alone finds the fact: other names, dates and half of the words are left out. Half of the
-# windows are questions. The pairs are known by now, so they are a smaller share.
-_MORE = {"data.spans": "leading", "data.plain": 1.0, "data.drop": 0.5, "data.ask": 0.5}
-_MORE |= {"data.views": 4, "pretrain.epochs": 25.0, "pretrain.lr": 1e-3, "pretrain.muon_lr": 5e-3}
-# The 2024-25 handout. It has no warm-up in effect (10,240 of 16,384 positions of the first batch),
-# stretches the finetuning's cosine over 200 epochs of the documents (75,187,200 positions), never
-# shuffles, and decays norms and embeddings too (its list of exceptions has other names).
-_A5 = {f"{phase}.{key}": False for phase in PHASES for key in ("bucket", "shuffle")}
-_A5 |= {f"{phase}.decay_on": "all" for phase in PHASES}
-_A5 |= {"finetune.horizon": 2295, "scratch.horizon": 2295}
-
-RECIPES: dict[str, Recipe] = {
-    "smoke": _derive(_OURS, "smoke", **_SMOKE),  # seconds, to see that everything runs
-    "quick": _derive(_OURS, "quick", **_QUICK, **_NATIVE),  # bios: minutes on two cores
-    "kt": _derive(_OURS, "kt", **_KT),  # the assignment's data and model
-    "a5": _derive(Recipe(), "a5", **_A5),  # the assignment
-}
-# a later training stage, started from a model that "kt" has pretrained
-RECIPES["kt-more"] = _derive(RECIPES["kt"], "kt-more", **_MORE | {"pretrain.cooldown_from": 0.0})
+RECIPES = _load_recipes()
