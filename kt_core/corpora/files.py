@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import os
@@ -19,8 +20,13 @@ def sha256(data: bytes) -> str:
 
 
 def write_atomically(path: str | Path, data: bytes) -> None:
-    """Write `data` to a file beside `path`, then rename it to `path`; makes missing folders."""
-    path = Path(path)
+    """Write `data` to a file beside `path`, then rename it to `path`; makes missing folders.
+
+    A link keeps pointing to its file. OSError, with the path, for anything but a plain file.
+    """
+    path = Path(path).resolve()
+    if path.exists() and not path.is_file():
+        raise OSError(errno.EINVAL, "not a plain file", str(path))
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
     try:
@@ -30,8 +36,10 @@ def write_atomically(path: str | Path, data: bytes) -> None:
             os.fsync(file.fileno())
         os.chmod(temporary, 0o644)
         os.replace(temporary, path)
-    except BaseException:
+    except BaseException as error:
         Path(temporary).unlink(missing_ok=True)
+        if isinstance(error, OSError):
+            error.filename = str(path)
         raise
 
 

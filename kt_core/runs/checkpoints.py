@@ -5,8 +5,9 @@ from __future__ import annotations
 import dataclasses
 import json
 import platform
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -81,7 +82,7 @@ def load_card(path: str | Path) -> dict:
         raise CheckpointError(
             f"{where} is missing: a checkpoint is two files, the weights and this card"
         ) from None
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+    except (json.JSONDecodeError, UnicodeDecodeError, RecursionError) as error:
         raise CheckpointError(f"{where} is not JSON ({error}): save the checkpoint again") from None
     keys = ("config", "vocab", "sha256")
     missing = [key for key in keys if not isinstance(card, dict) or key not in card]
@@ -95,17 +96,12 @@ def load_card(path: str | Path) -> dict:
 def load_checkpoint(
     path: str | Path, device: torch.device | str = "cpu"
 ) -> tuple[GPT, CharVocab, dict]:
-    """Load a checkpoint; its SHA-256 is compared with the card's before anything is built from it.
-
-    Returns:
-        The model (float32, in eval mode), its vocabulary and its card.
+    """Load a model (float32, in eval mode), its vocabulary and its card.
 
     Raises:
-        CheckpointError: It says what is wrong with which file.
+        CheckpointError: It says what is wrong with which file. The SHA-256 of the weights is
+            compared with the card's before anything is built from them.
     """
-    from safetensors import SafetensorError
-    from safetensors.torch import load
-
     path = Path(path)
     if not path.is_file():
         raise CheckpointError(f"{path}: no such checkpoint")
@@ -115,13 +111,8 @@ def load_checkpoint(
             f"{path}: SHA-256 is {digest}, its card says {card['sha256']}: "
             "weights and card do not belong together"
         )
-    key = "config"
-    try:
-        config = GPTConfig(**card[key])
-        key = "vocab"
-        vocab = CharVocab(card[key])
-    except (TypeError, ValueError) as error:
-        raise CheckpointError(f"{card_path(path)}: {key}: {error}") from None
+    config = _parse(path, card, "config", lambda value: GPTConfig(**value))
+    vocab = _parse(path, card, "vocab", CharVocab)
     if len(vocab) != config.vocab_size:
         raise CheckpointError(
             f"{card_path(path)}: config says {config.vocab_size} characters, "
@@ -129,14 +120,33 @@ def load_checkpoint(
         )
     model = GPT(config)
     try:
-        model.load_state_dict({name: t.float() for name, t in load(data).items()})
-    except SafetensorError as error:
-        raise CheckpointError(f"{path} is no safetensors file: {error}") from None
+        model.load_state_dict(_read_weights(path, data))
     except RuntimeError as error:
         raise CheckpointError(
             f"{path}: the weights do not fit the card's config: {error}"
         ) from None
     return use_fast_paths(model).to(device).eval(), vocab, card
+
+
+def _parse(path: Path, card: dict, key: str, read: Callable) -> Any:
+    try:
+        return read(card[key])
+    except (TypeError, ValueError) as error:
+        raise CheckpointError(f"{card_path(path)}: {key}: {error}") from None
+
+
+def _read_weights(path: Path, data: bytes) -> dict[str, torch.Tensor]:
+    from safetensors import SafetensorError
+    from safetensors.torch import load
+
+    try:
+        weights = {name: tensor.float() for name, tensor in load(data).items()}
+    except SafetensorError as error:
+        raise CheckpointError(f"{path} is no safetensors file: {error}") from None
+    for name, tensor in weights.items():
+        if not tensor.isfinite().all():
+            raise CheckpointError(f"{path}: {name} holds values that are not finite")
+    return weights
 
 
 def load_average(

@@ -64,8 +64,8 @@ def average(tensor: Tensor) -> Tensor:
 def share(x: Tensor, y: Tensor, rank: int, size: int) -> tuple[tuple[Tensor, Tensor], float]:
     """Return the rows of process `rank` of a batch, and their weight.
 
-    The average of the weighted losses over all processes is the batch's mean loss. A process without
-    a character that has a loss gets a row of weight 0, since the others wait for its gradients.
+    The average of the weighted losses over all processes is the batch's mean loss. A process
+    without a character that has a loss gets a row of weight 0: the others wait for its gradients.
     """
     rows = (x != 0).sum(1).argsort(stable=True)[rank::size]  # similar lengths: nobody waits
     total, count = int((y != 0).sum()), int((y[rows] != 0).sum())

@@ -19,17 +19,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from kt_core.blocks import GPTConfig
-from kt_core.corpora.files import write_json
+from kt_core.corpora.files import sha256, write_json
 from kt_core.corpora.loading import Corpus, load_corpus
 from kt_core.devices import choose_device
 from kt_core.evaluation import Score, london_baseline
 from kt_core.runs import distributed
-from kt_core.runs.checkpoints import load_average, load_checkpoint
 from kt_core.runs.phases import Run, circumstances, evaluate
 from kt_core.runs.predictions import write_predictions
 from kt_core.runs.recipes import Recipe
 from kt_core.runs.recipes import recipe as find_recipe
+from kt_core.runs.run_checks import refuse_impossible, refuse_other_run
 
 
 @dataclass(frozen=True)
@@ -76,17 +75,13 @@ def run_experiment(
 ) -> Result:
     """Pretrain, finetune and evaluate one model, and keep everything in one folder.
 
-    Under torchrun all processes train the model together, and the first one alone writes.
-
     Args:
         corpus, variant, recipe, seed: What to train on, which model, how, and with which draws.
         pretrain: False finetunes from random weights.
         out: The folder; by default one below runs/ that is named after the settings.
         overrides: Recipe options to change, by their dotted names.
-        device: "auto" takes the best one.
-        resume: Continue an unfinished run in `out`. Without it a folder that holds a run is a
-            ValueError, so nothing is lost.
-        init: A pretrained checkpoint instead of pretraining, or several to average.
+        resume: Continue the run in `out`. Otherwise a folder that holds a run is a ValueError.
+        init: A checkpoint instead of pretraining, or several, whose weights are averaged.
         start: A checkpoint from which pretraining continues with new optimisers; if it is of
             another variant, the weights that both variants have are copied.
         save_every: Steps between two saved states.
@@ -97,31 +92,43 @@ def run_experiment(
     """
     chosen = find_recipe(recipe, **(overrides or {}))
     where = choose_device(device)
-    if isinstance(corpus, Corpus):
-        data, name = corpus, corpus.name
-    else:
-        data, name = load_corpus(corpus, block_size=chosen.model.block_size), str(corpus)
-    kind = chosen.kind if pretrain else "no-pretrain"
+    data, name = _load(corpus, chosen)
     inits = [init] if isinstance(init, str | Path) else list(init or ())
-    plain_name = "".join(ch if ch.isalnum() else "-" for ch in Path(name).name)
-    default = f"runs/{plain_name}-{variant}-{chosen.name}-{kind}-seed{seed}"
-    path = Path(out or default)
-    config = dict(corpus=name, variant=variant, recipe=dataclasses.asdict(chosen), kind=kind)
-    config |= dict(seed=seed, init=" + ".join(map(str, inits)) or None)
-    config |= dict(start=Path(start).name if start else None)
-    if (path / "config.json").exists():
-        _refuse_other_settings(path, config, resume)
-        if (path / "result.json").exists():
-            return Result.read(path)
-    _refuse_impossible(data, chosen, variant, pretrain, inits, start)
+    config = dict(corpus=name, variant=variant, recipe=dataclasses.asdict(chosen))
+    config |= dict(kind=chosen.kind if pretrain else "no-pretrain", seed=seed)
+    config |= dict(init=" + ".join(map(str, inits)) or None, start=start and Path(start).name)
+    config |= dict(corpus_sha256=_digest(data))
+    path = Path(out or _default_folder(config))
+    if refuse_other_run(path, config, resume) and (path / "result.json").exists():
+        return Result.read(path)
+    refuse_impossible(data, chosen, variant, pretrain, inits, start)
     distributed.anywhere()  # all processes have looked at the folder
     if distributed.is_first():
         write_json(path / "config.json", config | circumstances(where))
-    options = dict(resume=resume, save_every=save_every, tensorboard=tensorboard)
-    run = Run(path, config, data, chosen, variant, seed, where, **options)
+    options = (resume, save_every, tensorboard)
+    run = Run(path, config, data, chosen, variant, seed, where, *options)
     model, vocab, costs = run.pretrained(inits, start) if pretrain else run.untrained()
     model, more = run.finetuned(model, vocab, "finetune" if pretrain else "scratch")
     return _finish(path, config | costs | more | circumstances(where), model, vocab, data)
+
+
+def _load(corpus: str | Path | Corpus, recipe: Recipe) -> tuple[Corpus, str]:
+    """The corpus and its name."""
+    if isinstance(corpus, Corpus):
+        return corpus, corpus.name
+    return load_corpus(corpus, block_size=recipe.model.block_size), str(corpus)
+
+
+def _default_folder(config: dict) -> str:
+    corpus = "".join(ch if ch.isalnum() else "-" for ch in Path(config["corpus"]).name)
+    recipe, kind = config["recipe"]["name"], config["kind"]
+    return f"runs/{corpus}-{config['variant']}-{recipe}-{kind}-seed{config['seed']}"
+
+
+def _digest(corpus: Corpus) -> str:
+    """What tells a corpus from one that was edited between stop and resume."""
+    parts = (corpus.documents, corpus.train, corpus.dev, corpus.test)
+    return sha256(json.dumps(parts).encode())[:16]
 
 
 def _finish(path: Path, details: dict, model, vocab, corpus: Corpus) -> Result:
@@ -139,68 +146,3 @@ def _finish(path: Path, details: dict, model, vocab, corpus: Corpus) -> Result:
         write_json(path / "result.json", details)
     distributed.anywhere()  # the result is there for all processes
     return Result(scores["dev"], scores["test"], path, details)
-
-
-def _refuse_impossible(
-    corpus: Corpus,
-    recipe: Recipe,
-    variant: str,
-    pretrain: bool,
-    inits: Sequence[str | Path],
-    start: str | Path | None,
-) -> None:
-    """ValueError for what would stop the run later."""
-    config = recipe.model_config(len(corpus.vocab), variant)
-    if not corpus.train:
-        raise ValueError(f"corpus {corpus.name} has no train pairs: nothing to finetune on")
-    if (inits or start) and not pretrain or inits and start:
-        raise ValueError(
-            "init replaces pretraining and start continues it: give one of them at most, "
-            "and neither with pretrain=False (--no-pretrain)"
-        )
-    if start:
-        model, vocab, _ = load_checkpoint(start)
-        theirs, ours = _shape(model.config), _shape(config)
-        if vocab != corpus.vocab or theirs != ours:
-            raise ValueError(
-                f"{start} holds a model of another shape or vocabulary: {theirs}, not {ours}"
-            )
-    if inits:
-        model, _, _ = load_average(inits)
-        if model.config.variant != variant:
-            raise ValueError(f"{inits[-1]} holds a {model.config.variant} model, not {variant}")
-
-
-def _shape(config: GPTConfig) -> dict:
-    """What two models must share for one to take the other's weights."""
-    shape = dataclasses.asdict(config)
-    return {key: shape[key] for key in shape if key not in ("variant", "dropout")}
-
-
-def _refuse_other_settings(path: Path, config: dict, resume: bool) -> None:
-    """ValueError unless the folder's run may be resumed with these settings."""
-    if not resume:
-        raise ValueError(
-            f"{path} holds a run already: continue it with resume (--resume), "
-            "or give another folder (--out)"
-        )
-    before = _flat(json.loads((path / "config.json").read_text(encoding="utf-8")))
-    changes = [
-        f"{key} was {before.get(key)!r}, now {value!r}"
-        for key, value in _flat(config).items()
-        if before.get(key) != value
-    ]
-    if changes:
-        raise ValueError(
-            f"{path} holds a run with other settings ({'; '.join(changes)}): "
-            "resume with the same, or give another folder"
-        )
-
-
-def _flat(config: dict, prefix: str = "") -> dict[str, Any]:
-    """Nested settings by their dotted names."""
-    flat: dict[str, Any] = {}
-    for key, value in config.items():
-        inner = prefix if key == "recipe" else f"{prefix}{key}."
-        flat |= _flat(value, inner) if isinstance(value, dict) else {f"{prefix}{key}": value}
-    return flat

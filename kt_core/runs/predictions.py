@@ -9,7 +9,7 @@ from kt_core.corpora.files import write_atomically
 
 
 def write_predictions(path: str | Path, answers: Sequence[str]) -> None:
-    """Write one answer per line. Line ends inside an answer become spaces, so lines stay aligned."""
+    """Write one answer per line; line ends inside an answer become spaces."""
     write_atomically(path, "".join(" ".join(a.splitlines()) + "\n" for a in answers).encode())
 
 

@@ -95,7 +95,7 @@ class KnowledgeWindows(SpanCorruption):
         return ids, len(context) if self.loss == "span" else 1
 
     def choose_span(self, text: str, rng: random.Random) -> tuple[int, int]:
-        """Choose what to cut out of `text`: (start, stop), after the name prefix if there is one."""
+        """Choose what to cut out of `text`: (start, stop), after the name prefix if it has one."""
         if self.spans != "random":
             leading = self.spans == "leading"
             if spans := askable_spans(text, names_only=self.spans != "salient", leading=leading):

@@ -182,6 +182,17 @@ class Bomb:
         return open, (str(self.path), "w")
 
 
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_weights_that_are_not_finite_are_refused(saved, value):
+    from safetensors.torch import load, save
+
+    tensors = load(saved.read_bytes())
+    tensors["head.weight"][0, 0] = value
+    replace_weights(saved, save(tensors))
+    with pytest.raises(CheckpointError, match="head.weight holds values that are not finite"):
+        load_checkpoint(saved)
+
+
 @pytest.mark.parametrize("kind", ["pickle", "torch"])
 def test_no_pickle_is_loaded(tmp_path, saved, kind):
     bomb, trace = tmp_path / "bomb", tmp_path / "trace"
@@ -223,9 +234,20 @@ def test_a_full_disk_leaves_the_old_file_whole(tmp_path, monkeypatch):
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(os, "fsync", full)
-    with pytest.raises(OSError, match="No space"):
+    with pytest.raises(OSError, match=f"No space.*{tmp_path / 'a'}"):
         write_atomically(tmp_path / "a", b"new")
     assert [p.name for p in tmp_path.iterdir()] == ["a"] and (tmp_path / "a").read_bytes() == b"old"
+
+
+@pytest.mark.skipif(os.name == "nt", reason="needs links and pipes")
+def test_links_stay_and_special_files_are_refused(tmp_path):
+    (tmp_path / "link").symlink_to(tmp_path / "target")
+    write_atomically(tmp_path / "link", b"new")
+    assert (tmp_path / "link").is_symlink() and (tmp_path / "target").read_bytes() == b"new"
+    os.mkfifo(tmp_path / "pipe")
+    for path in (tmp_path / "pipe", tmp_path):
+        with pytest.raises(OSError, match="not a plain file"):
+            write_atomically(path, b"new")
 
 
 def test_json_files_are_readable(tmp_path):

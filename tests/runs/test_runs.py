@@ -535,6 +535,23 @@ def test_other_settings_are_refused_by_name(whole, more, words):
     assert files(whole.path) == before
 
 
+def test_checkpoints_without_a_config_are_not_taken_over(tmp_path, whole):
+    shutil.copytree(whole.path, tmp_path / "a")
+    for name in ("config.json", "result.json"):
+        (tmp_path / "a" / name).unlink()
+    with pytest.raises(ValueError, match="safetensors without a config.json"):
+        run(tmp_path / "a", variant="rope", seed=1, resume=True)
+
+
+def test_a_corpus_that_was_edited_after_the_stop_is_refused(tmp_path, folder):
+    run(tmp_path / "a", corpus=folder)
+    (tmp_path / "a" / "result.json").unlink()
+    text = folder / "text.txt"
+    text.write_text(text.read_text().replace("born in", "born near", 1))
+    with pytest.raises(ValueError, match="corpus_sha256 was"):
+        run(tmp_path / "a", corpus=folder, resume=True)
+
+
 def test_resume_in_an_empty_folder_starts(tmp_path, whole):
     assert run(tmp_path / "new", resume=True).dev == whole.dev
 
