@@ -11,7 +11,6 @@ from pathlib import Path
 
 import kt_core as kt
 from kt_core.corpora.files import write_json
-from kt_core.runs.experiment import describe
 
 RESULTS = Path(__file__).resolve().parent.parent / "data" / "results"
 # label -> first character
@@ -51,7 +50,7 @@ def main() -> None:
         }
         told[name] = {
             kind: {
-                label: describe(kt.exact_match(*zip(*found[label], strict=True)))
+                label: kt.exact_match(*zip(*found[label], strict=True)).as_dict()
                 for label in labels
                 if label in found
             }

@@ -6,11 +6,7 @@ import errno
 import hashlib
 import json
 import os
-import signal
 import tempfile
-import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 
@@ -46,20 +42,3 @@ def write_atomically(path: str | Path, data: bytes) -> None:
 def write_json(path: str | Path, value) -> None:
     """Write `value` as indented JSON with a last newline, as `write_atomically` does."""
     write_atomically(path, (json.dumps(value, indent=2, ensure_ascii=False) + "\n").encode())
-
-
-@contextmanager
-def interrupts_held() -> Iterator[None]:
-    """Delay Ctrl-C until the end of the block (in the main thread; others never see it)."""
-    before = signal.getsignal(signal.SIGINT)
-    if threading.current_thread() is not threading.main_thread() or not callable(before):
-        yield
-        return
-    came: list[tuple] = []
-    signal.signal(signal.SIGINT, lambda *where: came.append(where))
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGINT, before)
-    if came:
-        before(*came[0])

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import os
 import signal
-import sys
 import threading
 import time
 from collections.abc import Callable
@@ -15,6 +13,7 @@ from torch import Tensor
 
 from kt_core.runs import distributed
 from kt_core.runs.precision import mixed_precision
+from kt_core.runs.progress import progress_bar
 from kt_core.trainer import Hook, Trainer
 
 
@@ -86,26 +85,13 @@ class RandomOffsets(Hook):
 
 
 class Progress(Hook):
-    """A tqdm bar with the loss and what the evaluation returned.
-
-    KT_PROGRESS=off or TQDM_DISABLE=1 switches it off. Without a terminal or a notebook it reports
-    every half minute.
-    """
+    """A bar with the loss and what the evaluation returned; see `progress_bar`."""
 
     def __init__(self, title: str):
         self.title, self.bar = title, None
 
     def on_start(self, trainer: Trainer) -> None:
-        from tqdm.auto import tqdm
-
-        options = dict(
-            total=trainer.total_steps, initial=trainer.step, desc=self.title, leave=False
-        )
-        if os.environ.get("KT_PROGRESS") == "off":
-            options["disable"] = True
-        if not ("ipykernel" in sys.modules or sys.stderr.isatty()):
-            options["mininterval"] = 30.0
-        self.bar = tqdm(**options)
+        self.bar = progress_bar(trainer.total_steps, self.title, trainer.step)
 
     def on_step(self, trainer: Trainer) -> None:
         self.bar.update()

@@ -1,0 +1,21 @@
+"""Progress bars."""
+
+from __future__ import annotations
+
+import os
+import sys
+
+
+def progress_bar(total: int, title: str, start: int = 0):
+    """Return a tqdm bar on standard error. KT_PROGRESS=off or TQDM_DISABLE=1 switches it off.
+
+    Without a terminal or a notebook it reports every half minute.
+    """
+    from tqdm.auto import tqdm
+
+    options = dict(total=total, initial=start, desc=title, leave=False)
+    if os.environ.get("KT_PROGRESS") == "off":
+        options["disable"] = True
+    if not ("ipykernel" in sys.modules or sys.stderr.isatty()):
+        options["mininterval"] = 30.0
+    return tqdm(**options)
