@@ -85,4 +85,5 @@ def costs_before(cost: dict | None) -> list[dict]:
     before = (cost or {}).get("before")
     return [before, *costs_before(before)] if before else []
 
+
 kept_curve = learning_curve  # until notebook 8 uses the new name

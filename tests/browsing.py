@@ -1,4 +1,5 @@
-"""A real browser: Chromium under Playwright, with JupyterLab or a page that `kt workbook` wrote in it.
+"""A real browser: Chromium under Playwright, with JupyterLab or a page that `kt workbook` wrote
+in it.
 
 python tests/browsing.py      says what is missing for the browser tests; nothing where they run
 """
@@ -41,7 +42,8 @@ SOON, LONG = (
     900_000,
 )  # milliseconds, for one thing and for a whole notebook; a wait ends when it is there
 
-# JupyterLab's settings here: all cells in the page, no news, no boxes that pop up over what is typed.
+# JupyterLab's settings here: all cells in the page, no news, no boxes that pop up over what is
+# typed.
 SETTINGS = {
     "notebook-extension/tracker": {"windowingMode": "none"},
     "apputils-extension/notification": {"fetchNews": "false", "checkForUpdates": False},
@@ -89,7 +91,8 @@ def chromium() -> Iterator:
 
 @contextmanager
 def tab(browser, width: int, height: int, home: str, **more) -> Iterator:
-    """A page in a context of its own. Listed in `page.strays`: what it asks of any address but `home`, all in vain.
+    """A page in a context of its own. Listed in `page.strays`: what it asks of any address but
+    `home`, all in vain.
 
     Errors of scripts are listed in `page.problems`.
     """
@@ -114,19 +117,22 @@ _CUT = """() => {
   for (const e of document.querySelectorAll('body *')) {
     let r = e.getBoundingClientRect(), cut = false;
     if (!r.width || !r.height) continue;
-    for (let p = e.parentElement; p && p !== document.documentElement && !cut; p = p.parentElement) {
+    const root = document.documentElement;
+    for (let p = e.parentElement; p && p !== root && !cut; p = p.parentElement) {
       const over = getComputedStyle(p).overflowX, box = p.getBoundingClientRect();
-      if (over === 'auto' || over === 'scroll') r = box;  // what scrolls may be wide, if it is in sight itself
+      if (over === 'auto' || over === 'scroll') r = box;  // what scrolls may be wide
       else if (over !== 'visible') cut = r.right > box.right + 1;
     }
-    if (cut || r.right > width + 1 || r.left < -1) found.push(`${e.tagName}.${e.className}: ${e.textContent.slice(0, 60)}`);
+    if (cut || r.right > width + 1 || r.left < -1)
+      found.push(`${e.tagName}.${e.className}: ${e.textContent.slice(0, 60)}`);
   }
   return found.slice(0, 8);
 }"""
 
 
 def cut_off(page) -> list[str]:
-    """What of a page lies out of sight sideways: beyond the screen, or cut by a box that does not scroll."""
+    """What of a page lies out of sight sideways: beyond the screen, or cut by a box that does not
+    scroll."""
     return page.evaluate(_CUT)
 
 
@@ -134,7 +140,8 @@ def cut_off(page) -> list[str]:
 
 
 class Lab:
-    """A JupyterLab server over learners' copies of the notebooks, as `kt release` makes them, in `folder`.
+    """A JupyterLab server over learners' copies of the notebooks, as `kt release` makes them, in
+    `folder`.
 
     stop() ends it and its kernels.
     """
@@ -267,9 +274,11 @@ _READY = """async path => {
   return sessions.some(session => session.path === path && ready(session.kernel));
 }"""
 _RAN = """() => {
-  const prompts = [...document.querySelectorAll('.jp-Notebook .jp-CodeCell .jp-InputPrompt')].map(e => e.textContent);
+  const selector = '.jp-Notebook .jp-CodeCell .jp-InputPrompt';
+  const prompts = [...document.querySelectorAll(selector)].map(e => e.textContent);
   const failed = document.querySelector('[data-mime-type="application/vnd.jupyter.error"]');
-  return prompts.every(told => /\\d/.test(told)) || failed && !prompts.some(told => told.includes('*'));
+  const isRunning = prompts.some(text => text.includes('*'));
+  return prompts.every(text => /\\d/.test(text)) || failed && !isRunning;
 }"""
 _TROUBLE = ", ".join(
     f'.jp-Notebook [data-mime-type="application/vnd.jupyter.{kind}"]'
@@ -297,7 +306,7 @@ class Notebook:
         for _ in range(10):
             self.page.click('.lm-MenuBar-item:has-text("Run")')
             self.page.click('.lm-Menu-item[data-command="runmenu:run-all"]')
-            try:  # right after a kernel's start JupyterLab may do nothing, silently (its issue 8490)
+            try:  # right after a kernel's start JupyterLab may silently do nothing
                 self.page.wait_for_function(
                     "e => /[*\\d]/.test(e.textContent)", arg=first, timeout=5000
                 )
@@ -322,7 +331,8 @@ class Notebook:
         return self.page.locator(".jp-Notebook .jp-Cell").nth(number)
 
     def answer(self, id: str, source: str) -> str:
-        """Type `source` into the cell of an exercise, run it with Ctrl+Enter; the line that it prints."""
+        """Type `source` into the cell of an exercise, run it with Ctrl+Enter; the line that it
+        prints."""
         cell = self.cell(f'exercise("{id}")')
         prompt = cell.locator(".jp-InputPrompt")
         before = prompt.inner_text()
@@ -341,11 +351,15 @@ class Notebook:
         return self.page.locator(".jp-Notebook .kt-explorer").all()
 
 
-CONTROLS = ".widget-slider .noUi-handle, .widget-dropdown select, .widget-text input, .widget-combobox input"
+CONTROLS = (
+    ".widget-slider .noUi-handle, .widget-dropdown select, "
+    ".widget-text input, .widget-combobox input"
+)
 
 
 def controls(explorer) -> Iterator[tuple]:
-    """(label, what a user moves) of an explorer's controls, those that are in sight when their turn comes."""
+    """(label, what a user moves) of an explorer's controls, those that are in sight when their
+    turn comes."""
     label = "e => e.closest('.jupyter-widgets').querySelector('.widget-label')?.textContent ?? ''"
     for control in explorer.locator(CONTROLS).all():
         if control.is_visible():
@@ -358,7 +372,8 @@ def picture(explorer) -> str:
 
 
 def move(control) -> None:
-    """A slider by one step, a list to its next entry, another text into a text field: as a user does it."""
+    """A slider by one step, a list to its next entry, another text into a text field: as a user
+    does it."""
     kind = control.evaluate("e => e.tagName")
     if kind == "SELECT":
         chosen, many = control.evaluate("e => [e.selectedIndex, e.options.length]")
@@ -375,7 +390,10 @@ def move(control) -> None:
 
 def redrawn(explorer, before: str, wait: float = SOON) -> bool:
     """Whether the picture becomes another one than `before`."""
-    shown = "([e, before]) => { const now = e.querySelector('img'); return now?.complete && now.src !== before }"
+    shown = (
+        "([e, before]) => { const now = e.querySelector('img'); "
+        "return now?.complete && now.src !== before }"
+    )
     try:
         explorer.page.wait_for_function(
             shown, arg=[explorer.element_handle(), before], timeout=wait

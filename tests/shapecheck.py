@@ -10,7 +10,7 @@ MARKS = ("Float", "Int[", "Bool[")
 
 
 def check_shapes(function: Any) -> Any:
-    """beartype for a function whose annotations name a shape; jaxtyping's hook calls it (conftest.py)."""
+    """beartype for functions whose annotations name a shape; called by jaxtyping's hook."""
     annotations = getattr(function, "__annotations__", {}).values()
     shaped = any(mark in str(annotation) for annotation in annotations for mark in MARKS)
     return beartype(function) if shaped else function

@@ -16,7 +16,7 @@ from PIL import Image
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
-from kt_core.corpora.files import write_atomically  # noqa: E402
+from kt_core.corpora.files import write_atomically
 
 WIDTH = 800  # pixels at most
 # notebook -> the cell whose first picture stands for the chapter
@@ -38,7 +38,7 @@ CELLS = {
 
 
 def picture(notebook: Path, id: str) -> bytes:
-    """The first picture among the outputs of the cell with this id, as PNG bytes; ValueError if there is none."""
+    """Return the first picture of the cell with this id, as PNG bytes; ValueError if none."""
     for cell in nbformat.read(notebook, as_version=4).cells:
         if cell.id == id:
             for output in cell.get("outputs", []):

@@ -1,4 +1,5 @@
-"""Draws the README's pictures from what ships: docs/overview.png, learning curves and one answer being recalled, and
+"""Draws the README's pictures from what ships: docs/overview.png, learning curves and one answer
+being recalled, and
 docs/wiki.png, the learning curve on the assignment's data.
 
 python tools/overview.py
@@ -14,13 +15,13 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
-import matplotlib.pyplot as plt  # noqa: E402
-import torch  # noqa: E402
+import matplotlib.pyplot as plt
+import torch
 
-import kt_core as kt  # noqa: E402
-from kt_core.corpora.files import write_atomically  # noqa: E402
-from kt_course.figures import plots  # noqa: E402
-from kt_course.shipped import learning_curve, shipped  # noqa: E402
+import kt_core as kt
+from kt_core.corpora.files import write_atomically
+from kt_course.figures import plots
+from kt_course.shipped import learning_curve, shipped
 
 VARIANTS = ("rope", "perceiver_ar", "vanilla", "perceiver")
 
@@ -34,7 +35,8 @@ def save(figure, name: str) -> None:
 
 
 def assignment() -> None:
-    """Write docs/wiki.png: loss and dev accuracy while pretraining on the assignment's data, against London."""
+    """Write docs/wiki.png: loss and dev accuracy while pretraining on the assignment's data,
+    against London."""
     told = json.loads(
         (ROOT / "data" / "results" / "wiki-rope-seed0.json").read_text(encoding="utf-8")
     )

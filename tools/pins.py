@@ -1,6 +1,6 @@
-"""Prints requirements.lock for pip, without torch where the environment holds one that pyproject.toml allows.
+"""Print requirements.lock for pip, without torch where an allowed one is installed already.
 
-So a build that was chosen by hand stays. `make setup` runs it with the Python of .venv; needs pip alone.
+So a build that was chosen by hand stays. `make setup` runs it with the Python of .venv.
 """
 
 import tomllib
@@ -13,7 +13,7 @@ ROOT = Path(__file__).resolve().parent.parent
 
 
 def keeps_torch(installed: str | None, dependencies: list[str]) -> bool:
-    """Whether the installed torch (its version, None if there is none) is in the range of `dependencies`."""
+    """Is the installed torch (its version, or None) in the range of `dependencies`?"""
     wanted = next(r for r in map(Requirement, dependencies) if r.name == "torch")
     return installed is not None and wanted.specifier.contains(installed, prereleases=True)
 

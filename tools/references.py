@@ -1,8 +1,8 @@
-"""Executes the committed notebooks in place, so that their stored outputs are those of the present code.
+"""Execute the committed notebooks in place, so that their stored outputs fit the code.
 
     python tools/references.py [NOTEBOOK ...]      default: all of notebooks/
 
-A notebook is replaced only after all of its cells ran. What differs from one machine to the next (run times,
+A notebook is replaced only after all of its cells ran. What differs between machines (run times,
 widget state, the interpreter's version) is taken out.
 """
 
@@ -19,7 +19,7 @@ import papermill
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
-from kt_core.corpora.files import write_atomically  # noqa: E402
+from kt_core.corpora.files import write_atomically
 
 
 def strip(notebook: nbformat.NotebookNode) -> nbformat.NotebookNode:

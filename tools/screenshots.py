@@ -1,6 +1,6 @@
 """The README's two pictures of the workbook in a browser: docs/lab.png and docs/page.png.
 
-python tools/screenshots.py [--profile smoke]      needs Chromium and Playwright, as the browser tests do
+python tools/screenshots.py [--profile smoke]      needs Chromium and Playwright
 """
 
 from __future__ import annotations
@@ -16,11 +16,11 @@ from PIL import Image
 ROOT = Path(__file__).resolve().parent.parent
 sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
 
-from answering import posed  # noqa: E402
-from browsing import Notebook, chromium, controls, jupyterlab, missing, picture, redrawn, tab  # noqa: E402
+from answering import posed
+from browsing import Notebook, chromium, controls, jupyterlab, missing, picture, redrawn, tab
 
-from kt_core.corpora.files import write_atomically  # noqa: E402
-from kt_course.tools.html_export import write_page  # noqa: E402
+from kt_core.corpora.files import write_atomically
+from kt_course.tools.html_export import write_page
 
 SHARP = {"device_scale_factor": 1.5}
 MOST = 200_000  # bytes a picture
@@ -45,7 +45,7 @@ def lab_picture(lab, browser) -> bytes:
 
 
 def page_picture(lab, browser, folder: Path) -> bytes:
-    """A page that `kt workbook` writes: an exercise, a wrong answer, its verdict, and the picture below it."""
+    """A page that `kt workbook` writes: an exercise, a wrong answer and its verdict."""
     with tab(browser, 1120, 1000, lab.address) as page:
         notebook = Notebook(page, lab, "01_attention_math")
         notebook.run_all()

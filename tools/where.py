@@ -1,5 +1,7 @@
-"""Which dev people of the assignment's data a model answers for: by the place of the birthplace in their line, by the
-number of train answers that name it; and whom one of two models knows alone. Reads data/wiki (`kt fetch wiki`) and
+"""Which dev people of the assignment's data a model answers for: by the place of the birthplace
+in their line, by the
+number of train answers that name it; and whom one of two models knows alone. Reads data/wiki (`kt
+fetch wiki`) and
 the kept dev predictions of each variant.
 
     python tools/where.py     # writes data/results/wiki-where.json

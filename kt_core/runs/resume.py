@@ -104,7 +104,7 @@ def read_state(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
     try:
         with safe_open(str(path), framework="pt") as file:
             metadata = file.metadata() or {}
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+            tensors = {name: file.get_tensor(name) for name in file.keys()}
         numbers = json.loads(metadata["state"])
     except (SafetensorError, KeyError, ValueError) as error:
         reason = f"{type(error).__name__}: {error}"

@@ -1,4 +1,4 @@
-"""The widget itself: controls above, the picture, what it says. Needs ipywidgets; nothing comes from the network."""
+"""The widget: controls, the picture and its caption. Needs ipywidgets, but no network."""
 
 from __future__ import annotations
 
@@ -12,17 +12,19 @@ import ipywidgets
 
 from kt_course.explorers.shell import Control, Draw, Slider, View, Words, render, smaller
 
-# Runs in the browser when the mouse is over the picture: finds the cell and tells its value; no kernel is asked.
+# Runs in the browser when the mouse is over the picture: finds the cell and shows its value.
 # On a click it hands "grid row column" to the kernel through a hidden text field.
 _FIND = """
-const b = this.getBoundingClientRect(), x = (event.clientX - b.left) / b.width, y = (event.clientY - b.top) / b.height;
+const b = this.getBoundingClientRect();
+const x = (event.clientX - b.left) / b.width, y = (event.clientY - b.top) / b.height;
 let said = '\\u00a0', at = null;
 JSON.parse(this.dataset.grids).forEach((g, n) => {
   const [l, t, w, h] = g.box, R = g.rows.length, C = g.columns.length;
   const r = Math.floor((y - t) / h * R), c = Math.floor((x - l) / w * C);
   if (r < 0 || c < 0 || r >= R || c >= C) return;
   const v = g.texts ? 0 : atob(g.weights).charCodeAt(r * C + c), p = 100 * (v / 254) ** 2;
-  const told = g.texts ? g.texts[r * C + c] : v == 255 ? 'may not look' : p.toFixed(p < 9.95 ? 1 : 0) + ' %';
+  const percent = p.toFixed(p < 9.95 ? 1 : 0) + ' %';
+  const told = g.texts ? g.texts[r * C + c] : v == 255 ? 'not allowed' : percent;
   said = g.rows[r] + (g.texts ? ', ' : ' \\u2192 ') + g.columns[c] + ': ' + told;
   at = n + ' ' + r + ' ' + c;
 });
@@ -81,7 +83,7 @@ def _widget(control: Control) -> Any:
 
 
 class Live(ipywidgets.VBox):
-    """An explorer. `controls[name].value = ...` moves a control, `png` is the picture, `note` what it says.
+    """An explorer. `controls[name].value = ...` moves a control, `png` is the picture.
 
     Displayed, it carries `twin`, the picture of its first state, for whoever cannot run it.
     """
@@ -165,14 +167,15 @@ class Live(ipywidgets.VBox):
             else ""
         )
         self.picture.value = (
-            f'<img alt="{html.escape(self.name)}: {html.escape(self.view.note)}"{script} style="max-width:100%;'
+            f'<img alt="{html.escape(self.name + ": " + self.view.note)}"{script} '
+            'style="max-width:100%;'
             f'{"opacity:.25;" if faint else ""}{"cursor:crosshair;" if script else ""}" '
             f'src="data:image/png;base64,{base64.b64encode(self.png).decode()}">'
             f'<div style="min-height:1.4em;font-family:monospace">&nbsp;</div>'
         )
 
     def _click(self, told: str) -> None:
-        """What the browser says of a click: "grid row column time", the time so that no two are alike."""
+        """Handle a click, "grid row column time"; the time makes each message unique."""
         words = told.split()[:3]
         if len(words) < 3 or not all(word.isdecimal() for word in words):
             return

@@ -1,4 +1,4 @@
-"""Parts of the explorers' pictures: one head's map, all heads as tiles, weights on the text, the colour scale."""
+"""Parts of the explorers' pictures: one head, all heads, weights on the text, the scale."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def picture(ax: Axes, pixels: np.ndarray, x: float, y: float, width: float, heig
 
 
 def _signs_along(ax: Axes, side: Side, x: float, y: float, size: float, upright: bool) -> float:
-    """The characters of a side along an edge of `size` inches: all, or some with positions where they are too many.
+    """Label an edge of `size` inches with characters: all, or some with their positions.
 
     Returns how far they reach from the edge, in inches.
     """
@@ -62,7 +62,7 @@ def _signs_along(ax: Axes, side: Side, x: float, y: float, size: float, upright:
 def head_map(
     ax: Axes, layer: Layer, head: int, query: int, x: float, y: float, size: float
 ) -> Grid:
-    """One head's weights in a square of `size` inches, characters on both sides, the chosen query framed."""
+    """Draw one head in a square of `size` inches, with the chosen query framed."""
     weights = layer.weights[head]
     picture(ax, weight_colours(weights, layer.allowed), x, y, size, size)
     left = x - 0.08 - _signs_along(ax, layer.queries, x, y, size, upright=True)
@@ -83,7 +83,7 @@ def role(layer: Layer, head: int) -> str:
 
 
 def tiles(reading: Reading, wide: int, high: int) -> np.ndarray:
-    """All heads as one picture, a layer a row, (n_layer * high, n_head * wide, 3) bytes; tiles keep 2 pixels apart."""
+    """Draw all heads as one picture, one row per layer, with 2 pixels between the tiles."""
     n_head = max(len(layer.weights) for layer in reading.layers)
     mosaic = np.full((len(reading.layers) * high, n_head * wide, 3), 255, dtype=np.uint8)
     for row, layer in enumerate(reading.layers):
@@ -136,7 +136,7 @@ def on_text(
     x: float,
     y: float,
 ) -> None:
-    """Weights drawn over the text, grey where nothing may be seen, `chosen` framed; a line has 64 characters."""
+    """Draw weights over the text, 64 characters per line, grey where attention is not allowed."""
     characters(ax, signs, weight_colours(weights, seen), x, y)
     if chosen is not None:
         row, column = divmod(chosen, LINE)
@@ -144,7 +144,7 @@ def on_text(
 
 
 def characters(ax: Axes, signs: Sequence[str], colours: Sequence[Any], x: float, y: float) -> float:
-    """Characters on coloured ground, 64 a line; returns where the lines end, in inches from above."""
+    """Draw characters on coloured ground, 64 per line; return where the lines end, in inches."""
     rgba = np.array([to_rgba(colour) for colour in colours])
     for row in range(0, len(signs), LINE):
         ground = rgba[None, row : row + LINE]
@@ -201,7 +201,7 @@ def answer_bars(
 
 @dataclass(frozen=True, eq=False)
 class Chart:
-    """Curves on axes of their own, drawn once and put on many pages: drawing axes anew is what takes longest."""
+    """Curves with their axes, drawn once and put on many pages, because axes are slow to draw."""
 
     pixels: np.ndarray
     axes: Axes
@@ -209,7 +209,7 @@ class Chart:
     def put(
         self, ax: Axes, x: float, y: float, spots: Sequence[tuple[float, float]] = (), **style: Any
     ) -> None:
-        """Put it on a page, its upper left corner at (x, y) inches, with a mark at each of `spots` (data)."""
+        """Put it on a page with its upper left corner at (x, y) inches and a mark at each spot."""
         high, wide = self.pixels.shape[:2]
         picture(ax, self.pixels, x, y, wide / DPI, high / DPI)
         for spot in spots:

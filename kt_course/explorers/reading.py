@@ -1,4 +1,4 @@
-"""What a model looks at while it reads a text: the maps of its layers, and what their rows and columns stand for."""
+"""The attention maps of a text, and which characters their rows and columns belong to."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ from kt_course.figures.style import visible
 
 @dataclass(frozen=True, eq=False)
 class Side:
-    """The queries or the keys of a layer: characters, or latents, each by the newest character that it may know.
+    """The queries or keys of a layer: characters, or latents by the newest character they know.
 
-    signs: one character each, to be drawn. names: as sentences call them. at: (n,) their positions in the text, -1 for
+    signs: one character each, to be drawn. names: for sentences. at: (n,) positions, -1 for
     the null latent. reach: (n,) the newest position that each may know.
     """
 
@@ -42,7 +42,7 @@ class Layer:
     def over_text(
         self, weights: Float[np.ndarray, " T_key"], query: int, T: int
     ) -> tuple[np.ndarray, np.ndarray]:
-        """One query's weights put on the text: (T,) weights, a latent's at its newest character, and (T,) bool, which
+        """Put one query's weights on the text: (T,) weights, and (T,) bool, which
         characters the query may know of at all. The null latent's weight is on none."""
         on_text = np.zeros(T)
         known = self.keys.at >= 0
@@ -50,14 +50,15 @@ class Layer:
         return on_text, np.arange(T) <= self.queries.reach[query]
 
     def writer(self, T: int) -> int:
-        """The query from which the character behind the text is written: the last one, or the newest whole latent."""
+        """Return the query that predicts the character after the text: the last, or newest
+        latent."""
         whole = np.flatnonzero(self.queries.reach < T)
         return int(whole[-1]) if len(whole) else 0
 
 
 @dataclass(frozen=True, eq=False)
 class Reading:
-    """A text as far as the model reads it, the layers' maps, and a notice where the text was cut."""
+    """A text as far as the model reads it, its maps, and a notice where it was truncated."""
 
     text: str
     layers: list[Layer]
@@ -89,7 +90,7 @@ def _latents(text: str, reach: np.ndarray, null: bool = False) -> Side:
 
 
 def typed(text: str) -> str:
-    """What a user typed: ?? stands for ⁇, which no keyboard has (in ??? the last two). ValueError if there is nothing."""
+    """Replace ?? by ⁇, which no keyboard has (in ??? the last two); ValueError if empty."""
     text = re.sub(r"\?\?(?!\?)", MASK, text)
     if not text:
         raise ValueError("The text is empty: type at least one character.")
@@ -100,11 +101,11 @@ def typed(text: str) -> str:
 def read(model: GPT, vocab: CharVocab, text: str) -> Reading:
     """Read `text`, as much of it as fits the block, and keep all attention weights.
 
-    ValueError for an empty text, a character that the vocabulary lacks, or a vocabulary of another model.
+    ValueError for an empty text, an unknown character, or a vocabulary of another model.
     """
     if len(vocab) != model.config.vocab_size:
         raise ValueError(
-            f"the model has {model.config.vocab_size} characters, the vocabulary {len(vocab)}: they do not belong together"
+            f"the model has {model.config.vocab_size} characters, the vocabulary {len(vocab)}"
         )
     ids = vocab.encode(typed(text))
     block = model.config.block_size
@@ -127,7 +128,7 @@ def read(model: GPT, vocab: CharVocab, text: str) -> Reading:
 def explain(
     config: GPTConfig, text: str, weights: Sequence[np.ndarray], notice: str = ""
 ) -> Reading:
-    """The maps of a model's layers, (n_head, T_query, T_key) each, with what their rows and columns stand for."""
+    """Return the maps of the layers, (n_head, T_query, T_key) each, with their two sides."""
     characters = _characters(text)
     if not config.causal:  # reads both ways: every query looks at the whole text
         whole = replace(characters, reach=np.full(len(text), len(text) - 1))

@@ -1,8 +1,9 @@
-"""What all explorers share: controls told in plain data, a function that draws, and what is shown without widgets.
+"""What all explorers share: controls as plain data, a function that draws, and a still picture.
 
-An explorer is `explorer(name, draw, controls)`. `draw(state, changed)` gets the values of all controls by their names,
-and the name of the one that was moved (None at first); it returns a `View`, or raises ValueError for what a user typed,
-whose text is then shown in the widget. Drawn once at the defaults, it also gives the picture that a saved notebook
+An explorer is `explorer(name, draw, controls)`. `draw(state, changed)` gets the values of all
+controls by name, and the name of the one that was moved (None at first). It returns a `View`, or
+raises ValueError for what a user typed; the widget then shows the message. Drawn once at the
+defaults, it also gives the picture that a saved notebook
 keeps for readers who cannot run it.
 """
 
@@ -24,7 +25,7 @@ from PIL import Image
 
 from kt_course.figures.style import DPI, STYLE
 
-INSTALL = "The picture alone, without its controls: for those, pip install ipywidgets and start the kernel again."
+INSTALL = "The controls need ipywidgets: pip install ipywidgets, then restart the kernel."
 
 
 @dataclass(frozen=True)
@@ -65,8 +66,9 @@ Control = Slider | Choice | Words
 class Grid:
     """A part of the picture whose cells tell something under the mouse, and may be clicked.
 
-    box: left, top, width, height in inches. rows, columns: names of the cells' sides. values: (n, m)
-    weights in 0 ... 1, NaN where there is none, or texts. click: the controls that a click sets to row and column.
+    box: left, top, width, height in inches. rows, columns: names of the cells' sides.
+    values: (n, m) weights in 0 ... 1, NaN where there is none, or texts.
+    click: the controls that a click sets to row and column.
     """
 
     box: tuple[float, float, float, float]
@@ -76,7 +78,7 @@ class Grid:
     click: tuple[str | None, str | None] = (None, None)
 
     def data(self, figure: Figure) -> dict[str, Any]:
-        """What the browser needs: the box as shares of the picture; weights as square roots in 254 steps, 255 for none."""
+        """Return what the browser needs: the box, and weights as bytes of their square roots."""
         shares = np.array(self.box).reshape(2, 2) / figure.get_size_inches()
         told = dict(
             box=shares.ravel().round(5).tolist(), rows=list(self.rows), columns=list(self.columns)
@@ -94,7 +96,7 @@ class Grid:
 class View:
     """A drawn state: the figure, a sentence that reads it out, and what it means for the controls.
 
-    `limits` gives sliders another highest value, `values` sets controls. `notice` is a warning: a text was cut, say.
+    `limits` gives sliders another highest value, `values` sets controls. `notice` is a warning.
     """
 
     figure: Figure
@@ -105,7 +107,7 @@ class View:
     values: Mapping[str, Any] = field(default_factory=dict)
 
 
-LARGE = 120_000  # bytes; a saved notebook may hold the live picture too, if it keeps the state of its widgets
+LARGE = 120_000  # bytes; a saved notebook may hold the live picture too
 
 Draw = Callable[[Mapping[str, Any], str | None], View]
 
@@ -113,7 +115,8 @@ Draw = Callable[[Mapping[str, Any], str | None], View]
 def page(width: float, height: float) -> tuple[Figure, Axes]:
     """An empty figure and, all over it, axes in inches from the upper left corner.
 
-    pyplot does not know the figure, so that no cell shows it by itself. Images and characters placed on the one pair of
+    pyplot does not know the figure, so that no cell shows it. Images and characters on the one
+    pair of
     axes are drawn several times faster than axes with ticks of their own.
     """
     figure = Figure(figsize=(width, height), dpi=DPI, layout="none")
@@ -140,7 +143,7 @@ def png(figure: Figure) -> bytes:
 
 
 def smaller(picture: bytes) -> bytes:
-    """A PNG file in 256 colours of its own: a third of the bytes, and the eye hardly sees a difference."""
+    """Return a PNG file in 256 colours of its own: a third of the bytes."""
     held = io.BytesIO()
     few = Image.open(io.BytesIO(picture)).quantize(
         256, method=Image.Quantize.MAXCOVERAGE, dither=Image.Dither.NONE
@@ -177,7 +180,7 @@ class Still:
 def explorer(name: str, draw: Draw, controls: Mapping[str, Control]) -> Any:
     """The widget of an explorer, drawn at its defaults; a `Still` where ipywidgets is missing.
 
-    ValueError if the defaults themselves cannot be drawn, so that a mistake in the notebook's call is told at once.
+    ValueError if the defaults cannot be drawn, so that a mistake in the call is reported at once.
     """
     state = {key: control.value for key, control in controls.items()}
     view, picture = render(draw, state)

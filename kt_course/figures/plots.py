@@ -1,4 +1,4 @@
-"""Pictures of the notebooks and reports: matplotlib figures, 9 inches wide at most, in one style."""
+"""Figures of the notebooks and reports, in one style, at most 9 inches wide."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ def rows(n: int = 1, m: int = 1, **kw: Any) -> tuple[Figure, Any]:
 
 
 def _ticks(axis: Any, text: Text, inches: float) -> None:
-    """Characters as tick labels along `inches`: all where they fit, else some with their positions."""
+    """Label ticks with characters: all where they fit, else some with their positions."""
     labels, points = visible(text), 72 * inches / len(text)
     thin = len(labels) > _LABELLED or points < 5.5
     step = 2 ** math.ceil(math.log2(12 / points)) if thin else 1
@@ -85,9 +85,10 @@ def attention_map(
     ax: Axes | None = None,
     mask: Bool[Tensor, "..."] | np.ndarray | None = None,
 ) -> Figure:
-    """One head's weights, (T_query, T_key): a row a query, a column a key, characters or words on both axes.
+    """Draw the weights of one head, (T_query, T_key): one row per query, one column per key.
 
-    `mask` is True where looking is allowed; without it a map that is 0 above its diagonal counts as causal.
+    `mask` is True where attention is allowed. Without it, a map that is 0 above its diagonal
+    counts as causal. Both axes show characters or words.
     ValueError if the texts' lengths are not the map's.
     """
     weights = array(weights)
@@ -119,7 +120,7 @@ def attention_map(
 
 
 def head_role(weights: np.ndarray) -> str:
-    """Entropy in bits of a head, averaged over its queries, and the one thing it does most, in two lines."""
+    """Describe a head in two lines: its mean entropy in bits, and what it does most."""
     bits = abs(float((weights * np.log2(np.where(weights > 0, weights, 1.0))).sum(1).mean()))
     n_query, n_key = weights.shape
     if n_query != n_key:
@@ -147,9 +148,10 @@ def attention_heads(
 ) -> Figure:
     """All heads of all layers, (n_head, T_query, T_key) a layer, as tiles on one scale.
 
-    Each tile tells its entropy and its strongest role: the share of the weight on the query itself, on the
-    character before it, on the first one, or else the mean distance looked back; averages over the queries
-    (at T_query != T_key the mean largest weight). `layers` names the rows, or chooses maps by their numbers.
+    Each tile has its entropy and its strongest role: the share of the weight on the query
+    itself, on the character before it, or on the first one, or else the mean distance that it
+    attends back. These are averages over the queries (where T_query != T_key, the mean largest
+    weight). `layers` names the rows, or chooses maps by their numbers.
     """
     found = [array(m) for m in maps]
     found = [m[0] if m.ndim == 4 and len(m) == 1 else m for m in found]
@@ -230,10 +232,10 @@ def learning_curves(
     london: Score | None = None,
     titles: Sequence[str] | Mapping[str, str] | None = None,
 ) -> Figure:
-    """One panel for each of `keys`, one line for each named history (rows of Trainer.fit or metrics.jsonl).
+    """Draw one panel per key and one line per named history (rows of Trainer.fit).
 
-    The x axis counts characters trained on where all rows tell them, else steps. Fractions named dev,
-    test, train or accuracy are drawn in per cent, with London's line and its interval in each such panel.
+    The x axis counts characters where all rows have them, else steps. Fractions named dev, test,
+    train or accuracy are drawn in per cent, with London's line and its interval.
     """
     named = {"loss": "loss (nats a character)", "dev": "dev accuracy (%)", "rate": "learning rate"}
     every = [row for history in histories.values() for row in history]
@@ -279,7 +281,7 @@ def learning_curves(
 
 
 def _whiskers(scores: Sequence[Score]) -> list[list[float]]:
-    """How far the 95 % intervals reach below and above the accuracies, in points; rounding leaves none below 0."""
+    """Return how far the 95 % intervals reach below and above the accuracies, in points."""
     below = [max(100 * (s.accuracy - s.low), 0) for s in scores]
     above = [max(100 * (s.high - s.accuracy), 0) for s in scores]
     return [below, above]
@@ -293,7 +295,7 @@ def accuracy_bars(
     title: str = "",
     ax: Axes | None = None,
 ) -> Figure:
-    """Bars with 95 % Wilson whiskers, best first; London's too; `pass_marks` (name -> fraction) dotted."""
+    """Draw bars with 95 % Wilson whiskers, best first; `pass_marks` (name -> fraction) dotted."""
     scored = sorted(
         ((label, s) for label, s in rows if s is not None), key=lambda row: -row[1].accuracy
     )
@@ -338,7 +340,7 @@ def score_groups(
     xlabel: str = "",
     ax: Axes | None = None,
 ) -> Figure:
-    """Upright bars in a group for each of `labels`, one of each series: scores with 95 % whiskers, bare fractions grey."""
+    """Draw a group of bars per label, one per series: scores with whiskers, fractions grey."""
     if ax is None:
         _, ax = plt.subplots()
     colours, width = iter([SKY, ORANGE, GREEN, PURPLE] * 9), 0.8 / max(len(series), 1)
@@ -369,7 +371,7 @@ def score_groups(
 def reachability(
     reach: Bool[Tensor, "T_out T_in"] | np.ndarray, title: str = "", ax: Axes | None = None
 ) -> Figure:
-    """Which inputs (columns) each output (row) depends on, bool (T_out, T_in); the future is a leak."""
+    """Draw which inputs (columns) each output (row) depends on, bool (T_out, T_in)."""
     seen = array(reach) != 0
     later = np.arange(seen.shape[1]) > np.arange(seen.shape[0])[:, None]
     kinds = {

@@ -1,7 +1,8 @@
 """The one style of all pictures: colours, sizes, and how attention weights become colours.
 
-Lines take Okabe and Ito's colours (Wong 2011, "Points of view: Color blindness"). Attention weights share one
-scale in every picture: 0 ... 1 raised to 0.4, since on a linear scale a row of 128 weights is nearly blank.
+Lines take Okabe and Ito's colours (Wong 2011, "Points of view: Color blindness"). Attention
+weights share one scale in every picture: 0 ... 1 raised to 0.4, because on a linear scale a row of
+128 weights is nearly blank.
 Forbidden cells are grey, which is no colour of the scale.
 """
 
@@ -87,7 +88,8 @@ def visible(text: Text) -> list[str]:
 
 
 def allowed_cells(weights: np.ndarray, mask: Any = None) -> np.ndarray:
-    """Where a query may look: `mask`; without it the lower triangle of a square map that is 0 above it, or
+    """Where a query may look: `mask`; without it the lower triangle of a square map that is 0
+    above it, or
     all but the zeros behind a row's last weight."""
     if mask is not None:
         return np.broadcast_to(array(mask) != 0, weights.shape)

@@ -45,7 +45,7 @@ def _glyph(ch: str) -> TextPath:
 def glyphs(
     ax: Axes, x: Sequence[float], y: Sequence[float], text: Sequence[str], colours: Any, size: float
 ) -> None:
-    """Draw one character at each (x, y), `size` points high: all as one collection, much faster than as many texts."""
+    """Draw one character at each (x, y), `size` points high, as one collection: that is fast."""
     drawn = PathCollection(
         [_glyph(ch) for ch in text],
         offsets=np.column_stack([x, y]),
@@ -88,7 +88,7 @@ def _strip(
 def _page(
     lines: float, columns: int, title: str, labels: float = 0.0
 ) -> tuple[Figure, Axes, float]:
-    """An empty page for strips: (figure, axes, font size). `labels`: inches kept free on the left."""
+    """Make an empty page: (figure, axes, font size). `labels`: inches left free on the left."""
     cell = min(0.17, (WIDTH - 0.4 - labels) / columns)
     figure, ax = plt.subplots(
         figsize=(WIDTH, lines * max(cell * 1.7, 0.2) + (0.5 if title else 0.2) + 0.25)
@@ -112,7 +112,7 @@ def _pack(text: Sequence[str], columns: int) -> list[range]:
 def text_attention(
     rows: Float[Tensor, "n T"] | np.ndarray, text: Text, labels: Sequence[str], title: str = ""
 ) -> Figure:
-    """Weights drawn on the text itself: `rows` (n, T), a strip of coloured characters for each, labelled.
+    """Draw weights on the text itself: `rows` (n, T), one labelled strip of characters each.
 
     Characters behind a row's last weight are grey: they lie in the future.
     """
@@ -145,9 +145,10 @@ def text_attention(
 
 @in_style
 def corruption(examples: Sequence[tuple[str, str, str, int]], title: str = "") -> Figure:
-    """Span corruption in colours: examples (prefix, masked, suffix, n_pads), drawn as the model reads them.
+    """Draw examples of span corruption, (prefix, masked, suffix, n_pads), as the model reads them.
 
-    prefix ⁇ suffix ⁇ masked □ □ ..., 64 characters a line; more than 16 pads are drawn as 16 and their count.
+    prefix ⁇ suffix ⁇ masked □ □ ..., 64 characters per line. More than 16 pads are drawn as 16
+    and their number.
     """
     kinds = {
         "prefix": SKY,
@@ -194,9 +195,9 @@ def loss_placement(
     vocab: Any,
     title: str = "",
 ) -> Figure:
-    """Where the loss falls: what is read (x) over what is asked for next (y), coloured where it is asked.
+    """Draw the input x over the target y, with y coloured where there is a loss.
 
-    `x`, `y`: (T,) ids, y 0 where no loss falls. Trailing padding is drawn up to the end of its line.
+    `x`, `y`: (T,) ids; y is 0 where there is no loss. Padding is drawn to the end of its line.
     """
     xs, ys = array(x).astype(int), array(y).astype(int)
     used = max(int(np.flatnonzero((xs != 0) | (ys != 0)).max(initial=0)) + 1, 1)

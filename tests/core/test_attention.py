@@ -1,4 +1,4 @@
-"""Masks, scores, softmax, rotary embedding, multi-head attention and the recording of its weights."""
+"""Masks, scores, softmax, rotary embedding, multi-head attention and recorded weights."""
 
 import math
 
@@ -38,7 +38,7 @@ def heads(n_embd=16, n_head=2, **knobs):
 
 
 def glass(T, dropout=0.0):
-    """One head that hands out its own weights: one-hot inputs, identity values and output; y is the map."""
+    """One head that outputs its own weights: one-hot inputs, identity values and output."""
     attention = heads(T, 1, dropout=dropout)
     for linear in (attention.value, attention.proj):
         linear.weight.data, linear.bias.data = torch.eye(T), torch.zeros(T)

@@ -284,7 +284,7 @@ def test_mixture_errors():
 
 
 def rows(found):
-    """All ids of each row of each batch (the last may stand in y alone), and where the loss begins."""
+    """All ids of each row of each batch (the last may be in y alone), and where the loss begins."""
     for xs, ys in found:
         for x, y in zip(xs.tolist(), ys.tolist(), strict=True):
             yield tuple(i for i in [*x, y[-1]] if i), [j != 0 for j in y].index(True)
@@ -349,7 +349,7 @@ def test_collate_asks_from_the_first_id_on():
 
 
 def test_data_never_holds_the_trainer_up():
-    """In a process of its own: the checks of types that tests run under take two thirds of the time."""
+    """In a process of its own, without the run-time checks of types."""
     code = (
         "import time; from kt_core.datasets import *; from kt_core.vocab import CharVocab\n"
         f"lines = {LINES!r}; vocab = CharVocab.from_documents(lines)\n"

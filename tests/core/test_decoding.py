@@ -1,4 +1,4 @@
-"""Answers: cached decoding equals uncached, and generation stops, samples and refuses as it says."""
+"""Cached decoding equals uncached decoding; generation stops, samples and refuses."""
 
 import pytest
 import torch

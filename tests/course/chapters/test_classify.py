@@ -372,7 +372,8 @@ def test_a_frozen_body_takes_the_same_steps_as_one_that_is_read_each_time():
 
 
 def test_the_rate_follows_the_schedule():
-    """A rate that falls to 0 leaves the last step in place: two steps end where the first alone does."""
+    """A rate that falls to 0 leaves the last step in place: two steps end where the first alone
+    does."""
     ends = []
     for steps, share in ((1, 1.0), (2, 0.0)):
         tuned = Classifier(body())

@@ -1,4 +1,5 @@
-"""Confidence: probabilities equal a plain computation, calibration and abstention count what they say they count."""
+"""Confidence: probabilities equal a plain computation, calibration and abstention count what they
+say they count."""
 
 from __future__ import annotations
 

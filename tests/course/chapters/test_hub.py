@@ -111,7 +111,8 @@ def test_the_exported_code_is_the_packages_own():
 
 
 def test_the_wrapper_itself_imports_from_every_file():
-    """Early versions of the library copy from a folder what the wrapper imports, and nothing that those import."""
+    """Early versions of the library copy from a folder what the wrapper imports, and nothing that
+    those import."""
     files = hub.source_files()
     direct = re.findall(r"^from \.(\w+) import", files["modeling_kt.py"], re.M)
     assert {f"{name}.py" for name in direct} == set(files) - {"modeling_kt.py"}
@@ -211,7 +212,8 @@ def test_an_export_computes_the_same(variant, library, tmp_path):
 @needs_library
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_generate_writes_what_kt_core_writes(variant, library, tmp_path):
-    """One text alone, and a batch of different lengths padded on the left; some run to the block's end, some stop."""
+    """One text alone, and a batch of different lengths padded on the left; some run to the
+    block's end, some stop."""
     vocab, prompts = characters(), ["abc⁇", "l", "hgfedcbaabcdefg", "ajkl" * 3, "bb", "k"]
 
     def written(model):
@@ -344,7 +346,8 @@ for folder in sys.argv[2:]:
     prompts = tokenizer([q + "⁇" for q in questions], return_tensors="pt", padding=True)
     out = model.generate(**prompts)[:, prompts.input_ids.shape[1]:]
     text[config.variant] = tokenizer.batch_decode(out, skip_special_tokens=True)
-assert not [name for name, module in sys.modules.items() if name.startswith("kt_core") and module], "kt_core is here"
+loaded = [name for name, module in sys.modules.items() if name.startswith("kt_core") and module]
+assert not loaded, "kt_core is here"
 print(json.dumps(text))
 """
 

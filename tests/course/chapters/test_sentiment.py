@@ -130,7 +130,8 @@ def test_bad_input_is_named(call, message):
 
 
 def test_a_bag_of_words_falls_into_the_traps():
-    """What the notebook says of it, with wide margins: the words of "not" mislead it, "but" and "though" are decided by chance."""
+    """What the notebook says of it, with wide margins: the words of "not" mislead it, "but" and
+    "though" are decided by chance."""
     data = load_task(0, 500, 0, 300)
     labels = bag_of_words(data.train, data.test)
     share = {

@@ -1,4 +1,5 @@
-"""Tracing: hooks see and change what they say, leave the model as it was, and agree with computations by hand."""
+"""Tracing: hooks see and change what they say, leave the model as it was, and agree with
+computations by hand."""
 
 from __future__ import annotations
 

@@ -314,7 +314,8 @@ def test_the_filler_hides_its_share_trains_the_vit_and_wants_a_share():
 
 
 def ways(maps, start, end):
-    """Sum over all ways from a token through the layers, last to first, of the product of their weights."""
+    """Sum over all ways from a token through the layers, last to first, of the product of their
+    weights."""
     total = 0.0
     T = maps[0].size(-1)
     for between in itertools.product(range(T), repeat=len(maps) - 1):
@@ -416,7 +417,8 @@ def test_importing_it_needs_no_scikit_learn():
 
 
 def bars(n, seed=0):
-    """Pictures with one bright row or column, blurred by noise: class 0 ... 3 is a row, 4 ... 7 a column of patches."""
+    """Pictures with one bright row or column, blurred by noise: class 0 ... 3 is a row, 4 ... 7 a
+    column of patches."""
     generator = torch.Generator().manual_seed(seed)
     labels = torch.randint(8, (n,), generator=generator)
     images = 0.3 * torch.rand(n, 1, 8, 8, generator=generator)

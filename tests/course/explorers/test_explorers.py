@@ -1,4 +1,5 @@
-"""Explorers: what they show is what the models compute, every control redraws, and a saved notebook keeps a picture."""
+"""Explorers: what they show is what the models compute, every control redraws, and a saved
+notebook keeps a picture."""
 
 from __future__ import annotations
 
@@ -494,7 +495,9 @@ def test_the_first_character_is_written_from_the_mask_sign(corpus):
         model(torch.tensor([vocab.encode(asked)]))
     found = reading.read(model, vocab, asked)
     assert first_attention(found, 2, 1)[0] == pytest.approx(maps[2][0, 1, -1].numpy())
-    assert first_attention(found, 2, ALL_HEADS)[0] == pytest.approx(maps[2][0, :, -1].mean(0).numpy())
+    assert first_attention(found, 2, ALL_HEADS)[0] == pytest.approx(
+        maps[2][0, :, -1].mean(0).numpy()
+    )
 
 
 # ---------------------------------------------------------------- span corruption
@@ -755,7 +758,8 @@ def test_a_recording_that_cannot_be_made(corpus):
 
 
 def weights_told(view):
-    """What the browser is told of the large picture, (G * G,), up to the steps of its 254 square roots."""
+    """What the browser is told of the large picture, (G * G,), up to the steps of its 254 square
+    roots."""
     told = view.view.grids[0].data(view.view.figure)
     return (np.frombuffer(base64.b64decode(told["weights"]), np.uint8) / 254) ** 2
 

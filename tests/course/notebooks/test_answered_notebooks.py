@@ -1,4 +1,5 @@
-"""Every notebook reaches its end when all exercises are solved, and when all are answered wrongly (profile smoke)."""
+"""Every notebook reaches its end when all exercises are solved, and when all are answered wrongly
+(profile smoke)."""
 
 from __future__ import annotations
 
@@ -41,7 +42,8 @@ def verdicts(path: Path) -> dict[str, str]:
 
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory):
-    """Where both runs of a notebook keep the models that they train: the second finds those of the first."""
+    """Where both runs of a notebook keep the models that they train: the second finds those of
+    the first."""
     return tmp_path_factory.mktemp("runs")
 
 

@@ -1,6 +1,8 @@
-"""The workbook in a real browser: notebooks in JupyterLab as a learner uses them, and the pages of `kt workbook`.
+"""The workbook in a real browser: notebooks in JupyterLab as a learner uses them, and the pages
+of `kt workbook`.
 
-Needs Chromium and Playwright; without them all tests here are skipped, and with KT_BROWSER=required they fail.
+Needs Chromium and Playwright; without them all tests here are skipped, and with
+KT_BROWSER=required they fail.
 Screenshots are kept in runs/browser.
 """
 
@@ -39,7 +41,8 @@ if missing() and os.environ.get("KT_BROWSER") != "required":
 
 DESKTOP, PHONE = (1280, 1000), (390, 844)
 
-# Mistakes as a learner types them: a body for the exercise's function, and what the verdict must match.
+# Mistakes as a learner types them: a body for the exercise's function, and what the verdict must
+# match.
 # A notebook without one of these gets NONSENSE for its first exercise.
 MISTAKES = {
     "causal-mask": ("return torch.ones(T, T, dtype=torch.bool).triu()", "leak from the future"),
@@ -99,7 +102,8 @@ def test_every_cell_runs_without_error_and_nothing_is_asked_of_the_network(noteb
 
 
 def test_a_committed_notebook_shows_its_pictures_before_anything_runs(lab, browser):
-    """Also those of its explorers: JupyterLab runs no saved widget of a notebook that comes from elsewhere."""
+    """Also those of its explorers: JupyterLab runs no saved widget of a notebook that comes from
+    elsewhere."""
     name = next(path.stem for path in PATHS if b"widget-view+json" in path.read_bytes())
     committed = lab.folder / "committed" / f"{name}.ipynb"
     committed.parent.mkdir()

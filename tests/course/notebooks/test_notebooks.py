@@ -1,4 +1,5 @@
-"""Guards over the committed notebooks: what nbval would let pass, and a proof that nbval turns red."""
+"""Guards over the committed notebooks: what nbval would let pass, and a proof that nbval turns
+red."""
 
 from __future__ import annotations
 
@@ -191,7 +192,8 @@ def body(node: ast.AST) -> str:
 
 
 def package_bodies() -> dict[str, str]:
-    """Bodies of two statements or more of all functions and classes in kt_core, with their names."""
+    """Bodies of two statements or more of all functions and classes in kt_core, with their
+    names."""
     found = {}
     for path in Path(inspect.getfile(kt)).parent.glob("*.py"):
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
