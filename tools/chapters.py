@@ -16,7 +16,7 @@ from PIL import Image
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
-from kt_core.corpora.files import write_atomically
+from kt_core.corpora.files import write_atomically  # noqa: E402
 
 WIDTH = 800  # pixels at most
 # notebook -> the cell whose first picture stands for the chapter

@@ -15,13 +15,13 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
-import matplotlib.pyplot as plt
-import torch
+import matplotlib.pyplot as plt  # noqa: E402
+import torch  # noqa: E402
 
-import kt_core as kt
-from kt_core.corpora.files import write_atomically
-from kt_course.figures import plots
-from kt_course.shipped import learning_curve, shipped
+import kt_core as kt  # noqa: E402
+from kt_core.corpora.files import write_atomically  # noqa: E402
+from kt_course.figures import plots  # noqa: E402
+from kt_course.shipped import learning_curve, shipped  # noqa: E402
 
 VARIANTS = ("rope", "perceiver_ar", "vanilla", "perceiver")
 

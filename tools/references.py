@@ -19,7 +19,7 @@ import papermill
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
-from kt_core.corpora.files import write_atomically
+from kt_core.corpora.files import write_atomically  # noqa: E402
 
 
 def strip(notebook: nbformat.NotebookNode) -> nbformat.NotebookNode:

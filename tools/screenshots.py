@@ -16,11 +16,11 @@ from PIL import Image
 ROOT = Path(__file__).resolve().parent.parent
 sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
 
-from answering import posed
-from browsing import Notebook, chromium, controls, jupyterlab, missing, picture, redrawn, tab
+from answering import posed  # noqa: E402
+from browsing import Notebook, chromium, controls, jupyterlab, missing, picture, redrawn, tab  # noqa: E402
 
-from kt_core.corpora.files import write_atomically
-from kt_course.tools.html_export import write_page
+from kt_core.corpora.files import write_atomically  # noqa: E402
+from kt_course.tools.html_export import write_page  # noqa: E402
 
 SHARP = {"device_scale_factor": 1.5}
 MOST = 200_000  # bytes a picture

@@ -41,7 +41,7 @@ class Comparison:
         self.solutions, self.path = solutions, Path(solutions.__file__)
         self.texts = tomllib.loads(self.path.with_name("exercises.toml").read_text("utf-8"))
 
-    @functools.cache
+    @functools.cache  # noqa: B019
     def mistakes(self, id: str) -> list[tuple[str, str, str]]:
         """Return (mistake, source of the solution with that mistake, diagnosis) for each one."""
         source = split_sections(self.path.read_text(encoding="utf-8"))[id]

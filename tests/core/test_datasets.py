@@ -15,9 +15,9 @@ from kt_core.runs.text_rules import salient_spans
 from kt_core.vocab import CharVocab
 
 LINES = [
-    "Ada Moor. Ada Moor was born in Tromsø in 1871. She wrote about bridges for the North Sea Company.",
+    "Ada Moor. Ada Moor was born in Tromsø in 1871. She wrote about bridges for the North Sea Company.",  # noqa: E501
     "Bo Ek. The painter Bo Ek was born on 4 May 1902 in Rio de Janeiro and lived there until 1950.",
-    "Çelik Öz. Çelik Öz, a doctor, was born in Łódź. He worked at the harbour for most of his life.",
+    "Çelik Öz. Çelik Öz, a doctor, was born in Łódź. He worked at the harbour for most of his life.",  # noqa: E501
     "Di Wu. Di Wu was born in Paris. He taught music.",
 ]
 LONG = "Ann Lee. " + " ".join(f"word{i} City{i}" for i in range(60))

@@ -47,7 +47,7 @@ def strict(filled, answers, gold):
     rows = list(zip(filled, answers, gold, strict=True))
     stored = [row for row in rows if row[0] == row[2]]
     rest = [row for row in rows if row[0] != row[2]]
-    right = lambda part: Score(sum(a == g for _, a, g in part), len(part))
+    right = lambda part: Score(sum(a == g for _, a, g in part), len(part))  # noqa: E731
     return Score(len(stored), len(rows)), right(stored), right(rest)
 
 

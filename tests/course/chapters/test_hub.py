@@ -82,9 +82,9 @@ def clean(code: str, *arguments, where) -> subprocess.CompletedProcess:
 
 
 def test_kt_core_and_its_checks_need_no_library():
-    code = "import sys\nfor name in ('transformers', 'tokenizers', 'huggingface_hub'): sys.modules[name] = None\n"
-    code += f"sys.path.insert(0, {str(ROOT)!r})\nimport kt_core as kt\nfrom kt_course.chapters.pretrained_models import hub\n"
-    code += "from kt_course.exercises.registry import library\nlibrary()\nprint(hub.bits_per_character(0.0, 1, 1))"
+    code = "import sys\nfor name in ('transformers', 'tokenizers', 'huggingface_hub'): sys.modules[name] = None\n"  # noqa: E501
+    code += f"sys.path.insert(0, {str(ROOT)!r})\nimport kt_core as kt\nfrom kt_course.chapters.pretrained_models import hub\n"  # noqa: E501
+    code += "from kt_course.exercises.registry import library\nlibrary()\nprint(hub.bits_per_character(0.0, 1, 1))"  # noqa: E501
     done = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT.anchor
     )
@@ -599,10 +599,10 @@ def test_a_setting_of_their_class_that_differs_shows(library):
 
 @needs_library
 def test_the_library_is_quiet_and_fetches_nothing(tmp_path):
-    code = f"import sys; sys.path.insert(0, {str(ROOT)!r})\nfrom kt_course.chapters.pretrained_models import hub\n"
-    code += f"hub.offline({str(tmp_path / 'code')!r})\nfrom transformers import AutoConfig, GPT2Config\n"
+    code = f"import sys; sys.path.insert(0, {str(ROOT)!r})\nfrom kt_course.chapters.pretrained_models import hub\n"  # noqa: E501
+    code += f"hub.offline({str(tmp_path / 'code')!r})\nfrom transformers import AutoConfig, GPT2Config\n"  # noqa: E501
     code += f"GPT2Config().save_pretrained({str(tmp_path / 'x')!r})\n"
-    code += "try: AutoConfig.from_pretrained('kt-workbook/no-such-model')\nexcept OSError: print('offline')\n"
+    code += "try: AutoConfig.from_pretrained('kt-workbook/no-such-model')\nexcept OSError: print('offline')\n"  # noqa: E501
     code += "from transformers.utils import HF_MODULES_CACHE; print(HF_MODULES_CACHE)"
     environment = {**os.environ, "HF_HOME": str(tmp_path)}
     done = subprocess.run(

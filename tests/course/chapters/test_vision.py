@@ -407,7 +407,7 @@ def test_without_scikit_learn_it_says_what_to_install(monkeypatch):
 
 
 def test_importing_it_needs_no_scikit_learn():
-    code = "import sys; sys.modules['sklearn'] = None; import kt_course.chapters.vision_transformer.vision"
+    code = "import sys; sys.modules['sklearn'] = None; import kt_course.chapters.vision_transformer.vision"  # noqa: E501
     subprocess.run(
         [sys.executable, "-c", code],
         check=True,

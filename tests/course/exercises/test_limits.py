@@ -42,7 +42,7 @@ def test_the_timer_comes_again_and_leaves_another_one_running():
     signal.setitimer(signal.ITIMER_REAL, 60)
     try:
 
-        def at_most_twice(x, tries=[]):
+        def at_most_twice(x, tries=[]):  # noqa: B006
             while len(tries) < 2:
                 try:
                     endless(x)

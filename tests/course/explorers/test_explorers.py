@@ -245,7 +245,7 @@ def test_the_largest_view_stays_small_even_if_a_notebook_keeps_the_widgets_state
 
 def test_importing_them_asks_for_no_widgets_and_importing_the_package_for_no_explorers():
     code = (
-        "import sys, kt_core; assert 'kt_course.explorers' not in sys.modules and 'matplotlib' not in sys.modules\n"
+        "import sys, kt_core; assert 'kt_course.explorers' not in sys.modules and 'matplotlib' not in sys.modules\n"  # noqa: E501
         "import kt_course.explorers; assert 'ipywidgets' not in sys.modules"
     )
     subprocess.run([sys.executable, "-c", code], check=True, timeout=120)

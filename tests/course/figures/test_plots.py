@@ -89,7 +89,7 @@ def test_every_picture_is_a_png_that_fits_a_notebook_and_its_text_has_no_missing
 
 
 def test_the_same_picture_twice():
-    draw = lambda: png(plots.attention_map(causal(9, 9), TEXT[:9]))
+    draw = lambda: png(plots.attention_map(causal(9, 9), TEXT[:9]))  # noqa: E731
     assert draw() == draw()
 
 

@@ -63,7 +63,7 @@ def trailing_semicolon(source: str) -> bool:
 def unstable(text: str) -> list[str]:
     """What must not stand in stored output: it differs between machines or runs."""
     patterns = {
-        "path": r"(?<![\w.:/<])/(?:home|root|tmp|work|usr|var|opt|Users|private|mnt)/\S*|[A-Z]:\\\S+",
+        "path": r"(?<![\w.:/<])/(?:home|root|tmp|work|usr|var|opt|Users|private|mnt)/\S*|[A-Z]:\\\S+",  # noqa: E501
         "address": r"\b0x[0-9a-f]{6,16}\b",
         "time": r"(?<![\w.,])\d+(?:\.\d+)? ?(?:s|ms|µs|μs|seconds|minutes|min)\b(?!\w)"
         r"|\b\d+:\d\d:\d\d\b|\b20\d\d-\d\d-\d\dT",

@@ -149,7 +149,7 @@ def test_a_folder_of_a_workbook_with_other_parameters_is_refused(tmp_path):
 
 
 def test_notebooks_are_found_by_number_and_name(notebooks):
-    names = lambda *wanted: [path.stem for path in find_notebooks(wanted, notebooks)]
+    names = lambda *wanted: [path.stem for path in find_notebooks(wanted, notebooks)]  # noqa: E731
     assert names() == ["01_one", "02_two"]
     assert names("2", "01") == ["01_one", "02_two"]
     assert names("02_two.ipynb") == names("02_t") == ["02_two"]
