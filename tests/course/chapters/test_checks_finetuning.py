@@ -277,9 +277,9 @@ def by_parts(classifier, peak, factor=2.6):
     layers += [[body.tok_emb.weight] + ([] if body.pos_emb is None else [body.pos_emb])]
     groups, rate = [], peak
     for layer in layers:
-        found = [p for p in layer if p.requires_grad]
-        if found:
-            groups.append({"params": found, "lr": rate})
+        group = [p for p in layer if p.requires_grad]
+        if group:
+            groups.append({"params": group, "lr": rate})
         rate = rate / factor
     return groups
 
@@ -416,7 +416,7 @@ def stub_retained(before, after, gold): ...
 
 
 def scoring(counts):
-    """`counts(b, a, g)`: (kept, known) of one question."""
+    """`counts(b, a, g)`: (kept, correct) of one question."""
 
     def answer(before, after, gold):
         if not len(before) == len(after) == len(gold):
@@ -432,8 +432,8 @@ def stripped(rule):
 
 
 def plain_fraction(before, after, gold):
-    known = [(a, g) for b, a, g in zip(before, after, gold, strict=True) if b.strip() == g]
-    return sum(a.strip() == g for a, g in known) / len(known)
+    correct = [(a, g) for b, a, g in zip(before, after, gold, strict=True) if b.strip() == g]
+    return sum(a.strip() == g for a, g in correct) / len(correct)
 
 
 def divides(before, after, gold):

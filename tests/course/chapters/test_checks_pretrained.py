@@ -58,8 +58,8 @@ def merging(
             return None, dict(words)
         pair, new = choose(words), {}
         for word, times in words.items():
-            made = join(word, pair)
-            new[made] = times + (new.get(made, 0) if add else 0)
+            merged = join(word, pair)
+            new[merged] = times + (new.get(merged, 0) if add else 0)
         return pair, keep(words, new)
 
     return answer
@@ -122,7 +122,7 @@ def by_scan(words):
 
 
 class Joined(str):
-    """A token that was made just now: equal to no other, so that it joins nothing in this step."""
+    """A token that was merged just now: equal to no other, so that it joins nothing in this step."""
 
     def __new__(cls, pair):
         return super().__new__(cls, "".join(pair))

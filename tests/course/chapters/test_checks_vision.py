@@ -158,7 +158,7 @@ CONVOLUTION = Answers(
         "columns first": (CONVOLVED["columns first"], "column by column"),
         "reshaped": (CONVOLVED["reshaped"], "mixes channels and patches"),
         "grid kept": (grid_kept, "become a sequence"),
-        "not transposed": (lambda *given: grid_kept(*given).flatten(2), "become a sequence"),
+        "not transposed": (lambda *args: grid_kept(*args).flatten(2), "become a sequence"),
         "stride of 1": (
             lambda x, w, b, p: F.conv2d(x, w.view(len(w), -1, p, p), b).flatten(2).mT,
             "pixel by pixel",
@@ -176,7 +176,7 @@ CONVOLUTION = Answers(
         "a Conv2d": by_module,
         "patches first": lambda x, w, b, p: F.linear(by_unfold(x, p), w, b),
     },
-    borrowed=lambda *given: vision.patch_convolution(*given),
+    borrowed=lambda *args: vision.patch_convolution(*args),
 )
 
 # ---------------------------------------------------------------- the first tokens
@@ -257,14 +257,14 @@ def by_recursion(maps):
 def by_row(maps):
     """A row vector at a time, from the last layer down."""
     T = maps[0].size(-1)
-    found = []
+    rows = []
     for t in range(T):
         row = torch.zeros(len(maps[0]), T, dtype=maps[0].dtype)
         row[:, t] = 1
         for m in reversed(maps):
             row = (row + torch.einsum("bi,bhij->bj", row, m) / m.size(1)) / 2
-        found.append(row)
-    return torch.stack(found, 1)
+        rows.append(row)
+    return torch.stack(rows, 1)
 
 
 ROLLOUT = Answers(

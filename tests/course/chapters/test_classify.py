@@ -102,9 +102,9 @@ def test_predictions_come_in_the_order_of_the_texts():
     tuned.head.bias.data = torch.tensor(
         [away.sort().values[14:16].mean().item(), 0.0]
     )  # half on either side
-    found = predict(tuned, VOCAB, texts)
-    assert found == [predict(tuned, VOCAB, [text])[0] for text in texts]
-    assert set(found) == {0, 1}, "else their order would not show"
+    result = predict(tuned, VOCAB, texts)
+    assert result == [predict(tuned, VOCAB, [text])[0] for text in texts]
+    assert set(result) == {0, 1}, "else their order would not show"
     assert predict(tuned, VOCAB, []) == []
 
 
@@ -129,14 +129,14 @@ def test_the_heads_draw_depends_on_its_seed_alone():
 
 def test_every_parameter_has_a_depth():
     tuned = Classifier(body("vanilla", 3))
-    found = {name: depth(name, 3) for name in values(tuned)}
-    assert {found[n] for n in ("body.tok_emb.weight", "body.pos_emb")} == {0}
+    result = {name: depth(name, 3) for name in values(tuned)}
+    assert {result[n] for n in ("body.tok_emb.weight", "body.pos_emb")} == {0}
     assert {
-        found[n] for n in ("body.ln_f.weight", "body.ln_f.bias", "head.weight", "head.bias")
+        result[n] for n in ("body.ln_f.weight", "body.ln_f.bias", "head.weight", "head.bias")
     } == {4}
     for i in range(3):
-        assert {d for n, d in found.items() if n.startswith(f"body.blocks.{i}.")} == {i + 1}
-    assert [n for n, d in found.items() if d == -1] == ["body.head.weight"]
+        assert {d for n, d in result.items() if n.startswith(f"body.blocks.{i}.")} == {i + 1}
+    assert [n for n, d in result.items() if d == -1] == ["body.head.weight"]
 
 
 @pytest.mark.parametrize("n", range(4))
@@ -180,14 +180,14 @@ def test_train_top_refuses_what_is_not_there(n):
 def test_rates_fall_by_a_factor_a_layer():
     tuned = Classifier(body("vanilla"))
     rate = {id(p): g["lr"] for g in layer_rates(tuned, 8.0, 2.0) for p in g["params"]}
-    told = {name: rate[id(p)] for name, p in tuned.named_parameters() if id(p) in rate}
-    assert told["head.bias"] == told["body.ln_f.weight"] == 8
-    assert told["body.blocks.1.attn.query.weight"] == told["body.blocks.1.mlp.up.bias"] == 4
+    rates = {name: rate[id(p)] for name, p in tuned.named_parameters() if id(p) in rate}
+    assert rates["head.bias"] == rates["body.ln_f.weight"] == 8
+    assert rates["body.blocks.1.attn.query.weight"] == rates["body.blocks.1.mlp.up.bias"] == 4
     assert (
-        told["body.blocks.0.ln1.weight"] == 2
-        and told["body.pos_emb"] == told["body.tok_emb.weight"] == 1
+        rates["body.blocks.0.ln1.weight"] == 2
+        and rates["body.pos_emb"] == rates["body.tok_emb.weight"] == 1
     )
-    assert set(values(tuned)) - set(told) == set(FROZEN_HEAD)
+    assert set(values(tuned)) - set(rates) == set(FROZEN_HEAD)
     assert len({g["lr"] for g in layer_rates(tuned, 8.0, 1.0)}) == 1
     with pytest.raises(ValueError, match="factor must be above 0"):
         layer_rates(tuned, 1.0, 0.0)
@@ -284,8 +284,8 @@ def test_chosen_maps_alone_get_lora():
     pytest.importorskip("peft")
     tuned = Classifier(body())
     add_lora(tuned, 2, targets=("query", "value"))
-    found = {name.split(".")[4] for name, p in tuned.named_parameters() if "lora" in name}
-    assert found == {"query", "value"} and set(LINEAR) >= found
+    result = {name.split(".")[4] for name, p in tuned.named_parameters() if "lora" in name}
+    assert result == {"query", "value"} and set(LINEAR) >= result
 
 
 def test_loras_draw_depends_on_its_seed_alone():
@@ -372,8 +372,7 @@ def test_a_frozen_body_takes_the_same_steps_as_one_that_is_read_each_time():
 
 
 def test_the_rate_follows_the_schedule():
-    """A rate that falls to 0 leaves the last step in place: two steps end where the first alone
-    does."""
+    """A schedule with a lower rate in the second step ends elsewhere."""
     ends = []
     for steps, share in ((1, 1.0), (2, 0.0)):
         tuned = Classifier(body())
@@ -415,8 +414,8 @@ def test_an_unknown_pooling_is_refused():
 
 def test_retained_counts_what_was_known():
     gold = ["a", "b", "c", "d"]
-    found = retained(["a", "b", "x", "d "], ["a", "y", "c", " d"], gold)
-    assert (found.correct, found.total) == (2, 3)
+    result = retained(["a", "b", "x", "d "], ["a", "y", "c", " d"], gold)
+    assert (result.correct, result.total) == (2, 3)
     assert retained(["x"], ["a"], ["a"]) == kt.Score(0, 0)
     with pytest.raises(ValueError, match="2 answers before, 1 after, 2 gold"):
         retained(["a", "b"], ["a"], ["a", "b"])

@@ -1,5 +1,4 @@
-"""Confidence: probabilities equal a plain computation, calibration and abstention count what they
-say they count."""
+"""Confidence: probabilities equal a plain computation; calibration and abstention count."""
 
 from __future__ import annotations
 
@@ -97,9 +96,9 @@ def test_an_answer_that_fills_the_block_needs_no_end(vocab):
     ids = [*prompt, *vocab.encode(text)]
     assert len(ids) == 25
     steps = model(torch.tensor([ids[:-1]]))[0][0].log_softmax(-1)
-    wanted = sum(steps[t - 1, ids[t]] for t in range(len(prompt), 25)).exp()
+    target = sum(steps[t - 1, ids[t]] for t in range(len(prompt), 25)).exp()
     (got,) = confidence.answer_probabilities(model, vocab, QUESTIONS[:1], [text])
-    assert got == pytest.approx(wanted.item(), rel=1e-4)
+    assert got == pytest.approx(target.item(), rel=1e-4)
     with pytest.raises(ValueError, match="takes 26 characters"):
         confidence.answer_probabilities(model, vocab, QUESTIONS[:1], [text + "a"])
     with pytest.raises(ValueError, match="one each"):
@@ -212,31 +211,31 @@ def test_the_curve_tells_for_each_threshold_what_answering_above_it_gives(cases)
 
 @settings(max_examples=60, deadline=None)
 @given(levels, st.floats(0, 1))
-def test_the_threshold_is_the_lowest_that_is_accurate_enough(cases, wanted):
+def test_the_threshold_is_the_lowest_that_is_accurate_enough(cases, target):
     sure, right = (
         torch.tensor([c / 8 for c, _ in cases]).double(),
         torch.tensor([r for _, r in cases]),
     )
-    threshold = confidence.choose_threshold(sure, right, wanted)
-    enough = [t for t in set(sure.tolist()) if right[sure >= t].double().mean() >= wanted - 1e-12]
+    threshold = confidence.choose_threshold(sure, right, target)
+    enough = [t for t in set(sure.tolist()) if right[sure >= t].double().mean() >= target - 1e-12]
     assert threshold == (min(enough) if enough else math.inf)
 
 
 @settings(max_examples=40, deadline=None)
 @given(levels, st.sampled_from([0.3, 0.5, 0.8]))
-def test_a_cautious_threshold_asks_the_lower_end_of_the_interval(cases, wanted):
+def test_a_cautious_threshold_asks_the_lower_end_of_the_interval(cases, target):
     sure, right = (
         torch.tensor([c / 8 for c, _ in cases]).double(),
         torch.tensor([r for _, r in cases]),
     )
-    threshold = confidence.choose_threshold(sure, right, wanted, cautious=True)
+    threshold = confidence.choose_threshold(sure, right, target, cautious=True)
     enough = [
         t
         for t in set(sure.tolist())
-        if kt.wilson_interval(int(right[sure >= t].sum()), int((sure >= t).sum()))[0] >= wanted
+        if kt.wilson_interval(int(right[sure >= t].sum()), int((sure >= t).sum()))[0] >= target
     ]
     assert threshold == (min(enough) if enough else math.inf)
-    assert threshold >= confidence.choose_threshold(sure, right, wanted)
+    assert threshold >= confidence.choose_threshold(sure, right, target)
 
 
 def test_an_accuracy_beyond_reach_is_refused():
@@ -297,11 +296,11 @@ def test_coined_names_are_in_every_vocabulary_and_in_no_word_list():
     assert names_made == confidence.coined_names(300) and len(set(names_made)) == 300
     corpus = kt.load_corpus("bios")
     assert all(ch in corpus.vocab for name in names_made for ch in name)
-    known = {
+    parts = {
         part
         for q, _ in (*corpus.train, *corpus.dev, *corpus.test)
         for part in kt.question_name(q).split()
     }
-    shared = sum(part in known for name in names_made for part in name.split())
+    shared = sum(part in parts for name in names_made for part in name.split())
     assert shared < 0.02 * 600
     assert max(map(len, names_made)) <= 28

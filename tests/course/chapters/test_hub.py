@@ -71,7 +71,9 @@ def loaded(folder, **more):
 
 def clean(code: str, *arguments, where) -> subprocess.CompletedProcess:
     """Run `code` in a process where nothing can import kt_core or jaxtyping."""
-    hidden = "import sys; sys.modules['kt_core'] = sys.modules['jaxtyping'] = None\n"
+    hidden = (
+        "import sys\nfor name in ('kt_core', 'kt_course', 'jaxtyping'): sys.modules[name] = None\n"
+    )
     environment = {k: v for k, v in os.environ.items() if not k.startswith(("PYTHON", "HF_"))}
     environment |= {"HF_HUB_OFFLINE": "1", "HF_HOME": str(where), "OMP_NUM_THREADS": "1"}
     command = [sys.executable, "-I", "-c", hidden + code, *map(str, arguments)]
@@ -82,9 +84,17 @@ def clean(code: str, *arguments, where) -> subprocess.CompletedProcess:
 
 
 def test_kt_core_and_its_checks_need_no_library():
-    code = "import sys\nfor name in ('transformers', 'tokenizers', 'huggingface_hub'): sys.modules[name] = None\n"  # noqa: E501
-    code += f"sys.path.insert(0, {str(ROOT)!r})\nimport kt_core as kt\nfrom kt_course.chapters.pretrained_models import hub\n"  # noqa: E501
-    code += "from kt_course.exercises.registry import library\nlibrary()\nprint(hub.bits_per_character(0.0, 1, 1))"  # noqa: E501
+    code = f"""
+import sys
+for name in ('transformers', 'tokenizers', 'huggingface_hub'):
+    sys.modules[name] = None
+sys.path.insert(0, {str(ROOT)!r})
+import kt_core as kt
+from kt_course.chapters.pretrained_models import hub
+from kt_course.exercises.registry import library
+library()
+print(hub.bits_per_character(0.0, 1, 1))
+"""
     done = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT.anchor
     )
@@ -111,8 +121,7 @@ def test_the_exported_code_is_the_packages_own():
 
 
 def test_the_wrapper_itself_imports_from_every_file():
-    """Early versions of the library copy from a folder what the wrapper imports, and nothing that
-    those import."""
+    """The library copies from a folder what the wrapper imports, and nothing that those import."""
     files = hub.source_files()
     direct = re.findall(r"^from \.(\w+) import", files["modeling_kt.py"], re.M)
     assert {f"{name}.py" for name in direct} == set(files) - {"modeling_kt.py"}
@@ -162,15 +171,15 @@ def test_merging_keeps_the_text_and_ends(words):
     def text(words):
         return sorted(("".join(word), times) for word, times in words.items())
 
-    before, seen = text(words), set()
+    before, pairs = text(words), set()
     for _ in range(100):
         pair, words = hub.merge_step(words)
         if pair is None:
             break
-        assert pair not in seen and all(
+        assert pair not in pairs and all(
             pair not in zip(word, word[1:], strict=False) for word in words
         )
-        seen.add(pair)
+        pairs.add(pair)
         assert text(words) == before
     assert pair is None and all(len(word) == 1 for word in words)
 
@@ -212,8 +221,7 @@ def test_an_export_computes_the_same(variant, library, tmp_path):
 @needs_library
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_generate_writes_what_kt_core_writes(variant, library, tmp_path):
-    """One text alone, and a batch of different lengths padded on the left; some run to the
-    block's end, some stop."""
+    """One text, and a batch padded on the left; some texts run to the block's end, some stop."""
     vocab, prompts = characters(), ["abc⁇", "l", "hgfedcbaabcdefg", "ajkl" * 3, "bb", "k"]
 
     def written(model):
@@ -235,10 +243,8 @@ def test_generate_writes_what_kt_core_writes(variant, library, tmp_path):
         text = theirs.generate(**one)[:, one.input_ids.size(1) :]
         one_by_one.append(tokenizer.decode(text[0], skip_special_tokens=True))
     assert one_by_one == ours
-    prompts = tokenizer(
-        prompts, return_tensors="pt", padding=True
-    )  # a row has less room by its padding
-    text = theirs.generate(**prompts)[:, prompts.input_ids.size(1) :]
+    batch = tokenizer(prompts, return_tensors="pt", padding=True)  # padding leaves a row less room
+    text = theirs.generate(**batch)[:, batch.input_ids.size(1) :]
     answers = tokenizer.batch_decode(text, skip_special_tokens=True)
     assert [a for a, full in zip(answers, ours, strict=True) if full.startswith(a)] == answers
     assert answers[2] == ours[2] and any(answers)
@@ -272,10 +278,10 @@ def test_labels_are_the_librarys_and_the_loss_is_ours(library, tmp_path):
     idx = torch.randint(2, 14, (3, 9))
     labels = idx.clone()
     labels[0, :4] = -100
-    found = theirs(idx, labels=labels)
+    others = theirs(idx, labels=labels)
     targets = torch.where(labels == -100, 0, labels)
-    torch.testing.assert_close(found.loss, model(idx[:, :-1], targets[:, 1:])[1])
-    found.loss.backward()
+    torch.testing.assert_close(others.loss, model(idx[:, :-1], targets[:, 1:])[1])
+    others.loss.backward()
     assert all(p.grad is not None for p in theirs.parameters())
     assert theirs(idx, return_dict=False)[0].shape == (3, 9, 14)
     with pytest.raises(ValueError, match="17 characters do not fit a block of 16"):
@@ -337,7 +343,7 @@ import json
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 from transformers.utils import logging
 logging.disable_progress_bar()
-text = {}
+answers = {}
 questions = json.loads(sys.argv[1])
 for folder in sys.argv[2:]:
     config = AutoConfig.from_pretrained(folder, trust_remote_code=True)
@@ -345,10 +351,10 @@ for folder in sys.argv[2:]:
     model = AutoModelForCausalLM.from_pretrained(folder, trust_remote_code=True)
     prompts = tokenizer([q + "⁇" for q in questions], return_tensors="pt", padding=True)
     out = model.generate(**prompts)[:, prompts.input_ids.shape[1]:]
-    text[config.variant] = tokenizer.batch_decode(out, skip_special_tokens=True)
-loaded = [name for name, module in sys.modules.items() if name.startswith("kt_core") and module]
-assert not loaded, "kt_core is here"
-print(json.dumps(text))
+    answers[config.variant] = tokenizer.batch_decode(out, skip_special_tokens=True)
+ours = [name for name, m in sys.modules.items() if m and name.startswith(("kt_core", "kt_course"))]
+assert not ours, ours
+print(json.dumps(answers))
 """
 
 
@@ -400,7 +406,7 @@ def test_the_command(library, tmp_path, capsys):
     out = capsys.readouterr().out
     assert out.startswith(f"{len(hub.source_files()) + 7} files in ") and "modeling_kt.py" in out
     assert loaded(tmp_path / "out").config.vocab_size == 14
-    assert main(["export", "bios-rope-unfinished", str(tmp_path / "none")]) == 1
+    assert main(["export", "bios-rope-unfinished", str(tmp_path / "none")]) == 2
     assert "kt export: bios-rope-unfinished: no such checkpoint\n" == capsys.readouterr().err
     assert not (tmp_path / "none").exists()
 
@@ -599,11 +605,20 @@ def test_a_setting_of_their_class_that_differs_shows(library):
 
 @needs_library
 def test_the_library_is_quiet_and_fetches_nothing(tmp_path):
-    code = f"import sys; sys.path.insert(0, {str(ROOT)!r})\nfrom kt_course.chapters.pretrained_models import hub\n"  # noqa: E501
-    code += f"hub.offline({str(tmp_path / 'code')!r})\nfrom transformers import AutoConfig, GPT2Config\n"  # noqa: E501
-    code += f"GPT2Config().save_pretrained({str(tmp_path / 'x')!r})\n"
-    code += "try: AutoConfig.from_pretrained('kt-workbook/no-such-model')\nexcept OSError: print('offline')\n"  # noqa: E501
-    code += "from transformers.utils import HF_MODULES_CACHE; print(HF_MODULES_CACHE)"
+    code = f"""
+import sys
+sys.path.insert(0, {str(ROOT)!r})
+from kt_course.chapters.pretrained_models import hub
+hub.offline({str(tmp_path / "code")!r})
+from transformers import AutoConfig, GPT2Config
+GPT2Config().save_pretrained({str(tmp_path / "x")!r})
+try:
+    AutoConfig.from_pretrained('kt-workbook/no-such-model')
+except OSError:
+    print('offline')
+from transformers.utils import HF_MODULES_CACHE
+print(HF_MODULES_CACHE)
+"""
     environment = {**os.environ, "HF_HOME": str(tmp_path)}
     done = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, env=environment, cwd=tmp_path

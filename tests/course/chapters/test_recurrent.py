@@ -25,8 +25,7 @@ def model_of(attention="none", seed=0, **changes) -> Recurrent:
 
 
 def gru_step(gru: torch.nn.GRU, x, h):
-    """One step of a GRU by its formula (Cho et al. 2014, appendix; PyTorch's order of gates:
-    reset, update, new)."""
+    """One step of a GRU by its formula (Cho et al. 2014, appendix; gates: reset, update, new)."""
     gates_x = gru.weight_ih_l0 @ x + gru.bias_ih_l0
     gates_h = gru.weight_hh_l0 @ h + gru.bias_hh_l0
     (rx, zx, nx), (rh, zh, nh) = gates_x.chunk(3), gates_h.chunk(3)

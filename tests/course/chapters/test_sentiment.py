@@ -29,17 +29,17 @@ PRAISE, BLAME = {*GOOD, *NEW_GOOD}, {*BAD, *NEW_BAD}
 def read(text):
     """(label, kind) of a sentence, from its words alone: no template is known here."""
     words = re.findall(r"[a-z]+", text.lower())
-    told = [(i, w in PRAISE) for i, w in enumerate(words) if w in PRAISE | BLAME]
+    signs = [(i, w in PRAISE) for i, w in enumerate(words) if w in PRAISE | BLAME]
     if "not" in words:
-        ((_, good),) = told
+        ((_, good),) = signs
         return int(not good), "not"
     if "but" in words:
-        (good,) = {g for i, g in told if i > words.index("but")}
+        (good,) = {g for i, g in signs if i > words.index("but")}
         return int(good), "but"
     if "though" in words:
-        (good,) = {g for i, g in told if i < words.index("though")}
+        (good,) = {g for i, g in signs if i < words.index("though")}
         return int(good), "though"
-    (good,) = {g for _, g in told}
+    (good,) = {g for _, g in signs}
     return int(good), "and" if "and" in words else "plain"
 
 
@@ -64,13 +64,13 @@ def test_opposed_kinds_hold_one_word_of_each_side():
 
 
 def test_they_are_different_balanced_and_short():
-    found = sentences(500)
-    assert len({s.text for s in found}) == 500
-    assert max(len(s.text) for s in found) <= 64
+    drawn_sentences = sentences(500)
+    assert len({s.text for s in drawn_sentences}) == 500
+    assert max(len(s.text) for s in drawn_sentences) <= 64
     for kind in KINDS:
-        labels = [s.label for s in found if s.kind == kind]
+        labels = [s.label for s in drawn_sentences if s.kind == kind]
         assert len(labels) == 100 and sum(labels) == 50
-    assert {s.label for s in found[:10]} == {0, 1}, "they come in a random order"
+    assert {s.label for s in drawn_sentences[:10]} == {0, 1}, "they come in a random order"
 
 
 def test_a_sentence_belongs_to_one_split_whatever_the_seed():
@@ -130,8 +130,7 @@ def test_bad_input_is_named(call, message):
 
 
 def test_a_bag_of_words_falls_into_the_traps():
-    """What the notebook says of it, with wide margins: the words of "not" mislead it, "but" and
-    "though" are decided by chance."""
+    """The words of "not" mislead it; "but" and "though" are decided by chance. Wide margins."""
     data = load_task(0, 500, 0, 300)
     labels = bag_of_words(data.train, data.test)
     share = {
@@ -154,6 +153,6 @@ def test_runs_of_words_help_a_bag():
 
 
 def test_right_counts():
-    found = sentences(6)
-    assert score_labels([s.label for s in found], found).correct == 6
-    assert score_labels([1 - s.label for s in found], found).correct == 0
+    drawn_sentences = sentences(6)
+    assert score_labels([s.label for s in drawn_sentences], drawn_sentences).correct == 6
+    assert score_labels([1 - s.label for s in drawn_sentences], drawn_sentences).correct == 0

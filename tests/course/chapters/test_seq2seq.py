@@ -167,8 +167,7 @@ def test_layer_norm_is_pytorchs(rows, C, size, seed):
 
 
 def moves(out, x) -> torch.Tensor:
-    """(T_out, T_in): does output t move when input j does? out (1, T_out, C) depends on x (1,
-    T_in, C)."""
+    """(T_out, T_in): does output t of out (1, T_out, C) move with input j of x (1, T_in, C)?"""
     mix = torch.randn(out.size(-1), generator=torch.Generator().manual_seed(0))
     rows = [
         torch.autograd.grad(out[0, t] @ mix, x, retain_graph=True)[0][0] for t in range(out.size(1))
@@ -348,8 +347,7 @@ def test_batches_of_pairs_are_as_long_as_their_longest():
 
 
 class Table(nn.Module):
-    """A model whose probabilities stand in a table: prefix -> probabilities of tokens; elsewhere
-    it ends."""
+    """A model given as a table, prefix -> probabilities of tokens; after other prefixes it ends."""
 
     def __init__(self, table: dict[tuple[int, ...], dict[int, float]], V: int = 8):
         super().__init__()

@@ -60,14 +60,16 @@ def test_a_technique_leaves_the_body_that_it_was_given(name):
 
 def test_from_scratch_is_another_body_for_each_seed():
     model, train = body(), load_task(0, **SIZES).train
-    drawn = [
+    weights = [
         tune(TECHNIQUES["scratch"], model, VOCAB, train, rate=1e-9, seed=seed, steps=1)[
             0
         ].body.tok_emb.weight
         for seed in (1, 1, 2)
     ]
-    assert torch.allclose(drawn[0], drawn[1]) and not torch.allclose(drawn[0], drawn[2], atol=1e-3)
-    assert not torch.allclose(drawn[0], model.tok_emb.weight, atol=1e-3)
+    assert torch.allclose(weights[0], weights[1]) and not torch.allclose(
+        weights[0], weights[2], atol=1e-3
+    )
+    assert not torch.allclose(weights[0], model.tok_emb.weight, atol=1e-3)
 
 
 def test_known_is_what_was_right_before():
@@ -97,29 +99,29 @@ def short(monkeypatch):
 
 
 def test_a_table_is_complete_and_can_be_resumed(short):
-    seen = []
-    told = compare(
-        body(), VOCAB, PEOPLE, save=lambda t: seen.append(json.loads(json.dumps(t))), **short
+    tables = []
+    table = compare(
+        body(), VOCAB, PEOPLE, save=lambda t: tables.append(json.loads(json.dumps(t))), **short
     )
-    assert [(r["technique"], r["rate"]) for r in told["choosing"]] == [
+    assert [(r["technique"], r["rate"]) for r in table["choosing"]] == [
         ("probe", 1e-3),
         ("probe", 1e-2),
         ("all", 1e-3),
         ("all", 1e-2),
     ]
-    assert not any("test" in row for row in told["choosing"]), (
+    assert not any("test" in row for row in table["choosing"]), (
         "test sentences are not looked at to choose"
     )
-    assert [(r["technique"], r["seed"]) for r in told["rows"]] == [
+    assert [(r["technique"], r["seed"]) for r in table["rows"]] == [
         ("probe", 1),
         ("all", 1),
         ("probe", 2),
         ("all", 2),
     ]
     assert all(
-        row["rate"] == chosen_rate(told["choosing"], row["technique"]) for row in told["rows"]
+        row["rate"] == chosen_rate(table["choosing"], row["technique"]) for row in table["rows"]
     )
-    stopped, again = seen[4], []
+    stopped, again = tables[4], []
     more = compare(body(), VOCAB, PEOPLE, table=stopped, save=again.append, **short)
     assert len(again) == 3
 
@@ -129,32 +131,32 @@ def test_a_table_is_complete_and_can_be_resumed(short):
             for row in table["choosing"] + table["rows"]
         ]
 
-    assert figures(more) == figures(told)
+    assert figures(more) == figures(table)
 
 
 def test_a_row_with_a_rate_that_is_not_chosen_any_more_is_measured_again(short):
-    told = compare(body(), VOCAB, PEOPLE, **short)
-    told["rows"][0]["rate"] = 7.0
+    table = compare(body(), VOCAB, PEOPLE, **short)
+    table["rows"][0]["rate"] = 7.0
     again = []
     compare(
         body(),
         VOCAB,
         PEOPLE,
-        table=told,
+        table=table,
         save=lambda t: again.append(t["rows"][-1]["technique"]),
         **short,
     )
-    assert again == ["probe"] and 7.0 not in [row["rate"] for row in told["rows"]]
+    assert again == ["probe"] and 7.0 not in [row["rate"] for row in table["rows"]]
 
 
 def test_a_summary_is_over_seeds(short):
-    told = compare(body(), VOCAB, PEOPLE, **short)
-    found = summary(told)
-    tests = [row["test"] for row in told["rows"] if row["technique"] == "all"]
-    assert list(found) == ["probe", "all"]
-    assert found["all"]["test"] == interval(tests)
-    assert found["all"]["test"][0] == pytest.approx(sum(tests) / 2)
-    assert found["probe"]["trained"] == 34
+    table = compare(body(), VOCAB, PEOPLE, **short)
+    result = summary(table)
+    tests = [row["test"] for row in table["rows"] if row["technique"] == "all"]
+    assert list(result) == ["probe", "all"]
+    assert result["all"]["test"] == interval(tests)
+    assert result["all"]["test"][0] == pytest.approx(sum(tests) / 2)
+    assert result["probe"]["trained"] == 34
 
 
 @pytest.mark.parametrize("values", [[0.9, 0.95, 0.85], [0.1, 0.5], [0.3] * 4 + [0.7] * 6])
@@ -188,16 +190,18 @@ def test_every_technique_says_what_it_is():
 
 def test_the_shipped_table_has_all_techniques_with_equal_seeds():
     path = data_dir() / "results" / "finetuning.json"
-    told = json.loads(path.read_text(encoding="utf-8"))
-    found = {name: [row for row in told["rows"] if row["technique"] == name] for name in TECHNIQUES}
-    assert all([row["seed"] for row in rows] == told["seeds"] for rows in found.values())
+    table = json.loads(path.read_text(encoding="utf-8"))
+    result = {
+        name: [row for row in table["rows"] if row["technique"] == name] for name in TECHNIQUES
+    }
+    assert all([row["seed"] for row in rows] == table["seeds"] for rows in result.values())
     assert all(
-        {row["rate"] for row in rows} == {chosen_rate(told["choosing"], n)}
-        for n, rows in found.items()
+        {row["rate"] for row in rows} == {chosen_rate(table["choosing"], n)}
+        for n, rows in result.items()
     )
-    assert {r["rate"] for r in told["choosing"] if r["technique"] == "all"} == set(
+    assert {r["rate"] for r in table["choosing"] if r["technique"] == "all"} == set(
         TECHNIQUES["all"].rates
     )
-    assert all(row["switched_off_as_before"] for row in found["lora"])
-    assert all(row["kept"] == row["known"] == told["known"] for row in found["probe"])
-    assert told["hardware"] and told["body"] and told["body_seed"] is not None
+    assert all(row["switched_off_as_before"] for row in result["lora"])
+    assert all(row["kept"] == row["known"] == table["known"] for row in result["probe"])
+    assert table["hardware"] and table["body"] and table["body_seed"] is not None

@@ -1,5 +1,4 @@
-"""Tracing: hooks see and change what they say, leave the model as it was, and agree with
-computations by hand."""
+"""Tracing: hooks read and change states, leave the model as it was, and agree with plain code."""
 
 from __future__ import annotations
 

@@ -314,8 +314,7 @@ def test_the_filler_hides_its_share_trains_the_vit_and_wants_a_share():
 
 
 def ways(maps, start, end):
-    """Sum over all ways from a token through the layers, last to first, of the product of their
-    weights."""
+    """Sum the products of weights over all paths from a token through the layers, last to first."""
     total = 0.0
     T = maps[0].size(-1)
     for between in itertools.product(range(T), repeat=len(maps) - 1):
@@ -407,7 +406,8 @@ def test_without_scikit_learn_it_says_what_to_install(monkeypatch):
 
 
 def test_importing_it_needs_no_scikit_learn():
-    code = "import sys; sys.modules['sklearn'] = None; import kt_course.chapters.vision_transformer.vision"  # noqa: E501
+    code = "import sys; sys.modules['sklearn'] = None; "
+    code += "import kt_course.chapters.vision_transformer.vision"
     subprocess.run(
         [sys.executable, "-c", code],
         check=True,
@@ -417,8 +417,7 @@ def test_importing_it_needs_no_scikit_learn():
 
 
 def bars(n, seed=0):
-    """Pictures with one bright row or column, blurred by noise: class 0 ... 3 is a row, 4 ... 7 a
-    column of patches."""
+    """Noisy pictures with one bright row (class 0 ... 3) or column (class 4 ... 7) of patches."""
     generator = torch.Generator().manual_seed(seed)
     labels = torch.randint(8, (n,), generator=generator)
     images = 0.3 * torch.rand(n, 1, 8, 8, generator=generator)
