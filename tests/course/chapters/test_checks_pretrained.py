@@ -122,7 +122,7 @@ def by_scan(words):
 
 
 class Joined(str):
-    """A token that was merged just now: equal to no other, so that it joins nothing in this step."""
+    """A token that was merged just now: equal to no other, so it joins nothing in this step."""
 
     def __new__(cls, pair):
         return super().__new__(cls, "".join(pair))
