@@ -90,22 +90,8 @@ def check_collate(fn: Callable) -> str:
 
     ids = [5, 6, 7, 8]  # the loss begins with the id at index 2: the 7
     (x,), (y,) = x_and_y([(ids, 2)], 6)
-    if x in ([0, 0, *ids], [0, 0, 0, *ids[:-1]]):
-        raise wrong("left")
-    if x == [5, 6, 7, 0, 0, 0]:
-        raise wrong("x short")
-    if x != [*ids, 0, 0]:
-        raise wrong("x", ids=ids, x=x, expected=[*ids, 0, 0])
-    expected = [0, 7, 8, 0, 0, 0]
-    if y != expected:
-        if y[4:] != [0, 0] or y[3] not in (0, 8):
-            raise wrong("padding", y=y)
-        if y[2:4] == [7, 8]:
-            raise wrong("not shifted", expected=expected)
-        if y == [6, 7, 8, 0, 0, 0]:
-            raise wrong("everything", expected=expected)
-        is_one_off = y in ([0, 0, 8, 0, 0, 0], [6, 0, 0, 0, 0, 0])
-        raise wrong("one off" if is_one_off else "y", ids=ids, y=y, expected=expected)
+    expect_x(x, ids)
+    expect_y(y, ids)
     (x,), (y,) = x_and_y([([5, 6, 7, 8, 9], 1)], 4)
     if (x, y) != ([5, 6, 7, 8], [6, 7, 8, 9]):
         raise wrong("cut first" if y == [6, 7, 8, 0] else "full", x=x, y=y)
@@ -120,6 +106,33 @@ def check_collate(fn: Callable) -> str:
             if x != padded[:-1] or y != [0] * (first - 1) + padded[first:]:
                 raise wrong("batch")
     return "x padded with 0, y one ahead, loss from the first asked id to the last"
+
+
+def expect_x(x: list[int], ids: list[int]) -> None:
+    """Wrong unless x holds the ids [5, 6, 7, 8] in a length of 6."""
+    wrong = diagnoses(__file__, "shift-and-pad")
+    if x in ([0, 0, *ids], [0, 0, 0, *ids[:-1]]):
+        raise wrong("left")
+    if x == [5, 6, 7, 0, 0, 0]:
+        raise wrong("x short")
+    if x != [*ids, 0, 0]:
+        raise wrong("x", ids=ids, x=x, expected=[*ids, 0, 0])
+
+
+def expect_y(y: list[int], ids: list[int]) -> None:
+    """Wrong unless y asks for these ids from index 2 on."""
+    wrong = diagnoses(__file__, "shift-and-pad")
+    expected = [0, 7, 8, 0, 0, 0]
+    if y == expected:
+        return
+    if y[4:] != [0, 0] or y[3] not in (0, 8):
+        raise wrong("padding", y=y)
+    if y[2:4] == [7, 8]:
+        raise wrong("not shifted", expected=expected)
+    if y == [6, 7, 8, 0, 0, 0]:
+        raise wrong("everything", expected=expected)
+    is_one_off = y in ([0, 0, 8, 0, 0, 0], [6, 0, 0, 0, 0, 0])
+    raise wrong("one off" if is_one_off else "y", ids=ids, y=y, expected=expected)
 
 
 # ---------------------------------------------------------------- the cut

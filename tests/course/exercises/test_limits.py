@@ -41,8 +41,9 @@ def test_the_timer_comes_again_and_leaves_another_one_running():
     before = signal.signal(signal.SIGALRM, lambda *where: came.append(1))
     signal.setitimer(signal.ITIMER_REAL, 60)
     try:
+        tries = []
 
-        def at_most_twice(x, tries=[]):  # noqa: B006
+        def at_most_twice(x):
             while len(tries) < 2:
                 try:
                     endless(x)
