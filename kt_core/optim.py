@@ -60,14 +60,14 @@ def make_optimizers(model: nn.Module, config) -> list[torch.optim.Optimizer]:
     """Make AdamW for all parameters, or Muon for the blocks' matrices and AdamW for the rest.
 
     Args:
-        model: Its output layer, if it has one, is called `head`.
+        model: Its Transformer blocks, if it has any, are in `blocks`.
         config: A `TrainConfig`. Weight decay applies to the weights of linear layers; with
             decay_on="all" to all parameters but biases, as in the assignment.
     """
     params = {name: p for name, p in model.named_parameters() if p.requires_grad}
     linear = {id(m.weight) for m in model.modules() if isinstance(m, nn.Linear)}
-    muon = [p for n, p in params.items() if id(p) in linear and not n.startswith("head.")]
-    muon = muon if config.optimizer == "muon" else []
+    blocks = model.blocks.parameters() if config.optimizer == "muon" else []
+    muon = [p for p in blocks if p.requires_grad and id(p) in linear]
     muon_ids = {id(p) for p in muon}
     groups = {True: [], False: []}
     for name, p in params.items():
