@@ -36,7 +36,8 @@ export function attentionView(page) {
   };
   let intact = { key: null },
     measuring = null,
-    heads = [];
+    heads = [],
+    blocks = [];
 
   // ------------------------------------------------------------ elements
 
@@ -169,15 +170,29 @@ export function attentionView(page) {
   // ------------------------------------------------------------ all heads at a glance
 
   const isOut = (layer, head) =>
-    page.knockedOut(state.name).some(([l, h]) => l === layer && (h === head || h === undefined));
+    page.knockedOut(state.name).some(([l, h]) => l === layer && (h === undefined || h === head));
   const toggle = (layer, head) => {
     const out = page.knockedOut(state.name),
       rest = out.filter(([l, h]) => l !== layer || h !== head);
     page.knockOut(state.name, rest.length < out.length ? rest : [...out, [layer, head]]);
   };
 
+  const chooseTile = arrowKeys(tiles, () =>
+    heads.flatMap((row, layer) => [
+      [blocks[layer], ...row.map(({ show }) => show)],
+      [blocks[layer], ...row.map(({ out }) => out)],
+    ]),
+  );
+
   function buildTiles() {
     const { n_layer, n_head } = page.model(state.name).config;
+    blocks = Array.from({ length: n_layer }, (_, layer) =>
+      el(
+        "button",
+        { type: "button", class: "kt-out kt-block", click: () => toggle(layer, undefined) },
+        `layer ${layer}`,
+      ),
+    );
     heads = Array.from({ length: n_layer }, (_, layer) =>
       Array.from({ length: n_head }, (_, head) => {
         const canvas = el("canvas", { "aria-hidden": "true" });
@@ -210,14 +225,11 @@ export function attentionView(page) {
       el("span", {}),
       ...heads[0].map(({ head }) => el("span", { class: "kt-axis" }, `head ${head}`)),
       ...heads.flatMap((row, layer) => [
-        el("span", { class: "kt-axis" }, `layer ${layer}`),
+        blocks[layer],
         ...row.map(({ show, out }) => el("div", {}, show, out)),
       ]),
     );
-    const choose = arrowKeys(tiles, () =>
-      heads.flatMap((row) => [row.map(({ show }) => show), row.map(({ out }) => out)]),
-    );
-    choose(heads[0][0].show);
+    chooseTile(heads[0][0].show);
   }
 
   /**
@@ -264,6 +276,12 @@ export function attentionView(page) {
       out.title = isGone ? "Restore this head" : "Knock this head out";
       caption.textContent = captionOf(isGone, effect);
     }
+    blocks.forEach((block, layer) => {
+      const isGone = isOut(layer, undefined);
+      block.setAttribute("aria-pressed", isGone);
+      block.setAttribute("aria-label", `Skip layer ${layer}: attention and MLP`);
+      block.title = isGone ? "Restore this block" : "Skip this block: attention and MLP";
+    });
     restore.disabled = !page.knockedOut(state.name).length;
   }
 

@@ -170,24 +170,31 @@ export function arrowKeys(container, rows) {
   const choose = (element) => {
     for (const each of rows().flat()) each.tabIndex = each === element ? 0 : -1;
   };
+  /** The first other element above or below; an element may span several rows. */
+  const vertical = (all, y, x, step, from) => {
+    for (y += step; all[y]; y += step) {
+      const element = all[y][Math.min(x, all[y].length - 1)];
+      if (element !== from) return element;
+    }
+  };
   container.addEventListener("keydown", (event) => {
     const all = rows(),
       y = all.findIndex((row) => row.includes(event.target));
     if (y < 0 || event.ctrlKey || event.altKey || event.metaKey) return;
-    const x = all[y].indexOf(event.target);
+    const row = all[y],
+      x = row.indexOf(event.target);
     const moves = {
-      ArrowLeft: [y, x - 1],
-      ArrowRight: [y, x + 1],
-      ArrowUp: [y - 1, x],
-      ArrowDown: [y + 1, x],
-      Home: [y, 0],
-      End: [y, all[y].length - 1],
+      ArrowLeft: () => row[x - 1],
+      ArrowRight: () => row[x + 1],
+      ArrowUp: () => vertical(all, y, x, -1, event.target),
+      ArrowDown: () => vertical(all, y, x, 1, event.target),
+      Home: () => row[0],
+      End: () => row.at(-1),
     };
-    const [row, column] = moves[event.key] ?? [];
-    if (row === undefined) return;
+    if (!(event.key in moves)) return;
     event.preventDefault();
-    const next = all[row]?.[Math.min(column, (all[row]?.length ?? 1) - 1)];
-    if (!next || (column >= all[row].length && event.key === "ArrowRight")) return;
+    const next = moves[event.key]();
+    if (!next) return;
     choose(next);
     next.focus();
   });

@@ -410,7 +410,17 @@ class TestTheExplorersCanBeUsed:
             assert page.locator(".kt-readout").inner_text() != before
             page.keyboard.press("Tab")
             assert page.evaluate(focused).startswith("Show layer 0, head 0")
-            page.keyboard.press("ArrowRight")
+            page.keyboard.press("ArrowLeft")
+            page.keyboard.press("ArrowDown")
+            assert page.evaluate(focused).startswith("Skip layer 1")
+            page.keyboard.press("Enter")
+            wait_for_status(page, "Without block 1 the model answers")
+            page.keyboard.press("Enter")
+            wait_for_status(page, f"The model answers: {examples[3][1]}")
+            page.keyboard.press("Home")
+            page.keyboard.press("ArrowUp")
+            for _ in range(2):
+                page.keyboard.press("ArrowRight")
             page.keyboard.press("Enter")
             assert page.locator(".kt-tile[aria-pressed=true]").get_attribute("aria-label") == (
                 "Show layer 0, head 1"
@@ -428,7 +438,7 @@ class TestTheExplorersCanBeUsed:
             page.wait_for_function(
                 "document.querySelector('.kt-readout').textContent.includes('It falls most')"
             )
-            captions = page.locator(".kt-out").all_inner_texts()
+            captions = page.locator(".kt-tile + .kt-out").all_inner_texts()
             assert len(captions) == 16 and all("%" in caption for caption in captions)
 
     def test_the_models_answer_side_by_side(self, browser, views, models, tmp_path, examples):

@@ -47,7 +47,7 @@ def test_the_explorer_lives_in_jupyterlab(one_notebook, tmp_path):
         status = page.locator(".kt-live [role=status]")
         before = status.inner_text()
         assert "The model answers: " in before
-        page.locator(".kt-out").nth(0).click()
+        page.locator(".kt-tile + .kt-out").nth(0).click()
         page.wait_for_function(
             "document.querySelector('.kt-live [role=status]').textContent.includes('Without')"
         )
