@@ -527,6 +527,7 @@ export function attentionView(page) {
         "div",
         {},
         el("p", { class: "kt-title" }, "All heads"),
+        el("p", { class: "kt-note" }, "A picture shows its head; “layer” skips the whole block."),
         tiles,
         el("div", { class: "kt-chips" }, measure, restore),
       ),
