@@ -67,22 +67,26 @@ def is_table(result: tuple[Tensor, Tensor], angle: Tensor, tolerance: float = 1e
     return close(result[0], cos, tolerance) and close(result[1], sin, tolerance)
 
 
+def read_table(result: object, shape: tuple[int, ...], what: str) -> tuple[Tensor, Tensor]:
+    """Return an answer's cos and sin if both have that shape, (..., T, hs/2)."""
+    wrong = diagnoses(__file__, "rotary-table")
+    if not isinstance(result, tuple | list) or len(result) != 2:
+        raise wrong("not two", what=what, result=describe(result))
+    first_shape = getattr(result[0], "shape", None)
+    if first_shape == shape[::-1] != shape:
+        raise wrong("transposed")
+    if first_shape == (*shape[:-1], 2 * shape[-1]):
+        raise wrong("a column per channel")
+    cos, sin = result
+    return tensor(cos, shape, f"cos for {what}"), tensor(sin, shape, f"sin for {what}")
+
+
 def check_table(fn: Callable) -> str:
     wrong = diagnoses(__file__, "rotary-table")
 
     def table(positions: Tensor, head_dim: int, what: str, *base: float) -> tuple[Tensor, Tensor]:
-        shape, result = (*positions.shape, head_dim // 2), fn(positions, head_dim, *base)
-        if not isinstance(result, tuple | list) or len(result) != 2:
-            raise wrong("not two", what=what, result=describe(result))
-        if isinstance(result[0], Tensor) and result[0].shape == shape[::-1] != shape:
-            raise wrong("transposed")
-        if isinstance(result[0], Tensor) and result[0].shape == (*shape[:-1], head_dim):
-            raise wrong("a column per channel")
-        cos, sin = (
-            tensor(values, shape, f"{name} for {what}")
-            for name, values in zip(("cos", "sin"), result, strict=True)
-        )
-        return cos, sin
+        shape = (*positions.shape, head_dim // 2)
+        return read_table(fn(positions, head_dim, *base), shape, what)
 
     positions = torch.tensor([0, 1, 2, 5, 9])
     angle = angles(positions, 8)  # (5, 4)
@@ -94,13 +98,8 @@ def check_table(fn: Callable) -> str:
         "divided": positions[:, None] / (angles(torch.tensor(1), 8)),
         "same frequency": positions[:, None] * torch.ones(4).double(),
     }
-    if is_table((sin, cos), angle):
-        raise wrong("swapped")
-    if is_table(result, -angle):
-        raise wrong("negative")
-    for mistake, other in mistakes.items():
-        if is_table(result, other, 1e-3):
-            raise wrong(mistake)
+    wrong.reject({"swapped": is_table((sin, cos), angle), "negative": is_table(result, -angle)})
+    wrong.reject({name: is_table(result, other, 1e-3) for name, other in mistakes.items()})
     if not is_table(result, angle):
         raise wrong("values", result=short(cos[1]), expected=short(angle[1].cos()))
     if not cos.dtype.is_floating_point or cos.dtype in (torch.float16, torch.bfloat16):
@@ -165,26 +164,30 @@ def check_rotate(fn: Callable) -> str:
 # ---------------------------------------------------------------- the axis for the heads
 
 
+def read_rotation(result: object, queries: tuple[int, ...], what: str) -> tuple[Tensor, Tensor]:
+    """Return an answer's cos and sin, broadcast to queries (B, n_head, T, pairs)."""
+    wrong = diagnoses(__file__, "model-rotation")
+    if not isinstance(result, tuple | list) or len(result) != 2:
+        raise wrong("not two", what=what, result=describe(result))
+    for values in result:
+        if not isinstance(values, Tensor):
+            raise wrong("not a tensor", what=what, result=describe(values))
+        if values.shape[-1:] != queries[-1:]:
+            raise wrong("pairs", n=values.size(-1) if values.ndim else 0)
+        try:
+            values.broadcast_to(queries)
+        except RuntimeError:
+            raise wrong("shape", what=what, shape=tuple(values.shape), queries=queries) from None
+    cos, sin = (values.broadcast_to(queries).detach() for values in result)
+    return cos, sin
+
+
 def check_rotation(fn: Callable) -> str:
-    wrong, n_head = diagnoses(__file__, "model-rotation"), 4
+    wrong = diagnoses(__file__, "model-rotation")
 
     def rotation(rotary: Rotary, positions: Tensor, what: str) -> tuple[Tensor, Tensor]:
-        """The answer's cos and sin, broadcast to queries (B, n_head, T, pairs)."""
-        (B, T), result = positions.shape, fn(rotary, positions)
-        if not isinstance(result, tuple | list) or len(result) != 2:
-            raise wrong("not two", what=what, result=describe(result))
-        for values in result:
-            if not isinstance(values, Tensor):
-                raise wrong("not a tensor", what=what, result=describe(values))
-            if values.shape[-1:] != (4,):
-                raise wrong("pairs", n=values.size(-1) if values.ndim else 0)
-            try:
-                values.broadcast_to(B, n_head, T, 4)
-            except RuntimeError:
-                shapes = dict(shape=tuple(values.shape), queries=(B, n_head, T, 4))
-                raise wrong("shape", what=what, **shapes) from None
-        cos, sin = (values.broadcast_to(B, n_head, T, 4).detach() for values in result)
-        return cos, sin
+        B, T = positions.shape
+        return read_rotation(fn(rotary, positions), (B, 4, T, 4), what)
 
     rotary = Rotary(8, 12)
     positions = torch.tensor([[0, 1, 5, 9]])  # as many as heads: exchanged axes raise no error
@@ -195,13 +198,9 @@ def check_rotation(fn: Callable) -> str:
         "wider table": angles(positions, 32)[:, None, :, :4],
         "counts": angles(torch.arange(4), 8),
     }
-    for mistake, other in mistakes.items():
-        if is_table(result, other):
-            raise wrong(mistake)
-    if is_table((sin, cos), expected):
-        raise wrong("swapped")
-    if not is_table(result, expected):
-        raise wrong("values")
+    wrong.reject({name: is_table(result, other) for name, other in mistakes.items()})
+    right, swapped = is_table(result, expected), is_table((sin, cos), expected)
+    wrong.reject({"swapped": swapped, "values": not right})
     result = rotation(Rotary(8, 12, 100.0), positions, "4 positions")
     if not is_table(result, angles(positions, 8, 100.0)[:, None]):
         raise wrong("base")
