@@ -8,8 +8,10 @@ seed 0, on dev sentences, and was then tested with other seeds, on other sentenc
 from __future__ import annotations
 
 import copy
+import tomllib
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from statistics import mean
 from typing import Any
 
@@ -48,7 +50,7 @@ class Technique:
     """
 
     label: str
-    rates: tuple[float, ...]
+    rates: Sequence[float]
     epochs: float = 3.0
     batch_size: int = 8
     top: int | None = None
@@ -58,17 +60,8 @@ class Technique:
     replay: bool = False
 
 
-TECHNIQUES: dict[str, Technique] = {
-    "scratch": Technique("from scratch", (3e-4, 1e-3, 3e-3), pretrained=False),
-    "probe": Technique("head alone", (3e-3, 1e-2, 3e-2, 1e-1), epochs=30, batch_size=32, top=0),
-    "top2": Technique("top 2 blocks", (5e-4, 1e-3, 2e-3, 4e-3), top=2),
-    "all": Technique("everything", (1e-4, 3e-4, 1e-3, 3e-3)),
-    # Its rate is not chosen: it shows what a larger rate does to the old task.
-    "fast": Technique("everything, rate 0.001", (1e-3,)),
-    "layers": Technique("a rate for each layer", (2e-3, 4e-3, 8e-3), factor=2.6),
-    "lora": Technique("LoRA, rank 8", (2e-3, 4e-3, 8e-3), rank=8),
-    "replay": Technique("everything, old questions mixed in", (3e-4, 1e-3, 2e-3), replay=True),
-}
+_TABLES = tomllib.loads(Path(__file__).with_name("techniques.toml").read_text(encoding="utf-8"))
+TECHNIQUES = {name: Technique(**table) for name, table in _TABLES.items()}
 
 
 def tune(

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from kt_core.attention import causal_mask
 from kt_course.chapters.the_whole_transformer.seq2seq import (
     NORMS,
     DecoderBlock,
@@ -48,44 +47,7 @@ def check_layer_norm(fn: Callable) -> str:
 
 # ---------------------------------------------------------------- blocks
 
-Sublayer = tuple[nn.Module, Callable[[Tensor], Tensor]]  # its norm and what it computes
 MASK = torch.tensor([[True, True, True, False], [True, True, False, False]])[:, None, None]
-
-
-def run_sublayers(x: Tensor, parts: Sequence[Sublayer], norm: str, mistake: str = "") -> Tensor:
-    """Add sublayers to the stream x one after the other, with one mistake built in.
-
-    A mistake such as "no residual 1" names the sublayer, counted from 0; "order 01" exchanges two.
-    """
-    other = NORMS[1 - NORMS.index(norm)]
-    norm = {"always pre": "pre", "always post": "post", "other way": other}.get(mistake, norm)
-    parts = list(parts)
-    if mistake.startswith("order"):
-        a, b = int(mistake[-2]), int(mistake[-1])
-        parts[a], parts[b] = parts[b], parts[a]
-    first = x
-    for i, (own_norm, f) in enumerate(parts):
-        ln = parts[0][0] if mistake == "one norm" else own_norm
-        ln = nn.Identity() if mistake in ("no norms", f"no norm {i}") else ln
-        read = first if mistake == f"parallel {i}" else x
-        if norm == "pre":
-            h = ln(read)
-            residuals = {f"no residual {i}": 0 * x, f"normed residual {i}": h}
-            x = residuals.get(mistake, x) + f(h)
-        else:
-            x = ln((0 if mistake == f"no residual {i}" else x) + f(read))
-            x = ln(x) + x if mistake == f"normed residual {i}" else x
-    return parts[-1][0](x) if mistake == "norm after" else x
-
-
-def sublayer_texts(parts: Sequence[str]) -> dict[str, str]:
-    """What to say about the residual and the norm of each sublayer, by its name."""
-    block, texts = diagnoses(__file__, "block").texts("sublayer"), {}
-    for i, part in enumerate(parts):
-        names = dict(part=part, norm=f"ln{i + 1}", before=parts[i - 1])
-        for mistake in ("no residual", "normed residual", "no norm", *(["parallel"] if i else [])):
-            texts[f"{mistake} {i}"] = block[mistake].format(**names)
-    return texts
 
 
 def random_block(kind: type, norm: str, seed: int | None = None) -> nn.Module:
@@ -93,95 +55,40 @@ def random_block(kind: type, norm: str, seed: int | None = None) -> nn.Module:
     return randomise(kind(Seq2SeqConfig(4, 4, 1, 1, 2, 8, 12, 0.0, norm)), seed)
 
 
-def compare_blocks(
-    kind: type,
-    answer: Callable[[nn.Module], Tensor],
-    expected: Callable[[nn.Module, str], Tensor],
-    shape: torch.Size,
-    texts: Mapping[str, str],
-) -> None:
-    """Wrong, unless `answer` computes `expected(block, "")` for pre-norm and post-norm blocks."""
-    blocks = [random_block(kind, norm, seed=1) for norm in NORMS]
-    results = [tensor(answer(b), shape, f"norm {b.norm!r}: the result") for b in blocks]
-    pairs = list(zip(results, blocks, strict=True))
-    wrong = diagnoses(__file__, "block")
-    wrong.reject({"other way": all(close(r, expected(b, "other way")) for r, b in pairs)})
-    for result, block in pairs:
-        known = wrong.texts("norms")
-        del known[f"always {block.norm}"]
-        known |= {m: f"norm {block.norm!r}: {text}" for m, text in texts.items()}
-        what = f"norm {block.norm!r}: the result"
-        recognise(result, expected(block, ""), lambda m, b=block: expected(b, m), known, what)
+def check_block(kind: type, id: str, fn: Callable, *args: Tensor) -> None:
+    """Wrong, unless fn(block, *args) computes what pre-norm and post-norm blocks compute."""
+    variants, blocks = diagnoses(__file__, id).variants(kind.forward), {}
+    for norm in NORMS:
+        block = random_block(kind, norm, seed=1)
+        blocks[block] = tensor(fn(block, *args), args[0].shape, f"norm {norm!r}: the result")
+    swapped, text = variants.pop("other way")
+    if all(close(result, swapped(block, *args)) for block, result in blocks.items()):
+        raise Wrong(text)
+    for block, result in blocks.items():
+        texts = {m: f"norm {block.norm!r}: {text}" for m, (_, text) in variants.items()}
 
+        def compute(mistake: str, block: nn.Module = block) -> Tensor:
+            return variants[mistake][0](block, *args)
 
-def encoder_block_with(
-    block: EncoderBlock, x: Tensor, mask: Tensor | None, mistake: str = ""
-) -> Tensor:
-    """An encoder block with one mistake built in."""
-    causal = causal_mask(x.size(1))
-    masks = {"no mask": None, "causal": causal if mask is None else mask & causal}
-
-    def attention(h: Tensor) -> Tensor:
-        return block.attn(h, mask=masks.get(mistake, mask))
-
-    second = attention if mistake == "twice" else block.ff
-    return run_sublayers(x, [(block.ln1, attention), (block.ln2, second)], block.norm, mistake)
+        recognise(result, block(*args), compute, texts, f"norm {block.norm!r}: the result")
 
 
 def check_encoder_block(fn: Callable) -> str:
-    x, texts = numbers(2, 4, 8, seed=2), diagnoses(__file__, "encoder-block").texts("mistakes")
-    compare_blocks(
-        EncoderBlock,
-        lambda block: fn(block, x, MASK),
-        lambda block, mistake: encoder_block_with(block, x, MASK, mistake),
-        x.shape,
-        sublayer_texts(["attention", "feed-forward"]) | texts,
-    )
+    check_block(EncoderBlock, "encoder-block", fn, numbers(2, 4, 8, seed=2), MASK)
     with fresh_cases("right for the examples, wrong for other sizes, or without a mask (None)"):
         for norm, B, S in (("pre", 1, 1), ("post", 3, 6)):
             block, x = random_block(EncoderBlock, norm), numbers(B, S, 8)
-            assert close(fn(block, x, None), encoder_block_with(block, x, None))
+            assert close(fn(block, x, None), block(x))
     return "both residuals, each norm in its position, pre and post, padding masked"
-
-
-def decoder_block_with(
-    block: DecoderBlock, x: Tensor, memory: Tensor, mask: Tensor | None, mistake: str = ""
-) -> Tensor:
-    """A decoder block with one mistake built in."""
-    own, cross = block.self_attn, block.cross_attn
-    if mistake == "exchanged":
-        own, cross = cross, own
-
-    def self_attention(h: Tensor) -> Tensor:
-        masks = {"no future mask": None, "memory's mask": mask}
-        return own(h, mask=masks.get(mistake, causal_mask(h.size(1))))
-
-    def cross_attention(h: Tensor) -> Tensor:
-        if mistake == "from memory":
-            return cross(memory, h, mask=mask)
-        source = {"no memory": h, "memory normed": block.ln2(memory)}.get(mistake, memory)
-        causal = torch.ones(h.size(1), source.size(1), dtype=torch.bool).tril()
-        masks = {"no mask": None, "causal cross": causal if mask is None else mask & causal}
-        return cross(h, source, mask=masks.get(mistake, mask))
-
-    parts = [(block.ln1, self_attention), (block.ln2, cross_attention), (block.ln3, block.ff)]
-    return run_sublayers(x, parts, block.norm, mistake)
 
 
 def check_decoder_block(fn: Callable) -> str:
     x, memory = numbers(2, 4, 8, seed=2), numbers(2, 4, 8, seed=3)  # T = S hides a mix-up of both
-    compare_blocks(
-        DecoderBlock,
-        lambda block: fn(block, x, memory, MASK),
-        lambda block, mistake: decoder_block_with(block, x, memory, MASK, mistake),
-        x.shape,
-        sublayer_texts(["self-attention", "cross-attention", "feed-forward"])
-        | diagnoses(__file__, "decoder-block").texts("mistakes"),
-    )
+    check_block(DecoderBlock, "decoder-block", fn, x, memory, MASK)
     with fresh_cases("right for the examples, wrong for T other than S, or without a mask (None)"):
         for norm, B, T, S in (("pre", 1, 1, 3), ("post", 3, 6, 2)):
             block, x, memory = random_block(DecoderBlock, norm), numbers(B, T, 8), numbers(B, S, 8)
-            assert close(fn(block, x, memory, None), decoder_block_with(block, x, memory, None))
+            assert close(fn(block, x, memory, None), block(x, memory))
     return "three residuals, each norm in its position, no future, the whole source"
 
 
@@ -206,27 +113,14 @@ def check_teacher_forcing(fn: Callable) -> str:
         return ids
 
     target = torch.tensor([[5, 6, 7, 8], [9, 4, 0, 0]])
-    inputs, labels = answer(target, "a target of (2, 4)")
-    first, last = target.new_full((2, 1), 1), target.new_full((2, 1), 2)
-    right_inputs = torch.cat([first, target], 1)
-    right_labels = torch.tensor([[5, 6, 7, 8, 2], [9, 4, 2, 0, 0]])
-    wrong_inputs = {
-        "starts with end": torch.cat([last, target], 1),
-        "leak": right_labels,
-        "input ends": torch.cat([first, right_labels[:, :-1]], 1),
-    }
-    mistakes = {m: torch.equal(inputs, other) for m, other in wrong_inputs.items()}
-    mistakes["inputs"] = not torch.equal(inputs, right_inputs)
-    wrong.reject(mistakes, row=inputs[1].tolist())
-    wrong_labels = {
-        "end after padding": torch.cat([target, last], 1),
-        "copy": inputs,
-        "no end": F.pad(target, (0, 1)),
-        "padded with end": right_labels.masked_fill(right_labels == 0, 2),
-    }
-    mistakes = {m: torch.equal(labels, other) for m, other in wrong_labels.items()}
-    mistakes["labels"] = not torch.equal(labels, right_labels)
-    wrong.reject(mistakes, row=labels[1].tolist())
+    results, expected = answer(target, "a target of (2, 4)"), teacher_forcing(target)
+    for k, name in enumerate(("inputs", "labels")):
+        if not torch.equal(results[k], expected[k]):
+            for variant, text in wrong.variants(teacher_forcing, name).values():
+                if torch.equal(results[k], variant(target)[k]):
+                    raise Wrong(text)
+            rows = dict(row=results[k][1].tolist(), expected=expected[k][1].tolist())
+            raise wrong("row", name=name, **rows)
     with fresh_cases("right for the example, wrong for other targets"):
         for B, T in ((1, 1), (4, 6), (3, 3)):
             lengths = draw(0, T, B - 1) + [T]

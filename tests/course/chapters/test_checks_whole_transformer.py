@@ -7,11 +7,7 @@ from torch import nn
 
 from kt_core.attention import causal_mask
 from kt_course.chapters.the_whole_transformer import exercises
-from kt_course.chapters.the_whole_transformer.exercises import (
-    ScriptModel,
-    random_block,
-    run_sublayers,
-)
+from kt_course.chapters.the_whole_transformer.exercises import ScriptModel, random_block
 from kt_course.chapters.the_whole_transformer.seq2seq import (
     DecoderBlock,
     EncoderBlock,
@@ -79,6 +75,35 @@ NORM = Answers(
     right={"var_mean": by_var_mean, "a projection": by_projection},
     borrowed=lambda x, gain=None, bias=None, eps=1e-5: layer_norm(x, gain, bias, eps),
 )
+
+# ---------------------------------------------------------------- blocks
+
+
+def run_sublayers(x, parts, norm, mistake=""):
+    """Add sublayers to the stream x one after the other, with one mistake built in.
+
+    A mistake such as "no residual 1" names the sublayer, counted from 0; "order 01" exchanges two.
+    """
+    other = {"pre": "post", "post": "pre"}[norm]
+    norm = {"always pre": "pre", "always post": "post", "other way": other}.get(mistake, norm)
+    parts = list(parts)
+    if mistake.startswith("order"):
+        a, b = int(mistake[-2]), int(mistake[-1])
+        parts[a], parts[b] = parts[b], parts[a]
+    first = x
+    for i, (own_norm, f) in enumerate(parts):
+        ln = parts[0][0] if mistake == "one norm" else own_norm
+        ln = nn.Identity() if mistake in ("no norms", f"no norm {i}") else ln
+        read = first if mistake == f"parallel {i}" else x
+        if norm == "pre":
+            h = ln(read)
+            residuals = {f"no residual {i}": 0 * x, f"normed residual {i}": h}
+            x = residuals.get(mistake, x) + f(h)
+        else:
+            x = ln((0 if mistake == f"no residual {i}" else x) + f(read))
+            x = ln(x) + x if mistake == f"normed residual {i}" else x
+    return parts[-1][0](x) if mistake == "norm after" else x
+
 
 # ---------------------------------------------------------------- the encoder's block
 
