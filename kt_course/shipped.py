@@ -84,6 +84,3 @@ def costs_before(cost: dict | None) -> list[dict]:
     """The costs of the stages before a pretraining, latest first; each holds the one before it."""
     before = (cost or {}).get("before")
     return [before, *costs_before(before)] if before else []
-
-
-kept_curve = learning_curve  # until notebook 8 uses the new name
