@@ -13,17 +13,15 @@ KT_CORE = sorted((ROOT / "kt_core").rglob("*.py"))
 KT_COURSE = sorted((ROOT / "kt_course").rglob("*.py"))
 
 # Lines. Lower these step by step; the targets are 2,800, 1,300 and 16,000.
-MAX_KT_CORE = 4_400
-MAX_CORE = 1_850  # the modules at the top of kt_core, which a student reads in an evening
-MAX_BOTH = 22_000
+MAX_KT_CORE = 4_350
+MAX_CORE = 1_810  # the modules at the top of kt_core, which a student reads in an evening
+MAX_BOTH = 21_600
 MAX_FILE = 200  # of a file in kt_core
 MAX_FUNCTION = 60
 
 # What is above a limit today. Remove an entry when it is no longer needed; add none.
-LARGE_FILES = {"kt_core/corpora/bios.py", "kt_core/runs/experiment.py", "kt_core/runs/phases.py"}
+LARGE_FILES = {"kt_core/corpora/bios.py"}
 LONG_FUNCTIONS = {
-    "kt_core/runs/experiment.py: run_experiment",
-    "kt_core/runs/fitting.py: fit",
     "kt_course/chapters/attention_math/explorer.py: explore_attention",
     "kt_course/chapters/pretrain_finetune/ask_explorer.py: explore_answers",
     "kt_course/chapters/pretrain_finetune/replay_explorer.py: record_replay",
