@@ -10,22 +10,15 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from random import Random
 
-from kt_core.corpora.bios_words import (
-    ATTRIBUTE_OF,
-    ATTRIBUTES,
-    Sentence,
-    load_words,
-    usable_sentences,
-)
+from kt_core.corpora import bios_words
+from kt_core.corpora.bios_words import ATTRIBUTES, Sentence, usable_sentences
 from kt_core.corpora.paths import data_dir
 
 MAX_LINE = 125  # a line and its three special characters fit a block of 128
 LONDON_SHARE = 0.05  # of every split: "always London" scores as on the assignment's data
 MIN_PEOPLE = 20
 MAX_NAME = 28
-MONTHS = (
-    "January February March April May June July August September October November December"
-).split()
+MONTHS = "January February March April May June July August September October November December"
 ORDINALS = ("first", "second", "third", "fourth", "fifth", "sixth", "seventh")
 EXTRA_SENTENCES = (0, 1, 1, 1, 1, 1, 2, 2)  # besides the one about the birth, equally likely
 
@@ -62,7 +55,7 @@ def generate(
     Raises:
         ValueError: An option is out of range; the message says what is possible.
     """
-    words = load_words(data_dir() / "bios")
+    words = bios_words.load_words(data_dir() / "bios")
     attributes = _validated(people, lines, attributes, seed, words)
     rng = Random(f"bios/{people}/{seed}")
     order = list(range(people))
@@ -154,7 +147,7 @@ def _person(name: str, pronoun: str, birth: str, words: dict, attributes, key: s
         "birth": birth,
         "country": countries[cities.index(birth)],
         "year": str(year),
-        "date": f"{rng.randint(1, 28)} {rng.choice(MONTHS)} {year}",
+        "date": f"{rng.randint(1, 28)} {rng.choice(MONTHS.split())} {year}",
         "nth": rng.choice(ORDINALS),
         "study": elsewhere(),
         "subject": rng.choice(words["subjects"]),
@@ -167,7 +160,7 @@ def _person(name: str, pronoun: str, birth: str, words: dict, attributes, key: s
         "family": family,
     }
     attributes = [a for a in attributes if a != "death" or year + age <= 2020]  # the others live
-    facts = {key: fact for key, fact in facts.items() if ATTRIBUTE_OF[key] in attributes}
+    facts = {key: fact for key, fact in facts.items() if bios_words.ATTRIBUTE_OF[key] in attributes}
     he, his, him = ("she", "her", "her") if pronoun == "she" else ("he", "his", "him")
     facts |= {"he": he, "his": his, "him": him, "He": he.title(), "His": his.title()}
     return Person(name, birth, facts)

@@ -84,8 +84,7 @@ def run_experiment(
         init: A checkpoint instead of pretraining, or several, whose weights are averaged.
         start: A checkpoint from which pretraining continues with new optimisers; if it is of
             another variant, the weights that both variants have are copied.
-        save_every: Steps between two saved states.
-        tensorboard: Write event files into the folder too.
+        save_every, tensorboard: Steps between two saved states; write event files too.
 
     Raises:
         ValueError: A setting that no run can have, before anything is written.
@@ -97,16 +96,15 @@ def run_experiment(
     config = dict(corpus=name, variant=variant, recipe=dataclasses.asdict(chosen))
     config |= dict(kind=chosen.kind if pretrain else "no-pretrain", seed=seed)
     config |= dict(init=" + ".join(map(str, inits)) or None, start=start and Path(start).name)
-    config |= dict(corpus_sha256=_digest(data))
-    path = Path(out or _default_folder(config))
+    config["corpus_sha256"], path = _digest(data), Path(out or _default_folder(config))
     if refuse_other_run(path, config, resume) and (path / "result.json").exists():
         return Result.read(path)
     refuse_impossible(data, chosen, variant, pretrain, inits, start)
     distributed.anywhere()  # all processes have looked at the folder
     if distributed.is_first():
         write_json(path / "config.json", config | circumstances(where))
-    options = (resume, save_every, tensorboard)
-    run = Run(path, config, data, chosen, variant, seed, where, *options)
+    fixed = (path, config, data, chosen, variant, seed, where)
+    run = Run(*fixed, resume, save_every, tensorboard)
     model, vocab, costs = run.pretrained(inits, start) if pretrain else run.untrained()
     model, more = run.finetuned(model, vocab, "finetune" if pretrain else "scratch")
     return _finish(path, config | costs | more | circumstances(where), model, vocab, data)

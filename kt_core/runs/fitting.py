@@ -36,12 +36,10 @@ def fit(
 ) -> list[dict]:
     """Train `model` on `data` by a `Trainer` with the hooks of this package; return the history.
 
-    Started by torchrun, several processes train it together; see `kt_core.runs.distributed`.
-
     Args:
         model, data, config, evaluate, optimizers: As for `Trainer`.
-        state: A file for what a stopped training needs; see `StateFile` for it, `resume` and
-            `save_every`. On a CPU a resumed training ends with the same weights, bit for bit.
+        state, resume, save_every: See `StateFile`. A resumed training ends with the same weights,
+            bit for bit on a CPU.
         log: Called with each row of the history.
         tensorboard: A folder for event files (needs the extra "tensorboard").
         title: Of the bar and the messages.

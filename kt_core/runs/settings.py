@@ -39,8 +39,8 @@ class Settings:
     def arguments(self, function: Callable, **renamed: str) -> dict[str, Any]:
         """The settings that `function` takes as arguments of the same name, or of another one."""
         names = {f.name: renamed.get(f.name, f.name) for f in fields(self)}
-        known = inspect.signature(function).parameters
-        return {new: getattr(self, name) for name, new in names.items() if new in known}
+        parameters = inspect.signature(function).parameters
+        return {new: getattr(self, name) for name, new in names.items() if new in parameters}
 
 
 @dataclass(frozen=True)

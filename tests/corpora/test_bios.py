@@ -17,7 +17,7 @@ OTHER_CITIES = ("study", "work", "death")
 
 
 @pytest.fixture(scope="module")
-def made():
+def population():
     return bios.generate()
 
 
@@ -25,10 +25,10 @@ def cities(bio, members):
     return Counter(bio.people[i].birthplace for i in members)
 
 
-def test_default_sizes(made):
-    assert len(made.people) == 1000 and all(len(lines) == 4 for lines in made.lines)
-    assert (len(made.train), len(made.dev), len(made.test)) == (500, 250, 250)
-    assert sorted(made.train + made.dev + made.test) == list(range(1000))
+def test_default_sizes(population):
+    assert len(population.people) == 1000 and all(len(lines) == 4 for lines in population.lines)
+    assert (len(population.train), len(population.dev), len(population.test)) == (500, 250, 250)
+    assert sorted(population.train + population.dev + population.test) == list(range(1000))
 
 
 @pytest.mark.parametrize("people", [20, 21, 22, 23, 301])
@@ -38,8 +38,8 @@ def test_splits_keep_their_proportions(people):
     assert sorted(bio.train + bio.dev + bio.test) == list(range(people))
 
 
-def test_nobody_shares_a_name(made):
-    names = [person.name for person in made.people]
+def test_nobody_shares_a_name(population):
+    names = [person.name for person in population.people]
     assert len(set(names)) == len(names)
     ends = {(n.split()[0], n.split()[-1]) for n in names}
     assert len(ends) == len(names)  # nor are two told apart by a middle name alone
@@ -48,27 +48,27 @@ def test_nobody_shares_a_name(made):
     assert len({n.split()[0] for n in names}) > 150 and len({n.split()[-1] for n in names}) > 350
 
 
-def test_london_has_five_percent_of_every_split(made):
-    for members in (made.train, made.dev, made.test):
-        assert abs(cities(made, members)["London"] / len(members) - 0.05) < 0.003
+def test_london_has_five_percent_of_every_split(population):
+    for members in (population.train, population.dev, population.test):
+        assert abs(cities(population, members)["London"] / len(members) - 0.05) < 0.003
 
 
-def test_cities_are_many_real_and_heavy_tailed(made):
-    for members in (made.train, made.dev, made.test):
-        counts = cities(made, members)
+def test_cities_are_many_real_and_heavy_tailed(population):
+    for members in (population.train, population.dev, population.test):
+        counts = cities(population, members)
         assert counts.most_common(1)[0][0] == "London"
         assert counts.most_common(2)[1][1] / len(members) < 0.035
         assert len(counts) >= 100
-    train = cities(made, made.train)
+    train = cities(population, population.train)
     top = sum(n for _, n in train.most_common(14))
     assert 0.25 < top / 500 < 0.45  # a tenth of the cities, a third of the people
     assert sum(n <= 2 for n in train.values()) > 40  # and a long tail
 
 
-def test_dev_and_test_cities_occur_in_train(made):
-    train = cities(made, made.train)
-    for members in (made.dev, made.test):
-        assert sum(made.people[i].birthplace in train for i in members) / len(members) >= 0.92
+def test_dev_and_test_cities_occur_in_train(population):
+    train = cities(population, population.train)
+    for members in (population.dev, population.test):
+        assert sum(population.people[i].birthplace in train for i in members) / len(members) >= 0.92
 
 
 @pytest.mark.parametrize("lines", [1, 4, 12])
@@ -82,34 +82,34 @@ def test_every_answer_is_in_every_own_line(lines):
             assert person.facts.get(key) != person.birthplace
 
 
-def test_lengths_fit_the_block(made):
-    lengths = [len(line) for own in made.lines for line in own]
+def test_lengths_fit_the_block(population):
+    lengths = [len(line) for own in population.lines for line in own]
     assert 75 <= sum(lengths) / len(lengths) <= 95
     assert max(lengths) <= bios.MAX_LINE == 128 - 3
 
 
-def test_distance_from_name_to_birthplace_varies(made):
+def test_distance_from_name_to_birthplace_varies(population):
     far = sorted(
         line.index(p.birthplace, len(p.name)) - len(p.name)
-        for p, own in zip(made.people, made.lines, strict=True)
+        for p, own in zip(population.people, population.lines, strict=True)
         for line in own
     )
     assert far[len(far) // 10] <= 16 and far[len(far) // 2] >= 30 and far[len(far) * 9 // 10] >= 55
     assert len(set(far)) > 60
 
 
-def test_other_cities_stand_in_the_lines(made):
-    names = sorted({p.birthplace for p in made.people}, key=len, reverse=True)
+def test_other_cities_stand_in_the_lines(population):
+    names = sorted({p.birthplace for p in population.people}, key=len, reverse=True)
     with_two = 0
-    for person, own in zip(made.people, made.lines, strict=True):
+    for person, own in zip(population.people, population.lines, strict=True):
         for line in own:
             rest = line.replace(person.birthplace, "")
             with_two += any(name in rest for name in names)
     assert 0.4 < with_two / 4000 < 0.9
 
 
-def test_no_line_has_the_form_of_a_question(made):
-    text = "\n".join(line for own in made.lines for line in own)
+def test_no_line_has_the_form_of_a_question(population):
+    text = "\n".join(line for own in population.lines for line in own)
     assert "?" not in text and "Where" not in text and "{" not in text and "}" not in text
 
 
@@ -125,7 +125,7 @@ def test_facts_agree_between_the_lines_and_pronouns_with_the_name():
         assert not re.search(r"\ba [aeiou]", text)
 
 
-def test_sentences_are_many_and_used(made):
+def test_sentences_are_many_and_used(population):
     words = load_words(ROOT / "data" / "bios")
     assert len(words["sentences_birth"]) >= 30
     assert all("{birth}" in s.text for s in words["sentences_birth"])
@@ -133,7 +133,7 @@ def test_sentences_are_many_and_used(made):
     assert len(words["cities"]) >= 120
     # Lines with everything about the person taken out: how many wordings there are.
     shapes = set()
-    for person, own in zip(made.people, made.lines, strict=True):
+    for person, own in zip(population.people, population.lines, strict=True):
         facts = sorted(
             (v for k, v in person.facts.items() if k in ATTRIBUTE_OF), key=len, reverse=True
         )
@@ -144,13 +144,17 @@ def test_sentences_are_many_and_used(made):
     assert len(shapes) > 1000
 
 
-def test_lines_change_nothing_else(made):
+def test_lines_change_nothing_else(population):
     for lines in (1, 2, 9):
         other = bios.generate(lines=lines)
-        assert other.people == made.people
-        assert (other.train, other.dev, other.test) == (made.train, made.dev, made.test)
+        assert other.people == population.people
+        assert (other.train, other.dev, other.test) == (
+            population.train,
+            population.dev,
+            population.test,
+        )
         both = min(lines, 4)
-        assert [own[:both] for own in other.lines] == [own[:both] for own in made.lines]
+        assert [own[:both] for own in other.lines] == [own[:both] for own in population.lines]
 
 
 def test_attributes_choose_what_is_told():
@@ -166,10 +170,10 @@ def test_attributes_choose_what_is_told():
     assert reordered == bios.generate(people=50, attributes="birth+work")
 
 
-def test_seeds_differ(made):
+def test_seeds_differ(population):
     other = bios.generate(seed=1)
-    assert {p.name for p in other.people} != {p.name for p in made.people}
-    assert other.lines != made.lines
+    assert {p.name for p in other.people} != {p.name for p in population.people}
+    assert other.lines != population.lines
     assert cities(other, other.train)["London"] == 25
 
 
