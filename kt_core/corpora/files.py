@@ -34,8 +34,8 @@ def write_atomically(path: str | Path, data: bytes) -> None:
         os.replace(temporary, path)
     except BaseException as error:
         Path(temporary).unlink(missing_ok=True)
-        if isinstance(error, OSError):
-            error.filename = str(path)
+        if isinstance(error, OSError) and error.errno is not None:
+            error.filename = str(path)  # not the temporary one
         raise
 
 
