@@ -51,10 +51,12 @@ def next_logits(model: GPT, texts: Sequence[Sequence[int]], cache: KVCache | Non
     idx = torch.zeros(len(texts), int(last.max()) + 1, dtype=torch.long)
     for row, text in enumerate(texts):
         idx[row, : len(text)] = torch.tensor(text)
+    rows = torch.arange(len(texts), device=device)
+    if cache is None:  # needs no more of a model than its forward pass
+        return model(idx.to(device))[0][rows, last]
     hidden = model.hidden(idx.to(device), cache=cache)  # (B, T, C)
-    if cache is not None:
-        cache.is_filled = True
-    return model.head(hidden[torch.arange(len(texts), device=device), last])
+    cache.is_filled = True
+    return model.head(hidden[rows, last])
 
 
 def check_request(model: GPT, prompts: Sequence, temperature: float, top_k: int | None) -> None:

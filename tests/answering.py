@@ -15,6 +15,7 @@ from typing import Any
 import nbformat
 
 from kt_course.exercises.registry import library
+from kt_course.exercises.solutions import teaching_solution
 
 NOTEBOOKS = Path(__file__).resolve().parent.parent / "notebooks"
 # Where kt_core's own source is no answer: it calls a helper that the exercise asks to write.
@@ -57,6 +58,8 @@ def right_cell(id: str, stub: str) -> str:
     """The cell of an exercise, answered with the reference's source and the names that it uses."""
     if id in OTHERWISE:
         return f'@exercise("{id}")\n{OTHERWISE[id]}'
+    if solution := teaching_solution(library()[id]):
+        return decorated(solution, id)
     reference = inspect.unwrap(library()[id].reference)
     source = textwrap.dedent(inspect.getsource(reference))
     node = ast.parse(source).body[0]
@@ -71,6 +74,15 @@ def right_cell(id: str, stub: str) -> str:
     names = sorted(used & namespace.keys())
     imports = f"from {reference.__module__} import {', '.join(names)}\n\n\n" if names else ""
     return f'{imports}@exercise("{id}")\n{body}'.rstrip()
+
+
+def decorated(solution: str, id: str) -> str:
+    """A teaching solution with @exercise above the function or class that is the answer."""
+    name = library()[id].name
+    node = next(n for n in ast.parse(solution).body if getattr(n, "name", "") == name)
+    lines = solution.splitlines()
+    first = min([node.lineno, *[decorator.lineno for decorator in node.decorator_list]]) - 1
+    return "\n".join([*lines[:first], f'@exercise("{id}")', *lines[first:]])
 
 
 def wrong_cell(id: str, stub: str) -> tuple[str, str]:
@@ -89,9 +101,9 @@ def wrong_cell(id: str, stub: str) -> tuple[str, str]:
 
 def _mistakes(id: str) -> tuple[str, Any]:
     """The test module that has answers to an exercise, and these."""
-    for path in sorted((Path(__file__).parent / "course" / "chapters").glob("test_checks_*.py")):
+    for path in sorted((Path(__file__).parent / "course" / "chapters").glob("test_*.py")):
         if f'"{id}"' in path.read_text(encoding="utf-8"):
             answers = getattr(import_module(path.stem), "ANSWERS", {})
             if id in answers:
                 return path.stem, answers[id]
-    raise LookupError(f"no tests/test_checks_*.py has the exercise {id!r} in its ANSWERS")
+    raise LookupError(f"no test file of a chapter has the exercise {id!r} in its ANSWERS")

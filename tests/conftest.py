@@ -26,8 +26,9 @@ if os.environ.get("KT_BROWSER") == "required":  # as in CI: no browser test is s
 
 @pytest.fixture(autouse=True)
 def quiet(monkeypatch):
-    """No progress bars, and no entries in the learner's own progress file."""
+    """No progress bars, and nothing in the learner's own progress file and my_gpt.py."""
     monkeypatch.setenv("KT_PROGRESS", "off")
+    monkeypatch.setenv("KT_MY_GPT", "off")
     monkeypatch.setenv("KT_PROGRESS_FILE", "off")
 
 

@@ -22,6 +22,7 @@ WIDTH = 800  # pixels at most
 # notebook -> the cell whose first picture stands for the chapter
 CELLS = {
     "01_attention_math": "9502715e",
+    "02_build_a_gpt": "picture",
     "03_span_corruption": "0aa72cd9",
     "04_no_pretrain_baseline": "73aeb20b",
     "05_pretrain_finetune": "d606d78f",

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Iterable, Iterator
+from typing import Any
 
 
 def progress_bar(total: int, title: str, start: int = 0):
@@ -19,3 +21,11 @@ def progress_bar(total: int, title: str, start: int = 0):
     if not ("ipykernel" in sys.modules or sys.stderr.isatty()):
         options["mininterval"] = 30.0
     return tqdm(**options)
+
+
+def track(items: Iterable, total: int, title: str) -> Iterator[Any]:
+    """Yield the items, and move a bar with each."""
+    with progress_bar(total, title) as bar:
+        for item in items:
+            yield item
+            bar.update()

@@ -108,5 +108,5 @@ def difference(key: str, result: Tensor, expected: Tensor) -> str:
     if result.isnan().any():
         return f"{key} contains NaN: a division 0 / 0, or infinity minus infinity"
     i = int((result.double() - expected).abs().argmax())
-    value, wanted = (float(numbers.flatten()[i]) for numbers in (result, expected))
-    return f"{key} differs: one number is {value:.4g}, the solution computes {wanted:.4g}"
+    value, solution = (float(numbers.flatten()[i]) for numbers in (result, expected))
+    return f"{key} differs: one number is {value:.4g}, the solution computes {solution:.4g}"

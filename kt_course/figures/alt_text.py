@@ -24,5 +24,5 @@ def show(figure: Figure, alt: str) -> None:
     png = io.BytesIO()
     figure.savefig(png, format="png")
     plt.close(figure)
-    data = {"image/png": png.getvalue(), "text/plain": f"<Figure: {alt}>"}
+    data = {"image/png": png.getvalue(), "text/plain": "<Figure with alt text>"}
     display(data, raw=True, metadata={"image/png": {"alt": alt}})

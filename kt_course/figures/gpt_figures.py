@@ -118,7 +118,7 @@ def loss_curves(
     ax.set(title=title, xlabel="training step", ylabel="loss (nats per character)")
     ax.set_ylim(bottom=0)
     if len(curves) > 1:
-        ax.legend(loc="center right")
+        ax.legend(loc="upper right", bbox_to_anchor=(1, 0.92))
     show(figure, alt)
 
 

@@ -13,6 +13,8 @@ import pytest
 from answering import NOTEBOOKS, posed, right_cell, wrong_cell
 from test_notebooks import NAMES
 
+from kt_course.exercises.registry import library
+from kt_course.exercises.solutions import split_sections
 from kt_course.tools.workbook import execute
 
 pytestmark = pytest.mark.slow
@@ -57,6 +59,7 @@ def test_an_answered_notebook_reaches_its_end(name, status, runs, tmp_path, monk
         "PYTHONPATH", os.pathsep.join(filter(None, [tests, os.environ.get("PYTHONPATH")]))
     )
     monkeypatch.setenv("KT_PROGRESS_FILE", "off")
+    monkeypatch.setenv("KT_MY_GPT", str(tmp_path / "my_gpt.py"))
     stubs = posed(name)
     if status == "right":
         cells = {id: right_cell(id, stub) for id, stub in stubs.items()}
@@ -78,3 +81,12 @@ def test_an_answered_notebook_reaches_its_end(name, status, runs, tmp_path, monk
     assert ran.error is None
     result = json.loads((folder / f"{name}.json").read_text(encoding="utf-8"))  # the last cell's
     assert result["notebook"] == name and result["facts"]
+    pieces = {id for id in stubs if library()[id].is_piece} if status == "right" else set()
+    assert set(saved_pieces(tmp_path / "my_gpt.py")) == pieces
+    if name == "02_build_a_gpt":  # the model that was trained and asked is the learner's
+        assert result["facts"]["own_pieces"] == len(pieces)
+
+
+def saved_pieces(path: Path) -> list[str]:
+    """The exercises whose answers are in a my_gpt.py."""
+    return [id for id in split_sections(path.read_text()) if id] if path.exists() else []

@@ -1,0 +1,246 @@
+"""Exercises of "Build a GPT": what each answer is run on. The texts are in exercises.toml."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from types import SimpleNamespace
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from kt_core import attention, blocks, models
+from kt_core.decoding import generate
+from kt_core.models import GPTConfig
+from kt_core.trainer import Trainer
+from kt_course.chapters.build_a_gpt import solutions
+from kt_course.exercises.assertions import Wrong, describe
+from kt_course.exercises.comparison import Comparison, Results
+from kt_course.exercises.random_cases import numbers, randomise
+from kt_course.exercises.registry import Exercise
+
+CHAPTER = Comparison(solutions)
+TEXTS = CHAPTER.texts
+
+
+def integers(seed: int, low: int, high: int, *shape: int) -> Tensor:
+    """Return random integers from `low` to `high` - 1."""
+    return torch.randint(low, high, shape, generator=torch.Generator().manual_seed(seed))
+
+
+def size(seed: int, fixed: int, low: int, high: int) -> int:
+    """Return `fixed` for seed 0, otherwise a size from `low` to `high`."""
+    return low + (7 * seed + fixed) % (high - low + 1) if seed else fixed
+
+
+# ---------------------------------------------------------------- functions
+
+
+def loss_of(answer: Callable, seed: int) -> Results:
+    B, T, V = size(seed, 2, 1, 4), size(seed, 4, 2, 6), size(seed, 5, 3, 9)
+    logits, targets = numbers(B, T, V, seed=seed), integers(seed, 1, V, B, T)
+    targets[:, -1] = 0
+    return {
+        "the loss": tensor_of(answer(logits, targets), "the loss"),
+        "the loss of logits in the thousands": tensor_of(
+            answer(1000 * logits, targets), "the loss"
+        ),
+    }
+
+
+def embedding_of(answer: Callable, seed: int) -> Results:
+    idx = integers(seed, 0, 6, 2, size(seed, 3, 1, 6))
+    tables = numbers(6, 4, seed=seed), numbers(6, 4, seed=seed + 1)
+    return {"the embedding": tensor_of(answer(idx, *tables), "the embedding")}
+
+
+def tensor_of(result: Any, what: str) -> Tensor:
+    if not isinstance(result, Tensor):
+        raise Wrong(f"{what} should be a tensor, not {describe(result)}")
+    return result.detach()
+
+
+# ---------------------------------------------------------------- layers
+
+
+def with_weights(module: Any, like: nn.Module, seed: int) -> nn.Module:
+    """Give an answer's module random weights; Wrong unless it has the parameters of `like`."""
+    have = {name: tuple(value.shape) for name, value in module.state_dict().items()}
+    want = {name: tuple(value.shape) for name, value in like.state_dict().items()}
+    extra = [name for name in have if name not in want]
+    for name, shape in want.items():
+        if name not in have:
+            near = f", but there is {extra[0]}" if extra else ""
+            hint = TEXTS["gpt"]["plain_list"] if name.startswith("blocks.") else ""
+            raise Wrong(f"there is no parameter {name}{near}{hint}")
+        if have[name] != shape:
+            raise Wrong(f"{name} has the shape {have[name]} instead of {shape}")
+    if extra:
+        raise Wrong(f"the parameter {extra[0]} is one too many")
+    module.load_state_dict(randomise(like, seed).state_dict())
+    return module.double().eval()
+
+
+def output_of(module: nn.Module, x: Tensor) -> Tensor:
+    with torch.no_grad():
+        return tensor_of(module(x), "the output")
+
+
+def attention_of(answer: Callable, seed: int) -> Results:
+    n_head, d, T = size(seed, 3, 1, 4), size(seed, 4, 2, 5), size(seed, 5, 1, 7)
+    x, like = numbers(2, T, n_head * d, seed=seed), solutions.Attention(n_head * d, n_head)
+    plain, normed = answer(n_head * d, n_head), answer(n_head * d, n_head, qk_norm=True)
+    return {
+        "the output": output_of(with_weights(plain, like, seed), x),
+        "the output with qk_norm=True": output_of(with_weights(normed, like, seed), x),
+    }
+
+
+def config(seed: int) -> GPTConfig:
+    n_head = size(seed, 2, 1, 3)
+    return GPTConfig(11, block_size=9, n_layer=3, n_head=n_head, n_embd=4 * n_head, dropout=0.0)
+
+
+def layer_of(answer: Callable, seed: int, like: Callable) -> Results:
+    module = with_weights(answer(config(seed)), like(config(seed)), seed)
+    return {"the output": output_of(module, numbers(2, 5, config(seed).n_embd, seed=seed))}
+
+
+def norm_of(answer: Callable, seed: int) -> Results:
+    C = size(seed, 8, 2, 9)
+    module, x = with_weights(answer(C), nn.LayerNorm(C), seed), numbers(2, 5, C, seed=seed)
+    return {
+        "the output": output_of(module, 3 + 2 * x),
+        "the output for equal channels": output_of(module, torch.full_like(x, 2.0)),
+        "the output for numbers near 0.001": output_of(module, 1e-3 * x),
+    } | {f"{name} at the start": value for name, value in answer(C).state_dict().items()}
+
+
+def gpt_of(answer: Callable, seed: int) -> Results:
+    torch.manual_seed(seed)
+    c, T = config(seed), size(seed, 6, 1, 9)
+    model = answer(c)
+    if getattr(model, "config", None) != c:
+        raise Wrong(TEXTS["gpt"]["no_config"])
+    spreads = {
+        f"the spread of {name} at the start, in units of 0.02,": (50 * p.detach().std()).round()
+        for name, p in model.named_parameters()
+        if seed == 0 and p.dim() > 1
+    }
+    model = with_weights(model, models.GPT(c), seed)
+    if len({id(block) for block in model.blocks}) < c.n_layer:
+        raise Wrong(TEXTS["gpt"]["one_block"])
+    idx, targets = integers(seed, 2, 11, 2, T), integers(seed + 1, 0, 11, 2, T)
+    targets[0, 0] = 1
+    with torch.no_grad():
+        pairs = [model(idx), model(idx, targets)]
+    if not all(isinstance(pair, tuple) and len(pair) == 2 for pair in pairs):
+        raise Wrong(TEXTS["gpt"]["no_pair"])
+    if pairs[0][1] is not None:
+        raise Wrong(TEXTS["gpt"]["loss_without_targets"])
+    logits, loss = tensor_of(pairs[1][0], "logits"), tensor_of(pairs[1][1], "the loss")
+    return {"the logits": logits, "the loss": loss} | spreads
+
+
+# ---------------------------------------------------------------- training and decoding
+
+
+class Spy(nn.Module):
+    """A model with one weight that counts how it is trained: loss = mean (weight x - y)²."""
+
+    def __init__(self):
+        super().__init__()
+        self.weight = nn.Parameter(torch.tensor([2.0]))
+        self.counts = {"forward passes in training mode": 0, "backward passes": 0}
+        self.weight.register_hook(lambda gradient: self.count("backward passes"))
+
+    def count(self, what: str, times: int = 1) -> None:
+        self.counts[what] += times
+
+    def forward(self, x: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
+        self.count("forward passes in training mode", self.training)
+        logits = self.weight * x
+        return logits, (logits - targets).square().mean()
+
+
+def training_of(answer: Callable, seed: int) -> Results:
+    n, model = size(seed, 6, 1, 9), Spy().eval()
+    pairs = [(numbers(3, seed=seed + i).float(), numbers(3, seed=i).float()) for i in range(n)]
+    losses = answer(model, iter(pairs), [0.05 * (1 + i) for i in range(n)])
+    if not isinstance(losses, list):
+        raise Wrong(f"it should return the list of the losses, not {describe(losses)}")
+    n_tensors = sum(isinstance(loss, Tensor) for loss in losses)
+    return {
+        "the number of losses": torch.tensor(len(losses)),
+        "the number of losses that are tensors": torch.tensor(n_tensors),
+        "the weight after training": model.weight.detach(),
+        "the last loss": torch.tensor([float(torch.as_tensor(losses[-1]).detach())]),
+    } | {f"the number of {what}": torch.tensor(n) for what, n in model.counts.items()}
+
+
+class Counter(nn.Module):
+    """A model that continues n, n + 1 ... and records what it reads."""
+
+    def __init__(self):
+        super().__init__()
+        self.head = nn.Linear(8, 8, bias=False)
+        self.config = SimpleNamespace(block_size=5)
+        self.contexts: list[int] = []
+        self.in_training = self.with_gradients = 0
+
+    def forward(self, idx: Tensor) -> tuple[Tensor, None]:
+        if idx.dim() != 2 or idx.size(1) > self.config.block_size:
+            raise Wrong(f"{TEXTS['greedy-continuation']['context']}, not {describe(idx)}")
+        self.contexts += [8, *idx.flatten().tolist()]  # 8 separates the contexts
+        self.in_training += self.training
+        self.with_gradients += torch.is_grad_enabled()
+        return F.one_hot((idx + 1) % 8, 8).double() + F.one_hot((idx + 3) % 8, 8) / 2, None
+
+
+def decoding_of(answer: Callable, seed: int) -> Results:
+    prompt, results = integers(seed, 0, 3, size(seed, 3, 1, 7)).tolist(), {}
+    for max_new in (9, 3):
+        model, ids = Counter().train(), list(prompt)
+        new = answer(model, ids, max_new, 7)
+        if not isinstance(new, list):
+            raise Wrong(f"it should return a list of ids, not {describe(new)}")
+        values = {
+            "new ids": new,
+            "prompt after the call": ids,
+            "contexts": model.contexts,
+            "number of passes in training mode": [model.in_training],
+            "number of passes that record gradients": [model.with_gradients],
+        }
+        results |= {
+            f"the {what} (max_new = {max_new})": torch.tensor(v) for what, v in values.items()
+        }
+    return results
+
+
+ATTENTION = (attention.MultiHeadAttention, nn.MultiheadAttention, F.scaled_dot_product_attention)
+# exercise: teaching solution, what it is compared on, what grading does not let an answer call
+PIECES: dict[str, tuple[Any, Callable, tuple]] = {
+    "cross-entropy": (solutions.cross_entropy, loss_of, (F.cross_entropy, F.nll_loss)),
+    "embedding": (solutions.embed, embedding_of, ()),
+    "attention-module": (solutions.Attention, attention_of, ATTENTION),
+    "mlp": (solutions.MLP, functools.partial(layer_of, like=solutions.MLP), (blocks.MLP,)),
+    "layer-norm-module": (solutions.LayerNorm, norm_of, (nn.LayerNorm, F.layer_norm)),
+    "block": (solutions.Block, functools.partial(layer_of, like=solutions.Block), (blocks.Block,)),
+    "gpt": (solutions.GPT, gpt_of, (models.GPT,)),
+    "training-loop": (solutions.train, training_of, (Trainer.fit,)),
+    "greedy-continuation": (solutions.greedy, decoding_of, (generate,)),
+}
+EXERCISES = tuple(
+    Exercise(
+        id,
+        "02_build_a_gpt",
+        *(TEXTS[id][key] for key in ("title", "difficulty", "minutes")),
+        reference,
+        CHAPTER.check(id, reference.__name__, compute),
+        forbidden,
+        is_piece=True,
+    )
+    for id, (reference, compute, forbidden) in PIECES.items()
+)
