@@ -56,7 +56,7 @@ def answer_all(ids=None):
 
 
 def same_logits(module):
-    """Whether the module's GPT gives the logits and the loss of kt_core.GPT with the same weights."""
+    """Whether the module's GPT gives the logits and the loss of kt_core.GPT with the same weights."""  # noqa: E501
     torch.manual_seed(0)
     ours = kt.GPT(CONFIG).eval()
     for p in ours.parameters():
@@ -93,7 +93,7 @@ def test_a_wrong_answer_is_not_saved(path, capsys):
 def test_helpers_imports_and_constants_of_the_cell_are_saved_but_no_other_statements(path):
     source = answered("mlp", ("F.gelu", "activation"))
     run_cell(
-        f"import itertools\nWIDTH = 4\n\n# ours\ndef activation(x):\n    return F.gelu(x)\n\n\n{source}\nprint(1)\n"
+        f"import itertools\nWIDTH = 4\n\n# ours\ndef activation(x):\n    return F.gelu(x)\n\n\n{source}\nprint(1)\n"  # noqa: E501
     )
     section = split_sections(path.read_text())["mlp"]
     assert section.startswith("import itertools\n\n\nWIDTH = 4\n\n\n# ours\ndef activation")
