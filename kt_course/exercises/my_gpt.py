@@ -123,7 +123,7 @@ def answer_source(answer: Callable) -> str:
     From a notebook cell this includes the cell's imports, functions, classes and constants, which
     the answer may use. Other statements, such as prints, are left out.
     """
-    filename = next(codes_of(answer)).co_filename
+    filename = next(iter(codes_of(answer))).co_filename
     lines = linecache.getlines(filename)
     is_cell = not Path(filename).exists()
     parts = []
