@@ -60,8 +60,8 @@ class Exercise:
     @property
     def our_own(self) -> str:
         """The reference, in a sentence to the learner."""
-        of_course = inspect.unwrap(self.reference).__module__.startswith("kt_course.")
-        return f"{'the course' if of_course else 'kt_core'}'s own {self.name}"
+        is_core = inspect.unwrap(self.reference).__module__.startswith("kt_core.")
+        return f"{'kt_core' if is_core else 'the course'}'s own {self.name}"
 
 
 @functools.cache
