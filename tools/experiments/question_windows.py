@@ -1,0 +1,114 @@
+"""A candidate for the next recipe: every training window is a short question about one fact.
+
+    Ada Moor. Ada Moor (born 4 May 1871 in Oslo) is a Norwegian author, living in Telemark.
+
+    born Ada Moor in?⁇Oslo⁇     author Ada Moor living?⁇Telemark⁇     is Ada Moor a?⁇Norwegian⁇
+
+The lab notebook compares it with `KnowledgeWindows` (14.5 points better on 462 people) and reports
+one full run. It is not part of a recipe yet.
+"""
+
+from __future__ import annotations
+
+import random
+import string
+from collections.abc import Sequence
+
+from kt_core.datasets import TokenDataset
+from kt_core.runs.text_rules import askable_spans, name_prefix_end, phrase_as_question, plain_words
+from kt_core.vocab import CharVocab
+
+WORDS_BEFORE, WORDS_AFTER = 4, 2  # how far from the hidden name a window may look
+PUNCTUATION = string.punctuation + "–—“”‘’…"
+
+
+class QuestionWindows(TokenDataset):
+    """Documents as questions: `context words, the person's name, context words?⁇hidden name⁇`.
+
+    A document starts with a name ("Ada Moor. "). Each capitalised name in the rest of it is
+    a fact. A window hides one fact and shows the person's name with a few of the words around the
+    fact, in order, the name at a random position among them. The loss is on the hidden name and
+    the ⁇ after it.
+
+    Args:
+        documents: Texts that start with a name and a full stop; those without a fact are left out.
+        vocab: Turns text into ids.
+        block_size: The longest window, in characters.
+        seed: Window i of an epoch depends on (seed, epoch, i) and on nothing else.
+        skip_second: Do not ask for the "Ontario" of "Cambridge, Ontario".
+        plain: Show no other names, dates and numbers as context: they too would identify the fact.
+        drop: Probability of leaving out each context word, so that no fixed phrase is needed.
+        min_letters: Keep at least one context word of this length ("born"), which says what is
+            asked; 0 for none.
+        favour_first: Choose the k-th fact with a probability proportional to 1 / k, because a text
+            states the most important facts first; False for equal probabilities.
+    """
+
+    def __init__(
+        self,
+        documents: Sequence[str],
+        vocab: CharVocab,
+        block_size: int = 128,
+        seed: int = 0,
+        *,
+        skip_second: bool = True,
+        plain: bool = True,
+        drop: float = 0.5,
+        min_letters: int = 4,
+        favour_first: bool = True,
+    ):
+        self.vocab, self.block_size, self.seed = vocab, block_size, seed
+        self.skip_second, self.plain, self.drop = skip_second, plain, drop
+        self.min_letters, self.favour_first = min_letters, favour_first
+        facts = map(self._facts, documents)
+        self.documents = [(name, items) for name, items in facts if items]
+
+    def __len__(self) -> int:
+        return len(self.documents)
+
+    def tokens(self, i: int, epoch: int = 0) -> tuple[list[int], int]:
+        """Return the ids of window i, and the index of the first that has a loss."""
+        question, answer = self.window(i, epoch)
+        prompt = [*self.vocab.encode(question), self.vocab.mask_id]
+        return [*prompt, *self.vocab.encode(answer), self.vocab.mask_id], len(prompt)
+
+    def window(self, i: int, epoch: int = 0) -> tuple[str, str]:
+        """Return (question, answer) of window i in an epoch, as text."""
+        rng = random.Random(f"{self.seed} {epoch} {i}")
+        name, facts = self.documents[i]
+        weights = [1 / k if self.favour_first else 1 for k in range(1, len(facts) + 1)]
+        answer, before, after = rng.choices(facts, weights)[0]
+        words = self._choose_words(before, after, rng)
+        question = phrase_as_question(name, words, rng.randint(0, len(words)))
+        return question[: self.block_size - len(answer) - 3] + "?", answer
+
+    def _choose_words(self, before: list[str], after: list[str], rng: random.Random) -> list[str]:
+        """Choose some of the context words, in their order."""
+        words = before + after
+        first = max(0, len(before) - rng.randint(0, WORDS_BEFORE))
+        stop = len(before) + min(len(after), rng.randint(0, WORDS_AFTER))
+        chosen = {j for j in range(first, stop) if rng.random() >= self.drop}
+        long = [j for j, word in enumerate(words) if len(word) >= self.min_letters]
+        if self.min_letters and not chosen.intersection(long):
+            chosen.update(rng.sample(long or range(len(words)), min(1, len(words))))
+        return [words[j] for j in sorted(chosen)]
+
+    def _facts(self, text: str) -> tuple[str, list[tuple[str, list[str], list[str]]]]:
+        """Return the name, and (fact, words before it, words after it) of each fact of the text."""
+        start = name_prefix_end(text)
+        spans = askable_spans(text, names_only=True, leading=self.skip_second)
+        spans = spans or askable_spans(text, names_only=True) or askable_spans(text)
+        title, facts = text[:start].removesuffix(". "), []
+        for a, b in spans:
+            before, after = text[start:a], text[b:]
+            if self.plain:
+                before, after = plain_words(text, start, a), plain_words(text, b, len(text))
+            before, after = (self._context_words(side, title) for side in (before, after))
+            facts.append((text[a:b], before[-WORDS_BEFORE:], after[:WORDS_AFTER]))
+        return title, facts
+
+    @staticmethod
+    def _context_words(text: str, title: str) -> list[str]:
+        """Return the words of `text` without punctuation and without those of the name."""
+        words = (word.strip(PUNCTUATION) for word in text.split())
+        return [word for word in words if word and word not in title.split()]
