@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import importlib.util
 import os
+import signal
 import sys
+import threading
 
 import pytest
 
@@ -22,6 +24,10 @@ if os.environ.get("KT_BROWSER") == "required":  # as in CI: no browser test is s
 
     if missing():
         raise pytest.UsageError(missing())
+
+# A job in the background may ignore Ctrl-C, and its children with it; the tests send it.
+if threading.current_thread() is threading.main_thread():
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(autouse=True)
