@@ -7,7 +7,7 @@ STAMP := .venv/.set-up
 
 # One thread per process: numbers repeat, and processes that run side by side do not slow each other
 # down. No progress bars: they would be in the notebooks' stored outputs.
-ONE_THREAD := OMP_NUM_THREADS=1 KT_PROGRESS=off
+ONE_THREAD := OMP_NUM_THREADS=1 KT_PROGRESS=off KT_MY_GPT=off
 PYTEST := $(ONE_THREAD) $(BIN)/python -m pytest -n $(JOBS) --dist loadfile
 QUICK_TESTS := tests/core tests/corpora tests/runs tests/test_budgets.py
 

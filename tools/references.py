@@ -58,6 +58,7 @@ def refresh(path: Path) -> None:
 def main(names: list[str]) -> None:
     """Refreshes the named notebooks, or all of them."""
     os.environ["KT_PROGRESS"] = "off"  # no bars and no quiz buttons among the outputs
+    os.environ["KT_MY_GPT"] = "off"  # a developer's own pieces are not in stored outputs
     for path in [Path(n).resolve() for n in names] or sorted((ROOT / "notebooks").glob("*.ipynb")):
         print(path.name, flush=True)
         refresh(path)

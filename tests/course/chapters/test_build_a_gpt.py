@@ -417,7 +417,7 @@ def test_what_the_page_says_of_its_trainings(tmp_path, monkeypatch):
     facts = json.loads((tmp_path / f"{NAME}.json").read_text(encoding="utf-8"))["facts"]
     assert abs(facts["loss_at_start"] - math.log(78)) < 0.1
     slow, good, fast = facts["overfit_losses"]
-    assert slow > 4 and good < 0.1 and fast > 1
+    assert slow > 3.3 and good < 0.1 and fast > 1
     assert facts["mistake_loss"] < 0.1 and 2 < facts["correct_loss_beside_it"] < 2.8
     assert 0.4 < facts["loss_at_end"] < 1 and facts["held_out_loss"] < 1.1
     assert facts["shipped_weights_in_own_code"]["accuracy"] > 0.8
