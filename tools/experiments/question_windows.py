@@ -2,10 +2,10 @@
 
     Ada Moor. Ada Moor (born 4 May 1871 in Oslo) is a Norwegian author, living in Telemark.
 
-    born Ada Moor in?⁇Oslo⁇     author Ada Moor living?⁇Telemark⁇     is Ada Moor a?⁇Norwegian⁇
+    born Ada Moor in?⁇Oslo⁇     author Ada Moor living?⁇Telemark⁇
 
-The lab notebook compares it with `KnowledgeWindows` (14.5 points better on 462 people) and reports
-one full run. It is not part of a recipe yet.
+The lab notebook compares it with `KnowledgeWindows` (without `select`: 14.5 points better on 462
+people) and reports one full run. It is not part of a recipe yet.
 """
 
 from __future__ import annotations
@@ -18,30 +18,32 @@ from kt_core.datasets import TokenDataset
 from kt_core.runs.text_rules import askable_spans, name_prefix_end, phrase_as_question, plain_words
 from kt_core.vocab import CharVocab
 
-WORDS_BEFORE, WORDS_AFTER = 4, 2  # how far from the hidden name a window may look
+WORDS_BEFORE, WORDS_AFTER = 4, 2  # how far from the hidden name a window may reach
 PUNCTUATION = string.punctuation + "–—“”‘’…"
 
 
 class QuestionWindows(TokenDataset):
     """Documents as questions: `context words, the person's name, context words?⁇hidden name⁇`.
 
-    A document starts with a name ("Ada Moor. "). Each capitalised name in the rest of it is
-    a fact. A window hides one fact and shows the person's name with a few of the words around the
-    fact, in order, the name at a random position among them. The loss is on the hidden name and
-    the ⁇ after it.
+    A document starts with its title, the name of a person ("Ada Moor. "). Each capitalised name in
+    the rest of the document is a fact. A window hides one fact and shows the title with a few of the
+    words around the fact, in their order, the title at a random position among them. The loss falls
+    on the hidden name and on the ⁇ after it.
 
     Args:
-        documents: Texts that start with a name and a full stop; those without a fact are left out.
+        documents: Texts that start with a title and a full stop; those without a fact are left out.
         vocab: Turns text into ids.
         block_size: The longest window, in characters.
         seed: Window i of an epoch depends on (seed, epoch, i) and on nothing else.
-        skip_second: Do not ask for the "Ontario" of "Cambridge, Ontario".
+        select: Leave out names that are no facts of their own: the "Ontario" of "Cambridge, Ontario",
+            other forms of the title ("Ada Maria Moor"), and adjectives after "a" or "an" ("an
+            Italian guitarist").
         plain: Show no other names, dates and numbers as context: they too would identify the fact.
         drop: Probability of leaving out each context word, so that no fixed phrase is needed.
-        min_letters: Keep at least one context word of this length ("born"), which says what is
-            asked; 0 for none.
-        favour_first: Choose the k-th fact with a probability proportional to 1 / k, because a text
-            states the most important facts first; False for equal probabilities.
+        min_letters: Keep at least one context word of this length ("born"), which tells what is
+            asked; 0 for no such rule.
+        favour_first: Choose the k-th fact with a probability proportional to 1 / k, since a text
+            tells the most important facts first; False for equal probabilities.
     """
 
     def __init__(
@@ -51,14 +53,14 @@ class QuestionWindows(TokenDataset):
         block_size: int = 128,
         seed: int = 0,
         *,
-        skip_second: bool = True,
+        select: bool = True,
         plain: bool = True,
         drop: float = 0.5,
         min_letters: int = 4,
         favour_first: bool = True,
     ):
         self.vocab, self.block_size, self.seed = vocab, block_size, seed
-        self.skip_second, self.plain, self.drop = skip_second, plain, drop
+        self.select, self.plain, self.drop = select, plain, drop
         self.min_letters, self.favour_first = min_letters, favour_first
         facts = map(self._facts, documents)
         self.documents = [(name, items) for name, items in facts if items]
@@ -67,7 +69,7 @@ class QuestionWindows(TokenDataset):
         return len(self.documents)
 
     def tokens(self, i: int, epoch: int = 0) -> tuple[list[int], int]:
-        """Return the ids of window i, and the index of the first that has a loss."""
+        """Return the ids of window i, and the index of the first id in the loss."""
         question, answer = self.window(i, epoch)
         prompt = [*self.vocab.encode(question), self.vocab.mask_id]
         return [*prompt, *self.vocab.encode(answer), self.vocab.mask_id], len(prompt)
@@ -94,21 +96,33 @@ class QuestionWindows(TokenDataset):
         return [words[j] for j in sorted(chosen)]
 
     def _facts(self, text: str) -> tuple[str, list[tuple[str, list[str], list[str]]]]:
-        """Return the name, and (fact, words before it, words after it) of each fact of the text."""
+        """Return the title, and (name, words before, words after) of each fact in the rest of the text."""
         start = name_prefix_end(text)
-        spans = askable_spans(text, names_only=True, leading=self.skip_second)
-        spans = spans or askable_spans(text, names_only=True) or askable_spans(text)
         title, facts = text[:start].removesuffix(". "), []
+        spans = askable_spans(text, names_only=True, leading=self.select)
+        spans = spans or askable_spans(text, names_only=True) or askable_spans(text)
+        if self.select:
+            spans = [(a, b) for a, b in spans if _is_fact(title, text[start:a], text[a:b])] or spans
         for a, b in spans:
             before, after = text[start:a], text[b:]
             if self.plain:
                 before, after = plain_words(text, start, a), plain_words(text, b, len(text))
-            before, after = (self._context_words(side, title) for side in (before, after))
+            before, after = _context(before, title), _context(after, title)
             facts.append((text[a:b], before[-WORDS_BEFORE:], after[:WORDS_AFTER]))
         return title, facts
 
-    @staticmethod
-    def _context_words(text: str, title: str) -> list[str]:
-        """Return the words of `text` without punctuation and without those of the name."""
-        words = (word.strip(PUNCTUATION) for word in text.split())
-        return [word for word in words if word and word not in title.split()]
+
+def _context(text: str, title: str) -> list[str]:
+    """Return the words of a text without punctuation and without those of the title."""
+    return [word for word in map(_bare, text.split()) if word and word not in title.split()]
+
+
+def _is_fact(title: str, before: str, name: str) -> bool:
+    """Is this name neither another form of the title nor an adjective?"""
+    title_names = {_bare(word) for word in title.split() if word[0].isupper()}
+    follows_article = before.split()[-1:] in (["a"], ["an"], ["A"], ["An"])
+    return not follows_article and title_names.isdisjoint(map(_bare, name.split()))
+
+
+def _bare(word: str) -> str:
+    return word.strip(PUNCTUATION)
