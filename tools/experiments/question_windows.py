@@ -26,7 +26,7 @@ class QuestionWindows(TokenDataset):
     """Documents as questions: `context words, the person's name, context words?⁇hidden name⁇`.
 
     A document starts with its title, the name of a person ("Ada Moor. "). Each capitalised name in
-    the rest of the document is a fact. A window hides one fact and shows the title with a few of the
+    the rest of the document is a fact. A window hides one fact and shows the title and some of the
     words around the fact, in their order, the title at a random position among them. The loss falls
     on the hidden name and on the ⁇ after it.
 
@@ -35,7 +35,7 @@ class QuestionWindows(TokenDataset):
         vocab: Turns text into ids.
         block_size: The longest window, in characters.
         seed: Window i of an epoch depends on (seed, epoch, i) and on nothing else.
-        select: Leave out names that are no facts of their own: the "Ontario" of "Cambridge, Ontario",
+        select: Leave out names that are no own facts: the "Ontario" of "Cambridge, Ontario",
             other forms of the title ("Ada Maria Moor"), and adjectives after "a" or "an" ("an
             Italian guitarist").
         plain: Show no other names, dates and numbers as context: they too would identify the fact.
@@ -96,7 +96,7 @@ class QuestionWindows(TokenDataset):
         return [words[j] for j in sorted(chosen)]
 
     def _facts(self, text: str) -> tuple[str, list[tuple[str, list[str], list[str]]]]:
-        """Return the title, and (name, words before, words after) of each fact in the rest of the text."""
+        """Return the title, and (name, words before, words after) of each fact in the text."""
         start = name_prefix_end(text)
         title, facts = text[:start].removesuffix(". "), []
         spans = askable_spans(text, names_only=True, leading=self.select)
