@@ -25,11 +25,11 @@ def causal_mask(T: int, device: torch.device | str | None = None):
 
 
 def reach_mask(query_reach, key_reach):
-    """Allow a query to attend to a key that contains nothing newer than the query may know.
+    """Allow a query to attend to a key whose reach is no larger than its own.
 
     Args:
-        query_reach: The last input position that each query may know, (..., T_query).
-        key_reach: The last input position that went into each key, (..., T_key).
+        query_reach, key_reach: The newest input position that can influence each query and each
+            key, (..., T_query) and (..., T_key).
 
     Returns:
         Mask (..., T_query, T_key). With both reaches equal to the position it is `causal_mask`.

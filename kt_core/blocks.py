@@ -23,7 +23,7 @@ class GPTConfig:
         n_layer, n_head, n_embd: Blocks, heads per block, channels.
         variant: "vanilla" (learned positions), "rope" (rotated queries and keys), "perceiver" (the
             assignment's latents) or "perceiver_ar" (causal and complete latents).
-        bottleneck: Latents of a perceiver for a full block.
+        bottleneck: The most latents of a full block; perceiver_ar may use fewer (`n_latents`).
         dropout: Share of activations dropped in training.
         qk_norm: Normalise queries and keys to unit root mean square (Henry et al. 2020).
         rope_base: Base of the rotary frequencies.

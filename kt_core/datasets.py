@@ -90,7 +90,7 @@ class SpanCorruption(TokenDataset):
     def pieces(self, i: int, epoch: int = 0) -> tuple[str, str, str]:
         """Return (prefix, masked, suffix) of document i: the text before, in and after the cut."""
         rng = random.Random(f"{self.seed} {epoch} {i}")
-        most = min(self.block_size * 7 // 8, self.block_size - 1)  # two ⁇ must fit as well
+        most = self.block_size * 7 // 8  # so that both ⁇ fit as well
         text = self.documents[i][: rng.randint(4, most)]
         length = max(1, round(len(text) * rng.uniform(1 / 8, 3 / 8)))
         start = rng.randint(0, len(text) - length)
@@ -104,7 +104,9 @@ class SpanCorruption(TokenDataset):
 
 
 class NamePlace(TokenDataset):
-    """The finetuning data, question ⁇ answer ⁇, with the loss on "answer ⁇" alone.
+    """The finetuning data, question ⁇ answer ⁇, with the loss on "⁇ answer ⁇".
+
+    The opening ⁇ is a target too, as in the assignment; the question never is.
 
     Raises:
         ValueError: Naming the pair that has no answer, an unknown character or is too long.

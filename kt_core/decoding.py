@@ -133,6 +133,7 @@ def continue_texts(model: GPT, prompts: Sequence, pick, stop: set[int], max_new:
     for _ in range(max_new):
         if not running:
             break
+        # a text may have block + 1 characters: the last one is predicted, but never read
         logits = next_logits(model, [texts[i][:block] for i in batch], cache)
         for i, next_id in zip(batch, pick(logits, batch), strict=True):
             if i in running and next_id not in stop:

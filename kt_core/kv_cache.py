@@ -59,7 +59,7 @@ class KVCache:
         heads = c.n_head, c.n_embd // c.n_head
         self.layers = [LayerCache(getattr(self, name), *heads, like) for name in names]
         self.embedded = like.new_zeros(batch, c.block_size, c.n_embd)
-        self.is_filled = False  # after the prompts have been read, one character is added at a time
+        self.is_filled = False  # True once the prompts are read: then one character at a time
 
     def recent_inputs(self, x, positions, n: int):
         """Remember the embedded inputs x; return them, with the n before them once filled."""

@@ -8,7 +8,7 @@ from torch import nn
 
 from kt_core.attention import padding_mask
 from kt_core.blocks import Block, GPTConfig
-from kt_core.perceiver import PerceiverARStack, PerceiverStack, connect
+from kt_core.perceiver import PerceiverARStack, PerceiverStack, mask_and_rotation
 from kt_core.positions import Rotary
 
 
@@ -21,11 +21,11 @@ class BlockStack(nn.ModuleList):
     def forward(self, x, positions, rotary=None, cache=None, mask=None):
         """Run all blocks over the embedded inputs `x`; causal, unless a `mask` says otherwise."""
         layers = [None] * len(self) if cache is None else cache.layers
-        inputs = connect(positions, positions, rotary, cache and cache.inputs, positions)
+        args = mask_and_rotation(positions, positions, rotary, cache and cache.inputs, positions)
         if mask is not None:
-            inputs["mask"] = mask
+            args["mask"] = mask
         for block, layer in zip(self, layers, strict=True):
-            x = block(x, **inputs, cache=layer)
+            x = block(x, **args, cache=layer)
         return x
 
 

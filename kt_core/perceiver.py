@@ -4,8 +4,8 @@ perceiver     The assignment's: m learned latents read inputs 0 ... m - 1 and ar
 perceiver_ar  Causal and complete: latent i reads inputs 0 ... s(i + 1) - 1, and output t reads the
               latents that contain nothing newer than input t.
 
-The *reach* of a position is the newest input that it may know. Latent i of perceiver_ar has reach
-s(i + 1) - 1; the mask of every layer follows from the reaches of its two sides (`reach_mask`).
+The *reach* of a vector is the newest input that can influence it. Latent i of perceiver_ar has
+reach s(i + 1) - 1. A query may attend to keys whose reach is not larger (`reach_mask`).
 
 Sources: Jaegle et al. 2021, "Perceiver"; Hawthorne et al. 2022, "Perceiver AR"; Nawrot et al. 2021,
 "Hourglass".
@@ -51,7 +51,9 @@ class UpProjectBlock(Block):
 
 
 def newest_inputs(local, x):
-    """Sum local[k - 1] * x[t - k] over k = 1 ... n: the inputs that no legal latent contains yet.
+    """Sum local[k - 1] * x[t - k] over k = 1 ... n, for every t.
+
+    These are the inputs that may be in no readable latent yet; at some t a latent has them already.
 
     Args:
         local: One weight per channel and distance, (s - 2, C).
@@ -79,27 +81,29 @@ class PerceiverStack(nn.ModuleList):
         index = self.latent_index(positions, stepping=cache is not None and cache.is_filled)
         reach = self.latent_reach(index)  # (B or 1, n)
         z = self.first_latents(x, index, reach)  # (B, n, C)
-        inputs = connect(reach, positions, rotary, cache and cache.inputs, positions)
-        z = down(z, x, **inputs, cache=layers[0])
-        inputs = connect(reach, reach, rotary, cache and cache.latents, index)
+        args = mask_and_rotation(reach, positions, rotary, cache and cache.inputs, positions)
+        z = down(z, x, **args, cache=layers[0])
+        args = mask_and_rotation(reach, reach, rotary, cache and cache.latents, index)
         for block, layer in zip(middle, layers[1:-1], strict=True):
-            z = block(z, **inputs, cache=layer)
+            z = block(z, **args, cache=layer)
         x, z, index, reach = self.before_up(x, z, index, reach, positions, cache)
-        inputs = connect(positions, reach, rotary, cache and cache.outputs, index)
-        return up(x, z, **inputs, cache=layers[-1])
+        args = mask_and_rotation(positions, reach, rotary, cache and cache.outputs, index)
+        return up(x, z, **args, cache=layers[-1])
 
     def latent_index(self, positions, stepping: bool):
         """Which latents to compute: all that the inputs touch, or the one of the newest input."""
         s, m = self.config.stride, self.config.n_latents
         if stepping:
-            return (positions // s).clamp(
-                max=m
-            )  # latent m lies past the bottleneck: nobody reads it
+            return (positions // s).clamp(max=m)  # m: a dummy, see latent_reach
         n = min(m, -(-positions.size(1) // s))
         return torch.arange(n, device=positions.device).expand(positions.size(0), -1)
 
     def latent_reach(self, index):
-        """The newest input that each latent reads: s(i + 1) - 1."""
+        """The newest input that each latent reads: s(i + 1) - 1.
+
+        In `perceiver` a character after the first m has no latent. Decoding gives it a dummy,
+        index m, with a reach beyond every output, so that nobody reads it.
+        """
         reach = self.config.stride * (index + 1) - 1
         return reach.masked_fill(index >= self.config.n_latents, 2 * self.config.block_size)
 
@@ -119,7 +123,7 @@ class PerceiverARStack(PerceiverStack):
     def first_latents(self, x, index, reach):
         """What each latent is before it reads: the newest input within its reach."""
         if x.size(1) == 1:
-            return x  # one more character: its own latent
+            return x  # decoding: the latent starts again from its newest input so far
         return x[:, reach[0].clamp(max=x.size(1) - 1)]
 
     def before_up(self, x, z, index, reach, positions, cache):
@@ -134,8 +138,10 @@ class PerceiverARStack(PerceiverStack):
         return x, z, F.pad(index + 1, (1, 0), value=0), F.pad(reach, (1, 0), value=-1)
 
 
-def connect(query_reach, key_reach, rotary=None, slots=None, where=None) -> dict:
-    """Collect what attention needs to know about positions: the mask and the rotations.
+def mask_and_rotation(query_reach, key_reach, rotary=None, slots=None, where=None) -> dict:
+    """Return the mask and the rotations that follow from the reach of queries and keys.
+
+    With `slots` it also notes where the new keys go, so call it once for layers that share them.
 
     Args:
         query_reach, key_reach: The reach of queries and keys, (B or 1, T_query), (B or 1, T_key).

@@ -20,10 +20,10 @@ class TrainConfig:
         muon_learning_rate: Peak rate of Muon.
         betas, weight_decay, decay_on: See `optim.make_optimizers`.
         grad_clip: The gradient's norm is cut to this.
-        schedule: "cosine" from the peak to `final_fraction` of it over `horizon` steps (all if
-            None); "linear", flat until the fraction `cooldown_from` of all steps, then straight
-            down; or "constant".
-        warmup_steps: Steps of linear rise before that.
+        schedule: "cosine", half a cosine from the peak to 0 over `horizon` steps (all if None),
+            cut off below at `final_fraction` of the peak; "linear", flat until `cooldown_from` of
+            these steps, then straight down to `final_fraction`; or "constant".
+        warmup_steps: The first steps rise linearly instead.
         bucket, shuffle: See `datasets.batches`. The assignment does neither.
         seed, device: Of the training; "auto" takes the best device.
         eval_every, log_every: In steps; 0 means at the end only.

@@ -17,16 +17,20 @@ from kt_core.train_config import TrainConfig
 
 
 class Hook:
-    """What may be done around a training; each method gets the `Trainer`."""
+    """What may be done around a training; each method gets the `Trainer`.
+
+    A hook may change it: in `on_start` replace `forward` or `micro_batches`, or restore a saved
+    state. What its methods return is ignored; raise an error to stop the training.
+    """
 
     def on_start(self, trainer: Trainer) -> None:
         """Before the first step: the place to load a state, or to exchange `trainer.forward`."""
 
     def on_gradients(self, trainer: Trainer) -> None:
-        """After the gradients of a batch, before the optimiser uses them."""
+        """After the gradients of a batch, before they are clipped and used."""
 
     def on_step(self, trainer: Trainer) -> None:
-        """After a step has been counted and logged."""
+        """After a step has been counted (in `trainer.step`) and logged."""
 
     def on_log(self, trainer: Trainer, row: dict) -> None:
         """After a row was added to the history."""
@@ -62,8 +66,8 @@ class Trainer:
         self.evaluator, self.hooks, self.optimizers = evaluate, list(hooks), optimizers
         self.device = choose_device(self.config.device)
         self.steps_per_epoch = -(-len(data) // self.config.batch_size)
-        epochs = max(1, round(self.config.epochs * self.steps_per_epoch))
-        self.total_steps = self.config.steps or epochs
+        steps_of_epochs = max(1, round(self.config.epochs * self.steps_per_epoch))
+        self.total_steps = self.config.steps or steps_of_epochs
         self.step, self.characters, self.seconds = 0, 0, 0.0
         self.history: list[dict] = []
         self.losses: list = []  # of the steps since the last row of the history
