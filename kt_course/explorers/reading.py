@@ -105,7 +105,8 @@ def read(model: GPT, vocab: CharVocab, text: str) -> Reading:
     """
     if len(vocab) != model.config.vocab_size:
         raise ValueError(
-            f"the model has {model.config.vocab_size} characters, the vocabulary {len(vocab)}"
+            f"the model has {model.config.vocab_size} characters, the vocabulary {len(vocab)}: "
+            "they do not belong together"
         )
     ids = vocab.encode(typed(text))
     block = model.config.block_size

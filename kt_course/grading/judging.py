@@ -35,8 +35,8 @@ from kt_course.grading.answers import Answer, answers
 from kt_course.grading.borrowed import judge_strictly
 from kt_course.grading.running import end, seal
 
-# Checks of effects: what a call does to its arguments, or gradients through it. A copy cannot give
-# those back.
+# Checks of effects: what a call does to its arguments, gradients through it, or modules and models
+# that it makes or gets. A copy cannot give those back.
 BY_EFFECT = (
     "finetuning-loop",
     "through-latents",
@@ -44,6 +44,13 @@ BY_EFFECT = (
     "line-pairs",
     "train-top",
     "layer-rates",
+    "layer-norm-module",
+    "mlp",
+    "attention-module",
+    "block",
+    "gpt",
+    "training-loop",
+    "greedy-continuation",
 )
 UNCONFIRMED = "right, unconfirmed"
 MAX_RESULT = 256 * 2**20  # bytes

@@ -98,7 +98,7 @@ def make_stub(source: str) -> str:
         return source
     nodes = [node for node in parse(source).body if exercise_id(node)]
     functions = [inner for node in nodes for inner in _functions(node)]
-    if all(map(_is_blank, functions)):
+    if all(map(_is_unanswered, nodes)):
         return source
     lines: list[str | None] = [*source.split("\n")]
     for function in functions:
@@ -116,6 +116,12 @@ def _functions(node: Definition) -> list[Function]:
 def _body(function: Function) -> list[ast.stmt]:
     """What comes after the docstring."""
     return function.body[ast.get_docstring(function, clean=False) is not None :]
+
+
+def _is_unanswered(node: Definition) -> bool:
+    """Is nothing written yet? The `__init__` of a class may be given with the exercise."""
+    members = _functions(node)
+    return all(map(_is_blank, [m for m in members if m.name != "__init__"] or members))
 
 
 def _is_blank(function: Function) -> bool:

@@ -798,7 +798,7 @@ def test_clicks_choose_patch_head_and_picture(make):
     view = make["vision"]()
     view.clicked.value = "0 3 1 1"  # the large picture
     assert (view.controls["row"].value, view.controls["column"].value) == (3, 1)
-    assert view.controls["asks"].value == "one patch" and "Patch 3, 1 looks at" in view.note
+    assert view.controls["asks"].value == "one patch" and "Patch 3, 1 attends to" in view.note
     view.clicked.value = "1 0 2 2"  # the strip
     assert view.controls["image"].value == 2 and view.note.startswith("A 2, read as ")
     view.clicked.value = "2 0 1 3"  # a tile
