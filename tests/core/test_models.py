@@ -171,11 +171,20 @@ def test_config_is_frozen_and_its_defaults_are_the_assignments():
         ],
         ({"variant": "perciever"}, "variant.*vanilla, rope, perceiver, perceiver_ar.*'perciever'"),
         ({"n_embd": 30, "n_head": 4}, r"n_embd must be a multiple of n_head \(4\), not 30"),
-        ({"variant": "rope", "n_embd": 30, "n_head": 2}, "even number of channels.*not 30"),
-        ({"variant": "perceiver_ar", "n_embd": 6, "n_head": 2}, "even number of channels.*not 6"),
+        (
+            {"variant": "rope", "n_embd": 30, "n_head": 2},
+            "even number of channels per head.*not 30",
+        ),
+        (
+            {"variant": "perceiver_ar", "n_embd": 6, "n_head": 2},
+            "even number of channels per head.*not 6",
+        ),
         ({"variant": "perceiver", "n_layer": 1}, "n_layer must be 2 or more"),
         ({"variant": "perceiver_ar", "n_layer": 1}, "n_layer must be 2 or more"),
-        ({"variant": "perceiver", "bottleneck": 129}, r"bottleneck must be at most.*128.*not 129"),
+        (
+            {"variant": "perceiver", "bottleneck": 129},
+            r"bottleneck must be at most block_size \(128\), not 129",
+        ),
         *[
             ({"dropout": value}, "dropout")
             for value in (-0.1, 1.0, float("nan"), "0.1", None, True)

@@ -7,47 +7,11 @@ import random
 
 import pytest
 import torch
+from small_training import config, lines, pairs, same, tiny, without_seconds
 
-from kt_core.blocks import VARIANTS, GPTConfig
-from kt_core.datasets import NamePlace, SpanCorruption
+from kt_core.blocks import VARIANTS
 from kt_core.devices import choose_device
-from kt_core.models import GPT
-from kt_core.train_config import TrainConfig
 from kt_core.trainer import Hook, Trainer
-from kt_core.vocab import CharVocab
-
-PAIRS = [(f"{who}?", "north" if i % 2 else "south") for i, who in enumerate("abcdefghij")]
-DOCUMENTS = [f"{who} lives in the {where}. More of {who}." for who, where in PAIRS]
-VOCAB = CharVocab.from_documents([*DOCUMENTS, *(q for q, _ in PAIRS)])
-
-
-def tiny(variant="vanilla", dropout=0.0, seed=0):
-    torch.manual_seed(seed)
-    size = dict(block_size=32, n_layer=2, n_head=2, n_embd=16, bottleneck=16)
-    return GPT(GPTConfig(vocab_size=len(VOCAB), variant=variant, dropout=dropout, **size))
-
-
-def pairs():
-    return NamePlace(PAIRS, VOCAB, 32)
-
-
-def lines(**options):
-    return SpanCorruption(DOCUMENTS, VOCAB, 32, **options)
-
-
-def config(**more):
-    return TrainConfig(
-        **(dict(epochs=3.0, batch_size=4, learning_rate=1e-2, device="cpu", log_every=1) | more)
-    )
-
-
-def same(a, b):
-    return all(torch.equal(t, b.state_dict()[name]) for name, t in a.state_dict().items())
-
-
-def without_seconds(history):
-    return [{k: v for k, v in row.items() if k != "seconds"} for row in history]
-
 
 # ---------------------------------------------------------------- learning
 
