@@ -30,6 +30,7 @@ from kt_core.runs.checkpoints import CheckpointError, load_checkpoint, save_chec
 from kt_core.runs.experiment import Result, run_experiment
 from kt_core.runs.fitting import fit
 from kt_core.runs.predictions import read_predictions, write_predictions
+from kt_core.runs.question_windows import QuestionWindows
 from kt_core.runs.recipes import RECIPES, Recipe, recipe
 from kt_core.runs.text_rules import (
     arrange_window,
@@ -55,7 +56,14 @@ __all__ += ["rotate", "sinusoidal_positions"]
 
 # data
 __all__ += ["Corpus", "CorpusError", "fetch_wiki", "question", "question_name", "MASK", "PAD"]
-__all__ += ["Mixture", "batches", "KnowledgeWindows", "arrange_window", "askable_spans"]
+__all__ += [
+    "Mixture",
+    "batches",
+    "KnowledgeWindows",
+    "QuestionWindows",
+    "arrange_window",
+    "askable_spans",
+]
 __all__ += ["name_prefix_end", "plain_words", "salient_spans"]
 
 # training and answering

@@ -20,9 +20,10 @@ def orthogonalise(g, steps: int = 5):
     tall = x.size(-2) > x.size(-1)
     x = x.mT if tall else x
     x = x / (x.norm(dim=(-2, -1), keepdim=True) + 1e-7)
-    for _ in range(steps):
+    for _ in range(steps):  # x = a x + (b xx + c xx xx) x, in three passes over memory
         xx = x @ x.mT  # (n, rows, rows)
-        x = a * x + (b * xx + c * xx @ xx) @ x
+        polynomial = torch.baddbmm(xx, xx, xx, beta=b, alpha=c)
+        x = torch.baddbmm(x, polynomial, x, beta=a)
     return (x.mT if tall else x).type_as(g)
 
 

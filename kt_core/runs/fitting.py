@@ -44,7 +44,8 @@ def fit(
         tensorboard: A folder for event files (needs the extra "tensorboard").
         title: Of the bar and the messages.
         precision: See `mixed_precision`.
-        micro_batches, random_offset, compile: See `MicroBatches`, `RandomOffsets`, `Precision`.
+        micro_batches, random_offset, compile: See `MicroBatches`, `RandomOffsets`,
+            `CompiledBlocks`.
         more_hooks: Called after the others.
 
     Raises:
@@ -52,7 +53,9 @@ def fit(
         ValueError: `state` is damaged or belongs to another training.
     """
     distributed.anywhere()  # joins the other processes
-    chosen: list[Hook] = [hooks.Precision(precision, compile)]
+    chosen: list[Hook] = [hooks.Precision(precision)]
+    if compile:
+        chosen.append(hooks.CompiledBlocks())
     if micro_batches > 1:
         chosen.append(hooks.MicroBatches(micro_batches))
     if random_offset:

@@ -80,8 +80,7 @@ class Run:
             copy_shared_weights(source, model)
             before = dict(before=dict(variant=source.config.variant, **card.get("cost", {})))
         data, settings = self.recipe.pretrain_data(self.corpus, vocab, self.seed), self.recipe.data
-        # with pairs or windows phrased as questions in it, pretraining learns to answer
-        can_answer = bool(settings.mixed_pairs or settings.ask)
+        can_answer = bool(settings.mixed_pairs) or settings.task == "questions"
         cost = self.train("pretrain", model, data, vocab, can_answer) | before
         self.save(path, "pretrain", model, vocab, cost)
         return model, vocab, dict(pretraining=cost)
@@ -92,11 +91,12 @@ class Run:
         if is_complete(path):
             model, _, card = load_checkpoint(path, self.device)
             return model, dict(finetuning=card.get("cost"))
+        if phase == "finetune" and not self.recipe.finetune.epochs:
+            self.save(path, "pretrain", model, vocab, {})
+            return model, {}
         # the block of a loaded model may be another than the recipe's
-        changes: dict = {"model.block_size": model.config.block_size}
-        if phase == "scratch":
-            changes["data.finetune_documents"] = 0
-        data = recipe(self.recipe, **changes).finetune_data(self.corpus, vocab, self.seed)
+        chosen = recipe(self.recipe, **{"model.block_size": model.config.block_size})
+        data = chosen.finetune_data(self.corpus, vocab)
         cost = self.train(phase, model, data, vocab)
         self.save(path, "finetune", model, vocab, cost)
         return model, dict(finetuning=cost)

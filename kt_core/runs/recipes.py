@@ -13,11 +13,11 @@ from torch import nn
 
 from kt_core._validation import one_of
 from kt_core.blocks import GPTConfig
-from kt_core.datasets import Mixture, NamePlace, SpanCorruption
+from kt_core.datasets import Mixture, NamePlace, SpanCorruption, TokenDataset
 from kt_core.models import GPT
 from kt_core.runs.fast_paths import use_fast_paths
+from kt_core.runs.question_windows import QuestionWindows
 from kt_core.runs.settings import DataSettings, ModelSettings, Settings, TrainSettings, parse_value
-from kt_core.runs.windows import KnowledgeWindows
 from kt_core.train_config import TrainConfig
 
 PHASES = ("pretrain", "finetune", "scratch")
@@ -43,7 +43,8 @@ class Recipe:
         self.documents([], None)
         for phase in PHASES:
             try:
-                self.phase(phase)
+                if phase != "finetune" or self.finetune.epochs:  # 0: no finetuning
+                    self.phase(phase)
             except ValueError as error:
                 raise ValueError(f"recipe {self.name}, {phase}: {error}") from None
 
@@ -63,25 +64,23 @@ class Recipe:
             zero_projections(model)
         return use_fast_paths(model)
 
-    def documents(self, documents: Sequence[str], vocab, seed: int = 0) -> SpanCorruption:
-        """Return the documents with spans cut out as this recipe says."""
+    def documents(self, documents: Sequence[str], vocab, seed: int = 0) -> TokenDataset:
+        """Return the documents as examples of this recipe's pretraining task."""
         size = self.model.block_size
-        if self.data.crop == "prefix":
+        if self.data.task == "span_corruption":
             return SpanCorruption(documents, vocab, size, seed)
-        options = self.data.arguments(KnowledgeWindows)
-        return KnowledgeWindows(documents, vocab, size, seed, **options)
+        options = self.data.arguments(QuestionWindows)
+        return QuestionWindows(documents, vocab, size, seed, **options)
 
     def pretrain_data(self, corpus, vocab, seed: int = 0) -> Mixture:
         """Return what pretraining sees: the documents, and the train pairs of the mixed kind."""
-        pairs = NamePlace(corpus.train, vocab, self.model.block_size)
         documents = self.documents(corpus.documents, vocab, seed)
+        pairs = self.finetune_data(corpus, vocab)
         return Mixture([(documents, self.data.views), (pairs, self.data.mixed_pairs)])
 
-    def finetune_data(self, corpus, vocab, seed: int = 0) -> Mixture:
-        """Return what finetuning sees: the train pairs, and the documents if the recipe says so."""
-        pairs = NamePlace(corpus.train, vocab, self.model.block_size)
-        documents = self.documents(corpus.documents, vocab, seed + 1)
-        return Mixture([(pairs, 1), (documents, self.data.finetune_documents)])
+    def finetune_data(self, corpus, vocab) -> NamePlace:
+        """Return what finetuning sees: the train pairs."""
+        return NamePlace(corpus.train, vocab, self.model.block_size)
 
     def phase(self, name: str, **more: Any) -> tuple[TrainConfig, dict[str, Any]]:
         """Return how "pretrain", "finetune" or "scratch" trains: (config, options of `fit`).
@@ -94,6 +93,7 @@ class Recipe:
         options = dict(
             precision=settings.precision,
             micro_batches=settings.micro_batches,
+            compile=settings.compile,
             random_offset=self.model.random_offset,
         )
         return TrainConfig(**chosen | more), options

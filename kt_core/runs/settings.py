@@ -10,6 +10,7 @@ from typing import Any
 
 from kt_core._validation import one_of
 
+TASKS = ("span_corruption", "questions")
 PRECISIONS = ("auto", "fp32", "bf16", "native")
 
 
@@ -67,23 +68,22 @@ class ModelSettings(Settings):
 class DataSettings(Settings):
     """What is trained on; the defaults are the assignment's."""
 
-    crop: str = option("prefix", "prefix (the assignment's), window or line of a document")
-    spans: str = option("names", "window, line: mask random, salient, names or leading names")
-    loss: str = option("span", "window, line: loss on the masked span, or on all characters")
-    end_sentinel: bool = option(True, "window, line: end the masked span with ⁇")
-    plain: float = option(0.0, "share of windows without names, dates and numbers at the gap")
-    drop: float = option(0.0, "share of the words around the gap that are left out at random")
-    name_last: float = option(0.0, "share of windows with the name after the words")
-    ask: float = option(0.0, "share of windows phrased as a question")
+    task: str = option("span_corruption", "span_corruption (the assignment's) or questions")
+    select: bool = option(True, "questions: ask for no adjectives or other forms of the title")
+    plain: bool = option(True, "questions: show no other names, dates and numbers as context")
+    drop: float = option(0.5, "questions: probability of leaving out each context word")
+    min_letters: int = option(4, "questions: keep a word of this length; 0: no such rule")
+    favour_first: bool = option(True, "questions: ask more often for what the text says first")
     views: int = option(1, "times per epoch that pretraining sees each document")
     mixed_pairs: int = option(0, "times per epoch that pretraining sees each train pair")
-    finetune_documents: int = option(0, "times per epoch that finetuning sees each document")
 
     def __post_init__(self):
         super().__post_init__()
-        one_of("crop", self.crop, ("prefix", "window", "line"))
+        one_of("task", self.task, TASKS)
+        if not 0 <= self.drop <= 1:
+            raise ValueError(f"drop must be in 0 ... 1, not {self.drop}")
         self.at_least(1, "views")
-        self.at_least(0, "mixed_pairs", "finetune_documents")
+        self.at_least(0, "mixed_pairs", "min_letters")
 
 
 @dataclass(frozen=True)
@@ -105,6 +105,7 @@ class TrainSettings(Settings):
     bucket: bool = option(True, "batches of similar length, padded no further than needed")
     shuffle: bool = option(True, "a new order in every epoch")
     micro_batches: int = option(1, "parts of a batch, computed in turn; the same gradient")
+    compile: bool = option(False, "compile the blocks: faster, after a minute")
     precision: str = option("auto", "fp32, bf16, auto (bf16 on cuda), native (bf16 where fast)")
 
     def __post_init__(self):

@@ -1,11 +1,8 @@
-"""A candidate for the next recipe: every training window is a short question about one fact.
+"""Our pretraining data: every training window is a short question about one fact of a document.
 
-    Ada Moor. Ada Moor (born 4 May 1871 in Oslo) is a Norwegian author, living in Telemark.
+Ada Moor. Ada Moor (born 4 May 1871 in Oslo) is a Norwegian author, living in Telemark.
 
-    born Ada Moor in?⁇Oslo⁇     author Ada Moor living?⁇Telemark⁇
-
-The lab notebook compares it with `KnowledgeWindows` (without `select`: 14.5 points better on 462
-people) and reports one full run. It is not part of a recipe yet.
+born Ada Moor in?⁇Oslo⁇     author Ada Moor living?⁇Telemark⁇
 """
 
 from __future__ import annotations
