@@ -10,7 +10,7 @@ from typing import Any
 
 import ipywidgets
 
-from kt_course.explorers.shell import Control, Draw, Slider, View, Words, render, smaller
+from kt_course.explorers.canvas import Control, Draw, Slider, View, Words, render, smaller
 
 # Runs in the browser when the mouse is over the picture: finds the cell and shows its value.
 # On a click it hands "grid row column" to the kernel through a hidden text field.
@@ -92,6 +92,7 @@ class Live(ipywidgets.VBox):
         self, name: str, draw: Draw, controls: Mapping[str, Control], view: View, picture: bytes
     ) -> None:
         self.name, self.draw, self.twin = name, draw, smaller(picture)
+        self.alt = f"{name}: {view.note}"
         self.controls = {key: _widget(control) for key, control in controls.items()}
         self.message, self.picture = ipywidgets.HTML(), ipywidgets.HTML()
         self.clicked = ipywidgets.Text(layout=ipywidgets.Layout(display="none"))
@@ -110,10 +111,11 @@ class Live(ipywidgets.VBox):
     def __repr__(self) -> str:
         return f"<{self.name}: a widget and its first picture>"
 
-    def _repr_mimebundle_(self, **kw: Any) -> dict[str, Any]:
-        told = super()._repr_mimebundle_(**kw)
-        data = dict(told[0] if isinstance(told, tuple) else told)
-        return data | {"image/png": base64.b64encode(self.twin).decode(), "text/plain": repr(self)}
+    def _repr_mimebundle_(self, **kw: Any) -> tuple[dict[str, Any], dict[str, Any]]:
+        bundle = super()._repr_mimebundle_(**kw)
+        data = dict(bundle[0] if isinstance(bundle, tuple) else bundle)
+        data |= {"image/png": base64.b64encode(self.twin).decode(), "text/plain": repr(self)}
+        return data, {"image/png": {"alt": self.alt}}
 
     @property
     def state(self) -> dict[str, Any]:

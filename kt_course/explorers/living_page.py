@@ -13,36 +13,17 @@ import html
 import importlib.util
 import io
 import json
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 
 from matplotlib.figure import Figure
 
+from kt_course.explorers.engine_files import joined_modules, style_sheet
 from kt_course.explorers.living_pictures import draw_view
 from kt_course.explorers.packed_models import Given, PackedModel, pack, unpack, weights_of
 
-ENGINE = Path(__file__).parent / "engine"
-# in the order of their imports
-MODULES = ("kt_engine", "kt_ui", "attention_view", "ask_view", "lens_view", "kt_page")
 VIEWS = ("attention", "ask", "lens")
 MIME = "application/vnd.kt.living-page+json"  # what an exported page is made from
-_IMPORT = re.compile(r"^import [^;]*;\n", re.MULTILINE)
-_EXPORT = re.compile(r"^export (?=(async )?(function|class|const|let)\b)", re.MULTILINE)
-
-
-def joined_modules() -> str:
-    """All modules as one script without imports: pages opened from a file cannot import."""
-    sources = (ENGINE.joinpath(f"{name}.js").read_text(encoding="utf-8") for name in MODULES)
-    return "\n".join(_EXPORT.sub("", _IMPORT.sub("", source)) for source in sources)
-
-
-def style_sheet() -> str:
-    """The CSS of all views."""
-    return ENGINE.joinpath("kt_page.css").read_text(encoding="utf-8")
-
-
 # ---------------------------------------------------------------- one explorer
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import anywidget
 import traitlets
 
-from kt_course.explorers.living_page import joined_modules, style_sheet
+from kt_course.explorers.engine_files import joined_modules, style_sheet
 
 
 class LivingWidget(anywidget.AnyWidget):

@@ -14,8 +14,8 @@ from matplotlib.patches import Rectangle
 from PIL import Image
 
 from kt_core._typing import Bool, Float
+from kt_course.explorers.canvas import Grid, page, panel
 from kt_course.explorers.reading import Layer, Reading, Side
-from kt_course.explorers.shell import Grid, page, panel
 from kt_course.figures.plots import head_role
 from kt_course.figures.style import BLUE, DPI, GAMMA, SKY, VERMILION, visible, weight_colours
 from kt_course.figures.text_plots import glyphs, ink

@@ -81,10 +81,11 @@ class _Renderer(IPythonRenderer):
 
 
 class PageExporter(HTMLExporter):
-    """nbconvert's page without scripts from elsewhere."""
+    """The pages of `page_template`: nbconvert's lab template without scripts from elsewhere."""
 
     def __init__(self, **options):
-        super().__init__(**options)
+        folders = [str(HERE)]
+        super().__init__(template_name="page_template", extra_template_basedirs=folders, **options)
         self.mathjax_url = self.require_js_url = self.mermaid_js_url = ""
         self.embed_images = True
 

@@ -370,7 +370,7 @@ def test_every_control_draws_another_picture_and_back_the_first(traces, control)
     for key, value in before.items():
         view.controls[key].value = value
     assert view.state == before and view.png == first
-    assert len(view._repr_mimebundle_()["image/png"]) < 60_000
+    assert len(view._repr_mimebundle_()[0]["image/png"]) < 60_000
     assert "http" not in view.picture.value + view.message.value
 
 

@@ -181,7 +181,8 @@ class TestEvery:
         first = view.png
         control, value = next(iter(MOVES[name].items()))
         view.controls[control].value = value
-        data = view._repr_mimebundle_()
+        data, metadata = view._repr_mimebundle_()
+        assert metadata["image/png"]["alt"].startswith(view.name)
         assert set(data) == {"text/plain", "image/png", "application/vnd.jupyter.widget-view+json"}
         twin = base64.b64decode(data["image/png"])
         assert pixels(twin).shape == pixels(first).shape
@@ -189,7 +190,7 @@ class TestEvery:
             "the twin is the picture of the defaults"
         )
         assert "0x" not in data["text/plain"], "an address differs from run to run"
-        assert data["text/plain"] == make[name]()._repr_mimebundle_()["text/plain"]
+        assert data["text/plain"] == make[name]()._repr_mimebundle_()[0]["text/plain"]
         assert pixels(twin).shape[1] <= 900
 
     def test_nothing_is_asked_of_the_network(self, make, name):

@@ -1,0 +1,23 @@
+"""The JavaScript and CSS of the living pages, as one script and one style sheet."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+ENGINE = Path(__file__).parent / "engine"
+# in the order of their imports
+MODULES = ("kt_engine", "kt_ui", "attention_view", "ask_view", "lens_view", "kt_page")
+_IMPORT = re.compile(r"^import [^;]*;\n", re.MULTILINE)
+_EXPORT = re.compile(r"^export (?=(async )?(function|class|const|let)\b)", re.MULTILINE)
+
+
+def joined_modules() -> str:
+    """All modules as one script without imports: pages opened from a file cannot import."""
+    sources = (ENGINE.joinpath(f"{name}.js").read_text(encoding="utf-8") for name in MODULES)
+    return "\n".join(_EXPORT.sub("", _IMPORT.sub("", source)) for source in sources)
+
+
+def style_sheet() -> str:
+    """The CSS of all views."""
+    return ENGINE.joinpath("kt_page.css").read_text(encoding="utf-8")
