@@ -8,7 +8,6 @@ language models. `kt checkpoints` trains them again.
 from __future__ import annotations
 
 import json
-import re
 from pathlib import Path
 from typing import Any
 
@@ -59,28 +58,7 @@ def shipped_result(name: str) -> dict[str, Any]:
 
 
 def learning_curve(corpus: str, variant: str, seed: int = 0) -> list[dict]:
-    """Rows (phase, step, loss, dev, characters, …) of the trainings behind a shipped model.
-
-    Later stages of pretraining continue to count the characters and seconds of the earlier ones.
-    Rows of earlier stages come first, as far as they are of this variant. No rows if none ship.
-    """
-    folder, rows = data_dir() / "results", []
-    last = f"{corpus}-{variant}-seed{seed}"
-    stages = [path.stem for path in folder.glob(f"{corpus}-{variant}-stage*-seed{seed}.json")]
-    stages.sort(key=lambda name: int(re.search(r"stage(\d+)", name)[1]))
-    for name in [*stages, last] if (folder / f"{last}.json").is_file() else stages:
-        result = shipped_result(name)
-        before = costs_before(result.get("pretraining"))
-        sums = {key: sum(cost[key] for cost in before) for key in ("characters", "seconds")}
-        for row in result["curve"]:
-            if row["phase"] == "pretrain":
-                rows.append({**row, **{key: row[key] + sums[key] for key in sums}})
-            elif name == last:
-                rows.append(row)
-    return rows
-
-
-def costs_before(cost: dict | None) -> list[dict]:
-    """The costs of the stages before a pretraining, latest first; each holds the one before it."""
-    before = (cost or {}).get("before")
-    return [before, *costs_before(before)] if before else []
+    """Rows (phase, step, loss, dev, characters, …) of the run behind a shipped model; or none."""
+    name = f"{corpus}-{variant}-seed{seed}"
+    is_there = (data_dir() / "results" / f"{name}.json").is_file()
+    return shipped_result(name)["curve"] if is_there else []

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import platform
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -147,25 +147,3 @@ def _read_weights(path: Path, data: bytes) -> dict[str, torch.Tensor]:
         if not tensor.isfinite().all():
             raise CheckpointError(f"{path}: {name} holds values that are not finite")
     return weights
-
-
-def load_average(
-    paths: Sequence[str | Path], device: torch.device | str = "cpu"
-) -> tuple[GPT, CharVocab, dict]:
-    """Load several models of one training as one: the mean of their weights, and the last card.
-
-    The mean often has a lower loss than each of them (Izmailov et al. 2018, arXiv 1803.05407).
-    CheckpointError for models of different shapes or vocabularies.
-    """
-    if not paths:
-        raise CheckpointError("no checkpoint to take the mean of")
-    *others, (model, vocab, card) = [load_checkpoint(path) for path in paths]
-    for path, (other, other_vocab, _) in zip(paths, others, strict=False):
-        if other.config != model.config or other_vocab != vocab:
-            raise CheckpointError(
-                f"{path} and {paths[-1]} differ in shape or vocabulary: their weights have no mean"
-            )
-    states = [other.state_dict() for other, _, _ in others] + [model.state_dict()]
-    mean = {name: sum(state[name] for state in states) / len(states) for name in states[-1]}
-    model.load_state_dict(mean)
-    return model.to(device), vocab, card

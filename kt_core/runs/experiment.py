@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -68,8 +67,6 @@ def run_experiment(
     overrides: dict[str, Any] | None = None,
     device: str = "auto",
     resume: bool = False,
-    init: str | Path | Sequence[str | Path] | None = None,
-    start: str | Path | None = None,
     save_every: int = 200,
     tensorboard: bool = False,
 ) -> Result:
@@ -81,9 +78,6 @@ def run_experiment(
         out: The folder; by default one below runs/ that is named after the settings.
         overrides: Recipe options to change, by their dotted names.
         resume: Continue the run in `out`. Otherwise a folder that holds a run is a ValueError.
-        init: A checkpoint instead of pretraining, or several, whose weights are averaged.
-        start: A checkpoint from which pretraining continues with new optimisers; if it is of
-            another variant, the weights that both variants have are copied.
         save_every, tensorboard: Steps between two saved states; write event files too.
 
     Raises:
@@ -92,20 +86,18 @@ def run_experiment(
     chosen = find_recipe(recipe, **(overrides or {}))
     where = choose_device(device)
     data, name = _load(corpus, chosen)
-    inits = [init] if isinstance(init, str | Path) else list(init or ())
     config = dict(corpus=name, variant=variant, recipe=dataclasses.asdict(chosen))
     config |= dict(kind=chosen.kind if pretrain else "no-pretrain", seed=seed)
-    config |= dict(init=" + ".join(map(str, inits)) or None, start=start and Path(start).name)
     config["corpus_sha256"], path = _digest(data), Path(out or _default_folder(config))
     if refuse_other_run(path, config, resume) and (path / "result.json").exists():
         return Result.read(path)
-    refuse_impossible(data, chosen, variant, pretrain, inits, start)
+    refuse_impossible(data, chosen, variant)
     distributed.anywhere()  # all processes have looked at the folder
     if distributed.is_first():
         write_json(path / "config.json", config | circumstances(where))
     fixed = (path, config, data, chosen, variant, seed, where)
     run = Run(*fixed, resume, save_every, tensorboard)
-    model, vocab, costs = run.pretrained(inits, start) if pretrain else run.untrained()
+    model, vocab, costs = run.pretrained() if pretrain else run.untrained()
     model, more = run.finetuned(model, vocab, "finetune" if pretrain else "scratch")
     return _finish(path, config | costs | more | circumstances(where), model, vocab, data)
 

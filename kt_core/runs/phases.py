@@ -21,7 +21,7 @@ from kt_core.models import GPT
 from kt_core.runs import checkpoints, distributed
 from kt_core.runs.checkpoints import card_path, load_checkpoint, save_checkpoint
 from kt_core.runs.fitting import fit
-from kt_core.runs.recipes import Recipe, recipe
+from kt_core.runs.recipes import Recipe
 from kt_core.trainer import Hook, Trainer
 from kt_core.vocab import CharVocab
 
@@ -66,22 +66,16 @@ class Run:
         vocab = self.corpus.vocab
         return self.recipe.new_model(len(vocab), self.variant), vocab, {}
 
-    def pretrained(
-        self, inits: Sequence[str | Path], start: str | Path | None
-    ) -> tuple[GPT, CharVocab, dict]:
-        """Return the model after pretraining: loaded, or trained now (from `start` if given)."""
+    def pretrained(self) -> tuple[GPT, CharVocab, dict]:
+        """Return the model after pretraining: loaded, or trained now."""
         path = self.path / "pretrained.safetensors"
-        if inits or is_complete(path):
-            model, vocab, card = checkpoints.load_average(inits or [path], self.device)
+        if is_complete(path):
+            model, vocab, card = load_checkpoint(path, self.device)
             return model, vocab, dict(pretraining=card.get("cost"))
-        model, vocab, before = self.untrained()
-        if start:
-            source, _, card = load_checkpoint(start)
-            copy_shared_weights(source, model)
-            before = dict(before=dict(variant=source.config.variant, **card.get("cost", {})))
+        model, vocab, _ = self.untrained()
         data, settings = self.recipe.pretrain_data(self.corpus, vocab, self.seed), self.recipe.data
         can_answer = bool(settings.mixed_pairs) or settings.task == "questions"
-        cost = self.train("pretrain", model, data, vocab, can_answer) | before
+        cost = self.train("pretrain", model, data, vocab, can_answer)
         self.save(path, "pretrain", model, vocab, cost)
         return model, vocab, dict(pretraining=cost)
 
@@ -94,10 +88,7 @@ class Run:
         if phase == "finetune" and not self.recipe.finetune.epochs:
             self.save(path, "pretrain", model, vocab, {})
             return model, {}
-        # the block of a loaded model may be another than the recipe's
-        chosen = recipe(self.recipe, **{"model.block_size": model.config.block_size})
-        data = chosen.finetune_data(self.corpus, vocab)
-        cost = self.train(phase, model, data, vocab)
+        cost = self.train(phase, model, self.recipe.finetune_data(self.corpus, vocab), vocab)
         self.save(path, "finetune", model, vocab, cost)
         return model, dict(finetuning=cost)
 
@@ -171,16 +162,3 @@ class MetricsFile(Hook):
 def is_complete(path: Path) -> bool:
     """Is a checkpoint there with its card, which is written last?"""
     return path.exists() and card_path(path).exists()
-
-
-def copy_shared_weights(source: GPT, target: GPT) -> None:
-    """Copy the weights that two models of one shape share, perhaps of different variants.
-
-    The norm of a perceiver's source starts as that of the block's input, which is what the other
-    variants read. What else `source` lacks (a position table, latents) stays.
-    """
-    weights = source.state_dict()
-    for name, value in target.state_dict().items():
-        name = name if name in weights else name.replace("ln_source", "ln1")
-        if name in weights:
-            value.copy_(weights[name])

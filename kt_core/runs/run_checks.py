@@ -2,52 +2,19 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from kt_core.blocks import GPTConfig
 from kt_core.corpora.loading import Corpus
-from kt_core.runs.checkpoints import load_average, load_checkpoint
 from kt_core.runs.recipes import Recipe
 
 
-def refuse_impossible(
-    corpus: Corpus,
-    recipe: Recipe,
-    variant: str,
-    pretrain: bool,
-    inits: Sequence[str | Path],
-    start: str | Path | None,
-) -> None:
+def refuse_impossible(corpus: Corpus, recipe: Recipe, variant: str) -> None:
     """Raise ValueError for what would stop the run later."""
-    config = recipe.model_config(len(corpus.vocab), variant)
+    recipe.model_config(len(corpus.vocab), variant)
     if not corpus.train:
         raise ValueError(f"corpus {corpus.name} has no train pairs: nothing to finetune on")
-    if (inits or start) and not pretrain or inits and start:
-        raise ValueError(
-            "init replaces pretraining and start continues it: give one of them at most, "
-            "and neither with pretrain=False (--no-pretrain)"
-        )
-    if start:
-        model, vocab, _ = load_checkpoint(start)
-        theirs, ours = _shape(model.config), _shape(config)
-        if vocab != corpus.vocab or theirs != ours:
-            raise ValueError(
-                f"{start} holds a model of another shape or vocabulary: {theirs}, not {ours}"
-            )
-    if inits:
-        model, _, _ = load_average(inits)
-        if model.config.variant != variant:
-            raise ValueError(f"{inits[-1]} holds a {model.config.variant} model, not {variant}")
-
-
-def _shape(config: GPTConfig) -> dict:
-    """What two models must share for one to take the other's weights."""
-    shape = dataclasses.asdict(config)
-    return {key: shape[key] for key in shape if key not in ("variant", "dropout")}
 
 
 def refuse_other_run(path: Path, config: dict, resume: bool) -> bool:

@@ -95,7 +95,8 @@ def pretrain(variant: opt.Variant, corpus: CorpusFile, /, *, options: Options = 
     chosen, model, vocab = _start(variant, corpus, options)
     if chosen.data.mixed_pairs:
         options.require("finetune_corpus_path")
-    texts = _read_corpus(corpus, options, chosen, vocab, True, bool(chosen.data.mixed_pairs))
+    pairs = bool(chosen.data.mixed_pairs)
+    texts = _read_corpus(corpus, options, chosen, vocab, documents=True, pairs=pairs)
     _train("pretrain", chosen, model, vocab, texts, options)
 
 
@@ -107,11 +108,8 @@ def finetune(variant: opt.Variant, corpus: CorpusFile, /, *, options: Options = 
     """
     options.require("writing_params_path", "finetune_corpus_path")
     chosen, model, vocab = _start(variant, corpus, options)
-    is_pretrained = options.reading_params_path is not None
-    if not is_pretrained:
-        chosen = recipe(chosen, **{"data.finetune_documents": 0})
-    texts = _read_corpus(corpus, options, chosen, vocab, bool(chosen.data.finetune_documents), True)
-    phase = "finetune" if is_pretrained else "scratch"
+    texts = _read_corpus(corpus, options, chosen, vocab, documents=False, pairs=True)
+    phase = "finetune" if options.reading_params_path else "scratch"
     _train(phase, chosen, model, vocab, texts, options)
 
 
@@ -182,8 +180,9 @@ def _train(
             f"kt {command} trains in one process; several take "
             "torchrun ... -m kt_course.tools.cli run"
         )
-    make_data = chosen.pretrain_data if phase == "pretrain" else chosen.finetune_data
-    data = make_data(corpus, vocab, options.seed)
+    data = chosen.finetune_data(corpus, vocab)
+    if phase == "pretrain":
+        data = chosen.pretrain_data(corpus, vocab, options.seed)
     device = choose_device(options.device)
     config, fit_options = chosen.phase(
         phase, steps=options.max_steps, seed=options.seed, device=str(device)

@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Annotated, Literal
 
 from cyclopts import Parameter
 
 Profile = Literal["smoke", "quick", "full"]
 Variant = Literal["vanilla", "rope", "perceiver", "perceiver_ar"]
-Paths = Annotated[list[Path], Parameter(consume_multiple=True)]
 Corpus = Annotated[str, Parameter(help="bios, bios:people=300,lines=8, wiki, or your own folder")]
 Device = Annotated[str, Parameter(help="auto, cpu, cuda or mps")]
-RecipeName = Annotated[str, Parameter(help="smoke, quick, kt, kt-more or a5")]
+RecipeName = Annotated[str, Parameter(help="smoke, quick, kt, kt-pure or a5")]
 Seed = Annotated[int, Parameter(help="seed of weights, data order and dropout")]
 Settings = Annotated[
     list[str], Parameter("--set", help="KEY=VALUE, a setting of the recipe; may be repeated")

@@ -97,7 +97,7 @@ def gather(paths: Iterable[str | Path]) -> tuple[list[Row], dict[str, str]]:
             result = Result.read(folder)
             row, details = _row(result), result.details
             recipe = json.dumps(details["recipe"], sort_keys=True)
-            key = (row.corpus, row.variant, recipe, row.kind, str(details.get("init")))
+            key = (row.corpus, row.variant, recipe, row.kind)
             if details.get("london"):
                 score = Score(details["london"]["correct"], details["london"]["total"])
                 baseline = Row(row.corpus, "always London", kind="baseline", score=score)

@@ -22,8 +22,6 @@ def run(
     recipe: opt.RecipeName = "quick",
     seed: opt.Seed = 0,
     pretrain: Annotated[bool, Parameter(negative="--no-pretrain")] = True,
-    init: opt.Paths = (),
-    start: Path | None = None,
     out: Path | None = None,
     resume: bool = False,
     device: opt.Device = "auto",
@@ -34,8 +32,6 @@ def run(
 
     Args:
         pretrain: --no-pretrain finetunes from random weights.
-        init: A pretrained checkpoint to start from instead of pretraining; of several the mean.
-        start: A pretrained checkpoint from which pretraining continues.
         out: The run's folder; by default runs/ and a name made of the settings.
         resume: Continue the unfinished run in --out.
         tensorboard: Write TensorBoard event files into the run's folder.
@@ -50,8 +46,6 @@ def run(
         overrides=opt.parse_settings(settings),
         device=device,
         resume=resume,
-        init=init,
-        start=start,
         tensorboard=tensorboard,
     )
     if not is_first():

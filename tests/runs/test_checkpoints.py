@@ -17,7 +17,6 @@ from kt_core.runs.checkpoints import (
     CheckpointError,
     card_path,
     hardware,
-    load_average,
     load_card,
     load_checkpoint,
     save_checkpoint,
@@ -260,27 +259,3 @@ def test_json_files_are_readable(tmp_path):
 
 def test_hardware_in_words():
     assert "CPU" in hardware() and torch.__version__ in hardware("cpu")
-
-
-def test_an_average_is_the_mean_of_the_weights_with_the_last_card(tmp_path):
-    paths = [
-        save_checkpoint(tmp_path / f"{n}.safetensors", tiny(seed=n), VOCAB, dict(seed=n))
-        for n in (1, 2, 3)
-    ]
-    model, vocab, card = load_average(paths)
-    assert (card["seed"], vocab) == (3, VOCAB) and not model.training
-    states = [tiny(seed=n).state_dict() for n in (1, 2, 3)]
-    for name, tensor in model.state_dict().items():
-        torch.testing.assert_close(tensor, torch.stack([state[name] for state in states]).mean(0))
-    alone, _, _ = load_average(paths[:1])
-    assert all(torch.equal(t, states[0][name]) for name, t in alone.state_dict().items())
-
-
-def test_models_that_differ_have_no_average(tmp_path):
-    paths = [
-        save_checkpoint(tmp_path / f"{v}.safetensors", tiny(v), VOCAB) for v in ("vanilla", "rope")
-    ]
-    with pytest.raises(CheckpointError, match=r"vanilla.safetensors and .*rope.safetensors differ"):
-        load_average(paths)
-    with pytest.raises(CheckpointError, match="no checkpoint to take the mean of"):
-        load_average([])

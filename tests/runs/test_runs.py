@@ -92,13 +92,8 @@ def test_the_folder_holds_what_the_module_says(whole):
 
 def test_config(whole):
     config = json.loads((whole.path / "config.json").read_text())
-    assert (
-        config["corpus"],
-        config["variant"],
-        config["kind"],
-        config["seed"],
-        config["init"],
-    ) == (CORPUS, "vanilla", "mixed", 0, None)
+    expected = dict(corpus=CORPUS, variant="vanilla", kind="mixed", seed=0)
+    assert {key: config[key] for key in expected} == expected
     assert config["recipe"] == asdict(kt.recipe("smoke", **TINY))
     assert set(config["versions"]) == {"kt_core", "torch", "python"}
     assert "CPU" in config["hardware"]
@@ -159,30 +154,28 @@ def test_metrics_tell_both_phases_in_order(whole):
     assert all("dev" in row for row in rows)  # the mixed kind follows dev in pretraining too
 
 
-def test_pure_pretraining_is_not_scored_on_dev(tmp_path):
-    result = run(tmp_path / "a", overrides={"data.mixed_pairs": 0})
+@pytest.mark.parametrize("task", ["questions", "span_corruption"])
+def test_pure_pretraining_is_scored_on_dev_where_its_windows_are_questions(tmp_path, task):
+    result = run(tmp_path / "a", overrides={"data.mixed_pairs": 0, "data.task": task})
     assert result.details["kind"] == "pure"
-    assert all(("dev" in row) == (row["phase"] == "finetune") for row in metrics(result.path))
+    phases = {row["phase"] for row in metrics(result.path) if "dev" in row}
+    assert phases == ({"pretrain", "finetune"} if task == "questions" else {"finetune"})
 
 
-def test_pure_pretraining_with_windows_put_as_questions_is(tmp_path):
-    result = run(
-        tmp_path / "a", overrides={"data.mixed_pairs": 0, "data.crop": "window", "data.ask": 0.5}
-    )
-    assert result.details["kind"] == "pure"
-    assert {row["phase"] for row in metrics(result.path) if "dev" in row} == {
-        "pretrain",
-        "finetune",
-    }
+def test_without_finetuning_the_pretrained_model_answers(tmp_path):
+    result = run(tmp_path / "a", overrides={"finetune.epochs": 0})
+    assert equal(weights(result.path), weights(result.path, "pretrained"))
+    assert {row["phase"] for row in metrics(result.path)} == {"pretrain"}
+    assert "finetuning" not in result.details
 
 
 def test_without_pretraining(tmp_path):
-    result = run(tmp_path / "a", pretrain=False, overrides={"data.finetune_documents": 2})
+    result = run(tmp_path / "a", pretrain=False)
     assert result.details["kind"] == "no-pretrain"
     assert not (result.path / "pretrained.safetensors").exists()
     assert {row["phase"] for row in metrics(result.path)} == {"finetune"}
     assert result.details["finetuning"]["epochs"] == 2.0  # scratch.epochs of the recipe
-    assert result.details["finetuning"]["steps"] == 6  # the pairs alone: documents stay out
+    assert result.details["finetuning"]["steps"] == 6  # the pairs alone
     assert "pretraining" not in result.details
 
 
@@ -248,131 +241,9 @@ def test_a_corpus_object_gives_the_same_run(tmp_path, whole):
     assert equal(weights(result.path), weights(whole.path))
 
 
-# ---------------------------------------------------------------- starting from a checkpoint
-
-
-def test_init_takes_the_place_of_pretraining(tmp_path, whole):
-    start = whole.path / "pretrained.safetensors"
-    result = run(tmp_path / "a", init=start)
-    assert not (result.path / "pretrained.safetensors").exists()
-    assert result.details["init"] == str(start)
-    assert result.details["pretraining"] == whole.details["pretraining"]
-    assert {row["phase"] for row in metrics(result.path)} == {"finetune"}
-    assert equal(weights(result.path), weights(whole.path))
-
-
-def test_several_inits_are_averaged(tmp_path, whole):
-    first = whole.path / "pretrained.safetensors"
-    second = run(tmp_path / "other", start=first).path / "pretrained.safetensors"
-    result = run(
-        tmp_path / "a",
-        init=[first, second],
-        overrides={"finetune.lr": 1e-12, "finetune.muon_lr": 1e-12},
-    )
-    assert result.details["init"] == f"{first} + {second}"
-    assert result.details["pretraining"]["before"] == {
-        "variant": "vanilla",
-        **whole.details["pretraining"],
-    }
-    states = [
-        kt.load_checkpoint(path)[0].state_dict()
-        for path in (first, second, result.path / "finetuned.safetensors")
-    ]
-    for name, tensor in states[2].items():
-        torch.testing.assert_close(
-            tensor, (states[0][name] + states[1][name]) / 2, atol=1e-6, rtol=0
-        )
-
-
-def test_init_keeps_the_checkpoints_block(tmp_path, whole):
-    result = run(
-        tmp_path / "a",
-        init=whole.path / "pretrained.safetensors",
-        overrides={"model.block_size": 96, "data.finetune_documents": 1},
-    )
-    assert kt.load_checkpoint(result.path / "finetuned.safetensors")[0].config.block_size == 64
-
-
-@pytest.mark.parametrize(
-    ("more", "words"),
-    [
-        (dict(variant="rope"), "holds a vanilla model, not rope"),
-        (dict(pretrain=False), "pretrain=False"),
-        (dict(start="x"), "one of them at most"),
-    ],
-)
-def test_an_init_that_cannot_serve_is_refused_before_anything_is_written(
-    tmp_path, whole, more, words
-):
-    with pytest.raises(ValueError, match=words):
-        run(tmp_path / "a", init=whole.path / "pretrained.safetensors", **more)
-    assert not (tmp_path / "a").exists()
-
-
-def test_start_is_what_pretraining_resumes_from(tmp_path, whole):
-    """It begins where the first training ended, says so, and keeps what that one cost."""
-    start = whole.path / "pretrained.safetensors"
-    still = run(
-        tmp_path / "still", start=start, overrides={"pretrain.lr": 1e-9, "pretrain.muon_lr": 1e-9}
-    )
-    for name, tensor in kt.load_checkpoint(start)[0].state_dict().items():
-        new = kt.load_checkpoint(still.path / "pretrained.safetensors")[0].state_dict()[name]
-        assert torch.allclose(new, tensor, atol=1e-6), name
-    result = run(tmp_path / "a", start=start)
-    assert result.details["start"] == "pretrained.safetensors"
-    assert result.details["pretraining"]["before"] == dict(
-        variant="vanilla", **whole.details["pretraining"]
-    )
-    assert result.details["pretraining"]["loss"] < whole.details["pretraining"]["loss"]
-    again = run(tmp_path / "b", start=start)
-    assert equal(weights(again.path), weights(result.path))
-    with pytest.raises(ValueError, match="start was 'pretrained.safetensors', now None"):
-        run(tmp_path / "a", resume=True)
-
-
-@pytest.mark.parametrize("variant", ["rope", "perceiver_ar", "perceiver"])
-def test_a_start_of_another_variant_gives_the_weights_that_both_have(tmp_path, whole, variant):
-    start = whole.path / "pretrained.safetensors"
-    result = run(
-        tmp_path / "a",
-        variant=variant,
-        start=start,
-        overrides={"pretrain.lr": 1e-9, "pretrain.muon_lr": 1e-9},
-    )
-    assert result.details["pretraining"]["before"]["variant"] == "vanilla"
-    theirs = kt.load_checkpoint(start)[0].state_dict()
-    new = kt.load_checkpoint(result.path / "pretrained.safetensors")[0].state_dict()
-    shared = theirs.keys() & new.keys()
-    assert len(shared) >= len(theirs) - 1  # rope has no position table
-    for name in shared:
-        assert torch.allclose(new[name], theirs[name], atol=1e-6), name
-    for name in new.keys() - shared:
-        if "ln_source" in name:
-            assert torch.allclose(new[name], theirs[name.replace("ln_source", "ln1")], atol=1e-6), (
-                name
-            )
-
-
-@pytest.mark.parametrize(
-    ("more", "words"),
-    [
-        (dict(overrides={"model.n_embd": 64}), "of another shape"),
-        (dict(corpus="bios:people=41"), "vocabulary"),
-        (dict(pretrain=False), "neither with pretrain=False"),
-    ],
-)
-def test_a_start_that_cannot_serve_is_refused_before_anything_is_written(
-    tmp_path, whole, more, words
-):
-    with pytest.raises(ValueError, match=words):
-        run(tmp_path / "a", start=whole.path / "pretrained.safetensors", **more)
-    assert not (tmp_path / "a").exists()
-
-
 def test_bad_settings_leave_no_folder(tmp_path, folder):
     for more in (
         dict(variant="ropee"),
-        dict(init=tmp_path / "none"),
         dict(corpus="nowhere"),
         dict(overrides={"model.n_embd": 15}),
     ):

@@ -1,4 +1,4 @@
-"""kt checkpoints: the shipped models trained again, in stages, half precision at the end."""
+"""kt checkpoints: the shipped models trained again, half precision at the end."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from kt_core.runs import hooks
 from kt_core.trainer import Trainer
 from kt_course import shipped
 from kt_course.tools import checkpoints
-from kt_course.tools.checkpoints import keep_result, retrain, ship, training_plan
+from kt_course.tools.checkpoints import PlannedRun, keep_result, planned_runs, retrain, ship
 from kt_course.tools.cli import main
 
 CORPUS = "bios:people=20"
@@ -29,29 +29,27 @@ SMALL = {
 TINY = kt.recipe("smoke", **SMALL)
 
 
+PLAN = [
+    PlannedRun(CORPUS, ships=dict(pretrained="pretrained", finetuned="finetuned")),
+    PlannedRun(CORPUS, "scratch", TINY, ["vanilla"], False, dict(finetuned="scratch")),
+]
+
+
 @pytest.fixture(autouse=True)
-def small_recipe(monkeypatch):
+def small_runs(monkeypatch):
     monkeypatch.setitem(shipped.RECIPE_OF, CORPUS, TINY)
+    monkeypatch.setattr(checkpoints, "planned_runs", lambda: PLAN)
 
 
-@pytest.fixture
-def plan(monkeypatch):
-    """A plan of training of our own, empty at first."""
-    content = dict(models={}, stages={})
-    monkeypatch.setattr(checkpoints, "training_plan", lambda: content)
-    return content
-
-
-def stage(variant, **settings):
-    return dict(variant=variant, recipe=TINY, settings=settings)
-
-
-def test_the_plan_names_recipes_settings_and_stages():
-    content = training_plan()
-    for model in content["models"].values():
-        assert set(model["stages"]) <= set(content["stages"])
-    for each in content["stages"].values():
-        assert kt.recipe(each["recipe"], **each.get("settings", {}))
+def test_the_plan_names_recipes_and_phases_once():
+    planned, phases = planned_runs(), []
+    for run in planned:
+        assert kt.recipe(run.recipe or shipped.RECIPE_OF[run.corpus])
+        assert set(run.ships) <= {"pretrained", "finetuned"}
+        phases += [(run.corpus, variant, p) for variant in run.variants for p in run.ships.values()]
+    names = [run.folder_name(variant, 0) for run in planned for variant in run.variants]
+    assert len(set(phases)) == len(phases) and len(set(names)) == len(names)
+    assert {"bios-rope-seed0", "bios-vanilla-scratch-seed0", "wiki-rope-pure-seed0"} <= set(names)
 
 
 @pytest.mark.parametrize("variant", VARIANTS)
@@ -73,8 +71,8 @@ def test_retrain_makes_every_checkpoint_and_again_trains_nothing(tmp_path, capsy
     given = (CORPUS, ["vanilla", "rope"], 0, tmp_path / "runs", tmp_path / "out")
     retrain(*given)
     out = capsys.readouterr().out
-    assert out.count(f"{CORPUS} vanilla: dev Correct: ") == 1
-    assert out.count(f"{CORPUS} vanilla without pretraining: dev Correct: ") == 1
+    assert out.count(f"{CORPUS}-vanilla-seed0: dev Correct: ") == 1
+    assert out.count(f"{CORPUS}-vanilla-scratch-seed0: dev Correct: ") == 1
     names = "vanilla-pretrained vanilla-finetuned vanilla-scratch rope-pretrained rope-finetuned"
     files = {path.stem: path for path in (tmp_path / "out").glob("*.safetensors")}
     assert set(files) == {f"{CORPUS}-{name}" for name in names.split()}
@@ -85,45 +83,6 @@ def test_retrain_makes_every_checkpoint_and_again_trains_nothing(tmp_path, capsy
     monkeypatch.setattr(Trainer, "fit", lambda *_: pytest.fail("it is trained already"))
     retrain(*given)
     assert {path.name: path.read_bytes() for path in (tmp_path / "out").iterdir()} == contents
-
-
-def test_a_second_stage_continues_from_the_first_which_two_variants_share(
-    tmp_path, monkeypatch, plan
-):
-    plan["stages"]["first"] = stage("rope")
-    for variant in ("rope", "perceiver_ar"):
-        plan["stages"][variant] = stage(variant, **{"pretrain.epochs": 2})
-        plan["models"][f"{CORPUS}-{variant}"] = dict(stages=["first", variant])
-    fit, epochs = Trainer.fit, []
-
-    def counting(self):
-        epochs.append(self.config.epochs)
-        return fit(self)
-
-    monkeypatch.setattr(Trainer, "fit", counting)
-    retrain(CORPUS, ["rope", "perceiver_ar"], 0, tmp_path / "runs", tmp_path / "out")
-    assert epochs.count(2) == 2 and (tmp_path / "runs" / f"{CORPUS}-rope-stage1-seed0").is_dir()
-    for variant in ("rope", "perceiver_ar"):
-        path = tmp_path / "out" / f"{CORPUS}-{variant}-pretrained.safetensors"
-        _, _, card = kt.load_checkpoint(path)
-        assert (card["variant"], card["recipe"]["pretrain"]["epochs"]) == (variant, 2)
-        assert (card["cost"]["epochs"], card["cost"]["before"]["epochs"]) == (2, 1)
-        assert card["cost"]["before"]["variant"] == "rope"
-
-
-def test_the_last_stages_may_be_averaged(tmp_path, plan):
-    plan["stages"] |= dict(one=stage("rope"), two=stage("rope", **{"pretrain.muon_lr": 1e-3}))
-    settings = {"finetune.lr": 1e-5}
-    plan["models"][f"{CORPUS}-rope"] = dict(stages=["one", "two"], average=2, settings=settings)
-    retrain(CORPUS, ["rope"], 0, tmp_path / "runs", tmp_path / "out")
-    ends = [
-        tmp_path / "runs" / f"{CORPUS}-rope-stage{n}-seed0" / "pretrained.safetensors"
-        for n in (1, 2)
-    ]
-    _, _, card = kt.load_checkpoint(tmp_path / "out" / f"{CORPUS}-rope-finetuned.safetensors")
-    assert card["init"] == " + ".join(map(str, ends)) and card["phase"] == "finetune"
-    recipe = card["recipe"]
-    assert (recipe["pretrain"]["muon_lr"], recipe["finetune"]["lr"]) == (1e-3, 1e-5)
 
 
 def test_a_stopped_retraining_is_resumed(tmp_path, monkeypatch):

@@ -269,7 +269,6 @@ def test_as_a_process(here):
         (f"{PRETRAIN} --set pretrain.epochs=long", "epochs"),
         ("run --corpus nowhere", "no such corpus"),
         ("run --corpus bios:peeple=3", "peeple"),
-        ("run --init none", "none: no such checkpoint"),
         ("baseline --corpus nowhere", "no such corpus"),
         ("fetch wiki --from nowhere", "nowhere: no such folder"),
         ("evaluate ropee wiki.txt", 'Did you mean "rope"?'),

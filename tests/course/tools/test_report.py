@@ -33,7 +33,6 @@ def make(
         variant=variant,
         kind=kind,
         seed=seed,
-        init=None,
         recipe=asdict(kt.recipe(recipe)),
         dev=kt.Score(correct, 100).as_dict(),
         test=test and kt.Score(test, 100).as_dict(),

@@ -32,20 +32,20 @@ TINY = {
 
 
 def test_cells_are_all_combinations_as_commands():
-    grid = ["people=20,40", "seed=3,4", "data.name_last=0, .5", "pretrain=true,false"]
+    grid = ["people=20,40", "seed=3,4", "data.drop=0, .5", "pretrain=true,false"]
     cells = make_cells(("run", "--recipe", "smoke"), grid)
     assert len(cells) == 16
     settings, command = list(cells.values())[-1]
-    assert settings == {"people": "40", "seed": "4", "data.name_last": ".5", "pretrain": "false"}
+    assert settings == {"people": "40", "seed": "4", "data.drop": ".5", "pretrain": "false"}
     assert command[:4] == ["run", "--recipe", "smoke", "--corpus=bios:people=40"]
-    assert {"--seed=4", "--set=data.name_last=.5", "--pretrain=false"} <= set(command)
+    assert {"--seed=4", "--set=data.drop=.5", "--pretrain=false"} <= set(command)
 
 
 def test_a_folders_name_follows_from_the_command():
     def name(*more):
         return next(iter(make_cells((*RUN, *more), ["seed=0"])))
 
-    others = [name(), name("--variant", "rope"), name("--set", "data.name_last=0.1")]
+    others = [name(), name("--variant", "rope"), name("--set", "data.drop=0.1")]
     assert name() == others[0] and len(set(others)) == 3
     assert all(folder.startswith("seed-0_") for folder in others)
     (long,) = make_cells(RUN, [f"{key}={field.default}" for key, field in TINY_FIELDS.items()])
@@ -63,8 +63,8 @@ TINY_FIELDS = {key: recipe_options()[key] for key in TINY}
         (RUN, ["sede=0"], "--sede"),
         (RUN, ["data.nam_last=0"], "--data.nam-last|--data.nam_last"),
         (RUN, ["seed=0,x"], "--seed"),
-        (RUN, ["data.name_last=0,much"], "name_last"),
-        (RUN, ["data.name_last=0,2"], "name_last"),
+        (RUN, ["data.drop=0,much"], "drop"),
+        (RUN, ["data.drop=0,2"], "drop"),
         (RUN, ["model.n_head=3"], "n_head"),
         (RUN, ["variant=rop"], "--variant"),
         (RUN, ["recipe=quick,fast"], "--recipe"),
