@@ -9,7 +9,6 @@ import torch
 from kt_core.blocks import GPTConfig
 from kt_core.datasets import NamePlace, SpanCorruption
 from kt_core.models import GPT
-from kt_core.runs.windows import KnowledgeWindows
 from kt_core.train_config import TrainConfig
 from kt_core.vocab import CharVocab
 
@@ -30,10 +29,6 @@ def pairs():
 
 def lines(seed=0):
     return SpanCorruption(DOCUMENTS, VOCAB, 32, seed)
-
-
-def windows(**options):
-    return KnowledgeWindows(DOCUMENTS, VOCAB, 32, **options)
 
 
 def config(**more):

@@ -11,6 +11,7 @@ import random
 import string
 from collections.abc import Sequence
 
+from kt_core._validation import is_whole, require
 from kt_core.datasets import TokenDataset
 from kt_core.runs.text_rules import askable_spans, name_prefix_end, phrase_as_question, plain_words
 from kt_core.vocab import CharVocab
@@ -41,6 +42,10 @@ class QuestionWindows(TokenDataset):
             asked; 0 for no such rule.
         favour_first: Choose the k-th fact with a probability proportional to 1 / k, since a text
             tells the most important facts first; False for equal probabilities.
+
+    Raises:
+        ValueError: An option that is out of range, an empty document, a character outside the
+            vocabulary, or documents that hold no fact at all.
     """
 
     def __init__(
@@ -59,8 +64,23 @@ class QuestionWindows(TokenDataset):
         self.vocab, self.block_size, self.seed = vocab, block_size, seed
         self.select, self.plain, self.drop = select, plain, drop
         self.min_letters, self.favour_first = min_letters, favour_first
+        self._check(documents)
         facts = map(self._facts, documents)
         self.documents = [(name, items) for name, items in facts if items]
+        if documents and not self.documents:
+            raise ValueError(f"QuestionWindows: {len(documents)} documents, and no fact in them")
+
+    def _check(self, documents: Sequence[str]) -> None:
+        require(self, "block_size", is_whole(self.block_size, 16), "16 or more")
+        for name in ("select", "plain", "favour_first"):
+            require(self, name, isinstance(getattr(self, name), bool), "True or False")
+        is_number = isinstance(self.drop, int | float)
+        require(self, "drop", is_number and 0 <= self.drop <= 1, "in 0 ... 1")
+        require(self, "min_letters", is_whole(self.min_letters, 0), "a whole number, 0 or more")
+        for i, document in enumerate(documents):
+            if not document:
+                raise ValueError(f"QuestionWindows: document {i} is empty")
+            self.vocab.encode(document)  # raises for a character outside the vocabulary
 
     def __len__(self) -> int:
         return len(self.documents)
@@ -101,6 +121,8 @@ class QuestionWindows(TokenDataset):
         if self.select:
             spans = [(a, b) for a, b in spans if _is_fact(title, text[start:a], text[a:b])] or spans
         for a, b in spans:
+            if b - a > self.block_size // 2:
+                continue  # no room for a question
             before, after = text[start:a], text[b:]
             if self.plain:
                 before, after = plain_words(text, start, a), plain_words(text, b, len(text))

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from small_training import config, lines, pairs, same, stop_at, tiny, windows, without_seconds
+from small_training import config, lines, pairs, same, stop_at, tiny, without_seconds
 
 from kt_core.runs.fitting import fit
 from kt_core.runs.hooks import split_batch
@@ -326,7 +326,6 @@ def stopped(tmp_path):
         (dict(variant="rope"), lines, {}, {}),
         (dict(dropout=0.1), lines, {}, {}),
         ({}, lambda: lines(seed=1), {}, {}),
-        ({}, windows, {}, {}),
         ({}, pairs, {}, {}),
     ],
 )

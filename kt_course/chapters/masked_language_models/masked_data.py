@@ -26,8 +26,8 @@ from torch.nn.utils.rnn import pad_sequence
 
 from kt_core._validation import require
 from kt_core.corpora.textfiles import Pair
-from kt_core.datasets import TokenDataset
-from kt_core.runs.windows import KnowledgeWindows
+from kt_core.datasets import SpanCorruption, TokenDataset
+from kt_core.runs.text_rules import askable_spans, name_prefix_end
 from kt_core.vocab import CharVocab
 
 UNITS = ("chars", "words", "spans")
@@ -120,15 +120,52 @@ class MaskedDataset(TokenDataset):
         return random.Random(f"masks {self.seed} {epoch} {i}")
 
 
+class SpanWindows(SpanCorruption):
+    """Short windows of documents, with one name, date or number cut out: prefix ⁇ suffix ⁇ span ⁇.
+
+    A window shows the name prefix ("Ada Moor. "), 0 to 4 words before the span and 0 to 2 after it.
+    The loss falls on "span ⁇". A document without such a span hides one of its words.
+
+    Raises:
+        ValueError: For what `SpanCorruption` refuses, and a document without a span that fits.
+    """
+
+    def __init__(self, documents: Sequence[str], vocab: CharVocab, block_size=128, seed: int = 0):
+        super().__init__(documents, vocab, block_size, seed)
+        self.spans = []
+        for i, document in enumerate(self.documents):
+            first = name_prefix_end(document)
+            words = [match.span() for match in WORD.finditer(document, first)]
+            spans, most = askable_spans(document) or words, block_size - 3 - first
+            self.spans.append([(start, stop) for start, stop in spans if stop - start <= most])
+            if not self.spans[i]:
+                raise ValueError(f"SpanWindows: document {i} has no span that fits the block")
+
+    def pieces(self, i: int, epoch: int = 0) -> tuple[str, str, str]:
+        """Return (prefix, span, suffix) of document i: the text before, in and after the gap."""
+        rng = random.Random(f"{self.seed} {epoch} {i}")
+        document, (start, stop) = self.documents[i], rng.choice(self.spans[i])
+        name, span = document[: min(name_prefix_end(document), start)], document[start:stop]
+        before = " ".join(document[len(name) : start].split(" ")[-1 - rng.randint(0, 4) :])
+        after = " ".join(document[stop:].split(" ")[: 1 + rng.randint(0, 2)])
+        room = self.block_size - 2 - len(name) - len(span)
+        before = before[-room:]
+        return name + before, span, after[: room - len(before)]
+
+    def tokens(self, i: int, epoch: int = 0) -> tuple[list[int], int]:
+        """Return the ids of window i, and the index of the first that has a loss."""
+        prefix, span, suffix = map(self.vocab.encode, self.pieces(i, epoch))
+        mask = [self.vocab.mask_id]
+        return [*prefix, *mask, *suffix, *mask, *span, *mask], len(prefix) + len(suffix) + 2
+
+
 class MaskedText(MaskedDataset):
-    """Documents with hidden characters.
+    """Windows of documents with hidden characters.
 
     Args:
-        documents, vocab, block_size, seed: As for `KnowledgeWindows`, which cuts what is shown.
+        documents, vocab, block_size, seed: As for `SpanWindows`, which cuts the windows.
         units: "chars" or "words" are chosen at random and follow BERT's rule; "spans" always hides
-            one name, date or number.
-        view: What is shown: a "window" (the name prefix and a few words around such a span) or the
-            "line".
+            the window's name, date or number.
         share: Share of the text that is chosen.
         part: How often only a part of the span is hidden. Filling in rounds meets such texts after
             its first round (Ghazvininejad et al. 2019, section 3).
@@ -142,7 +179,6 @@ class MaskedText(MaskedDataset):
         seed: int = 0,
         *,
         units: str = "chars",
-        view: str = "window",
         share: float = SHARE,
         part: float = 0.0,
     ):
@@ -151,15 +187,14 @@ class MaskedText(MaskedDataset):
         require(self, "units", units in UNITS, f"one of {', '.join(UNITS)}")
         require(self, "share", 0 < share <= 1, "above 0 and at most 1")
         require(self, "part", 0 <= part <= 1, "in 0 ... 1")
-        options = dict(crop=view, spans="salient")
-        self.views = KnowledgeWindows(documents, vocab, block_size, seed, **options)
+        self.windows = SpanWindows(documents, vocab, block_size, seed)
 
     def __len__(self) -> int:
-        return len(self.views)
+        return len(self.windows)
 
     def tokens(self, i: int, epoch: int = 0) -> tuple[list[int], list[int]]:
         """Return (x, y) of document i."""
-        before, span, after = self.views.pieces(i, epoch)
+        before, span, after = self.windows.pieces(i, epoch)
         text, rng = before + span + after, self.generator(i, epoch)
         if self.units == "spans":
             rule, units = HIDE_ALL, split_span(len(before), len(before + span), self.part, rng)

@@ -17,10 +17,13 @@ from kt_core.runs.checkpoints import hardware
 from kt_core.runs.fitting import fit
 from kt_core.runs.recipes import zero_projections
 from kt_core.runs.text_rules import name_prefix_end
-from kt_core.runs.windows import KnowledgeWindows
 from kt_core.train_config import TrainConfig
 from kt_core.vocab import CharVocab
-from kt_course.chapters.masked_language_models.masked_data import MaskedPairs, MaskedText
+from kt_course.chapters.masked_language_models.masked_data import (
+    MaskedPairs,
+    MaskedText,
+    SpanWindows,
+)
 from kt_course.chapters.masked_language_models.masked_decoding import answer_masked
 from kt_course.chapters.masked_language_models.next_sentence import LinePairs, group_by_person
 
@@ -43,7 +46,7 @@ def pretraining_data(
 ) -> TokenDataset:
     """Return the training data of a phase; `pretrain_masked` describes the phases."""
     if phase == "cut_spans":
-        windows = KnowledgeWindows(documents, vocab, seed=seed, spans="salient")
+        windows = SpanWindows(documents, vocab, seed=seed)
         return Mixture([(windows, 1), (NamePlace(pairs, vocab), 1)])
     units = "spans" if phase == "masked_nsp" else phase.removeprefix("masked_")
     parts = [

@@ -16,8 +16,7 @@ import kt_core as kt
 from kt_core.attention import MultiHeadAttention, padding_mask
 from kt_core.datasets import Mixture, NamePlace, batches
 from kt_core.decoding import KVCache
-from kt_core.runs.text_rules import salient_spans
-from kt_core.runs.windows import KnowledgeWindows
+from kt_core.runs.text_rules import name_prefix_end, salient_spans
 from kt_core.train_config import TrainConfig
 from kt_core.trainer import Trainer
 from kt_course.chapters.masked_language_models import masked_pretraining, next_sentence
@@ -25,6 +24,7 @@ from kt_course.chapters.masked_language_models.masked_data import (
     UNITS,
     MaskedPairs,
     MaskedText,
+    SpanWindows,
     choose_units,
     hide_units,
     one_hot_kl,
@@ -149,10 +149,9 @@ def views(data):
 
 
 @pytest.mark.parametrize("units", UNITS)
-@pytest.mark.parametrize("view", ["window", "line"])
-def test_masked_text_hides_what_it_says(units, view):
-    data = MaskedText(LINES, VOCAB, seed=3, units=units, view=view)
-    twin = KnowledgeWindows(LINES, VOCAB, 128, 3, crop=view, spans="salient")
+def test_masked_text_hides_what_it_says(units):
+    data = MaskedText(LINES, VOCAB, seed=3, units=units)
+    twin = SpanWindows(LINES, VOCAB, 128, 3)
     for epoch in range(4):
         for i in range(len(LINES)):
             before, span, after = twin.pieces(i, epoch)
@@ -167,6 +166,26 @@ def test_masked_text_hides_what_it_says(units, view):
                 assert all(x[j] == 1 for j in targets)
             else:
                 assert sum(map(bool, y)) >= 0.15 * len(text)
+
+
+@pytest.mark.parametrize("block", [24, 128])
+def test_span_windows_show_the_name_and_a_few_words_around_the_gap(block):
+    lines = [*LINES, "Bo Ek. he came home", "no name at all", "Jan Berg. "]
+    data, n_before, n_after = SpanWindows(lines, VOCAB, block), set(), set()
+    for epoch in range(100):
+        for i, line in enumerate(lines):
+            prefix, span, suffix = data.pieces(i, epoch)
+            name = line[: name_prefix_end(line)] if i < 7 else ""
+            assert prefix.startswith(name) and span
+            words = prefix.removeprefix(name) + span + suffix
+            assert words in line
+            ids, first = data.tokens(i, epoch)
+            assert VOCAB.decode(ids) == f"{prefix}⁇{suffix}⁇{span}⁇" and len(ids) <= block + 1
+            assert VOCAB.decode(ids[first:]) == f"{span}⁇"
+            n_before.add(len(prefix.removeprefix(name).split()))
+            n_after.add(len(suffix.strip(" .,").split()))
+    if block == 128:
+        assert n_before == set(range(5)) and n_after == set(range(3))
 
 
 def test_spans_hidden_in_part_are_parts_of_the_span():
@@ -198,6 +217,7 @@ def test_masked_pairs_hide_the_answer():
         (lambda: MaskedText(LINES, VOCAB, share=0.0), "share must be above 0"),
         (lambda: MaskedText(LINES, VOCAB, part=1.5), "part must be in 0 ... 1"),
         (lambda: MaskedText([""], VOCAB), "document 0 is empty"),
+        (lambda: MaskedText([". , ."], VOCAB), "document 0 has no span that fits the block"),
         (lambda: MaskedPairs([(PAIRS[0][0], None)], VOCAB), "pair 0"),
         (lambda: MaskedPairs(PAIRS, VOCAB, 20), "a block of 20"),
         (lambda: LinePairs([LINES[:2]], VOCAB), "1 persons"),
@@ -480,16 +500,13 @@ def test_one_person_is_a_probability_between_the_two_labels():
 # ---------------------------------------------------------------- training
 
 
-def test_a_small_encoder_learns_its_text_by_heart():
+def test_a_small_encoder_learns_four_answers_by_heart():
     corpus = kt.load_corpus("bios:people=20")
     torch.manual_seed(0)
     config = kt.GPTConfig(
         len(corpus.vocab), 128, 1, 2, 32, "rope", dropout=0.0, qk_norm=True, causal=False
     )
-    model, data = (
-        kt.GPT(config),
-        MaskedText(corpus.documents[:4], corpus.vocab, units="spans", view="line"),
-    )
+    model, data = (kt.GPT(config), MaskedPairs(corpus.train[:4], corpus.vocab))
     settings = TrainConfig(
         steps=120,
         batch_size=4,
@@ -531,7 +548,7 @@ def test_pretraining_makes_a_model_and_its_card(phase, tmp_path):
 def test_both_kinds_see_the_same_windows():
     """The causal model reads the same words and spans as the encoders, as often."""
     documents = MaskedText(LINES, VOCAB, seed=0, units="spans")
-    cut = KnowledgeWindows(LINES, VOCAB, seed=0, spans="salient")
+    cut = SpanWindows(LINES, VOCAB, seed=0)
     for epoch in range(5):
         for i in range(len(LINES)):
             before, span, after = cut.pieces(i, epoch)
@@ -549,7 +566,7 @@ def test_the_command_ships_the_masked_models_with_rope_on_bios(tmp_path, monkeyp
         return encoder(), VOCAB, dict(phase=phase, dev=dict(correct=1, total=2))
 
     monkeypatch.setattr(masked_pretraining, "pretrain_masked", train)
-    monkeypatch.setattr(checkpoints, "run_experiment", lambda *a, **k: type("R", (), {"dev": None}))
+    monkeypatch.setattr(checkpoints, "planned_runs", list)
     checkpoints.retrain("bios", ["vanilla"], 0, tmp_path / "runs", tmp_path / "out")
     assert not calls
     checkpoints.retrain("bios", ["rope"], 4, tmp_path / "runs", tmp_path / "out")
