@@ -83,7 +83,7 @@ def test_seed_table():
     table = seed_table({"pure": [0.53, 0.27, 0.70], "one": [0.5]})
     _, _, pure, one = str(table).splitlines()
     assert pure.split()[:8] == "pure 3 50.0 % 27.0 % 70.0 %".split()
-    assert pure.endswith("-4.0 to 104.0 %") and one.endswith("unknown")
+    assert pure.endswith("-3.8 to 103.8 %") and one.endswith("unknown")
     assert "2.00" in str(seed_table({"loss": [1.5, 2.5]}, is_percent=False))
     with pytest.raises(ValueError, match="'none' has no value"):
         seed_table({"none": []})
