@@ -148,8 +148,14 @@ def record_attention(model: nn.Module) -> Iterator[list]:
     Yields:
         A list with one entry per layer, (B, n_head, T_query, T_key), of the latest forward pass:
         before dropout, detached. The list stays filled after the block.
+
+    Raises:
+        ValueError: The model has no `MultiHeadAttention`.
     """
     layers = [module for module in model.modules() if isinstance(module, MultiHeadAttention)]
+    if not layers:
+        name = type(model).__name__
+        raise ValueError(f"{name} has no MultiHeadAttention: load its weights into a kt_core.GPT")
     maps: list = [None] * len(layers)
     originals = [layer.attend for layer in layers]
 

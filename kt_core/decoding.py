@@ -90,7 +90,7 @@ def generate(
     """Continue each prompt until an id in `stop`, `max_new` new ids or the end of the block.
 
     Args:
-        model: A causal GPT.
+        model: A causal GPT, or a model with the same `config` and call, then without a cache.
         prompts: Lists of ids, of any length: each row, padded on the right,
             writes its next character at its own position.
         temperature, top_k: See `pick_next`; temperature 0 is greedy.
@@ -115,7 +115,7 @@ def generate(
         rows = zip(logits.split(1), batch, strict=True)  # each text has its own draws
         return [int(pick_next(row, temperature, top_k, generators[i])) for row, i in rows]
 
-    cache = KVCache(model, len(prompts)) if use_cache else None
+    cache = KVCache(model, len(prompts)) if use_cache and isinstance(model, GPT) else None
     max_new = model.config.block_size if max_new is None else max_new
     was_training = model.training
     model.eval()

@@ -1,9 +1,15 @@
 """The learner's own model: passing answers are saved in my_gpt.py, and later chapters train it.
 
 from kt_course.exercises import my_gpt
-mine = my_gpt.load()            # prints which pieces are the learner's
+mine = my_gpt.load()            # prints in one line which pieces are the learner's
 model = mine.GPT(config)        # missing or failing pieces are the course's own
+losses = mine.fit(model, data, epochs=10, batch_size=32, peak=3e-3)     # by the learner's `train`
+answers = mine.answer(model, vocab, questions)                          # by the learner's `greedy`
 my_gpt.replace("block")         # put the newest passing answer in place of the saved one
+
+The model has the weights of a `kt_core.GPT` under the same names, so kt.answer, kt.save_checkpoint,
+kt.Trainer and living pages take it. `my_gpt.twin(model)` is the same model in kt_core's code, for
+kt.record_attention and the KV cache.
 
 my_gpt.py is an ordinary Python file: imports, then one section per exercise, each under a line
 `# ======== exercise ID ========`. A chapter's solutions.py has the same form: missing pieces come
@@ -13,6 +19,7 @@ from there. $KT_MY_GPT names another file; "off" keeps the pieces in memory only
 from __future__ import annotations
 
 import ast
+import functools
 import linecache
 import os
 from collections.abc import Callable
@@ -22,9 +29,11 @@ from typing import Any
 
 from kt_core._validation import one_of
 from kt_core.corpora.files import write_atomically
+from kt_core.models import GPT
 from kt_course.exercises.check import codes_of, judge
 from kt_course.exercises.registry import Exercise, library
 from kt_course.exercises.solutions import solutions_file, split_sections, teaching_solution
+from kt_course.exercises.training import answer_questions, fit
 
 HEADER = '''"""My GPT. The course saves each answer here once it passes its check.
 
@@ -39,6 +48,7 @@ from torch import nn
 
 import kt_core as kt
 '''
+NOT_SAVED = "not saved yet"
 _memory = {"text": ""}  # in place of the file with KT_MY_GPT=off
 _offers: dict[str, str] = {}  # newest passing answers that differ from the saved ones
 
@@ -145,29 +155,50 @@ def answer_source(answer: Callable) -> str:
 # ---------------------------------------------------------------- loading
 
 
-def load() -> ModuleType:
-    """Assemble the learner's model, and print which pieces are the learner's.
+def load(notebook: str = "02_build_a_gpt") -> ModuleType:
+    """Assemble the learner's model, and print in one line which pieces are the learner's.
 
     Each saved section has to pass its exercise's check again, since it may have been edited. In
     place of a missing or failing one comes the course's own, built on the learner's other pieces.
 
+    Args:
+        notebook: The notebook that adds the last pieces; those of later ones are left out.
+
     Returns:
-        A module with `GPT`, `Block`, `Attention` ..., and with `pieces`: by name, "" for the
-        learner's own, else why the course's is used.
+        A module with `GPT`, `Block`, `Attention`, `train`, `greedy` ...; with `fit` (see
+        `training.fit`) and `answer`, which call the learner's `train` and `greedy`; and with
+        `pieces`: by name, "" for the learner's own, else why the course's is used.
     """
-    module = assemble(read_sections(), judged=pieces())
-    reasons: dict[str, list[str]] = {}
-    for name, reason in module.pieces.items():
-        reasons.setdefault(reason, []).append(name)
-    own = reasons.pop("", [])
-    print(f"{file_name()}: {len(own)} of {len(module.pieces)} pieces are yours.")
-    for reason, names in reasons.items():
-        print(f"From the course: {', '.join(names)} ({reason}).")
+    module = assemble(read_sections(), judged=pieces(), notebook=notebook)
+    print(describe_pieces(module.pieces))
+    module.fit = functools.partial(fit, module.train)
+    module.answer = functools.partial(answer_questions, module.greedy)
     return module
 
 
-def assemble(sections: dict[str, str], judged: Any) -> ModuleType:
-    """Execute all pieces in one namespace; those in `judged` have to pass their checks."""
+def describe_pieces(reasons: dict[str, str]) -> str:
+    """Say in one line which pieces are the learner's, from the reasons of those that are not."""
+    names: dict[str, list[str]] = {}
+    for name, reason in sorted(reasons.items(), key=lambda item: item[1] == NOT_SAVED):
+        names.setdefault(reason, []).append(name)
+    n_own = len(names.pop("", []))
+    line = f"{file_name()}: {n_own} of {len(reasons)} pieces are yours."
+    by_course = [f"{', '.join(names)} ({reason})" for reason, names in names.items()]
+    return f"{line} From the course: {'; '.join(by_course)}." if by_course else line
+
+
+def twin(model: Any) -> GPT:
+    """Return a `kt_core.GPT` with the weights of the learner's model, in evaluation mode.
+
+    Both give the same logits. kt.record_attention and the KV cache need the code of kt_core.
+    """
+    copy = GPT(model.config).to(model.head.weight.device)
+    copy.load_state_dict(model.state_dict())
+    return copy.eval()
+
+
+def assemble(sections: dict[str, str], judged: Any, notebook: str = "99") -> ModuleType:
+    """Execute the pieces up to `notebook` in one namespace; those in `judged` are checked."""
     module = ModuleType("my_gpt")
     path = my_gpt_file() or Path("my_gpt.py")
     if error := execute(sections[""], path, module):
@@ -175,7 +206,9 @@ def assemble(sections: dict[str, str], judged: Any) -> ModuleType:
         execute(HEADER, path, module)
     module.pieces = {}
     for id, exercise in pieces().items():
-        reason = "not saved yet"
+        if exercise.notebook > notebook:
+            continue
+        reason = NOT_SAVED
         if id in sections:
             reason = execute(sections[id], path, module)
             if not reason and not hasattr(module, exercise.name):

@@ -11,6 +11,7 @@ import kt_core as kt
 from kt_course.exercises import exercise, my_gpt
 from kt_course.exercises.my_gpt import HEADER, pieces
 from kt_course.exercises.solutions import split_sections, teaching_solution
+from kt_course.exercises.training import schedule
 
 CONFIG = kt.GPTConfig(11, 9, 3, 2, 8, dropout=0.0)
 
@@ -152,9 +153,9 @@ def test_missing_and_failing_pieces_are_the_courses_own_around_the_learners(path
     path.write_text(path.read_text().replace("F.gelu", "F.relu"))
     module = my_gpt.load()
     out = capsys.readouterr().out
-    assert "2 of 9 pieces are yours" in out
-    assert "From the course: MLP (the activation is ReLU" in out
-    assert "cross_entropy, embed, LayerNorm, Block, train, greedy (not saved yet)" in out
+    last = out.splitlines()[-1]
+    assert "2 of 9 pieces are yours. From the course: MLP (the activation is ReLU" in last
+    assert "cross_entropy, embed, LayerNorm, Block, train, greedy (not saved yet)." in last
     assert same_logits(module)
     assert type(module.GPT(CONFIG).blocks[0].attn).__init__.__code__.co_filename == str(path)
 
@@ -195,6 +196,87 @@ def test_checkpoints_of_kt_core_load_into_the_learners_model(tmp_path):
     model = my_gpt.load().GPT(ours.config)
     model.load_state_dict(ours.state_dict())
     assert [*model.state_dict()] == [*ours.state_dict()]
+
+
+def test_pieces_of_later_notebooks_are_left_out_unless_a_notebook_is_named(monkeypatch):
+    import dataclasses
+
+    later = dataclasses.replace(pieces()["mlp"], id="later", notebook="07_rope")
+    monkeypatch.setattr(my_gpt, "pieces", lambda: pieces() | {"later": later})
+    source = {"later": "LATER = 1\n"}
+    solution = lambda exercise: source.get(exercise.id) or teaching_solution(exercise)  # noqa: E731
+    monkeypatch.setattr(my_gpt, "teaching_solution", solution)
+    assert not hasattr(my_gpt.load(), "LATER")
+    assert my_gpt.load("07_rope").LATER == 1
+
+
+# ---------------------------------------------------------------- what later notebooks do with it
+
+
+@pytest.fixture(scope="module")
+def trained(small_corpus):
+    """(mine, model, vocab, pairs, losses): a model of the learner's pieces, by their own loop."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("KT_MY_GPT", "off")
+        patch.setitem(my_gpt._memory, "text", "")
+        answer_all()
+        mine = my_gpt.load()
+    vocab, pairs = small_corpus.vocab, small_corpus.train[:8]
+    torch.manual_seed(0)
+    model = mine.GPT(kt.GPTConfig(len(vocab), 64, 2, 2, 32, dropout=0.0))
+    data = kt.NamePlace(pairs, vocab, 64)
+    losses = mine.fit(model, data, epochs=60, batch_size=8, peak=1e-2)
+    return mine, model, vocab, pairs, losses
+
+
+def test_the_learners_loop_trains_the_learners_model_to_answer_by_its_own_decoding(trained):
+    mine, model, vocab, pairs, losses = trained
+    assert set(mine.pieces.values()) == {""}  # nothing is the course's
+    assert len(losses) == 60 and losses[-1] < 0.1 < losses[0]
+    questions, gold = zip(*pairs, strict=True)
+    assert mine.answer(model, vocab, questions) == list(gold)
+
+
+def test_the_tools_of_kt_core_take_the_learners_model(trained, tmp_path):
+    _, model, vocab, pairs, _ = trained
+    questions, gold = zip(*pairs, strict=True)
+    assert kt.answer(model, vocab, questions) == list(gold)
+    sampled = kt.generate(model, [[5, 6]], temperature=1.0, seed=3)
+    assert sampled == kt.generate(my_gpt.twin(model), [[5, 6]], temperature=1.0, seed=3)
+    with pytest.raises(ValueError, match="no MultiHeadAttention"), kt.record_attention(model):
+        pass
+    with kt.record_attention(twin := my_gpt.twin(model)) as maps:
+        twin(torch.tensor([[3, 4, 5]]))
+    assert [m.shape for m in maps] == [(1, 2, 3, 3)] * 2
+    path = kt.save_checkpoint(tmp_path / "mine.safetensors", model, vocab)
+    loaded, _, _ = kt.load_checkpoint(path)
+    idx = torch.tensor([vocab.encode(questions[0])])
+    with torch.no_grad():
+        assert torch.allclose(loaded(idx)[0], model.eval()(idx)[0], atol=1e-5)
+
+
+def test_the_trainer_of_kt_core_trains_the_learners_model(trained):
+    mine, _, vocab, pairs, _ = trained
+    model = mine.GPT(kt.GPTConfig(len(vocab), 64, 2, 2, 32, dropout=0.0))
+    for optimizer in ("adamw", "muon"):
+        config = kt.TrainConfig(steps=30, batch_size=8, learning_rate=1e-2, optimizer=optimizer)
+        history = kt.Trainer(model, kt.NamePlace(pairs, vocab, 64), config).fit()
+    assert history[-1]["loss"] < history[0]["loss"] < 4
+
+
+def test_the_learners_model_lives_in_a_page(trained):
+    from kt_course.explorers.living_page import attach
+
+    _, model, vocab, pairs, _ = trained
+    view = attach({"mine": (model, vocab)}, "ask", alt="Answers of my model", examples=pairs[:2])
+    assert view.given()["models"][0]["config"]["n_embd"] == 32
+
+
+def test_the_schedule_warms_up_and_ends_near_zero():
+    rates = schedule(1000, 8e-3)
+    assert rates[0] == pytest.approx(8e-5) and rates[200] == max(rates) == 8e-3
+    assert rates[-1] == pytest.approx(2e-5) and len(rates) == 1000
+    assert max(schedule(5, 1.0)) == 1.0 and min(schedule(5, 1.0)) > 0
 
 
 def test_the_reference_itself_is_not_saved(path):
