@@ -45,7 +45,7 @@ def next_logits(model: GPT, texts: Sequence[Sequence[int]], cache: KVCache | Non
     """
     device = model.head.weight.device
     last = torch.tensor([len(text) - 1 for text in texts], device=device)
-    if cache is not None and cache.is_filled:
+    if cache is not None and cache.prompts_are_read:
         idx = torch.tensor([text[-1:] for text in texts], device=device)  # (B, 1)
         return model.head(model.hidden(idx, last[:, None], cache)[:, 0])
     idx = torch.zeros(len(texts), int(last.max()) + 1, dtype=torch.long)
@@ -55,7 +55,7 @@ def next_logits(model: GPT, texts: Sequence[Sequence[int]], cache: KVCache | Non
     if cache is None:  # needs no more of a model than its forward pass
         return model(idx.to(device))[0][rows, last]
     hidden = model.hidden(idx.to(device), cache=cache)  # (B, T, C)
-    cache.is_filled = True
+    cache.prompts_are_read = True
     return model.head(hidden[rows, last])
 
 

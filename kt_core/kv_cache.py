@@ -59,12 +59,14 @@ class KVCache:
         heads = c.n_head, c.n_embd // c.n_head
         self.layers = [LayerCache(getattr(self, name), *heads, like) for name in names]
         self.embedded = like.new_zeros(batch, c.block_size, c.n_embd)
-        self.is_filled = False  # True once the prompts are read: then one character at a time
+        self.prompts_are_read = (
+            False  # True once the prompts are read: then one character at a time
+        )
 
     def recent_inputs(self, x, positions, n: int):
-        """Remember the embedded inputs x; return them, with the n before them once filled."""
+        """Remember the embedded inputs x; return them, and in later steps the n before them too."""
         self.embedded.scatter_(1, positions[..., None].expand_as(x), x)
-        if not self.is_filled:
+        if not self.prompts_are_read:
             return x
         at = positions + torch.arange(-n, 1, device=x.device)  # (B, n + 1)
         index = at.clamp(min=0)[..., None].expand(-1, -1, x.size(-1))

@@ -78,7 +78,7 @@ class PerceiverStack(nn.ModuleList):
         """Run all blocks over the embedded inputs `x` at `positions`."""
         down, *middle, up = self
         layers = [None] * len(self) if cache is None else cache.layers
-        index = self.latent_index(positions, stepping=cache is not None and cache.is_filled)
+        index = self.latent_index(positions, stepping=cache is not None and cache.prompts_are_read)
         reach = self.latent_reach(index)  # (B or 1, n)
         z = self.first_latents(x, index, reach)  # (B, n, C)
         args = mask_and_rotation(reach, positions, rotary, cache and cache.inputs, positions)
@@ -129,7 +129,7 @@ class PerceiverARStack(PerceiverStack):
     def before_up(self, x, z, index, reach, positions, cache):
         """Add the newest inputs to x, and the null latent in front of the others (slot 0)."""
         local, null = self[-1].local, self[-1].null
-        stepping = cache is not None and cache.is_filled
+        stepping = cache is not None and cache.prompts_are_read
         recent = x if cache is None else cache.recent_inputs(x, positions, local.size(0))
         x = x + newest_inputs(local, recent)[:, -x.size(1) :]
         if stepping:

@@ -13,7 +13,7 @@ from matplotlib.colors import to_rgba
 from matplotlib.patches import Rectangle
 from PIL import Image
 
-from kt_core._typing import Bool, Float
+from kt_course._typing import Bool, Float
 from kt_course.explorers.canvas import Grid, page, panel
 from kt_course.explorers.reading import Layer, Reading, Side
 from kt_course.figures.plots import head_role

@@ -9,10 +9,10 @@ from dataclasses import dataclass, replace
 import numpy as np
 import torch
 
-from kt_core._typing import Float
 from kt_core.attention import reach_mask, record_attention
 from kt_core.models import GPT, GPTConfig
 from kt_core.vocab import MASK, CharVocab
+from kt_course._typing import Float
 from kt_course.figures.style import visible
 
 

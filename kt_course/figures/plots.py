@@ -13,8 +13,8 @@ from matplotlib.colors import to_rgba
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 
-from kt_core._typing import Bool, Float, Tensor
 from kt_core.evaluation import Score
+from kt_course._typing import Bool, Float, Tensor
 from kt_course.figures.style import (
     BLACK,
     BLUE,

@@ -18,7 +18,7 @@ from matplotlib.cm import ScalarMappable
 from matplotlib.colors import PowerNorm, to_rgba
 from matplotlib.figure import Figure
 
-from kt_core._typing import Tensor
+from kt_course._typing import Tensor
 
 BLUE, ORANGE, GREEN, VERMILION, PURPLE, SKY, YELLOW, BLACK = COLOURS = (
     "#0072B2",

@@ -18,7 +18,7 @@ from matplotlib.patches import Patch
 from matplotlib.textpath import TextPath
 from matplotlib.transforms import Affine2D
 
-from kt_core._typing import Float, Int, Tensor
+from kt_course._typing import Float, Int, Tensor
 from kt_course.figures.style import (
     GREY,
     ORANGE,

@@ -358,10 +358,10 @@ def test_maps_are_taken_before_dropout():
         y = attention(x, mask=causal_mask(x.size(1)))
     weights = maps[0][:, 0]
     torch.testing.assert_close(weights.sum(-1), torch.ones(1, 8))  # nothing is missing in the map
-    dropped, kept = (y == 0) & (weights > 0), y != 0
+    dropped, survives = (y == 0) & (weights > 0), y != 0
     assert dropped.any()
-    assert kept.any()
-    torch.testing.assert_close(y[kept], 2 * weights[kept])  # what survives counts double
+    assert survives.any()
+    torch.testing.assert_close(y[survives], 2 * weights[survives])  # what survives counts double
 
 
 def test_dropout_on_cpu_drops_without_recording_too():
@@ -404,6 +404,6 @@ def test_recorders_are_restored_nested_and_after_an_error():
     with pytest.raises(RuntimeError, match="inside"), record_attention(model):
         raise RuntimeError("inside")
     assert all(layer.attend is attend for layer in model)
-    kept = outer[0].clone()
+    before = outer[0].clone()
     model[0](5 * x)
-    assert torch.equal(outer[0], kept)  # the list stays filled and is not written after the block
+    assert torch.equal(outer[0], before)  # the list stays filled and is not written after the block

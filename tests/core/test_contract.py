@@ -63,7 +63,7 @@ RUN = [
 
 
 @pytest.mark.parametrize(
-    ("function", "wanted"),
+    ("function", "expected"),
     [
         (kt.GPTConfig, CONFIG),
         (kt.GPT.forward, [("self", None), ("idx", None), ("targets", None)]),
@@ -84,8 +84,8 @@ RUN = [
     ],
     ids=lambda value: getattr(value, "__qualname__", ""),
 )
-def test_signatures_begin_as_promised(function, wanted):
-    assert leading(function)[: len(wanted)] == wanted
+def test_signatures_begin_as_promised(function, expected):
+    assert leading(function)[: len(expected)] == expected
 
 
 def test_every_public_name_is_there():
@@ -130,10 +130,10 @@ def test_a_model_gives_logits_loss_and_maps(variant):
     assert loss is None
     targets = idx.roll(-1, 1)
     targets[:, 8:] = 0
-    wanted = torch.nn.functional.cross_entropy(
+    expected = torch.nn.functional.cross_entropy(
         logits[:, :8].flatten(0, 1), targets[:, :8].flatten()
     )
-    assert torch.allclose(model(idx, targets)[1], wanted)
+    assert torch.allclose(model(idx, targets)[1], expected)
     with kt.record_attention(model) as maps:
         same, _ = model(idx)
     assert len(maps) == 3

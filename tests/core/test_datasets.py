@@ -30,7 +30,7 @@ def spans(documents=None, block=64, **options):
     return SpanCorruption(LINES if documents is None else documents, VOCAB, block, **options)
 
 
-def drawn(data, epochs):
+def draws(data, epochs):
     """The pieces of every example in each of the epochs."""
     for epoch in range(epochs):
         for i in range(len(data)):
@@ -39,8 +39,8 @@ def drawn(data, epochs):
 
 def check_pair(x, y, block):
     assert x.shape == y.shape == (block,) and x.dtype == y.dtype == torch.int64
-    asked = y[:-1] != 0
-    assert torch.equal(y[:-1][asked], x[1:][asked])
+    has_loss = y[:-1] != 0
+    assert torch.equal(y[:-1][has_loss], x[1:][has_loss])
     assert not y[
         len(x.nonzero()) :
     ].any()  # none behind the text (the last target of a full block excepted)
@@ -51,7 +51,7 @@ def check_pair(x, y, block):
 
 def test_pairs_are_well_formed():
     data = spans([*LINES, LONG, "a", "abcd", "北京", "Ann Lee. ", ". "], 48)
-    for i, (prefix, masked, suffix) in drawn(data, 1):
+    for i, (prefix, masked, suffix) in draws(data, 1):
         x, y = data[i]
         check_pair(x, y, 48)
         whole = f"{prefix}⁇{suffix}⁇{masked}"
@@ -65,31 +65,31 @@ def test_pairs_are_well_formed():
 
 def test_pieces_recombine_to_a_prefix_of_the_document():
     data = spans([*LINES, LONG, "a", "北京"])
-    for i, pieces in drawn(data, 50):
+    for i, pieces in draws(data, 50):
         text = "".join(pieces)
         assert text and data.documents[i].startswith(text)
 
 
 def test_truncation_is_uniform_from_4_to_seven_eighths_of_the_block():
     data = spans([LONG] * 50, 64)
-    found = Counter(sum(map(len, pieces)) for _, pieces in drawn(data, 100))
-    assert set(found) == set(range(4, 57))  # every length, both ends
-    mean = sum(n * k for n, k in found.items()) / 5000
+    lengths = Counter(sum(map(len, pieces)) for _, pieces in draws(data, 100))
+    assert set(lengths) == set(range(4, 57))  # every length, both ends
+    mean = sum(n * k for n, k in lengths.items()) / 5000
     assert abs(mean - 30) < 1.0
-    assert max(found.values()) < 2 * 5000 / 53
+    assert max(lengths.values()) < 2 * 5000 / 53
 
 
 def test_a_document_shorter_than_the_draw_is_shown_whole():
     data = spans(["abcdefghij"] * 50, 64)
-    found = Counter(sum(map(len, pieces)) for _, pieces in drawn(data, 20))
-    assert set(found) == set(range(4, 11))
-    assert found[10] > 0.75 * 1000  # 47 of the 53 lengths
+    lengths = Counter(sum(map(len, pieces)) for _, pieces in draws(data, 20))
+    assert set(lengths) == set(range(4, 11))
+    assert lengths[10] > 0.75 * 1000  # 47 of the 53 lengths
 
 
 def test_masked_part_is_a_quarter_on_average_and_varies():
     data = spans([LONG] * 50, 128)
     shares, starts = [], []
-    for _, (prefix, masked, suffix) in drawn(data, 60):
+    for _, (prefix, masked, suffix) in draws(data, 60):
         whole = len(prefix + masked + suffix)
         if whole >= 40:
             shares.append(len(masked) / whole)
@@ -127,14 +127,14 @@ def test_draws_depend_on_seed_epoch_and_index_alone():
 def test_draws_and_the_global_random_states_leave_each_other_alone():
     import random
 
-    torch_before, found = torch.get_rng_state(), []
+    torch_before, results = torch.get_rng_state(), []
     for seed in (1, 2):
         random.seed(seed)
         data = spans()
-        found.append(
+        results.append(
             ([data.tokens(i) for i in range(4)], [x.tolist() for x, _ in batches(data, 2, 0, 0)])
         )
-    assert found[0] == found[1] and torch.equal(torch.get_rng_state(), torch_before)
+    assert results[0] == results[1] and torch.equal(torch.get_rng_state(), torch_before)
 
 
 def test_draws_do_not_depend_on_pythonhashseed():
@@ -252,14 +252,14 @@ def test_a_mixture_counts_and_draws_afresh_each_time():
     texts = [VOCAB.decode(x[x != 0].tolist()) for x, _ in data]
     assert texts[:3] == ["Where was Bo Ek born?⁇Rio⁇"] * 3
     assert sum(a != b for a, b in zip(texts[3:7], texts[7:], strict=True)) >= 3
-    seen = set()
+    examples = set()
     for epoch in range(3):  # the part's own epochs never come twice
         data.set_epoch(epoch)
-        seen |= {tuple(data.tokens(i, epoch)[0]) for i in range(3, 11)}
+        examples |= {tuple(data.tokens(i, epoch)[0]) for i in range(3, 11)}
         first = spans()
         first.set_epoch(2 * epoch)
         assert torch.equal(data[3][0], first[0][0])
-    assert len(seen) >= 22
+    assert len(examples) >= 22
 
 
 def test_a_mixture_does_not_depend_on_the_order_of_access():
@@ -283,9 +283,9 @@ def test_mixture_errors():
 # ---------------------------------------------------------------- batches
 
 
-def rows(found):
+def rows(pairs):
     """All ids of each row of each batch (the last may be in y alone), and where the loss begins."""
-    for xs, ys in found:
+    for xs, ys in pairs:
         for x, y in zip(xs.tolist(), ys.tolist(), strict=True):
             yield tuple(i for i in [*x, y[-1]] if i), [j != 0 for j in y].index(True)
 
@@ -313,27 +313,29 @@ def test_bucketing_removes_the_padding():
     data = spans([LONG] * 512, 128)
     share = {}
     for bucket in (False, True):
-        found = [x for x, _ in batches(data, 32, 0, 0, bucket=bucket)]
-        share[bucket] = 1 - sum(int((x != 0).sum()) for x in found) / sum(x.numel() for x in found)
+        inputs = [x for x, _ in batches(data, 32, 0, 0, bucket=bucket)]
+        share[bucket] = 1 - sum(int((x != 0).sum()) for x in inputs) / sum(
+            x.numel() for x in inputs
+        )
     assert share[False] > 0.45 and share[True] < 0.06
 
 
 def test_the_order_depends_on_seed_and_epoch_alone():
     data = spans(LINES * 8)
 
-    def told(seed, epoch, **options):
+    def order(seed, epoch, **options):
         return [x.tolist() for x, _ in batches(data, 4, seed, epoch, **options)]
 
-    first = told(0, 0)
+    first = order(0, 0)
     torch.manual_seed(3)
-    assert told(0, 0) == first
-    assert told(1, 0) != first and told(0, 1) != first
+    assert order(0, 0) == first
+    assert order(1, 0) != first and order(0, 1) != first
 
 
 def test_without_shuffling_examples_come_in_order():
     data = spans(LINES * 3)
-    found = list(batches(data, 5, 0, 0, bucket=False, shuffle=False))
-    assert torch.equal(torch.cat([x for x, _ in found]), torch.stack([x for x, _ in data]))
+    pairs = list(batches(data, 5, 0, 0, bucket=False, shuffle=False))
+    assert torch.equal(torch.cat([x for x, _ in pairs]), torch.stack([x for x, _ in data]))
     lengths = [x.shape[1] for x, _ in batches(data, 3, 0, 0, shuffle=False)]
     assert lengths == sorted(lengths)
 
@@ -359,8 +361,8 @@ def test_data_never_holds_the_trainer_up():
         "    characters = sum(int((x != 0).sum()) for x, _ in batches(data, 128, 0, epoch))\n"
         "    print(characters / (time.process_time() - began))"
     )
-    told = subprocess.run(
+    output = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, check=True
     ).stdout
-    best = max(map(float, told.split()))
+    best = max(map(float, output.split()))
     assert best > 200_000, f"{best:.0f} characters a second"

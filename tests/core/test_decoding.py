@@ -82,7 +82,7 @@ def test_cached_equals_uncached_equals_one_by_one_up_to_the_blocks_end(case):
 def read(model, idx, cache):
     """Logits of all prompts, whose keys and values go into the cache."""
     logits = model.head(model.hidden(idx, cache=cache))
-    cache.is_filled = True
+    cache.prompts_are_read = True
     return logits
 
 
@@ -214,8 +214,8 @@ def test_pick_draws_from_the_k_likeliest_with_their_probabilities():
     assert pick_next(logits[:2], 0.0, None, None).tolist() == [0, 0]
 
     def shares(temperature, top_k):
-        drawn = pick_next(logits, temperature, top_k, torch.Generator().manual_seed(0))
-        return torch.bincount(drawn, minlength=4) / 4000
+        choices = pick_next(logits, temperature, top_k, torch.Generator().manual_seed(0))
+        return torch.bincount(choices, minlength=4) / 4000
 
     torch.testing.assert_close(shares(1.0, None), logits[0].softmax(-1), atol=0.03, rtol=0)
     torch.testing.assert_close(shares(2.0, None), (logits[0] / 2).softmax(-1), atol=0.03, rtol=0)

@@ -73,18 +73,18 @@ def gradients_are_finite(model):
 
 def influence(model, T, seed=0):
     """(T, T): the size of d out_t / d embedding_j, in one pass."""
-    idx, kept = text(1, T, seed).expand(T, T), []
+    idx, outputs = text(1, T, seed).expand(T, T), []
 
     def leaf(module, args, out):
-        kept.append(out.detach().requires_grad_())
-        return kept[0]
+        outputs.append(out.detach().requires_grad_())
+        return outputs[0]
 
     handle = model.tok_emb.register_forward_hook(leaf)
     logits = model(idx)[0]
     handle.remove()
     direction = torch.randn(V, generator=torch.Generator().manual_seed(1), dtype=logits.dtype)
     (logits.diagonal(dim1=0, dim2=1).T @ direction).sum().backward()
-    return kept[0].grad.abs().amax(-1)
+    return outputs[0].grad.abs().amax(-1)
 
 
 # ---------------------------------------------------------------- sizes and configuration
@@ -365,8 +365,8 @@ def test_rows_of_a_batch_are_independent(case):
         torch.testing.assert_close(model(idx[b : b + 1])[0][0], together[b], atol=1e-5, rtol=1e-5)
     other = idx.clone()
     other[1] = text(1, 9, seed=9)
-    kept = [0, 2, 3]
-    torch.testing.assert_close(model(other)[0][kept], together[kept], atol=1e-5, rtol=1e-5)
+    rows = [0, 2, 3]
+    torch.testing.assert_close(model(other)[0][rows], together[rows], atol=1e-5, rtol=1e-5)
 
 
 # ---------------------------------------------------------------- who sees what
@@ -376,9 +376,9 @@ def test_rows_of_a_batch_are_independent(case):
 def test_no_output_depends_on_a_later_input_by_autograd(case):
     model = trained_like(case, dtype=torch.float64)
     for T in lengths(case):
-        seen = influence(model, T)
-        assert (seen.triu(1) == 0).all(), f"T = {T}: an output sees the future"
-        assert (seen.diagonal() > 0).all()  # its own input it does see
+        gradients = influence(model, T)
+        assert (gradients.triu(1) == 0).all(), f"T = {T}: an output sees the future"
+        assert (gradients.diagonal() > 0).all()  # its own input it does see
 
 
 @every_case
@@ -423,8 +423,8 @@ def test_every_output_depends_on_every_earlier_input(case):
 @pytest.mark.parametrize("case", COMPLETE, ids=name)
 def test_two_layers_are_complete_already(case):
     model = trained_like(case, dtype=torch.float64, n_layer=2)
-    seen = influence(model, case[1])
-    assert (seen[torch.ones_like(seen, dtype=torch.bool).tril()] > 1e-12).all()
+    gradients = influence(model, case[1])
+    assert (gradients[torch.ones_like(gradients, dtype=torch.bool).tril()] > 1e-12).all()
 
 
 @pytest.mark.parametrize("case", [("perceiver", 13, m) for m in (1, 2, 5, 13)], ids=name)
@@ -444,13 +444,13 @@ def test_the_perceivers_reach_at_full_size(m, counts):
         trained_like(("perceiver", 128, m), dtype=torch.float64, n_layer=2),
         [10, 31, 63, 80, 127],
     )
-    kept = []
+    outputs = []
     model.tok_emb.register_forward_hook(
-        lambda module, args, out: kept.append(out.detach().requires_grad_()) or kept[0]
+        lambda module, args, out: outputs.append(out.detach().requires_grad_()) or outputs[0]
     )
     logits = model(text(1, 128).expand(len(at), -1))[0]
     sum(logits[row, t, :5].sum() for row, t in enumerate(at)).backward()
-    assert (kept[0].grad.abs().amax(-1) > 0).sum(-1).tolist() == counts
+    assert (outputs[0].grad.abs().amax(-1) > 0).sum(-1).tolist() == counts
 
 
 def test_only_the_local_window_keeps_wide_strides_complete():

@@ -41,20 +41,20 @@ def test_every_parameter_is_in_one_group_and_only_linear_matrices_decay(variant,
     model = tiny(variant, qk_norm=True)
     names = {id(p): n for n, p in model.named_parameters()}
     linear = {f"{n}.weight" for n, m in model.named_modules() if isinstance(m, nn.Linear)}
-    found = [
+    entries = [
         (o, g, names[id(p)])
         for o in optimizers(model, name)
         for g in o.param_groups
         for p in g["params"]
     ]
-    assert sorted(n for _, _, n in found) == sorted(names.values())
-    assert {n for _, g, n in found if g["weight_decay"]} == linear
-    free = [n for _, g, n in found if g["weight_decay"] == 0]
+    assert sorted(n for _, _, n in entries) == sorted(names.values())
+    assert {n for _, g, n in entries if g["weight_decay"]} == linear
+    free = [n for _, g, n in entries if g["weight_decay"] == 0]
     assert "tok_emb.weight" in free and "ln_f.weight" in free and "blocks.0.mlp.up.bias" in free
     assert ("pos_emb" in free) == (variant in ("vanilla", "perceiver"))
     assert ("blocks.0.latents" in free) == (variant == "perceiver")
     assert ({"blocks.2.null", "blocks.2.local"} <= set(free)) == (variant == "perceiver_ar")
-    by_muon = {n for o, _, n in found if isinstance(o, Muon)}
+    by_muon = {n for o, _, n in entries if isinstance(o, Muon)}
     assert by_muon == ({n for n in linear if n.startswith("blocks.")} if name == "muon" else set())
 
 
@@ -63,9 +63,9 @@ def test_every_parameter_is_in_one_group_and_only_linear_matrices_decay(variant,
 def test_all_but_biases_decay_where_the_assignment_is_followed(variant, name):
     model = tiny(variant)
     names = {id(p): n for n, p in model.named_parameters()}
-    found = optimizers(model, name, decay_on="all")
+    opts = optimizers(model, name, decay_on="all")
     decays = {
-        names[id(p)]: g["weight_decay"] for o in found for g in o.param_groups for p in g["params"]
+        names[id(p)]: g["weight_decay"] for o in opts for g in o.param_groups for p in g["params"]
     }
     assert set(decays) == set(names.values())
     assert {n for n, decay in decays.items() if not decay} == {
@@ -85,8 +85,13 @@ def test_frozen_parameters_are_left_out():
     model = tiny()
     model.tok_emb.weight.requires_grad_(False)
     model.blocks[0].mlp.up.weight.requires_grad_(False)
-    taken = {id(p) for o in optimizers(model, "muon") for g in o.param_groups for p in g["params"]}
-    assert id(model.tok_emb.weight) not in taken and id(model.blocks[0].mlp.up.weight) not in taken
+    muon_ids = {
+        id(p) for o in optimizers(model, "muon") for g in o.param_groups for p in g["params"]
+    }
+    assert (
+        id(model.tok_emb.weight) not in muon_ids
+        and id(model.blocks[0].mlp.up.weight) not in muon_ids
+    )
 
 
 @pytest.mark.parametrize("rows, cols", [(32, 32), (16, 64), (64, 16)])
@@ -158,10 +163,10 @@ def rates(total, **settings):
 
 
 def test_cosine_falls_from_the_peak_to_its_floor():
-    found = rates(100, schedule="cosine", final_fraction=0.1)
-    assert found[0] == 1.0 and found[50] == pytest.approx(0.5) and found[-1] == 0.1
-    assert found == sorted(found, reverse=True)
-    assert found[60] == pytest.approx(0.5 * (1 + math.cos(0.6 * math.pi)))
+    shares = rates(100, schedule="cosine", final_fraction=0.1)
+    assert shares[0] == 1.0 and shares[50] == pytest.approx(0.5) and shares[-1] == 0.1
+    assert shares == sorted(shares, reverse=True)
+    assert shares[60] == pytest.approx(0.5 * (1 + math.cos(0.6 * math.pi)))
     assert rates(100, schedule="cosine", final_fraction=0.0)[-1] < 0.001
 
 
@@ -172,18 +177,18 @@ def test_a_horizon_stretches_the_cosine():
 
 
 def test_linear_is_flat_then_straight():
-    found = rates(100, schedule="linear", cooldown_from=0.4, final_fraction=0.0)
-    assert found[:41] == [1.0] * 41
-    steps = torch.tensor(found[40:]).diff()
+    shares = rates(100, schedule="linear", cooldown_from=0.4, final_fraction=0.0)
+    assert shares[:41] == [1.0] * 41
+    steps = torch.tensor(shares[40:]).diff()
     assert torch.allclose(steps, torch.tensor(-1 / 60))
-    assert found[-1] == pytest.approx(1 / 60)
+    assert shares[-1] == pytest.approx(1 / 60)
     assert rates(10, schedule="linear", cooldown_from=1.0) == [1.0] * 10
 
 
 def test_constant_and_warm_up():
     assert rates(10, schedule="constant") == [1.0] * 10
-    found = rates(20, schedule="constant", warmup_steps=4)
-    assert found[:5] == pytest.approx([0.2, 0.4, 0.6, 0.8, 1.0]) and set(found[4:]) == {1.0}
+    shares = rates(20, schedule="constant", warmup_steps=4)
+    assert shares[:5] == pytest.approx([0.2, 0.4, 0.6, 0.8, 1.0]) and set(shares[4:]) == {1.0}
     for schedule in ("cosine", "linear"):
         assert rates(20, schedule=schedule, warmup_steps=4)[:4] == pytest.approx(
             [0.2, 0.4, 0.6, 0.8]

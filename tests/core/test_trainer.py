@@ -150,9 +150,9 @@ def test_micro_batches_accumulate_the_gradient_of_the_whole_batch():
     class Halves(Hook):
         def on_start(self, trainer):
             def halves(batch):
-                asked = [int((y != 0).sum()) for y in batch[1].split(2)]
+                counts = [int((y != 0).sum()) for y in batch[1].split(2)]
                 parts = zip(*(column.split(2) for column in batch), strict=True)
-                return [(part, n / sum(asked)) for part, n in zip(parts, asked, strict=True)]
+                return [(part, n / sum(counts)) for part, n in zip(parts, counts, strict=True)]
 
             trainer.micro_batches = halves
 
@@ -196,16 +196,16 @@ def test_any_model_that_owns_its_loss_trains_through_the_same_loop():
 
 @pytest.mark.parametrize("optimizer", ["adamw", "muon"])
 def test_the_same_seed_gives_the_same_weights_and_history(optimizer):
-    found = []
+    results = []
     for _ in range(2):
         model = tiny(dropout=0.2)
         torch.manual_seed(random.randrange(10**6))  # what happened before does not matter
-        found.append((model, Trainer(model, lines(), config(optimizer=optimizer)).fit()))
-    assert same(found[0][0], found[1][0])
-    assert without_seconds(found[0][1]) == without_seconds(found[1][1])
+        results.append((model, Trainer(model, lines(), config(optimizer=optimizer)).fit()))
+    assert same(results[0][0], results[1][0])
+    assert without_seconds(results[0][1]) == without_seconds(results[1][1])
     other = tiny(dropout=0.2)
     Trainer(other, lines(), config(optimizer=optimizer, seed=1)).fit()
-    assert not same(found[0][0], other)
+    assert not same(results[0][0], other)
 
 
 def test_evaluating_does_not_change_the_training():

@@ -55,10 +55,10 @@ def test_bios_is_the_default_corpus():
 
 def test_bios_pairs_are_answered_in_the_documents():
     corpus = load_corpus("bios:people=100")
-    for asked, answer in corpus.train + corpus.dev + corpus.test:
-        own = [d for d in corpus.documents if d.startswith(question_name(asked) + ". ")]
+    for asks, answer in corpus.train + corpus.dev + corpus.test:
+        own = [d for d in corpus.documents if d.startswith(question_name(asks) + ". ")]
         assert len(own) == 4 and all(answer in line for line in own)
-        assert len(asked) <= 44
+        assert len(asks) <= 44
 
 
 def test_knobs_in_the_name_equal_keywords():
@@ -322,8 +322,10 @@ def test_corrupted_body_falls_back_and_is_never_kept(tmp_path, pins, no_proxy):
         with pytest.raises(CorpusError) as error:
             fetch_wiki(folder=tmp_path / "b")
     message = str(error.value)
-    found = hashlib.sha256(corrupted["birth_dev.tsv"]).hexdigest()
-    assert "birth_dev.tsv" in message and HASHES["birth_dev.tsv"][0] in message and found in message
+    digest = hashlib.sha256(corrupted["birth_dev.tsv"]).hexdigest()
+    assert (
+        "birth_dev.tsv" in message and HASHES["birth_dev.tsv"][0] in message and digest in message
+    )
     assert sorted(contents(tmp_path / "b")) == ["birth_places_train.tsv", "wiki.txt"]
 
 
@@ -361,8 +363,8 @@ def test_fetch_from_a_folder_refuses_what_is_wrong(tmp_path, pins):
     with pytest.raises(CorpusError, match="no such folder"):
         fetch_wiki(tmp_path / "none", tmp_path / "wiki")
     source = fill(tmp_path / "source", {**STAND_INS, "birth_dev.tsv": b"other"})
-    expected, found = HASHES["birth_dev.tsv"][0], hashlib.sha256(b"other").hexdigest()
-    with pytest.raises(CorpusError, match=f"birth_dev.tsv: .* expected {expected}, found {found}"):
+    expected, digest = HASHES["birth_dev.tsv"][0], hashlib.sha256(b"other").hexdigest()
+    with pytest.raises(CorpusError, match=f"birth_dev.tsv: .* expected {expected}, found {digest}"):
         fetch_wiki(source, tmp_path / "wiki")
     (source / "birth_dev.tsv").unlink()
     with pytest.raises(

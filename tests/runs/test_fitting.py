@@ -177,8 +177,8 @@ def test_a_row_across_the_stop_reports_the_mean_loss_of_all_its_steps(tmp_path):
         fit(tiny(), lines(), config(log_every=4, eval_every=6), **more)
     resumed = fit(tiny(), lines(), settings, state=tmp_path / "state", resume=True)
     assert [row["step"] for row in resumed] == [4, 6, 8, 9]
-    wanted = fit(tiny(), lines(), config())
-    assert resumed[2]["loss"] == pytest.approx((wanted[6]["loss"] + wanted[7]["loss"]) / 2)
+    whole = fit(tiny(), lines(), config())
+    assert resumed[2]["loss"] == pytest.approx((whole[6]["loss"] + whole[7]["loss"]) / 2)
     assert resumed[-1] | dict(seconds=0) == history[-1] | dict(seconds=0)
 
 

@@ -208,13 +208,13 @@ def test_the_default_folder_tells_the_settings(tmp_path, monkeypatch):
 @pytest.fixture
 def folder(tmp_path):
     """A corpus like wiki: test questions without answers."""
-    made = kt.load_corpus(CORPUS)
+    source = kt.load_corpus(CORPUS)
     root = tmp_path / "corpus"
     root.mkdir()
-    (root / "text.txt").write_text("\n".join(made.documents))
-    (root / "birth_train.tsv").write_text("".join(f"{q}\t{a}\n" for q, a in made.train))
-    (root / "birth_dev.tsv").write_text("".join(f"{q}\t{a}\n" for q, a in made.dev))
-    (root / "birth_test_inputs.tsv").write_text("".join(f"{q}\n" for q, _ in made.test))
+    (root / "text.txt").write_text("\n".join(source.documents))
+    (root / "birth_train.tsv").write_text("".join(f"{q}\t{a}\n" for q, a in source.train))
+    (root / "birth_dev.tsv").write_text("".join(f"{q}\t{a}\n" for q, a in source.dev))
+    (root / "birth_test_inputs.tsv").write_text("".join(f"{q}\n" for q, _ in source.test))
     return root
 
 
@@ -332,10 +332,10 @@ def test_a_stop_between_the_last_step_and_the_checkpoint_loses_nothing(
     """The last evaluation may take a while: Ctrl-C in it must not cost the whole training."""
     plain = phases.save_checkpoint
 
-    def stopping(path, *given, **named):
+    def stopping(path, *args, **options):
         if Path(path).stem == phase:
             raise KeyboardInterrupt
-        return plain(path, *given, **named)
+        return plain(path, *args, **options)
 
     with monkeypatch.context() as patch:
         patch.setattr(phases, "save_checkpoint", stopping)

@@ -18,7 +18,6 @@ import torch.nn.functional as F
 from torch import nn
 from torch.nn.utils.rnn import pad_sequence
 
-from kt_core._typing import Float, Int, Tensor
 from kt_core._validation import one_of
 from kt_core.datasets import TokenDataset
 from kt_core.evaluation import Score
@@ -26,6 +25,7 @@ from kt_core.models import GPT
 from kt_core.train_config import TrainConfig
 from kt_core.trainer import Trainer
 from kt_core.vocab import CharVocab
+from kt_course._typing import Float, Int, Tensor
 from kt_course.chapters.finetuning_techniques.sentiment import Sentence
 
 POOLINGS = ("last", "mean")

@@ -13,9 +13,9 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
-from kt_core._typing import Float, Int, Tensor
 from kt_core._validation import is_whole, require
 from kt_core.attention import additive_score, masked_softmax, multiplicative_score
+from kt_course._typing import Float, Int, Tensor
 from kt_course.chapters.the_whole_transformer.seq2seq import (
     EncoderDecoder,
     Memory,

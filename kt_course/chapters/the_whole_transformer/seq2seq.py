@@ -16,10 +16,10 @@ from dataclasses import dataclass
 import torch.nn.functional as F
 from torch import nn
 
-from kt_core._typing import Bool, Float, Int, Tensor
 from kt_core._validation import is_whole, require
 from kt_core.attention import MultiHeadAttention, causal_mask
 from kt_core.positions import sinusoidal_positions
+from kt_course._typing import Bool, Float, Int, Tensor
 from kt_course.chapters.the_whole_transformer.seq2seq_data import TokenVocab
 
 NORMS = ("pre", "post")

@@ -9,7 +9,7 @@ from functools import cached_property
 
 import torch
 
-from kt_core._typing import Int, Tensor
+from kt_course._typing import Int, Tensor
 
 PAD, START, END = "□", "▶", "■"  # ids 0, 1, 2 of every vocabulary
 

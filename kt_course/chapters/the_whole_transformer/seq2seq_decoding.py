@@ -13,9 +13,9 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
-from kt_core._typing import Float, Int, Tensor
 from kt_core.decoding import pick_next
 from kt_core.evaluation import Score, exact_match
+from kt_course._typing import Float, Int, Tensor
 from kt_course.chapters.the_whole_transformer.seq2seq_data import Pair, TokenVocab, Toy, pad_rows
 
 START, END = TokenVocab.start_id, TokenVocab.end_id

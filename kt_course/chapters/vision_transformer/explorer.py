@@ -18,8 +18,8 @@ import torch
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from kt_core._typing import Float, Tensor
 from kt_core.attention import record_attention
+from kt_course._typing import Float, Tensor
 from kt_course.chapters.vision_transformer.vision import ViT, attention_rollout
 from kt_course.explorers.panels import frame, picture, scale
 from kt_course.explorers.shell import Choice, Grid, Slider, View, explorer, page

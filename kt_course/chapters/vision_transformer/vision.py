@@ -21,10 +21,10 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from kt_core._typing import Bool, Float, Int, Tensor
 from kt_core._validation import is_whole, require
 from kt_core.blocks import Block, GPTConfig
 from kt_core.evaluation import Score
+from kt_course._typing import Bool, Float, Int, Tensor
 
 POOLS, POSITIONS = ("class", "mean"), ("learned", "none")
 HIDDEN = -1.0  # the ink of hidden pixels, which no image has: what ⁇ is in a text

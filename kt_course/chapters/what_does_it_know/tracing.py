@@ -20,11 +20,11 @@ from dataclasses import dataclass
 import torch
 import torch.nn.functional as F
 
-from kt_core._typing import Bool, Float, Int, Tensor
 from kt_core.attention import causal_mask
 from kt_core.corpora.loading import question_name
 from kt_core.models import GPT
 from kt_core.vocab import MASK, CharVocab
+from kt_course._typing import Bool, Float, Int, Tensor
 
 # ---------------------------------------------------------------- a question and its parts
 

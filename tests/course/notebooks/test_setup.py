@@ -164,7 +164,7 @@ def test_import_needs_torch_and_numpy_alone():
 
 def test_shapes_are_plain_tensors_without_jaxtyping():
     code = f"import sys; sys.modules['jaxtyping'] = None; sys.path.insert(0, {str(ROOT)!r})\n"
-    code += "from kt_core._typing import Bool, Float, Int, Tensor\n"
+    code += "from kt_course._typing import Bool, Float, Int, Tensor\n"
     code += "print({kind[Tensor, 'B T'] for kind in (Bool, Float, Int)} == {Tensor})"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout == "True\n"

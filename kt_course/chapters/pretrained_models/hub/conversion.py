@@ -11,9 +11,9 @@ from typing import Any
 
 import torch
 
-from kt_core._typing import Tensor
 from kt_core.attention import MultiHeadAttention
 from kt_core.models import GPT, GPTConfig
+from kt_course._typing import Tensor
 
 
 def gpt2_attention(layer: MultiHeadAttention) -> dict[str, Tensor]:

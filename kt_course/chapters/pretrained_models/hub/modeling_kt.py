@@ -14,13 +14,13 @@ import torch.nn.functional as F
 from transformers import GenerationMixin, PreTrainedConfig, PreTrainedModel
 from transformers.modeling_outputs import CausalLMOutput
 
-from kt_core._typing import Int, Tensor
 from kt_core._validation import require  # noqa: F401
 from kt_core.attention import attend  # noqa: F401
 from kt_core.blocks import GPTConfig
 from kt_core.models import GPT
 from kt_core.perceiver import PerceiverStack  # noqa: F401
 from kt_core.positions import Rotary
+from kt_course._typing import Int, Tensor
 from kt_course.chapters.pretrained_models.hub.padding import left_aligned
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from kt_core._typing import Int, Tensor
+from kt_course._typing import Int, Tensor
 
 
 def left_aligned(
