@@ -15,14 +15,17 @@ import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 import urllib.request
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
 
 import nbformat
+import pytest
 
 from kt_course.grading.release import release
 
@@ -134,6 +137,37 @@ def cut_off(page) -> list[str]:
     """What of a page lies out of sight sideways: beyond the screen, or cut by a box that does not
     scroll."""
     return page.evaluate(_CUT)
+
+
+@cache
+def axe_source() -> str:
+    """The source of axe-core: the file that KT_AXE names, else fetched by npm for this run.
+
+    Skips the test where there is neither.
+    """
+    if "KT_AXE" in os.environ:
+        return Path(os.environ["KT_AXE"]).read_text(encoding="utf-8")
+    if shutil.which("npm") is None:
+        pytest.skip("needs npm, which fetches axe-core, or KT_AXE with the path of axe.min.js")
+    with tempfile.TemporaryDirectory() as folder:
+        command = ["npm", "install", "--no-save", "--prefix", folder, "axe-core@4"]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=120)
+        source = Path(folder) / "node_modules" / "axe-core" / "axe.min.js"
+        if not source.is_file():
+            pytest.skip(f"npm did not fetch axe-core: {done.stderr[-200:]}")
+        return source.read_text(encoding="utf-8")
+
+
+def axe_findings(page, context: str = "document") -> list[tuple[str, str, str]]:
+    """Serious and critical findings of axe-core: (rule, element, what is wrong)."""
+    page.evaluate(axe_source())
+    violations = page.evaluate(f"axe.run({context}).then(found => found.violations)")
+    return [
+        (one["id"], node["html"][:120], node["failureSummary"][:200])
+        for one in violations
+        if one["impact"] in ("serious", "critical")
+        for node in one["nodes"][:3]
+    ]
 
 
 # ---------------------------------------------------------------- JupyterLab

@@ -17,7 +17,7 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
 
 from answering import posed  # noqa: E402
-from browsing import Notebook, chromium, controls, jupyterlab, missing, picture, redrawn, tab  # noqa: E402
+from browsing import Notebook, chromium, jupyterlab, missing, tab  # noqa: E402
 
 from kt_core.corpora.files import write_atomically  # noqa: E402
 from kt_course.tools.html_export import write_page  # noqa: E402
@@ -28,19 +28,15 @@ MISTAKE = "return torch.ones(T, T, dtype=torch.bool).triu()"
 
 
 def lab_picture(lab, browser) -> bytes:
-    """JupyterLab with a training that can be replayed, at the moment when the facts arrive."""
+    """JupyterLab with trained models that answer a question side by side."""
     with tab(browser, 1120, 1000, lab.address, **SHARP) as page:
         notebook = Notebook(page, lab, "05_pretrain_finetune")
         notebook.run_all()
         page.keyboard.press("Escape")
         page.keyboard.press("ControlOrMeta+B")  # no file browser
-        explorer = notebook.explorers()[0]
-        slider = dict(controls(explorer))["moment"]
-        for _ in range(11):
-            before = picture(explorer)
-            slider.press("ArrowLeft")
-            redrawn(explorer, before)
-        notebook.cell("explore_replay").evaluate("cell => cell.scrollIntoView()")
+        page.locator(".kt-live[data-ready]").first.wait_for()
+        notebook.cell("attach(").evaluate("cell => cell.scrollIntoView()")
+        page.wait_for_timeout(1000)  # until all models have answered
         return page.screenshot()
 
 

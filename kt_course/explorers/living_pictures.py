@@ -44,15 +44,16 @@ def _ask(models: Models, question: str, truth: str) -> Figure:
 def _attention(models: Models, question: str, truth: str) -> Figure:
     """All heads of the first model as small maps."""
     name, (model, vocab) = next(iter(models.items()))
+    text = question + MASK if model.config.causal else question
     with torch.no_grad(), record_attention(model) as maps:
-        model(torch.tensor([vocab.encode(question + MASK)]))
+        model(torch.tensor([vocab.encode(text)]))
     rows, columns = model.config.n_layer, model.config.n_head
     figure, axes = plt.subplots(rows, columns, figsize=(1.5 * columns, 1.6 * rows), squeeze=False)
     for layer, row in enumerate(axes):
         for head, ax in enumerate(row):
             ax.imshow(maps[layer][0, head].numpy(), cmap="Blues", vmin=0, aspect="auto")
             ax.set(xticks=[], yticks=[], title=f"layer {layer}, head {head}")
-    figure.suptitle(f"Attention of {name} over\n“{question}{MASK}”", fontsize=11)
+    figure.suptitle(f"Attention of {name} over\n“{text}”", fontsize=11)
     figure.supxlabel("rows attend to columns; darkest: the head's largest weight", fontsize=9)
     return figure
 

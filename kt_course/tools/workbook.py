@@ -3,12 +3,12 @@
 01_….ipynb  01_….html      each notebook as it ran, and a page of it that needs no network
 runs/                      what the notebooks trained, and their results (their runs_dir)
 report/                    the table of the runs trained here, if any
-results.json  index.html   facts, seconds and peak memory of each notebook; links to everything
+index.html                 the front page; glossary.html and bibliography.html
+results.json               facts, seconds and peak memory of each notebook
 """
 
 from __future__ import annotations
 
-import io
 import json
 import logging
 import os
@@ -25,16 +25,16 @@ import psutil
 from jupyter_client.kernelspec import KernelSpec
 from jupyter_client.manager import AsyncKernelManager
 
-from kt_core.corpora.files import write_atomically, write_json
+from kt_core.corpora.files import write_json
 from kt_core.corpora.loading import load_corpus
 from kt_core.corpora.paths import checkout_dir, data_dir
 from kt_core.evaluation import Score
 from kt_core.runs.recipes import recipe
-from kt_course.figures import plots
 from kt_course.tools import options as opt
-from kt_course.tools.html_export import write_index, write_page
+from kt_course.tools.front_page import write_front_page
+from kt_course.tools.html_export import write_page
 from kt_course.tools.report import write_report
-from kt_course.tools.tables import percent, text_table
+from kt_course.tools.site import Site, read_site, write_appendices
 
 DEFAULTS = dict(profile="quick", corpus="bios", variant=None, seed=0, device="auto", overrides={})
 
@@ -233,6 +233,9 @@ def run_workbook(
     stamp = time.strftime("%Y%m%d-%H%M%S")
     out = (out or Path("runs") / f"workbook-{profile}-{stamp}").resolve()
     results = _read_results(out, parameters)
+    earlier = [out / f"{name}.ipynb" for name in results["notebooks"]]
+    every = {path.stem: path for path in [*filter(Path.exists, earlier), *paths]}
+    site = read_site([every[name] for name in sorted(every)])
     print(f"{len(paths)} notebooks, {profile}, {corpus}, seed {seed}, into {out}", flush=True)
 
     def run(path: Path) -> tuple[str, Outcome]:
@@ -242,7 +245,7 @@ def run_workbook(
     try:
         outcomes = map(run, paths) if jobs == 1 else pool.map(run, paths)
         for number, (name, outcome) in enumerate(outcomes, 1):
-            _record(out, results, name, outcome, f"[{number}/{len(paths)}]")
+            _record(out, site, results, name, outcome, f"[{number}/{len(paths)}]")
             if outcome.error is not None:
                 raise outcome.error
     except BaseException:
@@ -251,8 +254,8 @@ def run_workbook(
             kernel.terminate()
         raise
     finally:
-        _finish(out, results)
-    print(f"{results['seconds']:.0f} s in all; open {out / 'index.html'}", flush=True)
+        _finish(out, site, results)
+    print(f"{results['seconds']:.0f} s in all. Open {out / 'index.html'}", flush=True)
     return out
 
 
@@ -269,54 +272,32 @@ def _read_results(out: Path, parameters: dict) -> dict:
     return results
 
 
-def _record(out: Path, results: dict, name: str, outcome: Outcome, label: str) -> None:
+def _record(out: Path, site: Site, results: dict, name: str, outcome: Outcome, label: str) -> None:
     """Write a notebook's page, and keep its facts for results.json."""
     kept, notebook, error = out / "runs" / f"{name}.json", out / f"{name}.ipynb", outcome.error
+    facts = json.loads(kept.read_text(encoding="utf-8")).get("facts") if kept.exists() else None
     if notebook.exists():
-        write_page(notebook, out / f"{name}.html")
+        write_page(notebook, out / f"{name}.html", site, list(scores(facts)))
     results["notebooks"][name] = dict(
         seconds=round(outcome.seconds, 1),
         peak_mib=outcome.peak_mib and round(outcome.peak_mib),
         page=notebook.exists(),
         error=None if error is None else str(error) or type(error).__name__,
-        facts=json.loads(kept.read_text(encoding="utf-8")).get("facts") if kept.exists() else None,
+        facts=facts,
     )
-    memory = f", peak {outcome.peak_mib:.0f} MiB" if outcome.peak_mib else ""
     write_json(out / "results.json", results)
-    print(f"{label} {name}: {outcome.seconds:.0f} s{memory}", flush=True)
+    print(f"{label} {name}: {outcome.seconds:.0f} s", flush=True)
 
 
-def _finish(out: Path, results: dict) -> None:
-    """Write results.json, the report of the runs trained here, and the index."""
+def _finish(out: Path, site: Site, results: dict) -> None:
+    """Write results.json, the report of the runs trained here, the front page and the glossary."""
     results["notebooks"] = dict(sorted(results["notebooks"].items()))
     results["seconds"] = round(sum(facts["seconds"] for facts in results["notebooks"].values()), 1)
     write_json(out / "results.json", results)
     was_trained = any((out / "runs").rglob("config.json"))
     report = write_report([out / "runs"], out / "report") if was_trained else None
-    found = [
-        (name, *pair)
-        for name, notebook in results["notebooks"].items()
-        for pair in scores(notebook["facts"])
-    ]
-    found.sort(key=lambda line: -line[2].accuracy)
-    lines = [(name, what, percent(s.accuracy, s.low, s.high)) for name, what, s in found]
-    if found:
-        write_atomically(out / "accuracies.png", _draw_bars(found))
-        print(text_table(["notebook", "what", "accuracy %"], lines, "llr"))
-    write_index(out, results, lines, report)
-
-
-def _draw_bars(found: Sequence[tuple[str, str, Score]]) -> bytes:
-    """A PNG of the notebooks' accuracies, with a line for London where a notebook has its score."""
-    is_london = [what.split()[-1:] == ["london"] for _, what, _ in found]
-    pairs = list(zip(found, is_london, strict=True))
-    london = next((score for (_, _, score), yes in pairs if yes), None)
-    bars = [(f"{name[:2]} {what}", score) for (name, what, score), yes in pairs if not yes]
-    figure = plots.accuracy_bars(bars, london, title="Accuracies in the notebooks")
-    picture = io.BytesIO()
-    figure.savefig(picture, format="png", metadata={"Software": None})
-    plots.plt.close(figure)
-    return picture.getvalue()
+    write_appendices(site, out)
+    write_front_page(out, site, results, report)
 
 
 def scores(facts: Any, name: str = "") -> Iterator[tuple[str, Score]]:

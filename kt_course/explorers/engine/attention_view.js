@@ -88,7 +88,9 @@ export function attentionView(page) {
     },
   });
 
-  const prompt = () => (state.text.includes("⁇") ? state.text : `${state.text}⁇`);
+  const isEncoder = () => page.model(state.name).config.causal === false;
+  const prompt = () =>
+    state.text.includes("⁇") || isEncoder() ? state.text : `${state.text}⁇`;
   const keyOfText = () => `${state.name}\n${prompt()}`;
   const recorded = (layer = state.layer) => state.reading.attention[layer];
 
@@ -101,16 +103,16 @@ export function attentionView(page) {
     try {
       const model = page.model(state.name),
         knockedOut = page.knockedOut(state.name);
-      const reading = model.continueText(prompt(), { knockedOut, record: true });
+      const reading = model.complete(prompt(), { knockedOut, record: true });
       const key = keyOfText();
       if (!knockedOut.length)
         intact = { key, answer: reading.answer, probability: reading.probability };
-      else if (intact.key !== key) intact = { key, ...model.continueText(prompt()) };
+      else if (intact.key !== key) intact = { key, ...model.complete(prompt()) };
       const isLonger = reading.ids.length !== state.reading?.ids.length;
       Object.assign(state, { reading, model, characters: model.vocabulary });
       if (chooseHead) chooseTellingHead();
       if (isLonger || chooseHead)
-        Object.assign(state, { query: rowsOfHead().length - 1, key: null });
+        Object.assign(state, { query: tellingQuery(), key: null });
       field.element.parentElement?.classList.remove("kt-stale");
     } catch (error) {
       status.textContent = error.message;
@@ -123,14 +125,22 @@ export function attentionView(page) {
   }
   const later = onceAFrame(update);
 
+  /** The row to open on: where the answer begins. */
+  function tellingQuery() {
+    const first = prompt().indexOf("⁇"),
+      last = rowsOfHead().length - 1;
+    return isEncoder() && first >= 0 ? first : last;
+  }
+
   /**
    * Open on the head whose last character attends most to the name: the one that has something
    * to show.
    */
   function chooseTellingHead() {
     const text = prompt(),
-      from = "Where was ".length,
-      to = text.lastIndexOf(" born");
+      to = Math.max(text.lastIndexOf(" born"), text.indexOf("."));
+    const from = text.startsWith("Where was ") ? "Where was ".length : 0,
+      row = isEncoder() ? tellingQuery() : -1; // the last one of a causal model
     let best = -1;
     state.reading.attention.forEach(({ weights, nHead, nQuery, nKey }, layer) => {
       const { keys } = state.model.axes(layer, state.reading.ids.length);
@@ -138,7 +148,7 @@ export function attentionView(page) {
         let sum = 0;
         for (let k = 0; k < nKey; k++) {
           if (keys[k].from >= from && keys[k].to <= to)
-            sum += weights[((head + 1) * nQuery - 1) * nKey + k];
+            sum += weights[(head * nQuery + (row < 0 ? nQuery - 1 : row)) * nKey + k];
         }
         if (sum > best) [best, state.layer, state.head] = [sum, layer, head];
       }
@@ -149,9 +159,12 @@ export function attentionView(page) {
     const { answer, probability } = state.reading,
       out = page.knockedOut(state.name);
     const say = (one) => `${one.answer || "an empty answer"} (${percent(one.probability)})`;
+    const answers = isEncoder() ? "fills the masks with" : "answers";
+    if (isEncoder() && !prompt().includes("⁇"))
+      return status.replaceChildren("Type ⁇ for each character that the model shall fill in.");
     if (!out.length)
       return status.replaceChildren(
-        "The model answers: ",
+        `The model ${answers}: `,
         el("strong", {}, say({ answer, probability })),
       );
     const names = out
@@ -160,7 +173,7 @@ export function attentionView(page) {
       )
       .join(", ");
     status.replaceChildren(
-      `Without ${names} the model answers: `,
+      `Without ${names} the model ${answers}: `,
       el("strong", {}, say({ answer, probability })),
       `. With all heads: ${say(intact)}.`,
     );

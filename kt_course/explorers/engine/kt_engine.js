@@ -21,7 +21,8 @@
  */
 
 export const PAD = "□"; // id 0: fills a block
-export const MASK = "⁇"; // id 1: opens and closes an answer
+export const MASK = "⁇"; // id 1: opens and closes an answer, or hides a character
+const MASK_ID = 1;
 
 // ---------------------------------------------------------------- reading weights
 
@@ -626,10 +627,46 @@ export class Model {
   }
 
   /**
-   * Probability that the model writes exactly `answer` after `text`, and then ends.
+   * Fill every ⁇ of a text with its likeliest character, all in one pass, as a masked language
+   * model does (Devlin et al. 2019, section 3.1).
+   *
+   * @returns the same as `continueText`; the answer holds the characters at the masks, in order,
+   *     and the probability is their product
+   */
+  fillMasks(text, options = {}) {
+    const { ids, logits, attention, states } = this.forward(text, options), answer = [];
+    let logProbability = 0;
+    ids.forEach((id, t) => {
+      if (id !== MASK_ID) return;
+      const step = logSoftmax(logits, t * this.V, this.V), best = argmax(step, 2, this.V - 2) + 2;
+      answer.push(best);
+      logProbability += step[best];
+    });
+    const probability = Math.exp(logProbability);
+    return { ids, answer: this.decode(answer), probability, attention, states };
+  }
+
+  /** What the model makes of a text: a causal one continues it, an encoder fills its masks. */
+  complete(text, options = {}) {
+    const isEncoder = this.config.causal === false;
+    return isEncoder ? this.fillMasks(text, options) : this.continueText(text, options);
+  }
+
+  /** Probability of these characters at the masks of a text, each on its own. */
+  fillProbability(text, answer, options = {}) {
+    const { ids, logits } = this.forward(text, options), letters = this.encode(answer);
+    const masks = ids.flatMap((id, t) => (id === MASK_ID ? [t] : []));
+    const steps = masks.map((t) => logSoftmax(logits, t * this.V, this.V));
+    return Math.exp(steps.reduce((sum, step, i) => sum + step[letters[i]], 0));
+  }
+
+  /**
+   * Probability that the model writes exactly `answer` after `text`, and then ends; for an encoder,
+   * that the masks of `text` hold it.
    * @returns {number}
    */
   probability(text, answer, options = {}) {
+    if (this.config.causal === false) return this.fillProbability(text, answer, options);
     const before = this.encode(text), ids = this.checkLength([...before, ...this.encode(answer)]);
     const logits = this.run([{ cache: new Cache(this), ids }], options);
     let total = 0;

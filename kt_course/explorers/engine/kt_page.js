@@ -94,6 +94,7 @@ const hook = {
   config: (model) => ({ ...modelOf(model).config }),
   vocabulary: (model) => [...modelOf(model).vocabulary],
   answer: (model, question) => modelOf(model).answer(question, { knockedOut: knockedOut(model) }),
+  fill: (model, text) => modelOf(model).fillMasks(text, { knockedOut: knockedOut(model) }).answer,
   topAnswers: (model, question, k = 5) =>
     modelOf(model).topAnswers(question, k, { knockedOut: knockedOut(model) }),
   logits: (model, text) =>
@@ -122,6 +123,7 @@ const hook = {
 const CURIOUS = [
   ["models()", "names of the models on this page"],
   ["answer(model, question)", "the greedy answer, a string"],
+  ["fill(model, text)", "the likeliest character for each ⁇ of the text, of a masked model"],
   [
     "topAnswers(model, question, k)",
     "the k likeliest answers that a beam search finds: [{answer, probability}, …]",

@@ -5,15 +5,13 @@ from __future__ import annotations
 import base64
 import json
 import os
-import shutil
-import subprocess
 from contextlib import contextmanager
 from pathlib import Path
 
 import nbformat
 import pytest
 import torch
-from browsing import SCREENSHOTS, chromium, cut_off, missing, tab
+from browsing import SCREENSHOTS, axe_findings, chromium, cut_off, missing, tab
 
 import kt_core as kt
 from kt_core.blocks import VARIANTS
@@ -64,7 +62,6 @@ def opened(browser, view: LivingView, folder: Path, screen=DESKTOP, **context):
     with tab(browser, *screen, path.as_uri(), **context) as page:
         messages = []
         page.on("console", lambda message: messages.append(message.text))
-        page.set_default_timeout(60_000)
         page.goto(path.as_uri())
         page.locator("[data-ready]").wait_for()
         yield page
@@ -255,6 +252,18 @@ class TestTheEngineComputesWhatPyTorchComputes:
             if model.config.causal:
                 answer = page.evaluate("text => kt.answer('mine', text)", text)
                 assert [answer] == kt.answer(*pair, [text])
+            else:
+                self.check_filling(page, pair, f"{text[:12]}{MASK * 3}{text[15:]}")
+
+    def check_filling(self, page, pair, text: str) -> None:
+        """An encoder fills masks as Python does, in the page's hook and in its view."""
+        (_, vocab), logits = pair, logits_of(pair, text)
+        logits[:, :2] = -torch.inf
+        at = [position for position, letter in enumerate(text) if letter == MASK]
+        expected = vocab.decode(logits[at].argmax(-1).tolist())
+        assert page.evaluate("text => kt.fill('mine', text)", text) == expected
+        page.locator(".kt-live input").fill(text)
+        wait_for_status(page, f"The model fills the masks with: {expected}")
 
     def test_errors_say_what_is_wrong(self, page):
         def error(call: str) -> str:
@@ -315,6 +324,13 @@ def wait_for_status(page, text: str, number: int = 0) -> None:
     )
 
 
+def skip_if_busy(milliseconds: float, limit: float) -> None:
+    """Skip a test of speed that fails while more processes run than there are cores."""
+    load, cores = os.getloadavg()[0], os.cpu_count()
+    if milliseconds >= limit and load > cores:
+        pytest.skip(f"{milliseconds:.0f} ms, but {load:.0f} processes share {cores} cores")
+
+
 # Milliseconds from an event until the frame that shows its effect is painted, for each of n events.
 PAINTED = """async ([n, script]) => {
   const act = new Function('i', script), times = [];
@@ -349,9 +365,10 @@ class TestTheExplorersAreQuickAndSelfContained:
         for _ in range(3):
             with tab(browser, *DESKTOP, path.as_uri()) as page:
                 page.goto(path.as_uri())
-                page.locator("[data-ready]").wait_for(timeout=60_000)
+                page.locator("[data-ready]").wait_for()
                 times.append(page.evaluate("performance.now()"))
         print(f"page {path.stat().st_size / 1e6:.2f} MB, ready after {min(times):.0f} ms")
+        skip_if_busy(min(times), 1500)
         assert min(times) < 1500
 
     @pytest.mark.parametrize("what, script, limit", [("hover", HOVER, 50), ("typing", TYPE, 150)])
@@ -360,9 +377,7 @@ class TestTheExplorersAreQuickAndSelfContained:
             page.evaluate(PAINTED, [10, script])  # the browser compiles what is used often
             best = min(page.evaluate(PAINTED, [40, script])[37] for _ in range(3))
         print(f"{what}: p95 {best:.0f} ms from event to paint")
-        load, cores = os.getloadavg()[0], os.cpu_count()
-        if best >= limit and load > 2 * cores:
-            pytest.skip(f"{best:.0f} ms, but {load:.0f} processes share {cores} cores")
+        skip_if_busy(best, limit)
         assert best < limit
 
     def test_an_exported_notebook_lives(self, browser, views, models, dev, tmp_path):
@@ -380,7 +395,7 @@ class TestTheExplorersAreQuickAndSelfContained:
             page.goto(target.as_uri())
             for number in range(3):
                 page.locator("#kt-living-" + str(number + 1)).scroll_into_view_if_needed()
-                page.locator("[data-ready]").nth(number).wait_for(timeout=60_000)
+                page.locator("[data-ready]").nth(number).wait_for()
             assert page.locator(".kt-curious").count() == 1
             assert page.evaluate("kt.models()") == ["finetuned", "finetuned (2)"]
             questions = [question for question, _ in dev[:5]]
@@ -493,37 +508,13 @@ class TestTheExplorersAreAccessible:
 
     @pytest.mark.parametrize("scheme", ["light", "dark"])
     @pytest.mark.parametrize("view", VIEWS)
-    def test_axe_finds_nothing_serious(self, browser, views, axe, tmp_path, view, scheme):
+    def test_axe_finds_nothing_serious(self, browser, views, tmp_path, view, scheme):
         with opened(browser, views[view], tmp_path, color_scheme=scheme) as page:
             assert page.locator(".kt-live").get_attribute("data-theme") == scheme
             page.locator("summary").click()
             page.wait_for_timeout(500)
             page.screenshot(path=SCREENSHOTS / f"living-{view}-{scheme}.png", full_page=True)
-            page.evaluate(axe)
-            violations = page.evaluate("axe.run().then(found => found.violations)")
-            serious = [
-                (one["id"], node["html"][:120], node["failureSummary"][:200])
-                for one in violations
-                if one["impact"] in ("serious", "critical")
-                for node in one["nodes"][:3]
-            ]
-            assert serious == []
-
-
-@pytest.fixture(scope="module")
-def axe(tmp_path_factory) -> str:
-    """The source of axe-core: the file that KT_AXE names, else fetched by npm for this run."""
-    if "KT_AXE" in os.environ:
-        return Path(os.environ["KT_AXE"]).read_text(encoding="utf-8")
-    if shutil.which("npm") is None:
-        pytest.skip("needs npm, which fetches axe-core, or KT_AXE with the path of axe.min.js")
-    folder = tmp_path_factory.mktemp("axe")
-    command = ["npm", "install", "--no-save", "--prefix", str(folder), "axe-core@4"]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=120)
-    source = folder / "node_modules" / "axe-core" / "axe.min.js"
-    if not source.is_file():
-        pytest.skip(f"npm did not fetch axe-core: {done.stderr[-200:]}")
-    return source.read_text(encoding="utf-8")
+            assert axe_findings(page) == []
 
 
 # ---------------------------------------------------------------- the Python side

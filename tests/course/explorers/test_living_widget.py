@@ -41,7 +41,7 @@ def test_the_explorer_lives_in_jupyterlab(one_notebook, tmp_path):
         notebook = Notebook(page, lab, "living")
         notebook.run_all()
         assert notebook.trouble() == []
-        page.locator(".kt-live[data-ready]").wait_for(timeout=60_000)
+        page.locator(".kt-live[data-ready]").wait_for()
         SCREENSHOTS.mkdir(parents=True, exist_ok=True)
         page.screenshot(path=SCREENSHOTS / "living-lab.png")
         status = page.locator(".kt-live [role=status]")

@@ -32,7 +32,7 @@ from browsing import (
 from test_notebooks import NAMES, PATHS
 
 from kt_course.exercises.quizzes import quizzes
-from kt_course.tools.html_export import write_index, write_page
+from kt_course.tools.html_export import write_page
 
 pytestmark = pytest.mark.slow
 
@@ -135,6 +135,20 @@ def test_every_control_of_every_explorer_changes_its_picture(notebook):
         explorer.screenshot(path=SCREENSHOTS / f"{notebook.name}-explorer-{number}.png")
 
 
+def test_every_living_page_runs_its_model_anew(notebook):
+    """Its first control is moved, and what it says changes."""
+    called = re.findall(r"^attach\(|= attach\(", "\n".join(notebook.sources), re.MULTILINE)
+    views = notebook.page.locator(".jp-Notebook .kt-live[data-ready]").all()
+    assert len(views) == len(called)
+    for number, view in enumerate(views, 1):
+        before = view.inner_text()
+        move(view.locator("input[type=text], select").first)
+        notebook.page.wait_for_function(
+            "([view, before]) => view.innerText !== before", arg=[view.element_handle(), before]
+        )
+        view.screenshot(path=SCREENSHOTS / f"{notebook.name}-living-{number}.png")
+
+
 def test_an_exercise_is_judged_where_it_is_typed(notebook):
     stubs = posed(notebook.name)
     id = next((id for id in stubs if id in MISTAKES), next(iter(stubs)))
@@ -180,11 +194,11 @@ def test_a_page_shows_everything_without_a_network(browser, pages, name, screen)
         page.goto((pages / f"{name}.html").as_uri())
         page.screenshot(path=SCREENSHOTS / f"page-{name}-{screen[0]}.png")
         assert cut_off(page) == []
-        folds = page.locator("details")
-        assert folds.count() and not page.locator("details[open]").count()
+        folds = page.locator("main details")
+        assert folds.count() and not page.locator("main details[open]").count()
         folds.first.locator("summary").first.click()
-        assert page.locator("details[open]").count() == 1
-        page.evaluate("document.querySelectorAll('details').forEach(each => each.open = true)")
+        assert page.locator("main details[open]").count() == 1
+        page.evaluate("document.querySelectorAll('main details').forEach(each => each.open = true)")
         assert cut_off(page) == []
         flat = "all => all.filter(m => !getComputedStyle(m).display.includes('math') || m.clientHeight < 4).length"  # noqa: E501
         cells = nbformat.read(pages / f"{name}.ipynb", as_version=4).cells
@@ -203,32 +217,4 @@ def test_a_page_shows_everything_without_a_network(browser, pages, name, screen)
             pictures.first.tap()
             assert pictures.first.bounding_box()["width"] > screen[0]
             assert cut_off(page) == []
-        assert not page.strays and not page.problems
-
-
-@pytest.mark.parametrize("screen", [DESKTOP, PHONE], ids=["desktop", "phone"])
-def test_the_index_fits_the_screen(browser, tmp_path, screen):
-    facts = {"seconds": 12.3, "peak_mib": 881.0, "page": True, "error": None}
-    failed = facts | {
-        "peak_mib": None,
-        "error": "06_perceiver_ar, cell [3]: ValueError: " + "what went wrong " * 9,
-    }
-    results = {
-        "parameters": {"profile": "quick", "corpus": "bios", "seed": 0},
-        "seconds": 80,
-        "notebooks": dict.fromkeys(NAMES, facts) | {NAMES[-1]: failed},
-    }
-    accuracies = [
-        (name, "dev by kind mixed, always London", "90.8 % [86.6, 93.8]") for name in NAMES
-    ]
-    write_index(
-        tmp_path, results, accuracies, "| run | dev |\n|---|---|\n| rope-quick-seed0 | 90.8 % |\n"
-    )
-    with tab(browser, *screen, tmp_path.as_uri(), is_mobile=screen == PHONE) as page:
-        page.goto((tmp_path / "index.html").as_uri())
-        page.screenshot(path=SCREENSHOTS / f"page-index-{screen[0]}.png")
-        assert (
-            page.evaluate("innerWidth") == screen[0]
-        )  # a phone is not shown the desktop's page, made small
-        assert cut_off(page) == []
         assert not page.strays and not page.problems
