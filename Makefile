@@ -49,8 +49,8 @@ test: check ## check, all other tests, the notebooks against their stored output
 	$(ONE_THREAD) $(BIN)/kt workbook --profile smoke --jobs $(JOBS) --out runs/test-smoke
 	@$(BIN)/python tests/browsing.py
 
-lab: setup ## open the notebooks in JupyterLab
-	$(BIN)/jupyter lab --LabApp.default_url=/lab/tree/notebooks
+lab: setup ## open JupyterLab on your own copies of the notebooks, in my_notebooks
+	$(BIN)/kt lab $(ARGS)
 
 scripts: setup ## every notebook as a plain script in build/scripts
 	$(BIN)/jupyter nbconvert --to python --output-dir build/scripts notebooks/*.ipynb
@@ -65,7 +65,7 @@ lint: setup ## ruff over packages, tests and notebooks, and who may import whom
 	$(BIN)/ruff check . && $(BIN)/ruff format --check kt_core kt_course tests tools
 	$(BIN)/lint-imports
 
-clean: ## remove builds and caches; .venv and runs stay
+clean: ## remove builds and caches; .venv, runs and my_notebooks stay
 	rm -rf build dist .pytest_cache .ruff_cache .hypothesis runs/test-smoke
 	find . -name .venv -prune -o -name __pycache__ -type d -prune -exec rm -rf {} +
 

@@ -19,6 +19,7 @@ from cyclopts import App, CycloptsError, Parameter
 
 # name: (module:function, one line for the list of commands)
 COMMANDS = {
+    "lab": ("grading.learner_copies:lab", "open JupyterLab on your own copies of the notebooks"),
     "pretrain": ("tools.assignment:pretrain", "the assignment: pretrain on a text file"),
     "finetune": ("tools.assignment:finetune", "the assignment: finetune on question-answer pairs"),
     "evaluate": ("tools.assignment:evaluate", "the assignment: answer the questions of a file"),

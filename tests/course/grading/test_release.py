@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import os
 import pathlib
+import re
 
 import nbformat
 import pytest
-from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
+from answering import posed, right_cell
+from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output, new_raw_cell
 
-from kt_course.grading.release import clean_notebook, make_stub, release
+from kt_course.grading import cleaning
+from kt_course.grading.cleaning import clean_notebook
+from kt_course.grading.release import release
 from kt_course.tools.cli import main
-from kt_course.tools.workbook import find_notebooks
+from kt_course.tools.workbook import find_notebooks, notebooks_dir
 
 STUB = '''@exercise("causal-mask")
 def my_causal_mask(T, *, strict=False):  # T: how many positions
@@ -60,10 +64,10 @@ def answered(tmp_path):
 
 
 def test_outputs_counts_and_traces_go_and_an_answer_becomes_its_stub(answered):
-    notebook = nbformat.reads(clean_notebook(answered / "01_one.ipynb"), as_version=4)
+    notebook = nbformat.reads(clean_notebook(answered / "01_one.ipynb").text, as_version=4)
     before = nbformat.read(answered / "01_one.ipynb", as_version=4)
     text, exercise, other = notebook.cells
-    assert exercise.source == STUB
+    assert exercise.source == posed("01_attention_math")["causal-mask"]
     assert exercise.outputs == [] and exercise.execution_count is None
     assert exercise.metadata == {"tags": ["exercise"]} and text.metadata == {}
     assert [cell.source for cell in (text, other)] == [
@@ -73,7 +77,7 @@ def test_outputs_counts_and_traces_go_and_an_answer_becomes_its_stub(answered):
     assert [cell.id for cell in notebook.cells] == [cell.id for cell in before.cells]
     assert notebook.metadata == {
         "kernelspec": {"display_name": "Python 3", "language": "python", "name": "python3"},
-        "language_info": {"name": "python", "file_extension": ".py"},
+        "language_info": cleaning.LANGUAGE,
     }
 
 
@@ -81,7 +85,7 @@ def test_outputs_counts_and_traces_go_and_an_answer_becomes_its_stub(answered):
 def test_the_projects_own_notebooks_keep_their_text_and_stubs(path):
     own, given = (
         nbformat.read(path, as_version=4),
-        nbformat.reads(clean_notebook(path), as_version=4),
+        nbformat.reads(clean_notebook(path).text, as_version=4),
     )
     assert [cell.source for cell in given.cells] == [cell.source for cell in own.cells]
     assert [cell.metadata for cell in given.cells] == [cell.metadata for cell in own.cells]
@@ -90,59 +94,111 @@ def test_the_projects_own_notebooks_keep_their_text_and_stubs(path):
     assert exercises and all("\n@exercise(" in f"\n{cell.source}" for cell in exercises)
 
 
-@pytest.mark.parametrize(
-    "source",
-    [
-        STUB,
-        STUB.replace("...", "pass"),
-        STUB.replace("...", 'raise NotImplementedError("yours")'),
-        STUB.replace("...", "scores = ...\n    return scores"),
-        "x = 1\n" + STUB + "\nprint(my_causal_mask(3))",
-        "exercises = [1]\nprint(exercises)",
-        "%%bash\necho no exercise",
-    ],
-)
-def test_a_cell_that_is_blank_or_no_exercise_stays_as_it_is(source):
-    assert make_stub(source) == source
+MASK = '@exercise("causal-mask")\ndef f(T):\n    return SECRET'
+LEAKS = [
+    MASK,
+    f"helper = SECRET\n{MASK}",
+    f"# SECRET\n{STUB}",
+    f"{STUB}\n\n\ndef second(T):\n    return SECRET",
+    MASK.replace("exercise(", "exercise(id="),
+    MASK.replace("@exercise", "@ exercise"),
+    MASK.replace("@exercise", "@kt_course.exercises.exercise"),
+    MASK.replace("(T)", "(T, x=SECRET)").replace("return SECRET", "..."),
+    f"@SECRET\n{STUB}",
+    STUB.replace("...", 'raise NotImplementedError("SECRET")'),
+    'f = exercise("causal-mask")(lambda T: SECRET)',
+    'def f(T):\n    return SECRET\n\n\nprint(kt_course.check("causal-mask", f))',
+    "if True:\n" + "\n".join(f"    {line}" for line in MASK.splitlines()),
+    f"%%writefile answer.py\n{MASK}",
+    MASK.replace("return", "return ("),  # cannot be parsed
+    'ID = "causal-mask"\n@exercise(ID)\ndef f(T): return SECRET',
+    "@exercise('causal-mask')\nclass A:\n    k = SECRET\n    class In: SECRET\n    f = SECRET",
+]
+
+
+@pytest.mark.parametrize("source", LEAKS)
+def test_of_an_answer_nothing_can_remain(source, tmp_path):
+    metadata = {"jupyter": {"x": "SECRET"}, "tags": ["SECRET", "exercise"], "collapsed": "SECRET"}
+    cell = new_code_cell(source, metadata=metadata)
+    folder = write(tmp_path / "mine", "01_one", new_raw_cell("SECRET"), cell)
+    clean = clean_notebook(folder / "01_one.ipynb")
+    cells = nbformat.reads(clean.text, as_version=4).cells
+    assert "SECRET" not in clean.text and clean.own_cells == ()
+    assert [cell.source for cell in cells] == [posed("01_attention_math")["causal-mask"]]
+
+
+def test_pictures_that_no_text_shows_and_unknown_tags_go(tmp_path):
+    picture = {"image/png": "aGVsbG8="}
+    cell = new_markdown_cell("![one](attachment:shown.png)", metadata={"tags": ["x", "solution"]})
+    cell.attachments = {"shown.png": picture, "hidden.png": picture}
+    folder = write(tmp_path / "mine", "01_one", cell)
+    (clean,) = nbformat.reads(clean_notebook(folder / "01_one.ipynb").text, as_version=4).cells
+    assert list(clean.attachments) == ["shown.png"] and clean.metadata == {"tags": ["solution"]}
+
+
+@pytest.mark.parametrize("name", ["01_attention_math", "02_build_a_gpt"])
+def test_an_answered_notebook_becomes_the_projects_own_again(name, tmp_path):
+    own = nbformat.read(notebooks_dir() / f"{name}.ipynb", as_version=4)
+    solved = nbformat.read(notebooks_dir() / f"{name}.ipynb", as_version=4)
+    blanks = posed(name)
+    for cell in solved.cells:
+        for id, stub in blanks.items():
+            if cell.source == stub:
+                cell.source = right_cell(id, stub)
+    assert sum(a.source != b.source for a, b in zip(own.cells, solved.cells, strict=True)) > 5
+    (tmp_path / "solved").mkdir()
+    nbformat.write(solved, tmp_path / "solved" / f"{name}.ipynb")
+    clean = clean_notebook(tmp_path / "solved" / f"{name}.ipynb")
+    cells = nbformat.reads(clean.text, as_version=4).cells
+    assert [cell.source for cell in cells] == [cell.source for cell in own.cells]
+    assert clean.own_cells == ()
+
+
+def test_without_solutions_hints_stay_and_answers_go(tmp_path):
+    path = notebooks_dir() / "02_build_a_gpt.ipynb"
+    clean = clean_notebook(path, with_solutions=False)
+    text = "\n".join(cell.source for cell in nbformat.reads(clean.text, as_version=4).cells)
+    summaries = re.findall(r"<summary>(.*?)</summary>", text)
+    assert {s.split()[0] for s in summaries} == {"Hint", "It"} and len(summaries) > 20
+    assert text.count("<details>") == text.count("</details>") == len(summaries)
+    assert "Overfit" in text or "overfit" in text
+    full = "\n".join(cell.source for cell in nbformat.read(path, as_version=4).cells)
+    questions = [q for q in re.findall(r"<summary>(\d+\. .*?)</summary>", full)]
+    assert questions and all(question in text for question in questions)
+
+
+def test_every_fold_of_the_notebooks_is_help_an_answer_or_a_question():
+    for path in find_notebooks():
+        for cell in nbformat.read(path, as_version=4).cells:
+            n_folds = cell.source.count("<details>")
+            assert n_folds == len(cleaning.FOLD.findall(cell.source)), path.name
+            for summary, _ in cleaning.FOLD.findall(cell.source):
+                kind = cleaning.HELP.match(summary) or cleaning.ANSWER.match(summary)
+                assert kind or re.match(r"\d+\. |Why ", summary), summary
 
 
 @pytest.mark.parametrize(
-    ("source", "wanted"),
+    ("source", "problem"),
     [
-        ('@exercise("a")\ndef f(x,\n      y): return x', '@exercise("a")\ndef f(x,\n      y): ...'),
-        ('@exercise("a")\ndef f(x):\n    return x\nf(1)', '@exercise("a")\ndef f(x):\n    ...'),
-        (
-            '\n\n%%time\n%pip list\n@exercise("a")\ndef f(x):\n  é = x; return é',
-            '@exercise("a")\ndef f(x):\n  ...',
-        ),
-        (
-            '@kt_course.exercises.exercise("a")\nclass A(B):\n    """Doc."""\n\n    k = 1\n\n'
-            "    def f(self):\n        return 1\n\n"
-            '    def g(self):\n        "Doc."\n        return 2',
-            '@kt_course.exercises.exercise("a")\nclass A(B):\n    """Doc."""\n\n    k = 1\n\n'
-            "    def f(self):\n        ...\n\n"
-            '    def g(self):\n        "Doc."\n        ...',
-        ),
+        ('@exercise("causal-musk")\ndef f(T): ...', r"cell 2: no exercise 'causal-musk'"),
+        ("@exercise(ID)\ndef f(T): ...", "cell 2: its exercise cannot be recognised"),
     ],
 )
-def test_of_an_answer_nothing_but_signature_and_docstring_stays(source, wanted):
-    assert make_stub(source) == wanted
-    assert make_stub(wanted) == wanted
-
-
-def test_an_exercise_cell_that_cannot_be_read_is_named_and_nothing_is_written(answered, tmp_path):
-    write(
-        answered,
-        "02_two",
-        new_markdown_cell("x"),
-        new_code_cell('@exercise("a")\ndef f(:\n    ...'),
-    )
-    with pytest.raises(ValueError, match=r"02_two.ipynb, cell 2: .*line 2"):
+def test_an_exercise_that_is_not_known_is_named_and_nothing_is_written(
+    answered, tmp_path, source, problem
+):
+    write(answered, "02_two", new_markdown_cell("x"), new_code_cell(source))
+    with pytest.raises(ValueError, match=problem):
         release(tmp_path / "out", source=answered)
     (answered / "02_two.ipynb").write_text("{}")
     with pytest.raises(ValueError, match="02_two.ipynb: not a notebook"):
         release(tmp_path / "out", source=answered)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["mine"]
+
+
+def test_cells_that_the_project_does_not_have_stay_and_are_named(answered, tmp_path, capsys):
+    release(tmp_path / "out", source=answered)
+    assert "01_one.ipynb: the project does not have cells 1, 3" in capsys.readouterr().out
 
 
 def test_a_folder_with_files_is_refused_unless_forced(answered, tmp_path, capsys):
