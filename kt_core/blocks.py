@@ -10,6 +10,9 @@ from torch import nn
 from kt_core._validation import is_whole, require, require_choice
 from kt_core.attention import MultiHeadAttention
 
+MOST = dict(
+    vocab_size=2**21, block_size=2**17, n_layer=1000, n_head=1000, n_embd=2**16, bottleneck=2**17
+)
 VARIANTS = ("vanilla", "rope", "perceiver", "perceiver_ar")
 
 
@@ -46,8 +49,10 @@ class GPTConfig:
     causal: bool = True
 
     def __post_init__(self):
-        for field in ("vocab_size", "block_size", "n_layer", "n_head", "n_embd", "bottleneck"):
-            require(self, field, is_whole(getattr(self, field)), "a whole number of at least 1")
+        for field, most in MOST.items():
+            value = getattr(self, field)
+            require(self, field, is_whole(value), "a whole number of at least 1")
+            require(self, field, value <= most, f"at most {most:,}")
         for field in ("qk_norm", "causal"):
             require(self, field, isinstance(getattr(self, field), bool), "True or False")
         require_choice(self, "variant", VARIANTS)

@@ -1,4 +1,7 @@
-"""Files that are written in one step: the new content is there, or the old one still is."""
+"""Files: read only if they are plain files, and written in one step.
+
+After a write the new content is there, or the old one still is.
+"""
 
 from __future__ import annotations
 
@@ -6,8 +9,14 @@ import errno
 import hashlib
 import json
 import os
-import tempfile
+import secrets
+import stat
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
+
+MAX_BYTES = 2 * 2**30  # of a text file, card or table that is read as a whole
 
 
 def sha256(data: bytes) -> str:
@@ -15,25 +24,89 @@ def sha256(data: bytes) -> str:
     return hashlib.sha256(data).hexdigest()
 
 
+def read_plain_file(path: str | Path, max_bytes: int = MAX_BYTES) -> bytes:
+    """Return the content of a file; OSError, with the path, for a pipe, a device or a huge file."""
+    with open(path, "rb", opener=_open_without_waiting) as file:
+        status = os.fstat(file.fileno())
+        if not stat.S_ISREG(status.st_mode):
+            raise OSError(errno.EINVAL, "not a plain file", str(path))
+        if status.st_size > max_bytes:
+            raise OSError(errno.EFBIG, f"larger than {max_bytes / 2**30:g} GiB", str(path))
+        return file.read()
+
+
+def _open_without_waiting(path: str, flags: int) -> int:
+    """Open a file, and a pipe that nobody writes to without waiting for a writer."""
+    return os.open(path, flags | getattr(os, "O_NONBLOCK", 0))
+
+
+def read_json(path: str | Path) -> dict[str, Any]:
+    """Return the JSON object in a file; ValueError, with the path, if it holds anything else."""
+    try:
+        value = json.loads(read_plain_file(path).decode("utf-8"))
+    except (ValueError, RecursionError) as error:
+        reason = "nested too deep" if isinstance(error, RecursionError) else error
+        raise ValueError(f"{path} is not JSON ({reason})") from None
+    if not isinstance(value, dict):
+        raise ValueError(f"{path} holds a JSON {type(value).__name__}; an object is needed")
+    return value
+
+
+@contextmanager
+def one_writer(lock: str | Path, what: str) -> Iterator[None]:
+    """Hold a lock file; ValueError at once if another process holds it. A crash releases it."""
+    from filelock import FileLock, Timeout
+
+    held = FileLock(lock, timeout=0)
+    try:
+        Path(lock).parent.mkdir(parents=True, exist_ok=True)
+        held.acquire()
+    except Timeout:
+        raise ValueError(
+            f"{what} is in use by another process: wait until it ends, or name another place"
+        ) from None
+    try:
+        yield
+    finally:
+        held.release()
+
+
+def keep_previous(path: str | Path) -> Path | None:
+    """Rename a file that is about to be replaced to NAME~1, NAME~2 ...; None if there is none."""
+    path = Path(path)
+    if not path.is_file():
+        return None
+    numbers = range(1, 10_000)
+    kept = next(path.with_name(f"{path.name}~{n}") for n in numbers if _is_unused(path, n))
+    path.rename(kept)
+    return kept
+
+
+def _is_unused(path: Path, n: int) -> bool:
+    return not path.with_name(f"{path.name}~{n}").exists()
+
+
 def write_atomically(path: str | Path, data: bytes) -> None:
     """Write `data` to a file beside `path`, then rename it to `path`; makes missing folders.
 
-    A link keeps pointing to its file. OSError, with the path, for anything but a plain file.
+    A link keeps pointing to its file, a new file gets the permissions that the umask leaves, and an
+    old one keeps its own. OSError, with the path, for anything but a plain file.
     """
     path = Path(path).resolve()
     if path.exists() and not path.is_file():
         raise OSError(errno.EINVAL, "not a plain file", str(path))
     path.parent.mkdir(parents=True, exist_ok=True)
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    temporary = path.with_name(f".{path.name[:100]}.{secrets.token_hex(4)}")
     try:
-        with os.fdopen(handle, "wb") as file:
+        with open(temporary, "xb") as file:
             file.write(data)
             file.flush()
             os.fsync(file.fileno())
-        os.chmod(temporary, 0o644)
+        if path.exists():
+            os.chmod(temporary, stat.S_IMODE(path.stat().st_mode))
         os.replace(temporary, path)
     except BaseException as error:
-        Path(temporary).unlink(missing_ok=True)
+        temporary.unlink(missing_ok=True)
         if isinstance(error, OSError) and error.errno is not None:
             error.filename = str(path)  # not the temporary one
         raise

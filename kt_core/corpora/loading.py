@@ -10,9 +10,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from kt_core._validation import one_of
-from kt_core.corpora import bios
-from kt_core.corpora.textfiles import CorpusError, Pair, check_pairs, numbered_pairs, read_documents
+from kt_core._validation import did_you_mean, one_of
+from kt_core.corpora import bios, textfiles
+from kt_core.corpora.textfiles import CorpusError, Pair, check_pairs, numbered_pairs
 from kt_core.corpora.wiki import WIKI_HASHES, wiki_dir
 from kt_core.vocab import CharVocab
 
@@ -81,7 +81,8 @@ def load_corpus(
         block_size: The longest pair allowed, in characters, ⁇ included.
 
     Raises:
-        CorpusError: A ValueError that names file and line. Names shared by splits give a warning.
+        CorpusError: A ValueError that names file and line. Names shared by splits, and questions
+            that come twice, give a warning.
     """
     if isinstance(name_or_folder, str):
         name, colon, spec = name_or_folder.partition(":")
@@ -91,19 +92,29 @@ def load_corpus(
         raise CorpusError(f"{name_or_folder}: no option {sorted(options)}; only bios has options")
     if name_or_folder == "wiki":
         return _load_wiki(block_size)
-    folder = Path(name_or_folder).expanduser()
-    if not folder.is_dir():
+    return _load_folder(name_or_folder, block_size)
+
+
+def _load_folder(name: str | Path, block_size: int) -> Corpus:
+    """A corpus of the user's, with warnings about what makes its scores doubtful."""
+    folder = Path(name).expanduser()
+    if not str(name) or not folder.is_dir():
+        hint = did_you_mean(str(name), ("bios", "wiki")).removeprefix(", ")
         raise CorpusError(
-            f"{name_or_folder}: no such corpus; wanted: bios, wiki, or an existing folder"
+            f"{str(name)!r}: no such corpus{'; ' + hint if hint else ';'} wanted: bios, wiki, or "
+            "an existing folder"
         )
     files = sorted(p for p in folder.iterdir() if p.is_file() and not p.name.startswith("."))
     if not any(path.suffix.lower() == ".txt" for path in files):
         raise CorpusError(f"{folder}: no .txt file; wanted: one with a document per line")
     corpus = _load_files(folder.name or str(folder), files, block_size)
-    if shared := shared_names(corpus):
-        more = f" and {len(shared) - 5} more" if len(shared) > 5 else ""
-        names = ", ".join(shared[:5]) + more
-        warnings.warn(f"{folder}: names in more than one split: {names}", stacklevel=2)
+    problems = {"names in more than one split": shared_names(corpus)}
+    for split in SPLITS:
+        problems |= textfiles.repeated_questions(getattr(corpus, split), split)
+    for problem, texts in problems.items():
+        if texts:
+            more = f" and {len(texts) - 5} more" if len(texts) > 5 else ""
+            warnings.warn(f"{folder}: {problem}: {', '.join(texts[:5])}{more}", stacklevel=3)
     return corpus
 
 
@@ -150,7 +161,7 @@ def _load_wiki(block_size: int) -> Corpus:
 
 def _load_files(name: str, files: Sequence[Path], block_size: int) -> Corpus:
     texts = [path for path in files if path.suffix.lower() == ".txt"]
-    documents = [document for path in texts for document in read_documents(path)]
+    documents = [document for path in texts for document in textfiles.read_documents(path)]
     vocab = CharVocab.from_documents(documents)
     splits: dict[str, list[Pair]] = {split: [] for split in SPLITS}
     for split, path in _split_files(files).items():

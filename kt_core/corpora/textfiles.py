@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import unicodedata
 from collections.abc import Sequence
 from pathlib import Path
 
+from kt_core.corpora.files import read_plain_file
 from kt_core.vocab import MASK, PAD, CharVocab
 
 Pair = tuple[str, "str | None"]  # (question, answer); None where the file gives no answers
@@ -18,13 +20,14 @@ class CorpusError(ValueError):
 def read_lines(path: Path | str) -> list[tuple[int, str]]:
     """Return the lines of a UTF-8 file that are not blank, each with its number from 1.
 
-    Windows line ends and a byte order mark are removed. Only the newline ends a line, where
+    Windows line ends and a byte order mark are removed, and letters with accents are composed
+    (NFC), so that a name is the same text in every file. Only the newline ends a line, where
     str.splitlines would also cut at characters such as U+2028 inside a document. CorpusError for a
-    file that cannot be read, is not UTF-8, or is empty.
+    file that cannot be read, is not UTF-8, has other line ends or a null character, or is empty.
     """
     try:
-        raw = Path(path).read_bytes()
-        text = raw.decode("utf-8-sig")
+        raw = read_plain_file(path)
+        text = unicodedata.normalize("NFC", raw.decode("utf-8-sig"))
     except OSError as error:
         raise CorpusError(f"{path}: cannot be read ({error.strerror or error})") from error
     except UnicodeDecodeError as error:
@@ -32,6 +35,11 @@ def read_lines(path: Path | str) -> list[tuple[int, str]]:
         byte = f"0x{raw[error.start]:02x}"
         raise CorpusError(f"{path}, line {line}: not UTF-8 (byte {byte}); save as UTF-8") from error
     lines = [(n, line.removesuffix("\r")) for n, line in enumerate(text.split("\n"), 1)]
+    for n, line in lines:
+        if "\0" in line:
+            raise CorpusError(f"{path}, line {n}: a null character; save as UTF-8, not UTF-16")
+        if "\r" in line:
+            raise CorpusError(f"{path}, line {n}: a carriage return; end lines by a newline alone")
     lines = [(n, line) for n, line in lines if line.strip()]
     if not lines:
         raise CorpusError(f"{path}: empty; at least one line is needed")
@@ -94,10 +102,28 @@ def check_pairs(
         for text in (question, answer or ""):
             if unknown := [ch for ch in text if ch not in vocab or ch in (PAD, MASK)]:
                 code = f"{unknown[0]!r} (U+{ord(unknown[0]):04X})"
-                raise CorpusError(f"{where}: character {code} of {text!r} is in no document")
+                raise CorpusError(f"{where}: character {code} of {_cut(text)} is in no document")
         needed = len(question) + 1 + len(answer or "?") + 1
         if needed > block_size + 1:
             raise CorpusError(
-                f"{where}: {question!r} with its answer and two {MASK} takes {needed} characters; "
-                f"a block of {block_size} holds {block_size + 1}"
+                f"{where}: {_cut(question)} with its answer and two {MASK} takes {needed} "
+                f"characters; a block of {block_size} holds {block_size + 1}"
             )
+
+
+def repeated_questions(pairs: Sequence[Pair], split: str) -> dict[str, list[str]]:
+    """Return the questions of a split that come twice, by what is wrong with them."""
+    answers: dict[str, list[str | None]] = {}
+    for question, answer in pairs:
+        answers.setdefault(question, []).append(answer)
+    twice = [q for q, given in answers.items() if len(given) > 1]
+    several = [q for q in twice if len(set(answers[q])) > 1]
+    return {
+        f"questions that come twice in {split}": [q for q in twice if q not in several],
+        f"questions with several answers in {split}": several,
+    }
+
+
+def _cut(text: str) -> str:
+    """The text in quotes, its end left out if it is long."""
+    return repr(text if len(text) <= 80 else f"{text[:77]}...")

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import os
 import platform
-from collections.abc import Callable
+import warnings
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from kt_core.blocks import GPTConfig
-from kt_core.corpora.files import sha256, write_atomically, write_json
+from kt_core.corpora.files import read_json, read_plain_file, sha256, write_atomically, write_json
 from kt_core.models import GPT
 from kt_core.runs import distributed
 from kt_core.runs.fast_paths import use_fast_paths
@@ -48,7 +50,7 @@ def save_checkpoint(
     """Write the weights to `path` and the card beside it, each in one step; returns `path`.
 
     Args:
-        card: What to say about the model; `config`, `vocab` and `sha256` are added.
+        card: What to say about the model; `config`, `vocab` and both digests are added.
         dtype: Converts the weights (torch.float16 for shipping).
 
     Raises:
@@ -69,27 +71,41 @@ def save_checkpoint(
         "sha256": sha256(data),
     }
     write_atomically(path, data)
-    write_json(card_path(path), {**(card or {}), **own})
+    write_card(path, {**(card or {}), **own})
     return Path(path)
 
 
+def write_card(path: str | Path, card: dict) -> None:
+    """Write the card of a checkpoint with a digest of all that it says."""
+    card = json.loads(json.dumps(card))  # as it will be read
+    write_json(card_path(path), {**card, "card_sha256": card_digest(card)})
+
+
+def card_digest(card: dict) -> str:
+    """Return the SHA-256 of a card without its own digest."""
+    rest = {key: value for key, value in card.items() if key != "card_sha256"}
+    return sha256(json.dumps(rest, sort_keys=True).encode())
+
+
 def load_card(path: str | Path) -> dict:
-    """Return the card of a checkpoint; CheckpointError if it is missing or not a card."""
+    """Return the card of a checkpoint; CheckpointError if it is missing, no card, or edited."""
     where = card_path(path)
     try:
-        card = json.loads(where.read_text(encoding="utf-8"))
+        card = read_json(where)
     except FileNotFoundError:
         raise CheckpointError(
             f"{where} is missing: a checkpoint is two files, the weights and this card"
         ) from None
-    except (json.JSONDecodeError, UnicodeDecodeError, RecursionError) as error:
-        raise CheckpointError(f"{where} is not JSON ({error}): save the checkpoint again") from None
-    keys = ("config", "vocab", "sha256")
-    missing = [key for key in keys if not isinstance(card, dict) or key not in card]
-    if missing:
+    except ValueError as error:
+        raise CheckpointError(f"{error}: save the checkpoint again") from None
+    if missing := [key for key in ("config", "vocab", "sha256") if key not in card]:
         raise CheckpointError(
             f"{where} lacks {', '.join(missing)}: save_checkpoint did not write it"
         )
+    if "card_sha256" not in card:
+        warnings.warn(f"{where} has no digest of its own: it may have been edited", stacklevel=3)
+    elif card["card_sha256"] != card_digest(card):
+        raise CheckpointError(f"{where} was edited or is damaged: its own digest differs")
     return card
 
 
@@ -99,13 +115,13 @@ def load_checkpoint(
     """Load a model (float32, in eval mode), its vocabulary and its card.
 
     Raises:
-        CheckpointError: It says what is wrong with which file. The SHA-256 of the weights is
-            compared with the card's before anything is built from them.
+        CheckpointError: It says what is wrong with which file. The digests of weights and card,
+            and the sizes of all weights, are compared before a model is built.
     """
     path = Path(path)
     if not path.is_file():
         raise CheckpointError(f"{path}: no such checkpoint")
-    card, data = load_card(path), path.read_bytes()
+    card, data = load_card(path), read_plain_file(path)
     if (digest := sha256(data)) != card["sha256"]:
         raise CheckpointError(
             f"{path}: SHA-256 is {digest}, its card says {card['sha256']}: "
@@ -118,13 +134,20 @@ def load_checkpoint(
             f"{card_path(path)}: config says {config.vocab_size} characters, "
             f"vocab has {len(vocab)} (with the two special ones)"
         )
+    weights = _read_weights(path, data)
+    if config.n_layer > len(weights):
+        layers = f"{config.n_layer} layers, {len(weights)} tensors"
+        raise CheckpointError(f"{path}: the weights do not fit the card's config: {layers}")
+    with torch.device("meta"):  # no memory is used
+        shapes = {name: t.shape for name, t in GPT(config).state_dict().items()}
+    for name in [*shapes, *(weights.keys() - shapes.keys())]:
+        if (has := getattr(weights.get(name), "shape", None)) != (wanted := shapes.get(name)):
+            raise CheckpointError(
+                f"{path}: the weights do not fit the card's config: "
+                f"{name} is {_size(has)}, wanted: {_size(wanted)}"
+            )
     model = GPT(config)
-    try:
-        model.load_state_dict(_read_weights(path, data))
-    except RuntimeError as error:
-        raise CheckpointError(
-            f"{path}: the weights do not fit the card's config: {error}"
-        ) from None
+    model.load_state_dict(weights)
     return use_fast_paths(model).to(device).eval(), vocab, card
 
 
@@ -140,10 +163,32 @@ def _read_weights(path: Path, data: bytes) -> dict[str, torch.Tensor]:
     from safetensors.torch import load
 
     try:
-        weights = {name: tensor.float() for name, tensor in load(data).items()}
+        weights = load(data)
     except SafetensorError as error:
         raise CheckpointError(f"{path} is no safetensors file: {error}") from None
     for name, tensor in weights.items():
+        if not tensor.is_floating_point():
+            raise CheckpointError(f"{path}: {name} is {tensor.dtype}, not floating point")
         if not tensor.isfinite().all():
             raise CheckpointError(f"{path}: {name} holds values that are not finite")
-    return weights
+    return {name: tensor.float() for name, tensor in weights.items()}
+
+
+def _size(shape: Sequence[int] | None) -> str:
+    return "missing" if shape is None else " x ".join(map(str, shape))
+
+
+def require_memory(config: GPTConfig) -> None:
+    """Raise ValueError if this machine cannot hold the weights, gradients and optimiser states."""
+    n_parameters = 12 * config.n_layer * config.n_embd**2
+    n_parameters += (2 * config.vocab_size + config.block_size) * config.n_embd
+    needed = 16 * n_parameters / 2**30  # four numbers of four bytes per parameter
+    names = getattr(os, "sysconf_names", {})
+    if "SC_PHYS_PAGES" not in names:  # Windows
+        return
+    held = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") / 2**30
+    if needed > held:
+        size = f"n_layer {config.n_layer} and n_embd {config.n_embd}"
+        raise ValueError(
+            f"a model with {size} needs {needed:,.0f} GiB to train; there are {held:,.0f}"
+        )

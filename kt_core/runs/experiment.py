@@ -14,11 +14,12 @@ from __future__ import annotations
 
 import dataclasses
 import json
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from kt_core.corpora.files import sha256, write_json
+from kt_core.corpora.files import one_writer, read_json, sha256, write_json
 from kt_core.corpora.loading import Corpus, load_corpus
 from kt_core.devices import choose_device
 from kt_core.evaluation import Score, london_baseline
@@ -44,16 +45,28 @@ class Result:
         """Read the result of a finished run; ValueError if the folder holds none."""
         path = Path(folder) / "result.json"
         try:
-            details = json.loads(path.read_text(encoding="utf-8"))
-            scores = [details[split] for split in ("dev", "test")]
-            dev, test = (score and Score(score["correct"], score["total"]) for score in scores)
+            details = read_json(path)
+            dev, test = (_read_score(details[split]) for split in ("dev", "test"))
         except FileNotFoundError:
             raise ValueError(
                 f"{folder}: no result.json, so no finished run; finish it with --resume"
             ) from None
-        except (json.JSONDecodeError, KeyError, TypeError) as error:
+        except (KeyError, TypeError) as error:
             raise ValueError(f"{path}: not a run's result ({error!r})") from None
         return cls(dev, test, Path(folder), details)
+
+
+def _read_score(saved: dict | None) -> Score | None:
+    """The score of a result file; ValueError if its numbers contradict each other."""
+    if saved is None:
+        return None
+    correct, total = saved["correct"], saved["total"]
+    if type(correct) is not int or type(total) is not int or not 0 <= correct <= total > 0:
+        raise ValueError(f"{correct!r} correct out of {total!r} is impossible")
+    score = Score(correct, total)
+    if wrong := [k for k, v in score.as_dict().items() if saved.get(k, v) != v]:
+        raise ValueError(f"{wrong[0]} {saved[wrong[0]]!r} does not follow from {score}")
+    return score
 
 
 def run_experiment(
@@ -89,17 +102,18 @@ def run_experiment(
     config = dict(corpus=name, variant=variant, recipe=dataclasses.asdict(chosen))
     config |= dict(kind=chosen.kind if pretrain else "no-pretrain", seed=seed)
     config["corpus_sha256"], path = _digest(data), Path(out or _default_folder(config))
-    if refuse_other_run(path, config, resume) and (path / "result.json").exists():
-        return Result.read(path)
-    refuse_impossible(data, chosen, variant)
-    distributed.anywhere()  # all processes have looked at the folder
-    if distributed.is_first():
-        write_json(path / "config.json", config | circumstances(where))
-    fixed = (path, config, data, chosen, variant, seed, where)
-    run = Run(*fixed, resume, save_every, tensorboard)
-    model, vocab, costs = run.pretrained() if pretrain else run.untrained()
-    model, more = run.finetuned(model, vocab, "finetune" if pretrain else "scratch")
-    return _finish(path, config | costs | more | circumstances(where), model, vocab, data)
+    refuse_impossible(data, chosen, variant, seed)
+    with one_writer(path / ".lock", f"{path}") if distributed.is_first() else nullcontext():
+        if refuse_other_run(path, config, resume) and (path / "result.json").exists():
+            return Result.read(path)
+        distributed.anywhere()  # all processes have looked at the folder
+        if distributed.is_first():
+            write_json(path / "config.json", config | circumstances(where))
+        fixed = (path, config, data, chosen, variant, seed, where)
+        run = Run(*fixed, resume, save_every, tensorboard)
+        model, vocab, costs = run.pretrained() if pretrain else run.untrained()
+        model, more = run.finetuned(model, vocab, "finetune" if pretrain else "scratch")
+        return _finish(path, config | costs | more | circumstances(where), model, vocab, data)
 
 
 def _load(corpus: str | Path | Corpus, recipe: Recipe) -> tuple[Corpus, str]:
@@ -110,9 +124,9 @@ def _load(corpus: str | Path | Corpus, recipe: Recipe) -> tuple[Corpus, str]:
 
 
 def _default_folder(config: dict) -> str:
-    corpus = "".join(ch if ch.isalnum() else "-" for ch in Path(config["corpus"]).name)
-    recipe, kind = config["recipe"]["name"], config["kind"]
-    return f"runs/{corpus}-{config['variant']}-{recipe}-{kind}-seed{config['seed']}"
+    words = Path(config["corpus"]).name, config["variant"], config["recipe"]["name"], config["kind"]
+    name = "-".join([*words, f"seed{config['seed']}"])
+    return "runs/" + "".join(ch if ch.isalnum() or ch in "-_" else "-" for ch in name)
 
 
 def _digest(corpus: Corpus) -> str:

@@ -15,6 +15,7 @@ from kt_core._validation import one_of
 from kt_core.blocks import GPTConfig
 from kt_core.datasets import Mixture, NamePlace, SpanCorruption, TokenDataset
 from kt_core.models import GPT
+from kt_core.runs.checkpoints import require_memory
 from kt_core.runs.fast_paths import use_fast_paths
 from kt_core.runs.question_windows import QuestionWindows
 from kt_core.runs.settings import DataSettings, ModelSettings, Settings, TrainSettings, parse_value
@@ -39,14 +40,19 @@ class Recipe:
     scratch: TrainSettings = TrainSettings()
 
     def __post_init__(self):
-        self.model_config(vocab_size=2, variant="vanilla")  # each part validates its own fields
+        try:
+            self.model_config(vocab_size=2, variant="vanilla")  # each part validates its fields
+        except ValueError as error:
+            message = str(error).replace("GPTConfig.", "model.")
+            raise ValueError(f"recipe {self.name}: {message}") from None
         self.documents([], None)
         for phase in PHASES:
             try:
                 if phase != "finetune" or self.finetune.epochs:  # 0: no finetuning
                     self.phase(phase)
             except ValueError as error:
-                raise ValueError(f"recipe {self.name}, {phase}: {error}") from None
+                message = str(error).replace("TrainConfig.", "").replace("learning_rate", "lr")
+                raise ValueError(f"recipe {self.name}: {phase}.{message}") from None
 
     @property
     def kind(self) -> str:
@@ -59,7 +65,9 @@ class Recipe:
 
     def new_model(self, vocab_size: int, variant: str) -> GPT:
         """Return a model with random weights, drawn from torch's random state."""
-        model = GPT(self.model_config(vocab_size, variant))
+        config = self.model_config(vocab_size, variant)
+        require_memory(config)
+        model = GPT(config)
         if self.model.zero_init:
             zero_projections(model)
         return use_fast_paths(model)

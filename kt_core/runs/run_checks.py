@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
+from kt_core.corpora.files import read_json
 from kt_core.corpora.loading import Corpus
+from kt_core.runs.checkpoints import require_memory
 from kt_core.runs.recipes import Recipe
 
 
-def refuse_impossible(corpus: Corpus, recipe: Recipe, variant: str) -> None:
+def refuse_impossible(corpus: Corpus, recipe: Recipe, variant: str, seed: int) -> None:
     """Raise ValueError for what would stop the run later."""
-    recipe.model_config(len(corpus.vocab), variant)
+    require_memory(recipe.model_config(len(corpus.vocab), variant))
+    recipe.phase("pretrain", seed=seed)
     if not corpus.train:
         raise ValueError(f"corpus {corpus.name} has no train pairs: nothing to finetune on")
 
@@ -30,7 +32,7 @@ def refuse_other_run(path: Path, config: dict, resume: bool) -> bool:
             f"{path} holds a run already: continue it with resume (--resume), "
             "or give another folder (--out)"
         )
-    before = _flat(json.loads((path / "config.json").read_text(encoding="utf-8")))
+    before = _flat(read_json(path / "config.json"))
     changes = [
         f"{key} was {before.get(key)!r}, now {value!r}"
         for key, value in _flat(config).items()

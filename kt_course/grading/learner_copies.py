@@ -73,7 +73,8 @@ def _update_copy(folder: Path, stem: str, data: bytes, record: dict[str, str]) -
     """Write one notebook where no work of the learner is; record the digest of what was written."""
     digest, first = sha256(data), folder / f"{stem}.ipynb"
     is_offered = digest in (record.get(first.name), record.get(f"{stem} offered"))
-    if first.exists() and (is_offered or sha256(first.read_bytes()) == digest):
+    is_same = first.is_file() and sha256(first.read_bytes()) == digest
+    if is_same or first.exists() and is_offered:
         return []
     names = [f"{stem}.ipynb", f"{stem} (new version).ipynb"]
     names += [f"{stem} (new version {n}).ipynb" for n in range(2, 1000)]

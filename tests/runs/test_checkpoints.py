@@ -6,6 +6,7 @@ import hashlib
 import json
 import os
 import pickle
+import time
 
 import pytest
 import torch
@@ -20,6 +21,7 @@ from kt_core.runs.checkpoints import (
     load_card,
     load_checkpoint,
     save_checkpoint,
+    write_card,
 )
 from kt_core.runs.fast_paths import use_fast_paths
 from kt_core.vocab import CharVocab
@@ -41,7 +43,7 @@ def saved(tmp_path):
 def recard(path, **changes):
     """Write changes into a card; None removes a key."""
     card = load_card(path) | changes
-    write_json(card_path(path), {k: v for k, v in card.items() if v is not None})
+    write_card(path, {k: v for k, v in card.items() if v is not None})
 
 
 def replace_weights(path, data):
@@ -123,11 +125,12 @@ def test_the_card_of_another_checkpoint(tmp_path, saved):
     "text, words",
     [
         ("{", "is not JSON"),
-        ("[]", "lacks config, vocab, sha256"),
-        ("3", "lacks config, vocab, sha256"),
+        ("[]", "holds a JSON list; an object is needed"),
+        ("3", "holds a JSON int; an object is needed"),
         ('{"config": {}, "vocab": ""}', "lacks sha256"),
         ("{}", "lacks config, vocab, sha256"),
         (b"\xff\xfe", "is not JSON"),
+        ("[" * 100_000, "is not JSON .nested too deep"),
     ],
 )
 def test_damaged_cards(saved, text, words):
@@ -151,6 +154,44 @@ def test_damaged_cards(saved, text, words):
 def test_wrong_entries_in_a_card_are_named(saved, change, words):
     recard(saved, **change)
     with pytest.raises(CheckpointError, match=words):
+        load_checkpoint(saved)
+
+
+@pytest.mark.parametrize("field", ["n_layer", "n_embd", "block_size"])
+@pytest.mark.parametrize("value", [10**3, 10**6, 10**12, 10**30])
+def test_huge_sizes_are_refused_before_a_model_is_built(saved, field, value, monkeypatch):
+    recard(saved, config=load_card(saved)["config"] | {field: value})
+    began = time.monotonic()
+    with pytest.raises(CheckpointError, match="do not fit the card's config|must be"):
+        load_checkpoint(saved)
+    assert time.monotonic() - began < 20
+
+
+@pytest.mark.parametrize("key", ["vocab", "seed", "config"])
+def test_an_edited_card_is_refused(saved, key):
+    card = load_card(saved)
+    card["vocab" if key == "vocab" else key] = {
+        "vocab": card["vocab"][::-1],
+        "seed": 4,
+        "config": card["config"] | {"dropout": 0.2},
+    }[key]
+    write_json(card_path(saved), card)
+    with pytest.raises(CheckpointError, match="was edited or is damaged"):
+        load_checkpoint(saved)
+    del card["card_sha256"]
+    write_json(card_path(saved), card)
+    with pytest.warns(UserWarning, match="no digest of its own"):
+        load_checkpoint(saved)
+
+
+@pytest.mark.parametrize("kind", [torch.bool, torch.int64])
+def test_weights_that_are_no_fractions_are_refused(saved, kind):
+    from safetensors.torch import load, save
+
+    tensors = load(saved.read_bytes())
+    tensors["head.weight"] = tensors["head.weight"].to(kind)
+    replace_weights(saved, save(tensors))
+    with pytest.raises(CheckpointError, match="head.weight is torch.*, not floating point"):
         load_checkpoint(saved)
 
 

@@ -118,7 +118,7 @@ LEAKS = [
 
 @pytest.mark.parametrize("source", LEAKS)
 def test_of_an_answer_nothing_can_remain(source, tmp_path):
-    metadata = {"jupyter": {"x": "SECRET"}, "tags": ["SECRET", "exercise"], "collapsed": "SECRET"}
+    metadata = {"jupyter": {"x": "SECRET"}, "tags": ["SECRET", "exercise"], "mine": "SECRET"}
     cell = new_code_cell(source, metadata=metadata)
     folder = write(tmp_path / "mine", "01_one", new_raw_cell("SECRET"), cell)
     clean = clean_notebook(folder / "01_one.ipynb")
