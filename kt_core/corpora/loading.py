@@ -101,7 +101,7 @@ def _load_folder(name: str | Path, block_size: int) -> Corpus:
     if not str(name) or not folder.is_dir():
         hint = did_you_mean(str(name), ("bios", "wiki")).removeprefix(", ")
         raise CorpusError(
-            f"{str(name)!r}: no such corpus{'; ' + hint if hint else ';'} wanted: bios, wiki, or "
+            f"{str(name) or repr('')}: no such corpus; {hint and hint + ' '}wanted: bios, wiki, or "
             "an existing folder"
         )
     files = sorted(p for p in folder.iterdir() if p.is_file() and not p.name.startswith("."))

@@ -116,11 +116,7 @@ class Run:
                 card = self.card(label, stopped=True)
                 save_checkpoint(self.stopped_path(label), model, vocab, card)
             raise
-        seconds = round(last["seconds"], 1)
-        cost = {"steps": last["step"], "epochs": last["epoch"], "characters": last["characters"]}
-        rate = round(last["characters"] / max(last["seconds"], 1e-9))
-        cost |= {"seconds": seconds, "characters_per_second": rate}
-        return cost | {"loss": round(last["loss"], 4), "date": today}
+        return cost_of(last) | {"date": today}
 
     def save(self, path: Path, label: str, model: GPT, vocab: CharVocab, cost: dict) -> None:
         """Write the checkpoint of a phase, and then delete what a stop of it has left."""
@@ -157,6 +153,14 @@ class MetricsFile(Hook):
             lines = [line for line in text.splitlines() if not line.startswith(start)]
             lines += [json.dumps({"phase": self.phase, **row}) for row in trainer.history]
             write_atomically(self.path, "\n".join([*lines, ""]).encode())
+
+
+def cost_of(row: dict) -> dict:
+    """Return what a training cost, as cards and results hold it, from the last row of its log."""
+    cost = {"steps": row["step"], "epochs": row["epoch"], "characters": row["characters"]}
+    rate = round(row["characters"] / max(row["seconds"], 1e-9))
+    cost |= {"seconds": round(row["seconds"], 1), "characters_per_second": rate}
+    return cost | {"loss": round(row["loss"], 4)}
 
 
 def is_complete(path: Path) -> bool:

@@ -10,14 +10,16 @@ from typing import Annotated
 import torch
 from cyclopts import Parameter
 
+from kt_core.corpora.files import keep_previous, one_writer
 from kt_core.corpora.loading import Corpus
-from kt_core.corpora.textfiles import check_pairs, read_documents, read_pairs
+from kt_core.corpora.textfiles import check_pairs, numbered_pairs, read_documents
 from kt_core.devices import choose_device
 from kt_core.models import GPT
-from kt_core.runs.checkpoints import hardware, load_checkpoint, save_checkpoint
+from kt_core.runs.checkpoints import card_path, hardware, load_checkpoint, save_checkpoint
 from kt_core.runs.distributed import processes
 from kt_core.runs.experiment import evaluate as evaluate_model
 from kt_core.runs.fitting import fit
+from kt_core.runs.phases import cost_of
 from kt_core.runs.predictions import write_predictions
 from kt_core.runs.recipes import Recipe, recipe
 from kt_core.vocab import CharVocab
@@ -67,11 +69,20 @@ class Options:
             if getattr(self, name) is None:
                 raise ValueError(f"--{name} is needed")
 
-    def protect(self, *inputs: Path | None) -> None:
-        """Raise ValueError where an output would replace one of the inputs."""
-        for output in filter(None, (self.writing_params_path, self.outputs_path)):
-            if output in inputs:
-                raise ValueError(f"{output} is read and would be overwritten: name another file")
+    def protect(self, corpus: Path) -> None:
+        """Raise ValueError where an output would replace an input, or another output."""
+        reads = [
+            corpus,
+            self.finetune_corpus_path,
+            self.eval_corpus_path,
+            *_files(self.reading_params_path),
+        ]
+        outputs = [*_files(self.writing_params_path), *filter(None, [self.outputs_path])]
+        for i, output in enumerate(outputs):
+            if any(path and _is_same(output, path) for path in [*reads, *outputs[:i]]):
+                raise ValueError(f"{output} is another file of this command too: name a new file")
+            if output.exists() and not output.is_file():
+                raise ValueError(f"{output} is not a plain file: name another one")
 
     def find_recipe(self) -> Recipe:
         """The named recipe with the options that set a part of it."""
@@ -83,6 +94,18 @@ class Options:
         }
         given = {key: value for key, value in given.items() if value is not None}
         return recipe(self.recipe, **given | opt.parse_settings(self.settings))
+
+
+def _files(checkpoint: Path | None) -> list[Path]:
+    """The weights and the card of a checkpoint."""
+    return [checkpoint, card_path(checkpoint)] if checkpoint else []
+
+
+def _is_same(one: Path, other: Path) -> bool:
+    """Is it one file, perhaps through links or another spelling?"""
+    if one.exists() and other.exists():
+        return one.samefile(other)
+    return one.resolve() == other.resolve()
 
 
 def pretrain(variant: opt.Variant, corpus: CorpusFile, /, *, options: Options = Options()) -> None:
@@ -135,7 +158,9 @@ def evaluate(variant: opt.Variant, corpus: CorpusFile, /, *, options: Options = 
 def _start(variant: str, corpus: Path, options: Options) -> tuple[Recipe, GPT, CharVocab]:
     """The recipe with the model's block size; the checkpoint's model, or one with new weights."""
     chosen, path = options.find_recipe(), options.reading_params_path
-    options.protect(corpus, options.finetune_corpus_path, options.eval_corpus_path)
+    options.protect(corpus)
+    if not corpus.exists():
+        raise ValueError(f"{corpus}: no such file; the pretraining text is needed")
     if path:
         model, vocab, _ = load_checkpoint(path)
         held = model.config
@@ -165,9 +190,9 @@ def _read_corpus(
 
 
 def _read_pairs(path: Path, vocab: CharVocab, block_size: int) -> list[tuple[str, str | None]]:
-    pairs = read_pairs(path)
-    check_pairs(pairs, vocab, block_size, path)
-    return pairs
+    lines, pairs = zip(*numbered_pairs(path), strict=True)
+    check_pairs(pairs, vocab, block_size, path, lines)
+    return list(pairs)
 
 
 def _train(
@@ -192,18 +217,15 @@ def _train(
     if state.exists() and not options.resume:
         raise ValueError(f"{state} holds a stopped training: add --resume, or delete it")
     fit_options |= dict(state=state, save_every=200, resume=options.resume, title=command)
-    history = fit(model, data, config, tensorboard=options.tb_expt_name, **fit_options)
-    last = history[-1]
-    card = dict(
-        variant=model.config.variant,
-        recipe=options.recipe,
-        phase=command,
-        seed=options.seed,
-        steps=last["step"],
-        cost=last,
-        settings=dataclasses.asdict(config),
-        hardware=hardware(device),
-    )
-    save_checkpoint(out, model, vocab, card)
-    state.unlink(missing_ok=True)
+    with one_writer(out.parent / f".{out.name}.lock", str(out)):
+        last = fit(model, data, config, tensorboard=options.tb_expt_name, **fit_options)[-1]
+        for path in _files(out):
+            if kept := keep_previous(path):
+                print(f"the {path.name} that was there is now {kept.name}")
+        cost = cost_of(last)
+        card = dict(variant=model.config.variant, recipe=options.recipe, phase=command)
+        card |= dict(seed=options.seed, steps=last["step"], cost=cost)
+        card |= dict(settings=dataclasses.asdict(config), hardware=hardware(device))
+        save_checkpoint(out, model, vocab, card)
+        state.unlink(missing_ok=True)
     print(f"{command}: {last['step']} steps, loss {last['loss']:.3f}, written to {out}")

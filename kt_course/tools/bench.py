@@ -67,6 +67,7 @@ def bench_command(
         profile_seconds: Time for the profile of a training step; 0 leaves it out.
         out: File for the figures, as JSON.
     """
+    opt.check_output(out)
     figures = bench(corpus, seconds=seconds, seed=seed, device=device)
     print(table(figures), flush=True)
     if profile_seconds > 0:

@@ -12,10 +12,13 @@ docstring-parser.
 from __future__ import annotations
 
 import difflib
+import os
 import sys
 from collections.abc import Sequence
 
 from cyclopts import App, CycloptsError, Parameter
+
+from kt_course.tools.parent import watch_parent
 
 # name: (module:function, one line for the list of commands)
 COMMANDS = {
@@ -60,6 +63,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         The exit status: 0; 1 if the work itself failed; 2 for bad input; 130 after Ctrl-C.
     """
     tokens = sys.argv[1:] if argv is None else list(argv)
+    for stream in (sys.stdout, sys.stderr):  # a terminal that lacks a letter stops nothing
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="backslashreplace")
+    watch_parent()
     if tokens and not tokens[0].startswith("-") and tokens[0] not in COMMANDS:
         near = difflib.get_close_matches(tokens[0], COMMANDS, n=1)  # cyclopts would import them all
         hint = f", did you mean {near[0]!r}?" if near else f"; there are {', '.join(COMMANDS)}"
@@ -69,7 +76,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         result = make_app()(
             tokens, exit_on_error=False, print_error=False, result_action="return_value"
         )
+        sys.stdout.flush()
         return result if isinstance(result, int) else 0
+    except BrokenPipeError:  # nobody reads on, as in `kt report runs | head -3`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+        return 141
     except (CycloptsError, ValueError, OSError) as error:
         message, status = str(error), 2
     except FloatingPointError as error:

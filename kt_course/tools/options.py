@@ -2,17 +2,24 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Annotated, Literal
 
-from cyclopts import Parameter
+from cyclopts import Parameter, validators
 
 Profile = Literal["smoke", "quick", "full"]
 Variant = Literal["vanilla", "rope", "perceiver", "perceiver_ar"]
 Corpus = Annotated[str, Parameter(help="bios, bios:people=300,lines=8, wiki, or your own folder")]
 Device = Annotated[str, Parameter(help="auto, cpu, cuda or mps")]
 RecipeName = Annotated[str, Parameter(help="smoke, quick, kt, kt-pure or a5")]
-Seed = Annotated[int, Parameter(help="seed of weights, data order and dropout")]
+Seed = Annotated[
+    int,
+    Parameter(
+        validator=validators.Number(gte=0, lt=2**63), help="seed of weights, data order and dropout"
+    ),
+]
 Settings = Annotated[
     list[str], Parameter("--set", help="KEY=VALUE, a setting of the recipe; may be repeated")
 ]
@@ -33,3 +40,14 @@ def parse_settings(pairs: Sequence[str], option: str = "--set") -> dict[str, str
             raise ValueError(f"{option} {key} is given twice")
         settings[key] = value
     return settings
+
+
+def check_output(path: Path | None, option: str = "--out") -> None:
+    """Raise ValueError, before the work begins, for a file that cannot be written at its end."""
+    if path is None:
+        return
+    if path.exists() and not path.is_file():
+        raise ValueError(f"{option} {path}: not a plain file; name another one")
+    folder = next(parent for parent in path.absolute().parents if parent.exists())
+    if not folder.is_dir() or not os.access(folder, os.W_OK):
+        raise ValueError(f"{option} {path}: no file can be written in {folder}")

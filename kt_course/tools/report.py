@@ -19,7 +19,7 @@ from kt_core.evaluation import Score
 from kt_core.runs.experiment import Result
 from kt_core.runs.recipes import RECIPES
 from kt_course.figures import plots
-from kt_course.tools.tables import csv_text, markdown_table, percent
+from kt_course.tools.tables import csv_text, markdown_table, markdown_text, percent
 
 # What the course asks of dev accuracy (CS224n, assignment 5, 2024-25 handout)
 PASS_MARKS = {"vanilla": 0.10, "rope": 0.20, "perceiver": 0.06}
@@ -102,7 +102,7 @@ def gather(paths: Iterable[str | Path]) -> tuple[list[Row], dict[str, str]]:
                 score = Score(details["london"]["correct"], details["london"]["total"])
                 baseline = Row(row.corpus, "always London", kind="baseline", score=score)
                 london.setdefault(row.corpus, replace(baseline, dev=_bounds(score)))
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
+        except (ValueError, KeyError, TypeError, AttributeError, OverflowError) as error:
             why = str(error) if isinstance(error, ValueError) else f"not a run's result ({error!r})"
             problems[str(folder)] = why.removeprefix(f"{folder}: ").removeprefix(f"{folder}/")
             continue
@@ -134,6 +134,9 @@ def find_runs(paths: Iterable[str | Path]) -> list[Path]:
 def _row(result: Result) -> Row:
     details = result.details
     costs = [details[phase] for phase in ("pretraining", "finetuning") if details.get(phase)]
+    for cost in costs:
+        if not all(0 <= cost[key] < 1e15 for key in ("characters", "seconds")):
+            raise ValueError(f"impossible costs: {cost['characters']} characters")
     name = details["recipe"]["name"]
     plain = dict(flatten(asdict(RECIPES[name]))) if name in RECIPES else None
     fields = flatten(details["recipe"]) if plain else ()
@@ -215,7 +218,8 @@ def markdown(rows: Sequence[Row], problems: Mapping[str, str]) -> str:
         marks = ", ".join(f"{variant} {100 * mark:.0f} %" for variant, mark in PASS_MARKS.items())
         parts.append(f"The course's pass marks on wiki's dev: {marks}.")
     if problems:
-        listed = "\n".join(f"- {path}: {why}" for path, why in problems.items())
+        lines = (markdown_text(f"{path}: {why}") for path, why in problems.items())
+        listed = "\n".join(f"- {line}" for line in lines)
         parts.append(f"Not in the table:\n\n{listed}")
     return "\n\n".join(parts)
 

@@ -19,18 +19,20 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Annotated
 
 from cyclopts import Parameter
 
 from kt_core._validation import one_of
-from kt_core.corpora.files import sha256, write_json
+from kt_core.corpora.files import one_writer, read_json, sha256, write_json
 from kt_core.corpora.loading import load_corpus
 from kt_core.runs.progress import progress_bar
 from kt_core.runs.recipes import recipe, recipe_options
 from kt_course.tools.cli import make_app
 from kt_course.tools.options import parse_settings
+from kt_course.tools.parent import as_child
 from kt_course.tools.sweep_results import read_values, write_results
 
 COMMANDS = {"run": "run", "notebook": "workbook"}
@@ -66,11 +68,12 @@ def sweep(
     x = x and one_of("key of the grid", x, rows[0]["settings"])
     todo = [row for row in rows if row["error"] is not None]
     print(f"{len(rows)} cells, {len(rows) - len(todo)} of them done before, into {out}", flush=True)
-    try:
-        for row in _run_all(todo, cells, jobs, dask) if todo else ():
-            write_json(Path(row["folder"]) / "cell.json", row)
-    finally:
-        print(write_results(rows, out, " ".join(command), x, y))
+    with one_writer(out / ".lock", str(out)):
+        try:
+            for row in _run_all(todo, cells, jobs, dask) if todo else ():
+                write_json(Path(row["folder"]) / "cell.json", row)
+        finally:
+            print(write_results(rows, out, " ".join(command), x, y))
     if n_failed := sum(row["error"] is not None for row in rows):
         message = f"{n_failed} of {len(rows)} cells failed; see {out}/sweep.md and their log.txt"
         print(f"kt sweep: {message}", file=sys.stderr)
@@ -121,18 +124,18 @@ def check_command(line: Sequence[str]) -> None:
 def _read_row(settings: dict[str, str], folder: Path) -> dict:
     """What the table says of a cell: as its process left it, or "not run"."""
     row = dict(settings=settings, values={}, error="not run", seconds=None)
-    try:
-        row |= json.loads((folder / "cell.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        pass
-    return row | dict(folder=str(folder))
+    with suppress(OSError, ValueError):  # nothing, or what a crash left
+        saved = read_json(folder / "cell.json")
+        if saved.keys() >= row.keys() and isinstance(saved["values"], dict):
+            row = saved
+    return row | dict(settings=settings, folder=str(folder))
 
 
 def run_cell(line: Sequence[str], folder: str, n_threads: int) -> dict:
     """Run one cell in a process of its own; return its values, or its error."""
     place, began = Path(folder).resolve(), time.perf_counter()
     place.mkdir(parents=True, exist_ok=True)
-    environment = os.environ | {"OMP_NUM_THREADS": str(n_threads)}
+    environment = os.environ | {"OMP_NUM_THREADS": str(n_threads)} | as_child()
     command = [sys.executable, "-m", "kt_course.tools.cli", *line, f"--out={place}"]
     command += ["--resume"] if line[0] == "run" else []
     with (place / "log.txt").open("a+", encoding="utf-8") as log:

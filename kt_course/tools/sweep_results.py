@@ -8,7 +8,7 @@ from pathlib import Path
 
 from kt_core.corpora.files import write_atomically, write_json
 from kt_course.figures import plots
-from kt_course.tools.tables import csv_text, markdown_table, percent
+from kt_course.tools.tables import csv_text, markdown_table, markdown_text, percent
 from kt_course.tools.workbook import numbers, scores
 
 
@@ -38,7 +38,7 @@ def write_results(rows: Sequence[dict], out: Path, title: str, x: str | None, y:
         [*row["settings"].values(), *map(row["values"].get, names), row["error"], row["folder"]]
         for row in rows
     ]
-    text = f"{title}\n\n{markdown(rows, names)}"
+    text = f"{markdown_text(title)}\n\n{markdown(rows, names)}"
     write_json(out / "sweep.json", dict(title=title, cells=list(rows)))
     write_atomically(
         out / "sweep.csv", csv_text([*keys, *names, "error", "folder"], lines).encode()

@@ -46,8 +46,13 @@ def _table(headers: Sequence[str], rows: Sequence[Sequence[Any]], numbers: str, 
 
 
 def _cell(value: Any, style: str) -> str:
-    text = "" if value is None else " ".join(str(value).split())
-    return text.replace("|", "\\|") if style == "pipe" else text
+    text = "" if value is None else " ".join(printable(str(value), keep="\t\n").split())
+    return markdown_text(text).replace("|", "\\|") if style == "pipe" else text
+
+
+def markdown_text(text: str) -> str:
+    """Text on one line of Markdown that can be neither HTML nor a link or picture."""
+    return " ".join(text.split()).replace("<", "&lt;").replace("](", "]\\(")
 
 
 def csv_text(headers: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
@@ -66,6 +71,6 @@ def _csv_cell(value: Any) -> Any:
     return f"'{text}" if text[:1] in ("=", "+", "-", "@") else text
 
 
-def printable(text: str) -> str:
-    """Replace control characters."""
-    return "".join(ch if ch.isprintable() else "�" for ch in text)
+def printable(text: str, keep: str = "") -> str:
+    """Replace control characters, apart from those to keep."""
+    return "".join(ch if ch.isprintable() or ch in keep else "�" for ch in text)

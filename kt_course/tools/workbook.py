@@ -9,7 +9,6 @@ results.json               facts, seconds and peak memory of each notebook
 
 from __future__ import annotations
 
-import json
 import logging
 import os
 import sys
@@ -25,7 +24,7 @@ import psutil
 from jupyter_client.kernelspec import KernelSpec
 from jupyter_client.manager import AsyncKernelManager
 
-from kt_core.corpora.files import write_json
+from kt_core.corpora.files import one_writer, read_json, sha256, write_json
 from kt_core.corpora.loading import load_corpus
 from kt_core.corpora.paths import checkout_dir, data_dir
 from kt_core.evaluation import Score
@@ -232,71 +231,95 @@ def run_workbook(
     chosen = parameters_for(paths, given | {"runs_dir": "runs"})
     stamp = time.strftime("%Y%m%d-%H%M%S")
     out = (out or Path("runs") / f"workbook-{profile}-{stamp}").resolve()
-    results = _read_results(out, parameters)
+    with one_writer(out / ".lock", str(out)):
+        _run_all(paths, chosen, jobs, out, _read_results(out, parameters))
+    return out
+
+
+def _run_all(
+    paths: Sequence[Path], chosen: Mapping[Path, dict], jobs: int, out: Path, results: dict
+) -> None:
+    """Run the notebooks that are not done yet; results and pages are valid after each of them."""
     earlier = [out / f"{name}.ipynb" for name in results["notebooks"]]
     every = {path.stem: path for path in [*filter(Path.exists, earlier), *paths]}
     site = read_site([every[name] for name in sorted(every)])
+    profile, corpus, seed = (results["parameters"][k] for k in ("profile", "corpus", "seed"))
     print(f"{len(paths)} notebooks, {profile}, {corpus}, seed {seed}, into {out}", flush=True)
+    todo = [path for path in paths if not _is_done(path, out, results)]
+    if len(todo) < len(paths):
+        print(f"{len(paths) - len(todo)} of them were done before", flush=True)
 
-    def run(path: Path) -> tuple[str, Outcome]:
-        return path.stem, execute(path, out / path.name, chosen[path], out, profile == "full")
+    def run(path: Path) -> tuple[Path, Outcome]:
+        return path, execute(path, out / path.name, chosen[path], out, profile == "full")
 
     pool = ThreadPoolExecutor(jobs)
     try:
-        outcomes = map(run, paths) if jobs == 1 else pool.map(run, paths)
-        for number, (name, outcome) in enumerate(outcomes, 1):
-            _record(out, site, results, name, outcome, f"[{number}/{len(paths)}]")
+        outcomes = map(run, todo) if jobs == 1 else pool.map(run, todo)
+        for number, (path, outcome) in enumerate(outcomes, 1):
+            _record(out, site, results, path, outcome, f"[{number}/{len(todo)}]")
             if outcome.error is not None:
                 raise outcome.error
+            _gather(out, site, results)
     except BaseException:
         pool.shutdown(wait=False, cancel_futures=True)
         for kernel in psutil.Process().children(recursive=True) if jobs > 1 else ():
             kernel.terminate()
         raise
     finally:
-        _finish(out, site, results)
+        _gather(out, site, results, is_last=True)
     print(f"{results['seconds']:.0f} s in all. Open {out / 'index.html'}", flush=True)
-    return out
 
 
 def _read_results(out: Path, parameters: dict) -> dict:
     """The results of a stopped workbook in `out`, or none; ValueError for other parameters."""
     path = out / "results.json"
+    (out / "runs").mkdir(parents=True, exist_ok=True)
     if not path.exists():
-        (out / "runs").mkdir(parents=True, exist_ok=True)
         return dict(parameters=parameters, seconds=0.0, notebooks={})
-    results = json.loads(path.read_text(encoding="utf-8"))
+    results = read_json(path)
+    if not isinstance(results.get("notebooks"), dict) or "parameters" not in results:
+        raise ValueError(f"{path}: not the results of a workbook: give another folder (--out)")
     if results["parameters"] != parameters:
         held = f"{out} holds a workbook with other parameters ({results['parameters']})"
         raise ValueError(f"{held}: give another folder (--out)")
     return results
 
 
-def _record(out: Path, site: Site, results: dict, name: str, outcome: Outcome, label: str) -> None:
+def _is_done(path: Path, out: Path, results: dict) -> bool:
+    """Did this version of a notebook run to its end here?"""
+    done = results["notebooks"].get(path.stem, {})
+    is_same = done.get("source_sha256") == sha256(path.read_bytes())
+    pages = [out / path.name, out / f"{path.stem}.html"]
+    return is_same and done.get("error") is None and all(page.is_file() for page in pages)
+
+
+def _record(out: Path, site: Site, results: dict, path: Path, outcome: Outcome, label: str) -> None:
     """Write a notebook's page, and keep its facts for results.json."""
-    kept, notebook, error = out / "runs" / f"{name}.json", out / f"{name}.ipynb", outcome.error
-    facts = json.loads(kept.read_text(encoding="utf-8")).get("facts") if kept.exists() else None
+    name, error = path.stem, outcome.error
+    kept, notebook = out / "runs" / f"{name}.json", out / f"{name}.ipynb"
+    facts = read_json(kept).get("facts") if kept.exists() else None
     if notebook.exists():
         write_page(notebook, out / f"{name}.html", site, list(scores(facts)))
     results["notebooks"][name] = dict(
+        source_sha256=sha256(path.read_bytes()),
         seconds=round(outcome.seconds, 1),
         peak_mib=outcome.peak_mib and round(outcome.peak_mib),
         page=notebook.exists(),
         error=None if error is None else str(error) or type(error).__name__,
         facts=facts,
     )
-    write_json(out / "results.json", results)
     print(f"{label} {name}: {outcome.seconds:.0f} s", flush=True)
 
 
-def _finish(out: Path, site: Site, results: dict) -> None:
-    """Write results.json, the report of the runs trained here, the front page and the glossary."""
+def _gather(out: Path, site: Site, results: dict, is_last: bool = False) -> None:
+    """Write results.json and the front page; at last also the report and the glossary."""
     results["notebooks"] = dict(sorted(results["notebooks"].items()))
     results["seconds"] = round(sum(facts["seconds"] for facts in results["notebooks"].values()), 1)
     write_json(out / "results.json", results)
-    was_trained = any((out / "runs").rglob("config.json"))
+    was_trained = is_last and any((out / "runs").rglob("config.json"))
     report = write_report([out / "runs"], out / "report") if was_trained else None
-    write_appendices(site, out)
+    if is_last:
+        write_appendices(site, out)
     write_front_page(out, site, results, report)
 
 

@@ -80,7 +80,7 @@ def test_knobs_in_the_name_equal_keywords():
         ("bios:people=many", {}, "people='many' must be a whole number"),
         ("bios:people=3", {}, "people=3 must be 20 to"),
         ("wiki", {"people": 3}, "only bios has options"),
-        ("no-such", {}, "'no-such': no such corpus; wanted: bios, wiki, or an existing folder"),
+        ("no-such", {}, "no-such: no such corpus; wanted: bios, wiki, or an existing folder"),
         ("bios", {"block_size": 30}, "a block of 30 holds 31"),
     ],
 )

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import kt_core
+from kt_core._validation import one_of
 from kt_core.corpora.files import write_atomically
 from kt_core.corpora.paths import checkpoints_dir
 from kt_core.models import GPT
@@ -105,8 +106,10 @@ def export(
 
 def export_checkpoint(checkpoint: str | Path, folder: str | Path) -> list[str]:
     """Export a checkpoint's file, or one that ships, by its name ("bios-rope-finetuned")."""
-    path, shipped = Path(checkpoint), checkpoints_dir() / f"{checkpoint}.safetensors"
-    path = shipped if not path.exists() and shipped.is_file() else path
+    path = Path(checkpoint)
+    if not path.exists() and path.suffix != ".safetensors":
+        names = [known.stem for known in checkpoints_dir().glob("*.safetensors")]
+        path = checkpoints_dir() / f"{one_of('checkpoint', path.name, sorted(names))}.safetensors"
     model, vocab, card = load_checkpoint(path)
     return export(model, vocab, folder, card)
 
