@@ -43,7 +43,7 @@ def _open_without_waiting(path: str, flags: int) -> int:
 def read_json(path: str | Path) -> dict[str, Any]:
     """Return the JSON object in a file; ValueError, with the path, if it holds anything else."""
     try:
-        value = json.loads(read_plain_file(path).decode("utf-8"))
+        value = json.loads(read_plain_file(path).decode("utf-8-sig"))
     except (ValueError, RecursionError) as error:
         reason = "nested too deep" if isinstance(error, RecursionError) else error
         raise ValueError(f"{path} is not JSON ({reason})") from None

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import os
 import sys
-from contextlib import suppress
 from pathlib import Path
 
-from kt_core.corpora.files import write_json
+from filelock import FileLock
+
+from kt_core.corpora.files import keep_previous, read_json, write_json
 
 
 def progress_file() -> Path | None:
@@ -29,30 +29,50 @@ def progress_file() -> Path | None:
 def read_statuses() -> dict[str, str]:
     """Return the recorded status of each id; empty if there is no readable file.
 
-    A damaged file is renamed, so that the next answer does not overwrite it.
+    A damaged file is renamed, and the backup of the record before its last change is used.
     """
     try:
         path = progress_file()
-        text = path.read_text(encoding="utf-8-sig") if path and path.exists() else "{}"
-        return {str(id): str(status) for id, status in json.loads(text).items()}
-    except (ValueError, AttributeError):
-        with suppress(OSError):
-            path.replace(path.with_suffix(".damaged.json"))
-        return {}
+        if path is None or not path.exists():
+            return {}
+        if (statuses := _parse(path)) is not None:
+            return statuses
+        keep_previous(path)
+        if backup := _parse(_backup(path)):
+            write_json(path, backup)
+        return backup or {}
     except (OSError, RuntimeError):  # RuntimeError: no home folder
         return {}
+
+
+def _parse(path: Path) -> dict[str, str] | None:
+    """The statuses in a file; None if it holds no JSON object."""
+    try:
+        return {str(id): str(status) for id, status in read_json(path).items()}
+    except (OSError, ValueError):
+        return None
+
+
+def _backup(path: Path) -> Path:
+    return path.with_name(f"{path.name}.backup")
 
 
 def remember(id: str, status: str) -> None:
     """Record the latest answer; nothing if it is blank, so untouched notebooks write nothing.
 
-    A file that cannot be written is ignored: a lesson goes on without its record.
+    Several notebooks may do so at a time. A file that cannot be written is ignored: a lesson goes
+    on without its record.
     """
     if status == "not attempted":
         return
     try:
-        path, statuses = progress_file(), read_statuses()
-        if path and statuses.get(id) != status:
+        if (path := progress_file()) is None or read_statuses().get(id) == status:
+            return
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with FileLock(f"{path}.lock", timeout=5):
+            statuses = read_statuses()
+            if statuses:
+                write_json(_backup(path), statuses)
             write_json(path, {**statuses, id: status})
-    except (OSError, RuntimeError):
+    except (OSError, RuntimeError):  # a lock that is never free is an OSError too
         return

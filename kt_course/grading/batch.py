@@ -5,15 +5,29 @@ from __future__ import annotations
 import os
 import stat
 import time
+import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Annotated, Literal
 
-from kt_core.corpora.files import write_atomically
+import nbformat
+from cyclopts import Parameter
+
+from kt_core.corpora.files import keep_previous, write_atomically
 from kt_course.exercises import exercise_ids
 from kt_course.exercises.check import one_line
 from kt_course.grading import running
+from kt_course.grading.cleaning import ID
+from kt_course.grading.gradebook import (
+    Gradebook,
+    read_points,
+    read_roster,
+    similar_answers,
+    write_gradebook,
+)
 from kt_course.grading.sandbox import Limits, Outcome, bubblewrap_problem, run_confined
+from kt_course.grading.written import marking_page, written_answers
 from kt_course.tools import options as opt
 from kt_course.tools.tables import csv_text, printable
 
@@ -58,8 +72,14 @@ def grade_command(
     cell_seconds: int = 300,
     seconds: int = 1200,
     memory: float = 4.0,
+    roster: Path | None = None,
+    points: Path | None = None,
+    lms: Annotated[Literal["canvas", "moodle", "gradescope"] | None, Parameter("--for")] = None,
 ) -> None:
     """Run and judge learners' notebooks, which are not trusted, into a CSV file.
+
+    With a roster: also points, a feedback page per student, written answers for marking, and files
+    for a learning management system, all beside the CSV file.
 
     Args:
         notebooks: Submissions, or folders of them.
@@ -68,10 +88,62 @@ def grade_command(
         cell_seconds: Time for one cell.
         seconds: Time for one notebook.
         memory: GB for one submission.
+        roster: CSV with the columns id and name; perhaps email, login, sis_id, section.
+        points: TOML with the points of exercises; by default an exercise gives its difficulty.
+        lms: Write the points as this system imports them; needs --roster.
     """
     limits = Limits(cell=cell_seconds, notebook=seconds, memory=memory)
+    if roster is None and (points or lms):
+        raise ValueError(f"{'--points' if points else '--for'} needs --roster")
+    students = read_roster(roster) if roster else []
+    values = read_points(points)
+    if kept := keep_previous(out):
+        print(f"the {out.name} that was there is now {kept.name}")
     rows = grade(notebooks, out, limits, profile)
     print(f"{len(rows)} submissions in {out}")
+    if students:
+        book = Gradebook.of(rows, students, values)
+        for path in [*write_gradebook(book, out, lms), *write_for_reading(book, out)]:
+            print(f"written: {path}")
+        for file in book.unmatched:
+            print(printable(f"nobody on the roster: {file}"))
+
+
+def write_for_reading(book: Gradebook, out: Path) -> list[Path]:
+    """Write what a person reads: the written answers with their rubrics, and equal answers."""
+    base, marking, sources = out.with_suffix(""), [], {}
+    for student in book.students:
+        for row in book.rows[student.id].values():
+            cells = cells_of(row.file)
+            marking += [(student.id, id, text) for id, text in written_answers(cells).items()]
+            for cell in cells:
+                ids = ID.findall(str(cell.get("source", "")))
+                if len(ids) == 1 and row.verdicts.get(ids[0], "not attempted") != "not attempted":
+                    sources.setdefault(ids[0], {})[student.id] = str(cell["source"])
+    written = []
+    if marking:
+        path = base.with_name(f"{base.name}-written")
+        write_atomically(path.with_suffix(".html"), marking_page(marking).encode())
+        lines = [[*line[:2], "", line[2]] for line in marking]
+        table = csv_text(["student", "question", "points", "answer"], lines)
+        write_atomically(path.with_suffix(".csv"), table.encode())
+        written += [path.with_suffix(".html"), path.with_suffix(".csv")]
+    equal = [(id, *group) for id, given in sources.items() for group in similar_answers(given)]
+    if equal:
+        path = base.with_name(f"{base.name}-equal-answers.csv")
+        lines = [[id, len(group), ", ".join(group)] for id, *group in equal]
+        write_atomically(path, csv_text(["exercise", "number", "students"], lines).encode())
+        written.append(path)
+    return written
+
+
+def cells_of(file: str) -> list[dict]:
+    """The cells of a submission; none if it cannot be read."""
+    try:
+        with warnings.catch_warnings(action="ignore"):
+            return list(nbformat.reads(read_submission(Path(file)).decode(), as_version=4).cells)
+    except Exception:  # its row says what is wrong with it
+        return []
 
 
 def grade(

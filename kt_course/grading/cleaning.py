@@ -17,6 +17,7 @@ import nbformat
 from nbformat import NotebookNode
 
 from kt_course.exercises.registry import library
+from kt_course.grading.written import question_cells
 from kt_course.tools.workbook import find_notebooks
 
 KERNEL = {"display_name": "Python 3", "language": "python", "name": "python3"}
@@ -43,8 +44,12 @@ class CleanNotebook:
     own_cells: tuple[int, ...]
 
 
-def clean_notebook(path: Path, with_solutions: bool = True) -> CleanNotebook:
+def clean_notebook(
+    path: Path, with_solutions: bool = True, with_questions: bool = False
+) -> CleanNotebook:
     """Remove outputs and answers; without solutions also folded answers and tagged cells.
+
+    With questions the chapter's written questions come at the end.
 
     Raises:
         ValueError: The file is no notebook, or the exercise of a cell cannot be recognised.
@@ -65,7 +70,7 @@ def clean_notebook(path: Path, with_solutions: bool = True) -> CleanNotebook:
         elif cell.source not in known["sources"]:
             own.append(number)
         cells.append(_strip(cell, with_solutions))
-    notebook.cells = cells
+    notebook.cells = cells + (question_cells(path.stem) if with_questions else [])
     return CleanNotebook(nbformat.writes(notebook).rstrip("\n") + "\n", tuple(own))
 
 

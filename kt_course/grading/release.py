@@ -19,6 +19,7 @@ def release(
     *,
     source: Annotated[Path | None, Parameter("--from")] = None,
     solutions: Annotated[bool, Parameter(negative="--no-solutions")] = True,
+    written: bool = False,
     force: bool = False,
 ) -> list[Path]:
     """Write clean notebooks for learners: no outputs, exercises blank. All or nothing.
@@ -27,11 +28,12 @@ def release(
         folder: Where to write them; it must be empty.
         source: Folder of the notebooks to clean; by default the project's.
         solutions: --no-solutions leaves out the solutions and the folded answers. Hints stay.
+        written: Add the written questions of each chapter, with cells for the answers.
         force: Replace notebooks of the same name in a folder that is not empty.
     """
     out, source = Path(folder).resolve(), Path(source or notebooks_dir()).resolve()
     is_empty = _is_empty(out, source, force)
-    clean = {p.name: clean_notebook(p, solutions) for p in find_notebooks(folder=source)}
+    clean = {p.name: clean_notebook(p, solutions, written) for p in find_notebooks(folder=source)}
     out.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=out.parent, prefix=f".{out.name}.") as temporary:
         fresh = Path(temporary) / out.name

@@ -1,6 +1,8 @@
 """The decorator, the record of answers, the table made from it, and solutions."""
 
 import json
+import subprocess
+import sys
 import types
 
 import pytest
@@ -81,7 +83,29 @@ def test_a_damaged_record_is_kept_aside_and_a_new_one_begun(progress_path, conte
     assert record.read_statuses() == {}
     record.remember("causal-mask", "right")
     assert record.read_statuses() == {"causal-mask": "right"}
-    assert progress_path.with_suffix(".damaged.json").read_text("latin-1") == content
+    assert progress_path.with_name("progress.json~1").read_text("latin-1") == content
+
+
+def test_of_a_damaged_record_only_the_last_answer_is_lost(progress_path):
+    for id in ("causal-mask", "scaled-score", "encode"):
+        record.remember(id, "right")
+    progress_path.write_bytes(b"")
+    assert record.read_statuses() == {"causal-mask": "right", "scaled-score": "right"}
+    record.remember("encode", "wrong")
+    assert len(record.read_statuses()) == 3
+
+
+NOTE = """import sys
+from kt_course.exercises.progress_store import remember
+for i in range(60):
+    remember(f"{sys.argv[1]}-{i}", "right")
+"""
+
+
+def test_processes_that_record_at_a_time_lose_nothing(progress_path):
+    writers = [subprocess.Popen([sys.executable, "-c", NOTE, str(n)]) for n in range(3)]
+    assert [writer.wait(120) for writer in writers] == [0, 0, 0]
+    assert len(record.read_statuses()) == 180
 
 
 def test_a_record_that_cannot_be_written_stops_no_lesson(tmp_path, monkeypatch):

@@ -1,0 +1,329 @@
+"""From graded submissions to a gradebook: students, points, feedback pages, files for an LMS.
+
+canvas      CSV as Canvas imports it: Student, ID, SIS User ID, SIS Login ID, Section, a column per
+            notebook, and a second line with the points possible. Empty cells change no grade.
+moodle      CSV for Moodle's grade import: ID number, Email address, a column per notebook
+gradescope  a folder per student with results.json, as Gradescope reads it from an autograder
+
+The deadline and penalties for late work are left to the LMS.
+"""
+
+from __future__ import annotations
+
+import csv
+import html
+import io
+import re
+import tomllib
+import unicodedata
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from kt_core._validation import one_of
+from kt_core.corpora.files import read_plain_file, write_atomically, write_json
+from kt_course.exercises.registry import library
+from kt_course.grading.written import page
+from kt_course.tools.tables import csv_text, printable
+
+LMS = ("canvas", "moodle", "gradescope")
+NOTEBOOK = re.compile(r"\b\d\d_[a-z]+(_[a-z]+)*")  # a notebook's name, which is nobody's
+# Names that the columns of a roster may have, in other systems' exports too
+COLUMNS = {
+    "id": ("id", "student id", "student_id", "sid", "id number"),
+    "name": ("name", "student", "full name"),
+    "email": ("email", "email address", "e-mail"),
+    "login": ("login", "sis login id", "username"),
+    "sis_id": ("sis_id", "sis user id"),
+    "section": ("section",),
+}
+
+
+@dataclass(frozen=True)
+class Student:
+    """A line of the roster."""
+
+    id: str
+    name: str
+    email: str = ""
+    login: str = ""
+    sis_id: str = ""
+    section: str = ""
+
+    @property
+    def keys(self) -> set[str]:
+        """What tells in a path whose file it is."""
+        words = (self.id, self.login, self.sis_id, self.email, self.email.partition("@")[0])
+        return {plain(word) for word in (*words, self.name) if word.strip()}
+
+
+@dataclass(frozen=True)
+class Points:
+    """How many points an exercise gives: its own number, or its difficulty, or the same for all."""
+
+    exercises: Mapping[str, float] = field(default_factory=dict)
+    default: float | None = None
+    unconfirmed: bool = True
+
+    def of(self, id: str) -> float:
+        """Return the points for an exercise."""
+        fallback = library()[id].difficulty if self.default is None else self.default
+        return self.exercises.get(id, fallback)
+
+    def earned(self, id: str, verdict: str) -> float:
+        """Return the points for a verdict of `kt grade`."""
+        is_right = verdict == "right" or self.unconfirmed and verdict.startswith("right, ")
+        return self.of(id) if is_right else 0.0
+
+
+def read_roster(path: str | Path) -> list[Student]:
+    """Read a CSV with the columns id and name, and perhaps email, login, sis_id, section.
+
+    Raises:
+        ValueError: It names the line, or the column that is missing.
+    """
+    text = _read_text(path)
+    lines = csv.DictReader(io.StringIO(text))
+    known = {spelling: name for name, spellings in COLUMNS.items() for spelling in spellings}
+    headers = {
+        h: known[plain_header(h)] for h in lines.fieldnames or () if plain_header(h) in known
+    }
+    if missing := [name for name in ("id", "name") if name not in headers.values()]:
+        found = ", ".join(map(str, lines.fieldnames or ["nothing"]))
+        raise ValueError(f"{path}, line 1: no column {missing[0]!r}; there are {found}")
+    students: dict[str, Student] = {}
+    for line in lines:
+        values = {headers[h]: (line[h] or "").strip() for h in headers}
+        if not values["id"] and plain(values["name"]) in ("", "points possible"):
+            continue  # the second line of Canvas' export
+        if not values["id"] or values["id"] in students:
+            problem = "twice" if values["id"] else "missing"
+            raise ValueError(f"{path}, line {lines.line_num}: id {values['id']!r} is {problem}")
+        students[values["id"]] = Student(**values)
+    if not students:
+        raise ValueError(f"{path}: no student in it")
+    return list(students.values())
+
+
+def read_points(path: str | Path | None) -> Points:
+    """Read points.toml: `default`, `unconfirmed`, and [exercises] with points by id."""
+    if path is None:
+        return Points()
+    try:
+        given = tomllib.loads(_read_text(path))
+        for key in given:
+            one_of("entry of a points file", key, ("default", "unconfirmed", "exercises"))
+        for id in given.get("exercises", {}):
+            one_of("exercise", id, library())
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from None
+    numbers = [*given.get("exercises", {}).items(), ("default", given.get("default", 1))]
+    for key, value in numbers:
+        if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < 1e6:
+            raise ValueError(f"{path}: {key} must be a number of 0 or more, not {value!r}")
+    if not isinstance(given.get("unconfirmed", True), bool):
+        raise ValueError(f"{path}: unconfirmed must be true or false")
+    return Points(given.get("exercises", {}), given.get("default"), given.get("unconfirmed", True))
+
+
+def _read_text(path: str | Path) -> str:
+    try:
+        return read_plain_file(path).decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{path}: not UTF-8 ({error.reason})") from None
+
+
+def plain_header(text: str | None) -> str:
+    """A column's name in small letters."""
+    return " ".join(str(text or "").lower().split())
+
+
+def plain(text: str) -> str:
+    """A name in small letters without accents and punctuation, to compare it."""
+    letters = unicodedata.normalize("NFKD", text.casefold())
+    return " ".join(
+        re.findall(r"[^\W_]+", "".join(c for c in letters if c.isascii() or c.isalpha()))
+    )
+
+
+def find_student(file: str, students: Sequence[Student]) -> Student | None:
+    """Return the student whose id, login, address or name is a part of a path; None if unclear."""
+    for part in reversed(Path(file).parts):
+        stem = NOTEBOOK.sub("", part.removesuffix(".ipynb"))
+        words = {plain(word) for word in re.split(r"[_\s]+", stem)} | {plain(stem)}
+        words |= {plain(word) for word in stem.split("_")}
+        matches = [student for student in students if student.keys & words]
+        if len(matches) == 1:
+            return matches[0]
+    return None
+
+
+@dataclass
+class Gradebook:
+    """Points by student and notebook.
+
+    Attributes:
+        rows: The graded submissions (`batch.Row`) of each student id, by notebook, the best one.
+        unmatched: Files of nobody on the roster.
+        notebooks: The notebooks that were handed in, with the points possible.
+    """
+
+    students: Sequence[Student]
+    points: Points
+    rows: dict[str, dict[str, Any]]
+    unmatched: list[str]
+    notebooks: dict[str, float]
+
+    @classmethod
+    def of(cls, rows: Iterable[Any], students: Sequence[Student], points: Points) -> Gradebook:
+        """Make it from the rows of `kt grade`."""
+        by_student: dict[str, dict[str, Any]] = {student.id: {} for student in students}
+        book = cls(students, points, by_student, [], {})
+        for row in rows:
+            student = find_student(row.file, students)
+            if student is None:
+                book.unmatched.append(row.file)
+                continue
+            before = by_student[student.id].get(row.notebook)
+            if before is None or book.score(row) > book.score(before):
+                by_student[student.id][row.notebook] = row
+            if row.verdicts:
+                possible = sum(points.of(id) for id in row.verdicts)
+                book.notebooks[row.notebook] = possible
+        book.notebooks = dict(sorted(book.notebooks.items()))
+        return book
+
+    def score(self, row: Any) -> float:
+        """Return the points of one submission."""
+        return sum(self.points.earned(id, verdict) for id, verdict in row.verdicts.items())
+
+    def cell(self, student: Student, notebook: str) -> str:
+        """Return the points of a student in a notebook; "" if nothing was handed in."""
+        row = self.rows[student.id].get(notebook)
+        return "" if row is None else f"{self.score(row):g}"
+
+
+def write_gradebook(book: Gradebook, out: Path, lms: str | None) -> list[Path]:
+    """Write the points of all students, a feedback page each, and the files for an LMS.
+
+    Returns:
+        What was written.
+    """
+    notebooks = list(book.notebooks)
+    base = out.with_suffix("")
+    points_file = base.with_name(f"{base.name}-points.csv")
+    possible = [f"{n} ({book.notebooks[n]:g})" for n in notebooks]
+    lines = [[s.id, s.name, *(book.cell(s, n) for n in notebooks)] for s in book.students]
+    write_atomically(points_file, csv_text(["id", "name", *possible], lines).encode())
+    written = [points_file]
+    feedback = base.with_name(f"{base.name}-feedback")
+    for student in book.students:
+        target = feedback / f"{_file_name(student.id)}.html"
+        write_atomically(target, feedback_page(book, student).encode())
+    written.append(feedback)
+    if lms:
+        written.append(WRITERS[one_of("learning management system", lms, LMS)](book, base))
+    return written
+
+
+def _file_name(text: str) -> str:
+    """A name that stays in its folder on every system."""
+    return re.sub(r"[^\w.-]", "_", text).lstrip(".")[:80] or "_"
+
+
+def feedback_page(book: Gradebook, student: Student) -> str:
+    """Return a student's page: points, and for each exercise the verdict and what to do next."""
+    parts = [f"<p>{html.escape(student.name)} ({html.escape(student.id)})</p>"]
+    if not book.rows[student.id]:
+        parts.append("<p>Nothing was handed in.</p>")
+    for notebook, row in sorted(book.rows[student.id].items()):
+        total = f"{book.score(row):g} of {book.notebooks.get(notebook, 0):g} points"
+        parts.append(f"<h2>{html.escape(notebook or row.file)}: {total}</h2>")
+        parts.append(f"<p>The notebook as a whole: {html.escape(printable(row.status))}.</p>")
+        if row.verdicts:
+            lines = [_feedback_line(book, id, verdict) for id, verdict in row.verdicts.items()]
+            head = "<tr><th>exercise</th><th>points</th><th>verdict</th><th>next step</th></tr>"
+            parts.append(f"<table>{head}{''.join(lines)}</table>")
+    return page("Feedback", "\n".join(parts))
+
+
+def _feedback_line(book: Gradebook, id: str, verdict: str) -> str:
+    kind, _, why = verdict.partition(": ")
+    step = {
+        "right": "",
+        "not attempted": f"Start with the first hint; about {library()[id].minutes} minutes.",
+    }.get(kind.partition(",")[0], "Read the diagnosis, then the hints, and run the cell again.")
+    points = f"{book.points.earned(id, verdict):g} of {book.points.of(id):g}"
+    verdict = kind if not why or kind.startswith("right") else f"{kind}: {why}"
+    cells = f"{library()[id].title} ({id})", points, printable(verdict), step
+    return f"<tr>{''.join(f'<td>{html.escape(cell)}</td>' for cell in cells)}</tr>"
+
+
+# ---------------------------------------------------------------- learning management systems
+
+
+def _write_canvas(book: Gradebook, base: Path) -> Path:
+    headers = ["Student", "ID", "SIS User ID", "SIS Login ID", "Section", *book.notebooks]
+    possible = ["    Points Possible", *[""] * 4, *(f"{p:g}" for p in book.notebooks.values())]
+    lines: list[list[str]] = [possible]
+    for s in book.students:
+        cells = [book.cell(s, notebook) for notebook in book.notebooks]
+        lines.append([s.name, s.id, s.sis_id, s.login, s.section, *cells])
+    path = base.with_name(f"{base.name}-canvas.csv")
+    write_atomically(path, csv_text(headers, lines).encode())
+    return path
+
+
+def _write_moodle(book: Gradebook, base: Path) -> Path:
+    headers = ["ID number", "Full name", "Email address", *book.notebooks]
+    lines = [
+        [s.id, s.name, s.email, *(book.cell(s, notebook) for notebook in book.notebooks)]
+        for s in book.students
+    ]
+    path = base.with_name(f"{base.name}-moodle.csv")
+    write_atomically(path, csv_text(headers, lines).encode())
+    return path
+
+
+def _write_gradescope(book: Gradebook, base: Path) -> Path:
+    folder = base.with_name(f"{base.name}-gradescope")
+    for student in book.students:
+        for notebook, row in book.rows[student.id].items():
+            tests = [
+                dict(
+                    name=f"{id}: {library()[id].title}",
+                    score=book.points.earned(id, verdict),
+                    max_score=book.points.of(id),
+                    status="passed" if book.points.earned(id, verdict) else "failed",
+                    output=printable(verdict),
+                )
+                for id, verdict in row.verdicts.items()
+            ]
+            name = _file_name(notebook or Path(row.file).stem)
+            target = folder / _file_name(student.id) / name / "results.json"
+            output = printable(row.status)
+            write_json(target, dict(score=book.score(row), output=output, tests=tests))
+    return folder
+
+
+WRITERS: dict[str, Callable[[Gradebook, Path], Path]] = {
+    "canvas": _write_canvas,
+    "moodle": _write_moodle,
+    "gradescope": _write_gradescope,
+}
+
+
+def similar_answers(answers: Mapping[str, str], least: int = 40) -> list[tuple[str, ...]]:
+    """Return groups of students whose answers are the same but for spaces, case and comments.
+
+    Args:
+        answers: Source by student.
+        least: Shorter answers, in characters, are left out: they are often the same by chance.
+    """
+    groups: dict[str, list[str]] = {}
+    for student, source in answers.items():
+        code = re.sub(r"#[^\n]*|\s+", "", source).casefold()
+        if len(code) >= least:
+            groups.setdefault(code, []).append(student)
+    return [tuple(group) for group in groups.values() if len(group) > 1]
