@@ -79,8 +79,10 @@ class Options:
         ]
         outputs = [*_files(self.writing_params_path), *filter(None, [self.outputs_path])]
         for i, output in enumerate(outputs):
-            if any(path and _is_same(output, path) for path in [*reads, *outputs[:i]]):
-                raise ValueError(f"{output} is another file of this command too: name a new file")
+            if any(path and _is_same(output, path) for path in reads):
+                raise ValueError(f"{output} is read and would be overwritten: name another file")
+            if any(_is_same(output, path) for path in outputs[:i]):
+                raise ValueError(f"{output} would be written twice: name another file")
             if output.exists() and not output.is_file():
                 raise ValueError(f"{output} is not a plain file: name another one")
 

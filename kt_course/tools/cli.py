@@ -22,7 +22,6 @@ from kt_course.tools.parent import watch_parent
 
 # name: (module:function, one line for the list of commands)
 COMMANDS = {
-    "lab": ("grading.learner_copies:lab", "open JupyterLab on your own copies of the notebooks"),
     "pretrain": ("tools.assignment:pretrain", "the assignment: pretrain on a text file"),
     "finetune": ("tools.assignment:finetune", "the assignment: finetune on question-answer pairs"),
     "evaluate": ("tools.assignment:evaluate", "the assignment: answer the questions of a file"),
@@ -34,6 +33,7 @@ COMMANDS = {
     "workbook": ("tools.workbook:run_workbook", "run the notebooks; gather pages and results"),
     "doctor": ("tools.doctor:doctor", "check this machine, and say how to mend what is wrong"),
     "bench": ("tools.bench:bench_command", "measure our speed beside the assignment's way"),
+    "lab": ("grading.learner_copies:lab", "open JupyterLab on your own copies of the notebooks"),
     "progress": ("exercises:progress", "list which exercises are done, wrong, or open"),
     "release": ("grading.release:release", "write clean notebooks for learners"),
     "grade": ("grading:grade_command", "run and judge learners' notebooks into a CSV file"),
