@@ -5,6 +5,7 @@ metrics.jsonl            a row per evaluation of each phase
 pretrained.safetensors   after pretraining, with its card
 finetuned.safetensors    after finetuning, with its card
 PHASE-stopped.safetensors   after Ctrl-C in a phase: the weights so far, with their card
+.lock                    held by the process that writes here
 predictions/SPLIT.txt    the answers to dev and test, one per line
 result.json              scores with intervals, and costs; written last, so a run without it is
                          not finished
@@ -46,7 +47,7 @@ class Result:
         path = Path(folder) / "result.json"
         try:
             details = read_json(path)
-            dev, test = (_read_score(details[split]) for split in ("dev", "test"))
+            dev, test = (_read_score(details[split], path) for split in ("dev", "test"))
         except FileNotFoundError:
             raise ValueError(
                 f"{folder}: no result.json, so no finished run; finish it with --resume"
@@ -56,16 +57,17 @@ class Result:
         return cls(dev, test, Path(folder), details)
 
 
-def _read_score(saved: dict | None) -> Score | None:
+def _read_score(saved: dict | None, path: Path) -> Score | None:
     """The score of a result file; ValueError if its numbers contradict each other."""
     if saved is None:
         return None
     correct, total = saved["correct"], saved["total"]
     if type(correct) is not int or type(total) is not int or not 0 <= correct <= total > 0:
-        raise ValueError(f"{correct!r} correct out of {total!r} is impossible")
+        raise ValueError(f"{path}: {correct!r} correct out of {total!r} is impossible")
     score = Score(correct, total)
     if wrong := [k for k, v in score.as_dict().items() if saved.get(k, v) != v]:
-        raise ValueError(f"{wrong[0]} {saved[wrong[0]]!r} does not follow from {score}")
+        value = saved[wrong[0]]
+        raise ValueError(f"{path}: {wrong[0]} {value!r} does not follow from {score}")
     return score
 
 

@@ -312,14 +312,13 @@ def _record(out: Path, site: Site, results: dict, path: Path, outcome: Outcome, 
 
 
 def _gather(out: Path, site: Site, results: dict, is_last: bool = False) -> None:
-    """Write results.json and the front page; at last also the report and the glossary."""
+    """Write results.json and the front page; at last also the report."""
     results["notebooks"] = dict(sorted(results["notebooks"].items()))
     results["seconds"] = round(sum(facts["seconds"] for facts in results["notebooks"].values()), 1)
     write_json(out / "results.json", results)
     was_trained = is_last and any((out / "runs").rglob("config.json"))
     report = write_report([out / "runs"], out / "report") if was_trained else None
-    if is_last:
-        write_appendices(site, out)
+    write_appendices(site, out)
     write_front_page(out, site, results, report)
 
 

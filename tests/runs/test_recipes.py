@@ -147,12 +147,12 @@ def test_options_that_depend_on_each_other_are_changed_together():
         ("data.drop", -0.5, "drop must be in 0"),
         ("pretrain.optimizer", "sgd", "optimizer"),
         ("pretrain.schedule", "step", "schedule"),
-        ("pretrain.lr", -1.0, "pretrain: .*learning_rate"),
+        ("pretrain.lr", -1.0, "pretrain.lr must be above 0"),
         ("pretrain.precision", "fp8", "precision"),
         ("pretrain.micro_batches", 0, "pretrain.micro_batches must be 1 or more"),
-        ("finetune.schedule", "step", "finetune: .*schedule"),
-        ("scratch.lr", 0.0, "scratch: .*learning_rate"),
-        ("scratch.epochs", 0.0, "scratch: .*epochs"),
+        ("finetune.schedule", "step", "finetune.schedule"),
+        ("scratch.lr", 0.0, "scratch.lr must be above 0"),
+        ("scratch.epochs", 0.0, "scratch.epochs"),
     ],
 )
 def test_values_that_no_run_can_have_are_refused_at_once(key, value, words):
@@ -236,7 +236,7 @@ def test_the_kind_says_whether_pretraining_sees_the_pairs(corpus):
 
 def test_no_finetuning_is_a_recipe_and_no_pretraining_is_not():
     assert recipe("quick", **{"finetune.epochs": 0}).finetune.epochs == 0
-    with pytest.raises(ValueError, match="recipe quick, pretrain: .*epochs"):
+    with pytest.raises(ValueError, match="recipe quick: pretrain.epochs"):
         recipe("quick", **{"pretrain.epochs": 0})
 
 

@@ -78,6 +78,7 @@ def equal(a, b) -> bool:
 
 def test_the_folder_holds_what_the_module_says(whole):
     assert set(files(whole.path)) == {
+        ".lock",
         "config.json",
         "metrics.jsonl",
         "result.json",
@@ -427,10 +428,32 @@ def test_resume_in_an_empty_folder_starts(tmp_path, whole):
     assert run(tmp_path / "new", resume=True).dev == whole.dev
 
 
+def test_one_process_writes_to_a_folder_and_a_crash_frees_it(tmp_path, whole):
+    with (
+        one_writer(tmp_path / "a" / ".lock", "the run"),
+        pytest.raises(ValueError, match="a is in use by another process"),
+    ):
+        run(tmp_path / "a")
+    assert run(tmp_path / "a").dev == whole.dev  # the lock file that is left stops nobody
+
+
+@pytest.mark.parametrize(
+    "change",
+    [dict(correct=1.5), dict(total=0), dict(correct=6), dict(accuracy=0.9), dict(correct=True)],
+)
+def test_a_forged_score_is_refused(tmp_path, whole, change):
+    details = whole.details | {"dev": whole.details["dev"] | change}
+    (tmp_path / "result.json").write_text(json.dumps(details))
+    with pytest.raises(ValueError, match="result.json: "):
+        Result.read(tmp_path)
+
+
 @pytest.mark.parametrize("text", ["{", "[]", "{}", '{"dev": {"correct": 1}, "test": null}'])
 def test_a_damaged_result_is_named(tmp_path, text):
     (tmp_path / "result.json").write_text(text)
-    with pytest.raises(ValueError, match="result.json: not a run's result"):
+    with pytest.raises(
+        ValueError, match="result.json(: not a run's result| is not JSON| holds a JSON list)"
+    ):
         Result.read(tmp_path)
 
 
