@@ -13,6 +13,7 @@ import pytest
 import torch
 
 import kt_core as kt
+from kt_core.corpora.files import one_writer
 from kt_core.runs import phases
 from kt_core.runs.experiment import Result, run_experiment
 from kt_core.trainer import Trainer
