@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from kt_course.exercises.registry import library
+from kt_course.grading.written import written_questions
 from kt_course.tools.cli import COMMANDS
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -65,3 +67,26 @@ def test_imports_of_python_examples_exist(path):
 def test_the_readme_names_its_main_commands():
     text = PAGES[0].read_text(encoding="utf-8")
     assert "make lab" in text and "kt doctor" in text
+
+
+def test_the_instructors_map_names_exercises_and_questions_that_exist():
+    text = (ROOT / "docs" / "instructor.md").read_text(encoding="utf-8")
+    section = text[text.index("## From each question") : text.index("## Common misconceptions")]
+    rows = [line for line in section.splitlines() if line.startswith("| ")]
+    ids = {id for row in rows for id in re.findall(r"`([\w-]+)`", row)}
+    assert ids <= {*library(), *written_questions()}, ids - {*library(), *written_questions()}
+    of_the_assignment = {q.id for q in written_questions().values() if q.editions != "course"}
+    assert of_the_assignment <= ids
+
+
+def test_the_hours_of_each_chapter_leave_time_for_its_exercises():
+    text = (ROOT / "docs" / "instructor.md").read_text(encoding="utf-8")
+    hours = {
+        n.zfill(2): float(h) for n, h in re.findall(r"^\| (\d+) \w+ \| ([\d.]+) \|", text, re.M)
+    }
+    minutes: dict[str, int] = {}
+    for exercise in library().values():
+        number = exercise.notebook[:2]
+        minutes[number] = minutes.get(number, 0) + exercise.minutes
+    assert minutes.keys() <= hours.keys()
+    assert all(minutes[number] <= 45 * hours[number] for number in minutes)
