@@ -1,4 +1,4 @@
-"""Exercises of notebook 14: an answer's probability, calibration, a threshold, masks, bits."""
+"""Exercises of "What does it know?": what each answer is run on. The texts: exercises.toml."""
 
 from __future__ import annotations
 
@@ -9,195 +9,257 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from kt_course.chapters.what_does_it_know.capacity import learned_bits
-from kt_course.chapters.what_does_it_know.confidence import (
-    answer_log_probability,
-    choose_threshold,
-    expected_calibration_error,
-    reliability,
-    risk_coverage,
-)
-from kt_course.chapters.what_does_it_know.tracing import cut_mask, ridge
-from kt_course.exercises.assertions import Wrong, close, describe, tensor
-from kt_course.exercises.diagnoses import diagnoses
-from kt_course.exercises.random_cases import draw, fresh_generator, numbers
+from kt_core.blocks import GPTConfig
+from kt_core.models import GPT
+from kt_course.chapters.what_does_it_know import capacity, confidence, solutions
+from kt_course.exercises.assertions import Wrong, describe
+from kt_course.exercises.comparison import Comparison, Results
+from kt_course.exercises.random_cases import numbers, randomise
 from kt_course.exercises.registry import Exercise
 
 NOTEBOOK = "14_what_does_it_know"
+CHAPTER = Comparison(solutions)
+TEXTS = CHAPTER.texts
+PROJ = "blocks.1.attn.proj"
+MISSING = torch.zeros(())
 
 
-def number(result: Any, what: str) -> Tensor:
-    """Return a plain number, or a tensor that holds one, as a tensor in float64; else Wrong."""
-    if isinstance(result, Tensor) and result.numel() == 1:
-        return result.detach().double().reshape(())
-    if isinstance(result, (int, float)) and not isinstance(result, bool):
+def tensor_of(result: Any, what: str) -> Tensor:
+    """Return a tensor, or a plain number as one; Wrong for anything else."""
+    if isinstance(result, int | float) and not isinstance(result, bool):
         return torch.tensor(float(result), dtype=torch.double)
-    raise Wrong(f"{what} should be one number, not {describe(result)}")
+    if not isinstance(result, Tensor):
+        raise Wrong(f"{what} should be a tensor, not {describe(result)}")
+    return result.detach().double()
 
 
-# ---------------------------------------------------------------- the probability of an answer
+def number_of(result: Any, what: str) -> Tensor:
+    """Return one number as a tensor without axes; Wrong for anything else."""
+    value = tensor_of(result, what)
+    if value.numel() != 1:
+        raise Wrong(f"{what} should be one number, not {describe(result)}")
+    return value.reshape(())
 
 
-def check_log_probability(fn: Callable) -> str:
-    wrong = diagnoses(__file__, "answer-probability")
-    generator = torch.Generator().manual_seed(1)
-    args = numbers(9, 6, seed=1), torch.randint(6, (9,), generator=generator), 5
-    got = number(fn(*args), "the log-probability of 4 characters")
-    wrong.compare(answer_log_probability, got, lambda f: f(*args), "the sum")
-    for T, V, start in ((2, 3, 1), (7, 4, 6), (30, 50, 11)):
-        logits, ids = numbers(T, V), torch.randint(V, (T,), generator=fresh_generator())
-        expected = answer_log_probability(logits, ids, start)
-        got = number(fn(logits, ids, start), "the result")
-        wrong.reject({"other": not close(got, expected)})
-        got = number(fn(logits[:-1], ids, start), "the result without the last row of logits")
-        wrong.reject({"last row": not close(got, expected)})
-    return "a sum of log-probabilities, from the first character of the answer to its end"
+def integers(seed: int, high: int, *shape: int) -> Tensor:
+    """Return random integers from 0 to `high` - 1."""
+    return torch.randint(high, shape, generator=torch.Generator().manual_seed(seed))
 
 
-# ---------------------------------------------------------------- calibration
+def small_gpt(seed: int) -> GPT:
+    """Return a GPT with random weights, in float64: 3 layers, 2 heads, 8 channels."""
+    model = GPT(GPTConfig(11, block_size=9, n_layer=3, n_head=2, n_embd=8, dropout=0.0))
+    return randomise(model, seed).double()
 
 
-def check_calibration_error(fn: Callable) -> str:
-    wrong = diagnoses(__file__, "calibration-error")
-
-    def error(sure: Tensor, right: Tensor, *bins: int) -> Tensor:
-        got = number(fn(sure, right, *bins), "the error")
-        wrong.reject({"no number": got.isnan()})
-        return got
-
-    sure = [0.97, 0.93, 0.91, 0.71, 0.76, 0.62, 0.33, 0.38, 1.0, 1.0, 1.0, 0.05]
-    sure = torch.tensor(sure).double()
-    right = torch.tensor([1, 0, 1, 1, 1, 0, 1, 1, 1, 0, 1, 0]).bool()
-    what, reference = "the error of 12 answers in 4 bins", expected_calibration_error
-    wrong.compare(reference, error(sure, right, 4), lambda f: number(f(sure, right, 4), "it"), what)
-    wrong.reject({"default": not close(error(sure, right), number(reference(sure, right), "it"))})
-    for n, bins in ((1, 5), (40, 7), (200, 20)):
-        generator = fresh_generator()
-        inside = 0.1 + 0.8 * torch.rand(n, generator=generator)
-        sure = (torch.randint(bins, (n,), generator=generator) + inside).double() / bins
-        right = torch.rand(n, generator=generator) < 0.5
-        expected = number(reference(sure, right, bins), "it")
-        wrong.reject({"other": not close(error(sure, right, bins), expected)})
-    return "a weighted mean over the bins, empty ones left out, confidence 1 kept"
+# ---------------------------------------------------------------- hooks
 
 
-# ---------------------------------------------------------------- a threshold
+def recording_of(answer: Callable, seed: int) -> Results:
+    model, ids = small_gpt(seed), integers(seed, 11, 2, 6)
+    names = ["blocks.0", PROJ, "ln_f"]
+    with torch.enable_grad():
+        result = answer(model, ids, names)
+    if not (isinstance(result, tuple) and len(result) == 2 and isinstance(result[1], dict)):
+        raise Wrong(TEXTS["record-inputs"]["pair"])
+    logits, inputs = result
+    if extra := set(inputs) - set(names):
+        raise Wrong(f"the dict should have the keys {names}, not {extra.pop()!r}")
+    inputs |= {name: MISSING for name in names if name not in inputs}
+    results = {f"the input of {name}": tensor_of(inputs[name], name) for name in names}
+    n_tracked = sum(value.requires_grad for value in inputs.values())
+    with torch.no_grad():
+        model(ids.flip(1))  # a hook that stays writes again
+    return results | {
+        "the logits": tensor_of(logits, "the logits"),
+        "the input of ln_f after a later run of the model": tensor_of(inputs["ln_f"], "it"),
+        "the number of inputs that record gradients": torch.tensor(n_tracked),
+    }
 
 
-THRESHOLD_CASES = [
+def editing_of(answer: Callable, seed: int) -> Results:
+    model, ids, inputs = small_gpt(seed), integers(seed, 11, 2, 6), {}
+
+    def double(x: Tensor) -> Tensor:
+        x *= 2  # in place
+        return x
+
+    def keep(name: str) -> Callable:
+        def edit(x: Tensor) -> Tensor:
+            inputs[name] = x.detach().clone()
+            return x + 1
+
+        return edit
+
+    edits = {PROJ: double, "blocks.2": keep("blocks.2"), "ln_f": keep("ln_f")}
+    results = {"the logits": tensor_of(answer(model, ids, edits), "the logits")}
+    for name in ("blocks.2", "ln_f"):
+        results[f"what the edit of {name} gets"] = inputs.get(name, MISSING)
+    results |= later_run(model, ids)
+    stream = numbers(1, 1, 8, seed=seed)
+    model.ln_f.register_forward_pre_hook(lambda module, args: (stream,))
+    answer(model, ids, {"ln_f": double})
+    return results | {"the input of an edit in place, after the run,": stream}
+
+
+def later_run(model: GPT, ids: Tensor) -> Results:
+    """Run the model again: a hook that stays changes the logits."""
+    with torch.no_grad():
+        return {"the logits of a later run without edits": model(ids)[0]}
+
+
+# ---------------------------------------------------------------- heads and paths
+
+
+def induction_of(answer: Callable, seed: int) -> Results:
+    T, period = (7, 3) if seed == 0 else (8 + seed % 4, 2 + seed % 5)
+    weights = numbers(2, 3, T, T, seed=seed).softmax(-1)
+    return {"the scores": tensor_of(answer(weights, period), "the scores")}
+
+
+def head_of(answer: Callable, seed: int) -> Results:
+    model, z = small_gpt(seed), numbers(2, 5, 8, seed=seed)
+    return {
+        f"what head {head} of layer {layer} adds": tensor_of(answer(model, z, layer, head), "it")
+        for layer, head in ((1, 1), (2, 0))
+    }
+
+
+def path_of(answer: Callable, seed: int) -> Results:
+    model, ids, other = small_gpt(seed), integers(seed, 11, 1, 7), integers(seed + 1, 11, 1, 7)
+    paths = [((0, 1), (1, "key")), ((1, 0), (2, "query")), ((0, 0), (2, "value"))]
+    results = {
+        f"the logits for {sender} -> {receiver}": tensor_of(
+            answer(model, ids, other, sender, receiver), "the logits"
+        )
+        for sender, receiver in paths
+    }
+    return results | later_run(model, ids)
+
+
+def attribution_of(answer: Callable, seed: int) -> Results:
+    model, stream = small_gpt(seed), 3 + 2 * numbers(4, 8, seed=seed)
+    part = 1 + numbers(4, 8, seed=seed + 1)
+    return {"the contributions": tensor_of(answer(model, part, stream, 3, 7), "the result")}
+
+
+def lens_of(answer: Callable, seed: int) -> Results:
+    states = 2 + numbers(3, 2, 8, seed=seed)
+    return {"the probabilities": tensor_of(answer(small_gpt(seed), states), "the result")}
+
+
+def patch_of(answer: Callable, seed: int) -> Results:
+    model, clean, corrupted = small_gpt(seed), integers(seed, 11, 1, 7), integers(seed + 9, 11, 1, 7)
+    return {
+        f"the logits with {name} at {positions}": tensor_of(
+            answer(model, clean, corrupted, name, positions), "the logits"
+        )
+        for name, positions in (("blocks.1", [2, 4]), (PROJ, [6]), ("ln_f", [3]))
+    } | later_run(model, clean)
+
+
+def effects_of(answer: Callable, seed: int) -> Results:
+    model, clean, corrupted = small_gpt(seed), integers(seed, 11, 1, 6), integers(seed + 9, 11, 1, 6)
+    return {"the effects": tensor_of(answer(model, clean, corrupted, 3, 7), "the effects")}
+
+
+def probe_of(answer: Callable, seed: int) -> Results:
+    n, d, k = (9, 4, 3) if seed == 0 else (3 + seed % 20, 2 + seed % 7, 1 + seed % 4)
+    arguments = numbers(n, d, seed=seed), numbers(n, k, seed=seed + 1), 2.5 + seed % 5
+    return {"the weights": tensor_of(answer(*arguments), "the weights")}
+
+
+# ---------------------------------------------------------------- confidence and bits
+
+
+def probability_of(answer: Callable, seed: int) -> Results:
+    T, V, start = (9, 6, 5) if seed == 0 else (7 + seed % 9, 4 + seed % 20, 1 + seed % 6)
+    logits, ids = numbers(T, V, seed=seed), integers(seed, V, T)
+    return {
+        "the log-probability": number_of(answer(logits, ids, start), "the result"),
+        "it without the last row of logits": number_of(answer(logits[:-1], ids, start), "the result"),
+    }
+
+
+def calibration_of(answer: Callable, seed: int) -> Results:
+    if seed == 0:
+        values = [0.97, 0.93, 0.91, 0.71, 0.76, 0.62, 0.33, 0.38, 1.0, 1.0, 1.0, 0.05]
+        confidences, bins = torch.tensor(values).double(), 4
+        correct = torch.tensor([1, 0, 1, 1, 1, 0, 1, 1, 1, 0, 1, 0]).bool()
+    else:  # no confidence lies on an edge of a bin
+        n, bins = 5 + seed % 60, 3 + seed % 15
+        inside = 0.1 + 0.8 * numbers(n, seed=seed).sigmoid()
+        confidences = (integers(seed, bins, n) + inside) / bins
+        correct = integers(seed + 1, 2, n).bool()
+    results = {
+        f"the error with {bins} bins": number_of(answer(confidences, correct, bins), "the error")
+    }
+    if seed == 0:
+        results["the error without a third argument"] = number_of(answer(confidences, correct), "it")
+    return results
+
+
+THRESHOLDS = [
     ([0.6, 0.9, 0.4, 0.8, 0.5, 0.7], [1, 1, 0, 1, 1, 0], 0.75),
     ([0.6, 0.9, 0.4, 0.8, 0.5, 0.7], [1, 1, 0, 1, 1, 0], 0.8),
     ([0.6, 0.9, 0.6, 0.6], [1, 1, 1, 0], 1.0),
     ([0.95, 0.9, 0.3, 0.2], [0, 1, 1, 1], 0.7),
+    ([0.9, 0.8], [0, 1], 0.9),
 ]
 
 
-def check_threshold(fn: Callable) -> str:
-    wrong = diagnoses(__file__, "abstention-threshold")
-
-    def answer(sure: Tensor, right: Tensor, accuracy: float) -> Tensor:
-        return number(fn(sure, right, accuracy), "the threshold")
-
-    cases = [(torch.tensor(s).double(), torch.tensor(r).bool(), a) for s, r, a in THRESHOLD_CASES]
-
-    def thresholds(f: Callable) -> Tensor:
-        return torch.tensor([f(*case) for case in cases]).double()
-
-    got, expected = torch.stack([answer(*case) for case in cases]), thresholds(choose_threshold)
-    if not close(got, expected):
-        for variant, text in wrong.variants(choose_threshold).values():
-            if close(got, thresholds(variant)):
-                raise Wrong(text)
-    for (sure, right, accuracy), mine, true in zip(THRESHOLD_CASES, got, expected, strict=True):
-        named = dict(sure=sure, right=right, accuracy=accuracy, got=mine, expected=true)
-        wrong.reject({"value": abs(mine - true) > 1e-6}, **named)
-    try:
-        hopeless = answer(torch.tensor([0.9, 0.8]).double(), torch.tensor([False, True]), 0.9)
-    except (IndexError, RuntimeError, ValueError) as error:
-        raise wrong("raises", error=type(error).__name__) from error
-    wrong.reject({"hopeless": hopeless != math.inf}, got=hopeless)
-    for n in (1, 5, *10 * (60,)):
-        sure, right = torch.tensor(draw(0, 12, n)).double() / 12, torch.tensor(draw(0, 1, n)).bool()
-        accuracy = draw(0, 10, 1)[0] / 10
-        expected = torch.tensor(choose_threshold(sure, right, accuracy)).double()
-        wrong.reject({"other": not close(answer(sure, right, accuracy), expected)})
-    return "the lowest one that is accurate enough, ties together, inf where there is none"
+def threshold_of(answer: Callable, seed: int) -> Results:
+    cases: list = THRESHOLDS
+    if seed:
+        values = (integers(seed, 12, 60).double() / 12).tolist()
+        cases = [(values, integers(seed + 1, 2, 60).tolist(), seed % 11 / 10)]
+    results = {}
+    for values, right, accuracy in cases:
+        given = torch.tensor(values).double(), torch.tensor(right).bool(), accuracy
+        what = f"the threshold for {values[:6]}, correct {right[:6]}, accuracy {accuracy:g}"
+        results[what] = number_of(answer(*given), "the threshold").clamp(max=99)  # inf: 99
+    return results
 
 
-# ---------------------------------------------------------------- attention that is cut
+def bits_of(answer: Callable, seed: int) -> Results:
+    n = 5 if seed == 0 else 1 + seed % 30
+    nats, share = 3 * numbers(n, seed=seed).abs(), 0.01 + 0.4 * numbers(n, seed=seed + 1).sigmoid()
+    return {"the bits": number_of(answer(nats, share), "the result")}
 
 
-def check_cut_mask(fn: Callable) -> str:
-    wrong = diagnoses(__file__, "cut-mask")
-
-    def answer(T: int, queries: list[int], keys: list[int]) -> Tensor:
-        got = tensor(fn(T, queries, keys), (T, T), f"the mask for T = {T}")
-        wrong.reject({"type": got.dtype != torch.bool}, got=got.dtype)
-        return got
-
-    examples = [(7, [4, 5, 6], [1, 2]), (6, [2, 3, 4], [3, 2, 1])]
-
-    def masks(f: Callable) -> Tensor:
-        return torch.cat([f(*example).double().flatten() for example in examples])
-
-    wrong.compare(cut_mask, masks(answer), masks, "the mask")
-    for T in (1, 9, 14):
-        queries, keys = (sorted(set(draw(0, T - 1, 4))) for _ in range(2))
-        for q, k in ((queries, keys), ([], keys), (range(T), range(T))):
-            wrong.reject({"other": not torch.equal(answer(T, q, k), cut_mask(T, q, k))})
-    return "causal, each query without each key, no position without itself"
-
-
-# ---------------------------------------------------------------- a linear probe
-
-
-def check_ridge(fn: Callable) -> str:
-    wrong = diagnoses(__file__, "ridge-probe")
-    args = numbers(9, 4, seed=1), numbers(9, 3, seed=2), 2.5
-    got = fn(*args)
-    wrong.reject({"transposed": isinstance(got, Tensor) and got.shape == (3, 4)})
-    got = tensor(got, (4, 3), "the weights for x of (9, 4) and y of (9, 3)").double()
-    wrong.compare(ridge, got, lambda f: f(*args), "the weight matrix")
-    for n, d, k in ((3, 8, 2), (20, 1, 1), (30, 6, 12)):
-        args = numbers(n, d), numbers(n, k), 0.5 + draw(1, 9, 1)[0]
-        got = tensor(fn(*args), (d, k), "the weights").double()
-        wrong.reject({"other": not close(got, ridge(*args), 1e-4)})
-    return "(x^T x + penalty I)^-1 x^T y, with fewer rows than channels as well"
-
-
-# ---------------------------------------------------------------- bits
-
-
-def check_bits(fn: Callable) -> str:
-    wrong = diagnoses(__file__, "learned-bits")
-    nats = torch.tensor([0.1, 0.02, 3.0, 9.0, 0.5]).double()
-    share = torch.tensor([0.05, 0.01, 0.02, 0.1, 0.008]).double()
-    got = number(fn(nats, share), "what was learned")
-    wrong.compare(learned_bits, got, lambda f: number(f(nats, share), "it"), "the sum of bits")
-    for n in (1, 30):
-        nats, share = numbers(n).abs(), 0.01 + 0.9 * numbers(n).sigmoid()
-        got, expected = number(fn(nats, share), "it"), number(learned_bits(nats, share), "it")
-        wrong.reject({"other": not close(got, expected)})
-    return "what a guess pays less what the model pays, in bits, summed over all people"
-
-
-log_p, ece, threshold = answer_log_probability, expected_calibration_error, choose_threshold
+# exercise: teaching solution, what it is compared on, what grading does not let an answer call
+PIECES: dict[str, tuple[Callable, Callable, tuple]] = {
+    "record-inputs": (solutions.record_inputs, recording_of, ()),
+    "run-with-edits": (solutions.run_with_edits, editing_of, ()),
+    "induction-score": (solutions.induction_score, induction_of, ()),
+    "head-output": (solutions.head_output, head_of, ()),
+    "path-patch": (solutions.patch_path, path_of, ()),
+    "logit-attribution": (solutions.logit_contribution, attribution_of, ()),
+    "logit-lens": (solutions.logit_lens, lens_of, ()),
+    "patch-state": (solutions.patch_state, patch_of, ()),
+    "head-effects": (solutions.head_effects, effects_of, ()),
+    "ridge-probe": (solutions.fit_linear, probe_of, ()),
+    "answer-probability": (
+        solutions.log_probability_of,
+        probability_of,
+        (confidence.answer_log_probability,),
+    ),
+    "calibration-error": (solutions.calibration_error, calibration_of, (confidence.reliability,)),
+    "abstention-threshold": (
+        solutions.lowest_threshold,
+        threshold_of,
+        (confidence.choose_threshold, confidence.risk_coverage),
+    ),
+    "learned-bits": (solutions.bits_learned, bits_of, (capacity.learned_bits,)),
+}
 EXERCISES = tuple(
-    Exercise(id, NOTEBOOK, title, *details)
-    for id, title, *details in (
-        ("answer-probability", "The probability of an answer", 2, 8, log_p, check_log_probability),
-        (
-            "calibration-error",
-            "How far confidence and accuracy lie apart",
-            *(3, 15, ece, check_calibration_error, (reliability,)),
-        ),
-        (
-            "abstention-threshold",
-            "Where to begin to answer",
-            *(3, 15, threshold, check_threshold, (risk_coverage,)),
-        ),
-        ("cut-mask", "Forbid a look", 2, 8, cut_mask, check_cut_mask),
-        ("ridge-probe", "A linear probe", 3, 10, ridge, check_ridge),
-        ("learned-bits", "Bits learned", 2, 8, learned_bits, check_bits),
+    Exercise(
+        id,
+        NOTEBOOK,
+        *(TEXTS[id][key] for key in ("title", "difficulty", "minutes")),
+        reference,
+        CHAPTER.check(id, reference.__name__, compute),
+        forbidden,
     )
+    for id, (reference, compute, forbidden) in PIECES.items()
 )
