@@ -25,7 +25,7 @@ from kt_course.chapters.what_does_it_know.capacity import (
     PUBLISHED,
     bits_per_parameter,
     learned_bits,
-    recall,
+    recall_score,
     shares,
 )
 from kt_course.chapters.what_does_it_know.confidence import answer_probabilities
@@ -116,7 +116,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     for row in table["rows"]:
         print(
             f"{row['people']:5d} people, {row['lines']:g} lines, {row['exposures']:6d} exposures, "
-            f"{row['parameters']:8,d} parameters: held out {100 * recall(row):5.1f} %, "
+            f"{row['parameters']:8,d} parameters: held out {100 * recall_score(row).accuracy:5.1f} %, "
             f"{bits_per_parameter(row):7.4f} bits per parameter"
         )
 

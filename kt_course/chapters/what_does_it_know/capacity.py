@@ -18,6 +18,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from kt_course._typing import Float, Tensor
+from kt_core.evaluation import Score
 
 PUBLISHED = 2.0  # bits per parameter, after 1000 exposures of each fact (Allen-Zhu and Li 2024)
 
@@ -48,9 +49,9 @@ def bits_per_parameter(row: dict) -> float:
     return (row["train"]["bits"] + row["held out"]["bits"]) / row["parameters"]
 
 
-def recall(row: dict) -> float:
-    """Compute a run's share of held-out people whose birthplace is answered correctly."""
-    return row["held out"]["right"] / row["held out"]["people"]
+def recall_score(row: dict) -> Score:
+    """Return how many held-out people a run answered correctly."""
+    return Score(row["held out"]["right"], row["held out"]["people"])
 
 
 def read_capacity(path: str | Path) -> dict:
@@ -58,7 +59,7 @@ def read_capacity(path: str | Path) -> dict:
     try:
         table = json.loads(Path(path).read_text(encoding="utf-8"))
         for row in table["rows"]:
-            bits_per_parameter(row), recall(row), row["exposures"]
+            bits_per_parameter(row), recall_score(row), row["exposures"]
         if not table["rows"]:
             raise KeyError("rows")
     except (OSError, json.JSONDecodeError, KeyError, TypeError, ZeroDivisionError) as error:

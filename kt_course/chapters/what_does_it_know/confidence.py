@@ -2,8 +2,7 @@
 
 Sources: Naeini et al. 2015 and Guo et al. 2017, section 2 (reliability diagram, expected
 calibration error); El-Yaniv and Wiener 2010, Geifman and El-Yaniv 2017 (risk and coverage of a
-model that may abstain); Lakshminarayanan et al. 2017 (disagreement of an ensemble); Kadavath et al.
-2022 (language models on what they know).
+model that may abstain); Kadavath et al. 2022 (language models on what they know).
 """
 
 from __future__ import annotations
@@ -17,15 +16,15 @@ from dataclasses import dataclass
 
 import torch
 
+from kt_course._typing import Bool, Float, Int, Tensor
 from kt_core.datasets import collate
 from kt_core.decoding import answer, next_logits
 from kt_core.evaluation import Score
 from kt_core.kv_cache import KVCache
 from kt_core.models import GPT
 from kt_core.vocab import CharVocab
-from kt_course._typing import Float, Int, Tensor
-
-UNKNOWN = "I don't know"
+from kt_course.lesson import Lesson
+from kt_course.shipped import shipped, shipped_path
 
 # ---------------------------------------------------------------- probabilities of answers
 
@@ -106,6 +105,40 @@ def confident_answers(
     """Answer greedily; the confidence is the probability that the model gives each answer."""
     answers = answer(model, vocab, questions, max_new=max_new)
     return answers, answer_probabilities(model, vocab, questions, answers)
+
+
+@dataclass(frozen=True)
+class Answers:
+    """What a model answered to n questions, how confident it was, and which answers are correct."""
+
+    answers: list[str]
+    confidence: Float[Tensor, " n"]
+    correct: Bool[Tensor, " n"]
+
+    @classmethod
+    def of(cls, model: GPT, vocab: CharVocab, pairs: Sequence[tuple[str, str | None]]) -> Answers:
+        """Ask all questions; an answer about a person without a birthplace (None) is wrong."""
+        answers, confidence = confident_answers(model, vocab, [q for q, _ in pairs])
+        correct = [a == gold for a, (_, gold) in zip(answers, pairs, strict=True)]
+        return cls(answers, confidence, torch.tensor(correct))
+
+    def __add__(self, other: Answers) -> Answers:
+        confidence = torch.cat([self.confidence, other.confidence])
+        correct = torch.cat([self.correct, other.correct])
+        return Answers(self.answers + other.answers, confidence, correct)
+
+    def __getitem__(self, rows: slice) -> Answers:
+        return Answers(self.answers[rows], self.confidence[rows], self.correct[rows])
+
+    def given(self, threshold: float) -> Score:
+        """How many of the answers with at least this confidence are correct."""
+        given = self.confidence >= threshold
+        return Score(int(self.correct[given].sum()), int(given.sum()))
+
+    @property
+    def score(self) -> Score:
+        """How many answers are correct."""
+        return Score(int(self.correct.sum()), len(self.answers))
 
 
 @torch.no_grad()
@@ -194,18 +227,6 @@ def reliability(
     return diagram
 
 
-def expected_calibration_error(
-    confidence: Float[Tensor, " n"], right: Sequence[bool] | Tensor, bins: int = 10
-) -> float:
-    """Average |accuracy - mean confidence| over the bins, weighted by the answers they hold.
-
-    0 is calibrated. Source: Guo et al. 2017, equation 3.
-    """
-    diagram = reliability(confidence, right, bins)
-    total = sum(b.score.total for b in diagram)
-    return sum(b.score.total / total * abs(b.score.accuracy - b.confidence) for b in diagram)
-
-
 def auroc(positive: Float[Tensor, " n"], negative: Float[Tensor, " m"]) -> float:
     """Compute how often a positive has the higher confidence than a negative, ties half.
 
@@ -264,57 +285,6 @@ def choose_threshold(
     return float(thresholds[enough[-1, 0]]) if len(enough) else math.inf
 
 
-def abstain(answers: Sequence[str], confidence: Float[Tensor, " n"], threshold: float) -> list[str]:
-    """Replace the answers whose confidence is below `threshold` by "I don't know"."""
-    _as_tensors(confidence, [True] * len(answers))
-    pairs = zip(answers, confidence.tolist(), strict=True)
-    return [text if c >= threshold else UNKNOWN for text, c in pairs]
-
-
-@dataclass(frozen=True)
-class Abstention:
-    """What an abstaining model did: how many questions it answered, and how many correctly."""
-
-    n_questions: int
-    n_answered: int
-    n_correct: int
-
-    @classmethod
-    def of(cls, answers: Sequence[str], gold: Sequence[str | None]) -> Abstention:
-        """Count; an answer about a person without a known birthplace (None) is wrong."""
-        if len(answers) != len(gold):
-            counts = f"{len(answers)} answers for {len(gold)} questions"
-            raise ValueError(f"{counts}: one each is needed")
-        pairs = [(a, g) for a, g in zip(answers, gold, strict=True) if a != UNKNOWN]
-        n_correct = sum(g is not None and a.strip() == g.strip() for a, g in pairs)
-        return cls(len(answers), len(pairs), n_correct)
-
-    @property
-    def coverage(self) -> float:
-        """The share of the questions that are answered."""
-        return self.n_answered / self.n_questions if self.n_questions else 0.0
-
-    @property
-    def accuracy(self) -> Score:
-        """Of the answers, with its interval."""
-        return Score(self.n_correct, self.n_answered)
-
-
-def vote(answers: Sequence[Sequence[str]]) -> tuple[list[str], Float[Tensor, " n"]]:
-    """Find the answer that most models give to each question, and the share of them that do.
-
-    `answers` holds each model's list. Of answers with equally many votes the earliest model's wins.
-    """
-    if not answers or len({len(one) for one in answers}) != 1:
-        raise ValueError("each model must give one answer per question")
-    winners, shares = [], []
-    for votes in zip(*answers, strict=True):
-        best = max(votes, key=votes.count)  # the first of the most frequent
-        winners.append(best)
-        shares.append(votes.count(best) / len(votes))
-    return winners, torch.tensor(shares)
-
-
 # ---------------------------------------------------------------- people who are not in the text
 
 
@@ -356,3 +326,18 @@ def coined_names(n: int, seed: int = 0) -> list[str]:
         if name not in names:
             names.append(name)
     return names
+
+
+# ---------------------------------------------------------------- a model that knows half
+
+
+def partial_model(lesson: Lesson) -> tuple[GPT, CharVocab]:
+    """Load a model that answers about half of the held-out questions correctly, if one ships.
+
+    Other corpora and profiles use the lesson's finetuned model.
+    """
+    if lesson.profile == "quick" and shipped_path(lesson.corpus_name, "rope", "partial").exists():
+        model, vocab, _ = shipped(lesson.corpus_name, "rope", "partial", lesson.device)
+    else:
+        model, vocab, _ = lesson.finetuned("rope")
+    return model, vocab

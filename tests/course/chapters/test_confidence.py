@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import math
 
 import pytest
@@ -13,7 +12,6 @@ from hypothesis import strategies as st
 import kt_core as kt
 from kt_core.blocks import VARIANTS
 from kt_course.chapters.what_does_it_know import confidence
-from kt_course.chapters.what_does_it_know.confidence import UNKNOWN, Abstention
 from kt_course.shipped import shipped
 
 QUESTIONS = ["Where was Ada born?", "Where was Al Roe born?", "Where was Hal Ward born?"]
@@ -134,33 +132,14 @@ answered = st.lists(st.tuples(st.floats(0, 1), st.booleans()), min_size=1, max_s
 
 @settings(max_examples=60, deadline=None)
 @given(answered, st.integers(1, 12))
-def test_bins_separate_the_answers_and_the_error_is_their_weighted_distance(cases, bins):
+def test_bins_separate_the_answers(cases, bins):
     sure, right = torch.tensor([c for c, _ in cases]).double(), torch.tensor([r for _, r in cases])
     result = confidence.reliability(sure, right, bins)
     assert sum(b.score.total for b in result) == len(cases)
     assert sum(b.score.correct for b in result) == int(right.sum())
-    error = 0.0
-    for low, high in itertools.pairwise([i / bins for i in range(bins + 1)]):
-        inside = [
-            (c, r)
-            for c, r in zip(sure.tolist(), right.tolist(), strict=True)
-            if (low * bins < c * bins <= high * bins or low == c == 0)
-        ]
-        error += abs(sum(r for _, r in inside) - sum(c for c, _ in inside)) / len(cases)
-    assert confidence.expected_calibration_error(sure, right, bins) == pytest.approx(
-        error, abs=1e-6
-    )
-
-
-def test_a_calibrated_model_has_no_error_and_an_overconfident_one_all_of_it():
-    sure = torch.tensor([0.75] * 4 + [0.25] * 4)
-    right = torch.tensor([True, True, True, False, True, False, False, False])
-    assert confidence.expected_calibration_error(sure, right) == pytest.approx(0, abs=1e-7)
-    assert confidence.expected_calibration_error(torch.ones(5), torch.zeros(5)) == 1
-    opposite = confidence.expected_calibration_error(
-        torch.tensor([0.9, 0.1]), torch.tensor([False, True])
-    )
-    assert opposite == pytest.approx(0.9), "bins that err in opposite directions must not cancel"
+    for one, (low, high) in zip(result, [(b.low, b.high) for b in result], strict=True):
+        inside = (sure > low) & (sure <= high) | (sure == 0) & (low == 0)
+        assert abs(one.score.total - int(inside.sum())) <= 1, "rounding at an edge at most"
 
 
 @pytest.mark.parametrize(
@@ -243,30 +222,19 @@ def test_an_accuracy_beyond_reach_is_refused():
         confidence.choose_threshold(torch.tensor([0.5]), torch.tensor([True]), 95.0)
 
 
-def test_below_the_threshold_it_says_that_it_does_not_know():
-    sure = torch.tensor([0.9, 0.5, 0.49])
-    said = confidence.abstain(["Rome", "Oslo", "Lima"], sure, 0.5)
-    assert said == ["Rome", "Oslo", UNKNOWN]
-    assert confidence.abstain(["Rome"], torch.tensor([1.0]), math.inf) == [UNKNOWN]
-    result = Abstention.of(said, ["Rome", None, "Lima"])
-    assert (result.n_questions, result.n_answered, result.n_correct) == (3, 2, 1)
-    assert result.coverage == pytest.approx(2 / 3) and result.accuracy.accuracy == 0.5
-    assert Abstention.of([UNKNOWN], ["Rome"]).accuracy.total == 0
-    with pytest.raises(ValueError, match="one each"):
-        Abstention.of(["Rome"], [])
-    with pytest.raises(ValueError, match="one confidence"):
-        confidence.abstain(["Rome"], torch.tensor([0.5, 0.4]), 0.5)
-
-
-def test_the_vote_goes_to_the_most_and_ties_to_the_earliest_model():
-    said, share = confidence.vote(
-        [["Rome", "Lima", "Oslo"], ["Oslo", "Lima", "Rome"], ["Oslo", "Lima", "Lima"]]
-    )
-    assert said == ["Oslo", "Lima", "Oslo"]
-    assert share.tolist() == pytest.approx([2 / 3, 1, 1 / 3])
-    for wrong in ([], [["Rome"], []]):
-        with pytest.raises(ValueError, match="one answer per question"):
-            confidence.vote(wrong)
+def test_answers_are_scored_joined_and_given_above_a_threshold(vocab):
+    model = gpt(vocab)
+    answers = kt.answer(model.eval(), vocab, QUESTIONS)
+    pairs = list(zip(QUESTIONS, [answers[0], "Nowhere", None], strict=True))
+    said = confidence.Answers.of(model, vocab, pairs)
+    assert said.answers == answers and said.correct.tolist() == [True, False, False]
+    assert (said.score.correct, said.score.total) == (1, 3)
+    both = said[:1] + said[1:]
+    assert both.answers == said.answers and both.confidence.tolist() == said.confidence.tolist()
+    threshold = float(said.confidence[0])
+    given = said.given(threshold)
+    assert given.correct == 1 and given.total == int((said.confidence >= threshold).sum())
+    assert said.given(math.inf).total == 0
 
 
 # ---------------------------------------------------------------- names

@@ -1,0 +1,221 @@
+"""The pictures of chapter 14. Each function draws one and shows it with its alt text."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import matplotlib.pyplot as plt
+import numpy as np
+from matplotlib.axes import Axes
+
+from kt_course.chapters.what_does_it_know.capacity import bits_per_parameter, recall_score
+from kt_course.chapters.what_does_it_know.confidence import Answers, Bin, risk_coverage
+from kt_course.figures.alt_text import show
+from kt_course.figures.style import (
+    BLACK,
+    BLUE,
+    GREEN,
+    GREY,
+    ORANGE,
+    SKY,
+    VERMILION,
+    WIDTH,
+    array,
+    in_style,
+)
+from kt_course.statistics import SeedSummary
+
+LINES = ["-", "--", "-.", ":"]
+
+
+def _numbers_in_cells(ax: Axes, values: np.ndarray, digits: int, most: float) -> None:
+    """Write each number into its cell, white on dark cells."""
+    for (i, j), value in np.ndenumerate(values):
+        if not np.isnan(value):
+            colour = "white" if abs(value) > 0.6 * most else BLACK
+            ax.text(j, i, f"{value:.{digits}f}", ha="center", va="center", color=colour, fontsize=9)
+
+
+@in_style
+def head_map(
+    maps: Mapping[str, Any], unit: str, title: str, alt: str, digits: int = 2
+) -> None:
+    """Draw one number per head, (n_layer, n_head) per panel; red is above 0 and blue below."""
+    panels = {name: array(values) for name, values in maps.items()}
+    most = max(np.abs(values).max() for values in panels.values())
+    figure, axes = plt.subplots(1, len(panels), figsize=(WIDTH, 3.4), squeeze=False)
+    for ax, (name, values) in zip(axes[0], panels.items(), strict=True):
+        image = ax.imshow(values, cmap="RdBu_r", vmin=-most, vmax=most, aspect="auto")
+        _numbers_in_cells(ax, values, digits, most)
+        ax.set(title=name, xlabel="head", ylabel="layer")
+        ax.set_xticks(range(values.shape[1]))
+        ax.set_yticks(range(values.shape[0]))
+    figure.colorbar(image, ax=axes[0].tolist(), label=unit)
+    figure.suptitle(title)
+    show(figure, alt)
+
+
+@in_style
+def patch_map(grid: Any, columns: Sequence[str], title: str, alt: str) -> None:
+    """Draw the share of the answer that each (state, position) brings back, in per cent."""
+    values = 100 * array(grid)
+    figure, ax = plt.subplots(figsize=(WIDTH, 3.4))
+    image = ax.imshow(values, cmap="Blues", vmin=0, vmax=100, aspect="auto")
+    _numbers_in_cells(ax, values, 0, 100)
+    ax.set_xticks(range(len(columns)), columns, rotation=35, ha="right")
+    rows = [f"before block {i}" for i in range(len(values) - 1)]
+    ax.set_yticks(range(len(values)), [*rows, "after the last"])
+    figure.colorbar(image, ax=ax, label="logit difference restored (%)")
+    ax.set(title=title, xlabel="position whose state comes from the clean run")
+    show(figure, alt)
+
+
+@in_style
+def lens_curve(by_layer: Any, title: str, alt: str) -> None:
+    """Draw each person's probability of the first letter by state, (n, n_layer + 1), and the mean."""
+    values = 100 * array(by_layer)
+    figure, ax = plt.subplots(figsize=(WIDTH, 3.0))
+    ax.plot(values.T, color=GREY, lw=0.8)
+    means = [SeedSummary(tuple(column)) for column in values.T]
+    bars = [[m.mean - m.low for m in means], [m.high - m.mean for m in means]]
+    ax.errorbar(range(len(means)), [m.mean for m in means], bars, color=BLUE, marker="o", capsize=3)
+    ax.set_xticks(
+        range(len(means)), ["embedding", *(f"after block {i}" for i in range(len(means) - 1))]
+    )
+    ax.set(title=title, ylabel="probability of the\nfirst letter at ⁇ (%)", ylim=(-2, 102))
+    show(figure, alt)
+
+
+@in_style
+def confidence_histograms(groups: Mapping[str, Answers], title: str, alt: str) -> None:
+    """Draw how confident the answers of each group are, correct and wrong ones stacked."""
+    figure, axes = plt.subplots(1, len(groups), figsize=(WIDTH, 3.0), sharey=True)
+    for ax, (name, said) in zip(axes, groups.items(), strict=True):
+        parts = [array(said.confidence[said.correct]), array(said.confidence[~said.correct])]
+        weights = [np.full(len(part), 100 / len(said.answers)) for part in parts]
+        colours = dict(color=[GREEN, VERMILION], label=["correct", "wrong"])
+        ax.hist(parts, np.linspace(0, 1, 11), weights=weights, stacked=True, **colours)
+        ax.set(title=f"{name}\nn = {len(said.answers)}", xlabel="confidence", xlim=(0, 1))
+    axes[0].set_ylabel("% of the answers")
+    axes[0].legend(loc="upper left")
+    figure.suptitle(title)
+    show(figure, alt)
+
+
+@in_style
+def reliability_diagrams(panels: Mapping[str, Sequence[Bin]], title: str, alt: str) -> None:
+    """Draw accuracy against confidence; the area of a dot grows with the answers in its bin."""
+    figure, axes = plt.subplots(1, len(panels), figsize=(WIDTH, 4.1), sharey=True)
+    for ax, (name, bins) in zip(axes, panels.items(), strict=True):
+        ax.plot([0, 100], [0, 100], color=GREY, lw=1.5, zorder=0)
+        x = [100 * b.confidence for b in bins]
+        y = [100 * b.score.accuracy for b in bins]
+        low = [v - 100 * b.score.low for v, b in zip(y, bins, strict=True)]
+        high = [100 * b.score.high - v for v, b in zip(y, bins, strict=True)]
+        whiskers = np.clip([low, high], 0, None)
+        ax.errorbar(x, y, whiskers, color=BLACK, lw=1, capsize=2, ls="none")
+        ax.scatter(x, y, [20 + 2 * b.score.total for b in bins], SKY, edgecolor=BLACK, zorder=3)
+        ax.set(title=name, xlabel="mean confidence of the bin (%)", xlim=(-3, 103), ylim=(-3, 106))
+    axes[0].set_ylabel("accuracy (%), 95 % interval")
+    figure.suptitle(title)
+    show(figure, alt)
+
+
+@in_style
+def risk_coverage_curve(
+    said: Answers, choices: Mapping[str, tuple[float, float]], promise: float, title: str, alt: str
+) -> None:
+    """Draw accuracy against coverage for all thresholds, and (coverage, accuracy) of the choices."""
+    _, coverage, risk = risk_coverage(said.confidence, said.correct)
+    figure, ax = plt.subplots(figsize=(WIDTH, 3.8))
+    ax.plot(100 * coverage, 100 * (1 - risk), color=BLUE, label="all thresholds")
+    share = np.linspace(0.01, 1, 200)
+    ideal = np.minimum(1, float(said.correct.double().mean()) / share)
+    ax.plot(100 * share, 100 * ideal, color=BLACK, lw=1, label="correct answers first (ideal)")
+    ax.axhline(100 * promise, color=GREY, lw=1.2, label=f"the promise, {100 * promise:.0f} %")
+    for (name, (x, y)), marker in zip(choices.items(), "D*", strict=True):
+        ax.scatter(100 * x, 100 * y, 110, ORANGE, marker, edgecolor=BLACK, zorder=4, label=name)
+    ax.set(title=title, xlim=(0, 102), ylim=(None, 102))
+    ax.set(xlabel="coverage: questions that get an answer (%)", ylabel="accuracy of these (%)")
+    ax.legend(loc="lower left", fontsize=9)
+    show(figure, alt)
+
+
+@in_style
+def interval_bars(
+    rows: Mapping[str, tuple[float, float, float]],
+    levels: Mapping[str, float],
+    label: str,
+    title: str,
+    alt: str,
+) -> None:
+    """Draw one horizontal bar per row, (value, low, high), and vertical lines to compare with."""
+    figure, ax = plt.subplots(figsize=(WIDTH, 0.34 * len(rows) + 1.5))
+    values = np.array(list(rows.values()))
+    whiskers = np.clip([values[:, 0] - values[:, 1], values[:, 2] - values[:, 0]], 0, None)
+    at = np.arange(len(rows))
+    ax.barh(at, values[:, 0], color=SKY)
+    ax.errorbar(values[:, 0], at, xerr=whiskers, color=BLACK, lw=1.2, capsize=3, ls="none")
+    for (name, level), style in zip(levels.items(), LINES, strict=False):
+        ax.axvline(level, color=VERMILION, ls=style, label=f"{name}: {level:.1f}")
+    ax.set_yticks(at, list(rows))
+    ax.invert_yaxis()
+    ax.set(title=title, xlabel=label)
+    if levels:
+        ax.legend(loc="lower right", fontsize=9)
+    show(figure, alt)
+
+
+@in_style
+def capacity_curves(rows: Sequence[dict], published: float, title: str, alt: str) -> None:
+    """Draw recall against people and against exposures, and the bits per parameter."""
+    figure, axes = plt.subplots(1, 3, figsize=(WIDTH, 3.6))
+    most_exposed = max(row["exposures"] for row in rows)
+    for width, style in zip(sorted({r["n_embd"] for r in rows}), LINES, strict=False):
+        picked = [r for r in rows if r["n_embd"] == width and r["exposures"] == most_exposed]
+        picked = sorted((r for r in picked if r["lines"] > 1), key=lambda r: r["people"])
+        label = f"{picked[0]['parameters'] / 1000:.0f} k parameters"
+        x = [r["people"] for r in picked]
+        _recall(axes[0], x, picked, style, label)
+        axes[2].plot(x, [max(bits_per_parameter(r), 1e-3) for r in picked], style, marker="o")
+    widest = max(r["n_embd"] for r in rows)
+    for lines, style in zip(sorted({r["lines"] for r in rows}), LINES, strict=False):
+        picked = [r for r in rows if r["lines"] == lines and r["n_embd"] == widest]
+        picked = sorted((r for r in picked if r["people"] == 200), key=lambda r: r["exposures"])
+        label = f"{lines:g} wording{'s' if lines > 1 else ''}"
+        _recall(axes[1], [r["exposures"] for r in picked], picked, style, label)
+    axes[0].set(xlabel="people in the text", ylabel="held-out people recalled (%)")
+    axes[1].set(xlabel="exposures per fact (200 people)")
+    axes[2].axhline(published, color=VERMILION, ls="--", label="published: 2")
+    axes[2].set(xlabel="people in the text", ylabel="bits per parameter", yscale="log")
+    for ax in axes:
+        ax.set_xscale("log")
+        ax.legend(fontsize=8)
+    figure.suptitle(title)
+    show(figure, alt)
+
+
+def _recall(ax: Axes, x: Sequence[float], rows: Sequence[dict], style: str, label: str) -> None:
+    """Draw recall with its 95 % interval over people."""
+    scores = [recall_score(row) for row in rows]
+    y = [100 * s.accuracy for s in scores]
+    whiskers = [[100 * (s.accuracy - s.low) for s in scores], [100 * (s.high - s.accuracy) for s in scores]]
+    ax.errorbar(x, y, np.clip(whiskers, 0, None), ls=style, marker="o", capsize=2, label=label)
+    ax.set_ylim(-2, 104)
+
+
+@in_style
+def origin_table(
+    table: Any, origins: Sequence[str], regions: Sequence[str], title: str, alt: str
+) -> None:
+    """Draw the share of each region (column) for names of each origin (row), in per cent."""
+    values = 100 * array(table)
+    figure, ax = plt.subplots(figsize=(WIDTH, 5.2))
+    image = ax.imshow(values, cmap="Blues", vmin=0, vmax=80, aspect="auto")
+    _numbers_in_cells(ax, values, 0, 80)
+    ax.set_xticks(range(len(regions)), regions, rotation=40, ha="right")
+    ax.set_yticks(range(len(origins)), [f"{origin} names" for origin in origins])
+    figure.colorbar(image, ax=ax, label="share of the probability (%)")
+    ax.set_title(title)
+    show(figure, alt)
