@@ -116,7 +116,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     for row in table["rows"]:
         print(
             f"{row['people']:5d} people, {row['lines']:g} lines, {row['exposures']:6d} exposures, "
-            f"{row['parameters']:8,d} parameters: held out {100 * recall_score(row).accuracy:5.1f} %, "
+            f"{row['parameters']:8,d} parameters: "
+            f"held out {100 * recall_score(row).accuracy:5.1f} %, "
             f"{bits_per_parameter(row):7.4f} bits per parameter"
         )
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from typing import Any
 
@@ -149,7 +148,11 @@ def lens_of(answer: Callable, seed: int) -> Results:
 
 
 def patch_of(answer: Callable, seed: int) -> Results:
-    model, clean, corrupted = small_gpt(seed), integers(seed, 11, 1, 7), integers(seed + 9, 11, 1, 7)
+    model, clean, corrupted = (
+        small_gpt(seed),
+        integers(seed, 11, 1, 7),
+        integers(seed + 9, 11, 1, 7),
+    )
     return {
         f"the logits with {name} at {positions}": tensor_of(
             answer(model, clean, corrupted, name, positions), "the logits"
@@ -159,7 +162,11 @@ def patch_of(answer: Callable, seed: int) -> Results:
 
 
 def effects_of(answer: Callable, seed: int) -> Results:
-    model, clean, corrupted = small_gpt(seed), integers(seed, 11, 1, 6), integers(seed + 9, 11, 1, 6)
+    model, clean, corrupted = (
+        small_gpt(seed),
+        integers(seed, 11, 1, 6),
+        integers(seed + 9, 11, 1, 6),
+    )
     return {"the effects": tensor_of(answer(model, clean, corrupted, 3, 7), "the effects")}
 
 
@@ -177,7 +184,9 @@ def probability_of(answer: Callable, seed: int) -> Results:
     logits, ids = numbers(T, V, seed=seed), integers(seed, V, T)
     return {
         "the log-probability": number_of(answer(logits, ids, start), "the result"),
-        "it without the last row of logits": number_of(answer(logits[:-1], ids, start), "the result"),
+        "it without the last row of logits": number_of(
+            answer(logits[:-1], ids, start), "the result"
+        ),
     }
 
 
@@ -195,7 +204,9 @@ def calibration_of(answer: Callable, seed: int) -> Results:
         f"the error with {bins} bins": number_of(answer(confidences, correct, bins), "the error")
     }
     if seed == 0:
-        results["the error without a third argument"] = number_of(answer(confidences, correct), "it")
+        results["the error without a third argument"] = number_of(
+            answer(confidences, correct), "it"
+        )
     return results
 
 

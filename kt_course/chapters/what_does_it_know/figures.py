@@ -38,9 +38,7 @@ def _numbers_in_cells(ax: Axes, values: np.ndarray, digits: int, most: float) ->
 
 
 @in_style
-def head_map(
-    maps: Mapping[str, Any], unit: str, title: str, alt: str, digits: int = 2
-) -> None:
+def head_map(maps: Mapping[str, Any], unit: str, title: str, alt: str, digits: int = 2) -> None:
     """Draw one number per head, (n_layer, n_head) per panel; red is above 0 and blue below."""
     panels = {name: array(values) for name, values in maps.items()}
     most = max(np.abs(values).max() for values in panels.values())
@@ -73,7 +71,7 @@ def patch_map(grid: Any, columns: Sequence[str], title: str, alt: str) -> None:
 
 @in_style
 def lens_curve(by_layer: Any, title: str, alt: str) -> None:
-    """Draw each person's probability of the first letter by state, (n, n_layer + 1), and the mean."""
+    """Draw each person's probability of the first letter by state, (n, n_layer + 1)."""
     values = 100 * array(by_layer)
     figure, ax = plt.subplots(figsize=(WIDTH, 3.0))
     ax.plot(values.T, color=GREY, lw=0.8)
@@ -126,7 +124,7 @@ def reliability_diagrams(panels: Mapping[str, Sequence[Bin]], title: str, alt: s
 def risk_coverage_curve(
     said: Answers, choices: Mapping[str, tuple[float, float]], promise: float, title: str, alt: str
 ) -> None:
-    """Draw accuracy against coverage for all thresholds, and (coverage, accuracy) of the choices."""
+    """Draw accuracy against coverage, and (coverage, accuracy) of the choices."""
     _, coverage, risk = risk_coverage(said.confidence, said.correct)
     figure, ax = plt.subplots(figsize=(WIDTH, 3.8))
     ax.plot(100 * coverage, 100 * (1 - risk), color=BLUE, label="all thresholds")
@@ -200,7 +198,10 @@ def _recall(ax: Axes, x: Sequence[float], rows: Sequence[dict], style: str, labe
     """Draw recall with its 95 % interval over people."""
     scores = [recall_score(row) for row in rows]
     y = [100 * s.accuracy for s in scores]
-    whiskers = [[100 * (s.accuracy - s.low) for s in scores], [100 * (s.high - s.accuracy) for s in scores]]
+    whiskers = [
+        [100 * (s.accuracy - s.low) for s in scores],
+        [100 * (s.high - s.accuracy) for s in scores],
+    ]
     ax.errorbar(x, y, np.clip(whiskers, 0, None), ls=style, marker="o", capsize=2, label=label)
     ax.set_ylim(-2, 104)
 

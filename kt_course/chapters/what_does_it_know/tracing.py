@@ -90,7 +90,8 @@ def make_pairs(
             other_question, other_answer = rng.choice(fits)
             ids = other_name(prompt, vocab, question_name(other_question))
             first, second = vocab.encode(answer[0] + other_answer[0])
-            pairs.append(Pair(prompt, prompt.question_ids, ids[:, : prompt.mark + 1], first, second))
+            corrupted = ids[:, : prompt.mark + 1]
+            pairs.append(Pair(prompt, prompt.question_ids, corrupted, first, second))
     return pairs
 
 

@@ -7,6 +7,8 @@ card.py         the folder's README
 conversion.py   our weights in the library's own classes, GPT-2 and GPT-NeoX
 tokens.py       characters and byte pairs as tokenizers of the library
 quiet.py        the library offline and silent
+local_hub.py    a server on this computer that speaks the hub's protocol
+minilm.py       a real pretrained sentence encoder, fetched on request
 
 from kt_course.chapters.pretrained_models import hub
 hub.offline()                                        # before anything imports transformers
@@ -21,6 +23,8 @@ from kt_course.chapters.pretrained_models.hub.conversion import (
     gpt2_weights,
     gpt_neox_weights,
 )
+from kt_course.chapters.pretrained_models.hub.local_hub import LocalHub
+from kt_course.chapters.pretrained_models.hub.minilm import fetch_minilm, find_minilm
 from kt_course.chapters.pretrained_models.hub.padding import left_aligned
 from kt_course.chapters.pretrained_models.hub.quiet import offline
 from kt_course.chapters.pretrained_models.hub.repository import (
@@ -37,6 +41,7 @@ from kt_course.chapters.pretrained_models.hub.tokens import (
 )
 
 __all__ = [
+    "LocalHub",
     "TokenLines",
     "as_gpt2",
     "as_gpt_neox",
@@ -44,6 +49,8 @@ __all__ = [
     "char_tokenizer",
     "export",
     "export_checkpoint",
+    "fetch_minilm",
+    "find_minilm",
     "gpt2_attention",
     "gpt2_weights",
     "gpt_neox_weights",
