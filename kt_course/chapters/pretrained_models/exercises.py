@@ -1,4 +1,4 @@
-"""Exercises of notebook 11: merging byte pairs, bits per character, GPT-2 attention, padding."""
+"""Exercises of notebook 11: BERT from its weights, byte pairs, GPT-2's attention, padding."""
 
 from __future__ import annotations
 
@@ -10,12 +10,21 @@ import torch
 from torch import Tensor
 
 from kt_core.attention import MultiHeadAttention
+from kt_course.chapters.pretrained_models import solutions
 from kt_course.chapters.pretrained_models.hub.conversion import gpt2_attention
 from kt_course.chapters.pretrained_models.hub.padding import left_aligned
 from kt_course.chapters.pretrained_models.hub.tokens import Word, bits_per_character, merge_step
 from kt_course.exercises.assertions import Wrong, close, describe, fresh_cases, tensor
+from kt_course.exercises.comparison import Comparison, Results
 from kt_course.exercises.diagnoses import Diagnoses, diagnoses
-from kt_course.exercises.random_cases import draw, fresh_generator, fresh_random, letters, randomise
+from kt_course.exercises.random_cases import (
+    draw,
+    fresh_generator,
+    fresh_random,
+    letters,
+    numbers,
+    randomise,
+)
 from kt_course.exercises.registry import Exercise
 
 NOTEBOOK = "11_pretrained_models"
@@ -257,13 +266,81 @@ def check_padding(fn: Callable) -> str:
     return "tokens first and in their order, whatever side the padding was on, and the way back"
 
 
+# ---------------------------------------------------------------- BERT
+
+CHAPTER = Comparison(solutions)
+
+
+def bert_weights(seed: int, C: int, n_layer: int) -> dict[str, Tensor]:
+    """Return random weights with the names of a BertModel, in float64."""
+    sizes = {
+        "attention.self.query": (C, C),
+        "attention.self.key": (C, C),
+        "attention.self.value": (C, C),
+        "attention.output.dense": (C, C),
+        "intermediate.dense": (3 * C, C),
+        "output.dense": (C, 3 * C),
+        "attention.output.LayerNorm": (C,),
+        "output.LayerNorm": (C,),
+    }
+    layers = {f"encoder.layer.{i}.{k}": v for i in range(n_layer) for k, v in sizes.items()}
+    weights = {}
+    for k, (name, shape) in enumerate((layers | {"embeddings.LayerNorm": (C,)}).items()):
+        weights[f"{name}.weight"] = numbers(*shape, seed=seed + 2 * k)
+        weights[f"{name}.bias"] = numbers(shape[0], seed=seed + 2 * k + 1)
+    for k, (name, rows) in enumerate({"word": 9, "position": 12, "token_type": 2}.items()):
+        # small, so that LayerNorm's epsilon shows
+        weights[f"embeddings.{name}_embeddings.weight"] = 3e-3 * numbers(rows, C, seed=seed - k - 1)
+    return weights
+
+
+def bert_of(answer: Callable, seed: int) -> Results:
+    n_head, d, T = (2, 3, 6) if seed == 0 else (1 + seed % 3, 2 + seed % 4, 3 + seed % 8)
+    weights = bert_weights(1000 + seed, n_head * d, 2)
+    ids = torch.randint(9, (2, T), generator=torch.Generator().manual_seed(seed))
+    mask = torch.ones(2, T, dtype=torch.long)
+    mask[1, T - 2 :] = 0
+    hidden = answer(weights, ids, mask, n_head)
+    if not isinstance(hidden, Tensor) or hidden.shape != (2, T, n_head * d):
+        raise Wrong(f"hidden should be a tensor (B, T, C), not {describe(hidden)}")
+    return {"the hidden states of the tokens": hidden[mask == 1]}
+
+
+def pooling_of(answer: Callable, seed: int) -> Results:
+    T = 5 if seed == 0 else 3 + seed % 7
+    mask = torch.ones(3, T, dtype=torch.long)
+    mask[1, T - 2 :] = 0
+    return {"the vectors": tensor(answer(numbers(3, T, 4, seed=seed), mask), (3, 4), "the result")}
+
+
+def compared(id: str, name: str, compute: Callable) -> tuple:
+    """Return an exercise's title, difficulty, minutes, reference and check from exercises.toml."""
+    texts, reference = CHAPTER.texts[id], getattr(solutions, name)
+    check = CHAPTER.check(id, name, compute)
+    return texts["title"], texts["difficulty"], texts["minutes"], reference, check
+
+
 bits, attention = bits_per_character, gpt2_attention
 EXERCISES = tuple(
     Exercise(id, NOTEBOOK, *details)
     for id, *details in (
-        ("bpe-merge", "One merge", 3, 15, merge_step, check_merge),
-        ("bits-per-character", "Losses that can be compared", 1, 5, bits, check_bits),
-        ("gpt2-attention", "Three matrices in one", 3, 12, attention, check_gpt2_attention),
-        ("left-padding", "Padding on the wrong side", 3, 15, left_aligned, check_padding),
+        ("bert-forward", *compared("bert-forward", "bert_hidden", bert_of)),
+        ("mean-pooling", *compared("mean-pooling", "mean_pool", pooling_of)),
+        ("bpe-merge", "One merge", 3, 15, solutions.merge, check_merge, (merge_step,)),
+        (
+            "bits-per-character",
+            "Losses that can be compared",
+            *(1, 5, solutions.bits, check_bits, (bits,)),
+        ),
+        (
+            "gpt2-attention",
+            "Three matrices in one",
+            *(3, 12, solutions.fuse, check_gpt2_attention, (attention,)),
+        ),
+        (
+            "left-padding",
+            "Padding on the wrong side",
+            *(3, 15, solutions.pack, check_padding, (left_aligned,)),
+        ),
     )
 )

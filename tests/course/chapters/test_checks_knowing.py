@@ -282,7 +282,7 @@ def test_what_the_page_says_of_its_measurements(tmp_path, monkeypatch):
     assert ran.error is None
     facts = json.loads((tmp_path / f"{NAME}.json").read_text(encoding="utf-8"))["facts"]
     assert facts["repeats_predicted"]["accuracy"] > 0.9
-    correct = [score["accuracy"] for score in facts["correct_without"].values()]
+    correct = [score["accuracy"] for score in facts["first_letter_correct"].values()]
     intact, named, *random_draws = correct
     assert named < intact - 0.2
     assert named < sum(random_draws) / len(random_draws) - 0.2

@@ -1,17 +1,23 @@
 """Answers to the exercises of notebook 11, right and wrong: every mistake gets its name."""
 
 import math
+import re
 from collections import Counter
+from pathlib import Path
 
+import nbformat
 import pytest
 import torch
+import torch.nn.functional as F
 from checking import Answers, notebook_suite, quiz_suite, suite
 
 import kt_core as kt
 from kt_core.attention import MultiHeadAttention
 from kt_course.chapters.pretrained_models import exercises as pretrained
-from kt_course.chapters.pretrained_models import hub
+from kt_course.chapters.pretrained_models import hub, solutions
 from kt_course.exercises.diagnoses import diagnoses
+from kt_course.exercises.registry import library
+from kt_course.exercises.solutions import teaching_solution
 
 FUSED = diagnoses(pretrained.__file__, "gpt2-attention").variants(hub.gpt2_attention)
 
@@ -406,7 +412,65 @@ PADDING = Answers(
     borrowed=lambda idx, mask: hub.left_aligned(idx, mask),
 )
 
+# ---------------------------------------------------------------- BERT
+
+
+def stub_bert(weights, ids, mask, n_head): ...
+
+
+def stub_pool(hidden, mask): ...
+
+
+def bert_by_module(weights, ids, mask, n_head):
+    """PyTorch's own encoder layers, filled with the weights."""
+    C = weights["embeddings.LayerNorm.weight"].numel()
+    names = {
+        "self_attn.out_proj": "attention.output.dense",
+        "linear1": "intermediate.dense",
+        "linear2": "output.dense",
+        "norm1": "attention.output.LayerNorm",
+        "norm2": "output.LayerNorm",
+    }
+    x = F.embedding(ids, weights["embeddings.word_embeddings.weight"])
+    x = x + weights["embeddings.position_embeddings.weight"][None, : ids.size(1)]
+    x = x + weights["embeddings.token_type_embeddings.weight"][0]
+    norm = [weights[f"embeddings.LayerNorm.{part}"] for part in ("weight", "bias")]
+    x = F.layer_norm(x, (C,), *norm, 1e-12)
+    for i in range(sum("intermediate.dense.bias" in name for name in weights)):
+        prefix = f"encoder.layer.{i}."
+        wide = weights[prefix + "intermediate.dense.bias"].numel()
+        layer = torch.nn.TransformerEncoderLayer(
+            C, n_head, wide, 0.0, F.gelu, 1e-12, batch_first=True, dtype=x.dtype
+        )
+        state = {}
+        for part in ("weight", "bias"):
+            state |= {f"{a}.{part}": weights[f"{prefix}{b}.{part}"] for a, b in names.items()}
+            kinds = [f"{prefix}attention.self.{k}.{part}" for k in ("query", "key", "value")]
+            state[f"self_attn.in_proj_{part}"] = torch.cat([weights[kind] for kind in kinds])
+        layer.load_state_dict(state)
+        x = layer(x, src_key_padding_mask=mask == 0).detach()
+    return x
+
+
+def pool_by_row(hidden, mask):
+    return torch.stack([h[m == 1].mean(0) for h, m in zip(hidden, mask, strict=True)])
+
+
+def compared(id, name, stub, right):
+    """Answers of an exercise whose mistakes are in exercises.toml."""
+    chapter = pretrained.CHAPTER
+    wrong = {
+        mistake: (chapter.execute(source, name), re.escape(text))
+        for mistake, source, text in chapter.mistakes(id)
+    }
+    return Answers(
+        stub, wrong, {"other words": right}, lambda *inputs: getattr(solutions, name)(*inputs)
+    )
+
+
 ANSWERS = {
+    "bert-forward": compared("bert-forward", "bert_hidden", stub_bert, bert_by_module),
+    "mean-pooling": compared("mean-pooling", "mean_pool", stub_pool, pool_by_row),
     "bpe-merge": MERGE,
     "bits-per-character": BITS,
     "gpt2-attention": GPT2,
@@ -448,3 +512,33 @@ def test_right_answers_fit_where_the_package_uses_its_own():
     packed, back = by_counting(torch.tensor([[0, 0, 3, 4, 5]]), torch.tensor([[0, 0, 1, 1, 1]]))
     logits = model(packed)[0][0, back[0, 2:]]
     torch.testing.assert_close(logits, model(torch.tensor([[3, 4, 5]]))[0][0])
+
+
+def test_the_solutions_agree_with_the_course_and_the_library():
+    words = {("t", "o"): 9, ("t", "h", "e"): 3, ("o", "t", "h"): 2}
+    assert solutions.merge(words) == hub.merge_step(words)
+    assert solutions.bits(1.4, 30, 90) == pytest.approx(hub.bits_per_character(1.4, 30, 90))
+    layer = kt.GPT(kt.GPTConfig(9, 8, 1, 2, 8)).blocks[0].attn
+    for name, value in hub.gpt2_attention(layer).items():
+        assert torch.equal(value, solutions.fuse(layer)[name])
+    tf = pytest.importorskip("transformers")
+    torch.manual_seed(0)
+    config = tf.BertConfig(
+        vocab_size=30, hidden_size=24, num_hidden_layers=2, num_attention_heads=4,
+        intermediate_size=48, max_position_embeddings=16,
+    )  # fmt: skip
+    model = tf.BertModel(config).eval()
+    ids, mask = torch.randint(30, (2, 7)), torch.tensor([[1] * 7, [1] * 4 + [0] * 3])
+    with torch.no_grad():
+        theirs = model(input_ids=ids, attention_mask=mask).last_hidden_state
+        ours = solutions.bert_hidden(model.state_dict(), ids, mask, 4)
+    assert torch.allclose(ours[mask == 1], theirs[mask == 1], atol=1e-5)
+
+
+@pytest.mark.parametrize("id", list(ANSWERS))
+def test_a_teaching_solution_is_the_one_on_the_page(id):
+    path = Path(__file__).resolve().parents[3] / "notebooks" / "11_pretrained_models.ipynb"
+    pages = {cell.id: cell for cell in nbformat.read(path, as_version=4).cells}
+    page = pages[f"solution-{id}"]
+    assert page.metadata["tags"] == ["solution"]
+    assert f"```python\n{teaching_solution(library()[id]).rstrip()}\n```" in page.source

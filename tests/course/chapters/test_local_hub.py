@@ -71,7 +71,9 @@ def test_the_librarys_own_code_loads_from_it(served, tmp_path):
     name, n_answers, missing = json.loads(process.stdout.splitlines()[-1])
     assert (name, n_answers, missing) == ("BertForMaskedLM", 5, "OSError")
     paths = [path for _, path in served.requests]
-    assert any(p.startswith("course/small-bert/resolve/") and p.endswith("config.json") for p in paths)
+    assert any(
+        p.startswith("course/small-bert/resolve/") and p.endswith("config.json") for p in paths
+    )
     weights = list((tmp_path / "home").rglob("model.safetensors"))
     assert weights, "the file is in the user's cache"
 

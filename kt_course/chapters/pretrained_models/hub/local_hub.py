@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from threading import Thread
@@ -36,12 +35,14 @@ class LocalHub:
         """The server's URL."""
         return f"http://127.0.0.1:{self.server.server_port}"
 
-    def use(self, cache: str | Path) -> None:
-        """Make the libraries of this process load from here; call it before their import."""
-        os.environ["HF_ENDPOINT"] = self.address
-        os.environ["HF_HUB_CACHE"] = str(Path(cache).resolve())
-        os.environ["HF_HUB_OFFLINE"] = "0"
-        os.environ["HF_HUB_DISABLE_XET"] = "1"
+    def settings(self, cache: str | Path) -> dict[str, str]:
+        """Return the environment variables with which the libraries load from here."""
+        return {
+            "HF_ENDPOINT": self.address,
+            "HF_HUB_CACHE": str(Path(cache).resolve()),
+            "HF_HUB_DISABLE_XET": "1",
+            "HF_HUB_OFFLINE": "0",
+        }
 
     def close(self) -> None:
         """Stop the server."""

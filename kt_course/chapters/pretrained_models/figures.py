@@ -1,0 +1,149 @@
+"""The pictures of chapter 11. Each function draws one and shows it with its alt text."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import matplotlib.pyplot as plt
+import numpy as np
+
+from kt_core.evaluation import Score
+from kt_course.figures.alt_text import show
+from kt_course.figures.style import BLACK, GREY, SKY, WIDTH, array, in_style
+
+
+@in_style
+def parameter_shares(table: Mapping[str, Mapping[str, int]], title: str, alt: str) -> None:
+    """Draw which share of each model's parameters its parts take, as stacked bars."""
+    figure, ax = plt.subplots(figsize=(WIDTH, 2.9))
+    left = dict.fromkeys(table, 0.0)
+    for part in next(iter(table.values())):
+        share = {name: 100 * row[part] / sum(row.values()) for name, row in table.items()}
+        bars = ax.barh(list(share), list(share.values()), left=list(left.values()), label=part)
+        for bar, value in zip(bars, share.values(), strict=True):
+            if value >= 6:
+                middle = bar.get_x() + value / 2, bar.get_y() + 0.4
+                ax.text(*middle, f"{value:.0f}", ha="center", va="center", fontsize=9)
+        left = {name: left[name] + share[name] for name in left}
+    ax.invert_yaxis()
+    ax.set(xlabel="share of the parameters (%)", title=title, xlim=(0, 100))
+    ax.legend(loc="center left", bbox_to_anchor=(1, 0.5))
+    show(figure, alt)
+
+
+@in_style
+def fill_bars(answers: Mapping[str, Sequence[tuple[str, float]]], title: str, alt: str) -> None:
+    """Draw the likeliest fillings of each gap, as (token, probability) pairs."""
+    figure, axes = plt.subplots(1, len(answers), figsize=(WIDTH, 2.7), sharex=True)
+    for ax, (text, pairs) in zip(axes, answers.items(), strict=True):
+        tokens, values = zip(*pairs, strict=True)
+        ax.barh(range(len(pairs)), [100 * v for v in values], color=SKY)
+        ax.set_yticks(range(len(pairs)), tokens)
+        ax.invert_yaxis()
+        ax.set_title(text, fontsize=9.5)
+        ax.set_xlabel("probability (%)")
+    figure.suptitle(title)
+    show(figure, alt)
+
+
+@in_style
+def token_strips(rows: Mapping[str, Sequence[tuple[int, int]]], text: str, title: str, alt: str):
+    """Draw a text once per tokenizer, its tokens on alternating grounds.
+
+    Args:
+        rows: Each tokenizer's (start, end) of every token.
+    """
+    figure, ax = plt.subplots(figsize=(WIDTH, 0.42 * len(rows) + 0.7))
+    letters = dict(ha="center", va="center", family="DejaVu Sans Mono", fontsize=8)
+    for row, (name, spans) in enumerate(rows.items()):
+        for i, (start, end) in enumerate(spans):
+            ground = ("#BFD7EA", "#F6D6AD")[i % 2]
+            ax.barh(row, end - start, left=start, height=0.8, color=ground)
+        for k, letter in enumerate(text):
+            ax.text(k + 0.5, row, letter, **letters)
+        ax.text(-0.8, row, f"{name}: {len(spans)}", ha="right", va="center", fontsize=9)
+    ax.set(xlim=(0, len(text)), ylim=(len(rows) - 0.5, -0.5), xticks=[], yticks=[], title=title)
+    ax.spines[:].set_visible(False)
+    show(figure, alt)
+
+
+@in_style
+def square_map(
+    values: Any, rows: Sequence[str], columns: Sequence[str], unit: str, title: str, alt: str
+) -> None:
+    """Draw a matrix of numbers between 0 and 1 on a linear scale; with numbers if it is small."""
+    values = array(values)
+    size = max(values.shape)
+    figure, ax = plt.subplots(figsize=(WIDTH, 4.6))
+    image = ax.imshow(values, cmap="Blues", vmin=0, vmax=1)
+    if size <= 8:
+        for (i, j), value in np.ndenumerate(values):
+            colour = "white" if value > 0.6 else BLACK
+            ax.text(j, i, f"{value:.2f}", ha="center", va="center", color=colour)
+    ax.set_xticks(range(len(columns)), columns, rotation=60, ha="right")
+    ax.set_yticks(range(len(rows)), rows)
+    figure.colorbar(image, ax=ax, label=unit, shrink=0.8)
+    ax.set_title(title)
+    show(figure, alt)
+
+
+@in_style
+def cost_curves(
+    x: Sequence[float], curves: Mapping[str, Sequence[float]], title: str, alt: str
+) -> None:
+    """Draw what unseen lines cost against the text read."""
+    figure, ax = plt.subplots(figsize=(WIDTH, 3.4))
+    for (name, values), style in zip(curves.items(), ["-", "--", "-."], strict=True):
+        ax.plot(x, values, style, marker="o", label=name)
+    ax.set(title=title, xlabel="text read (million characters)", ylabel="bits per character")
+    ax.legend()
+    show(figure, alt)
+
+
+@in_style
+def mistake_bars(added: Mapping[str, float], correct: float, title: str, alt: str) -> None:
+    """Draw what each silent mistake adds to the cost of the text; negative values as well."""
+    figure, ax = plt.subplots(figsize=(WIDTH, 3.2))
+    bars = ax.barh(list(added), list(added.values()), color=SKY)
+    for bar, value in zip(bars, added.values(), strict=True):
+        ax.text(max(value, 0) + 0.04, bar.get_y() + 0.4, f"{value:+.4f}", va="center", fontsize=9)
+    ax.invert_yaxis()
+    ax.axvline(0, color=BLACK, lw=0.8)
+    ax.margins(x=0.15)
+    ax.set(title=title, xlabel=f"bits per character in addition to the correct {correct:.2f}")
+    show(figure, alt)
+
+
+@in_style
+def padded_rows(panels: Mapping[str, tuple[Any, Sequence[str]]], alt: str) -> None:
+    """Draw batches as rows of characters; padding (id 0) is grey."""
+    figure, axes = plt.subplots(len(panels), 1, figsize=(WIDTH, 2.8))
+    letters = dict(ha="center", va="center", family="DejaVu Sans Mono", fontsize=9)
+    for ax, (title, (ids, texts)) in zip(axes, panels.items(), strict=True):
+        ax.imshow(array(ids) == 0, cmap="Greys", vmin=0, vmax=4, aspect="auto")
+        for row, text in enumerate(texts):
+            for column, letter in enumerate(text):
+                ax.text(column, row, letter, **letters)
+        ax.set(yticks=[], title=title)
+    axes[-1].set_xlabel("position in the row")
+    show(figure, alt)
+
+
+@in_style
+def score_bars(groups: Mapping[str, Mapping[str, Score]], title: str, alt: str) -> None:
+    """Draw accuracies by group with their 95 % intervals, side by side."""
+    figure, ax = plt.subplots(figsize=(WIDTH, 3.2))
+    kinds = list(next(iter(groups.values())))
+    for k, kind in enumerate(kinds):
+        scores = [group[kind] for group in groups.values()]
+        at = [i + 0.27 * (k - (len(kinds) - 1) / 2) for i in range(len(groups))]
+        heights = [100 * s.accuracy for s in scores]
+        low = [h - 100 * s.low for h, s in zip(heights, scores, strict=True)]
+        high = [100 * s.high - h for h, s in zip(heights, scores, strict=True)]
+        whiskers = np.clip([low, high], 0, None)
+        ax.bar(at, heights, 0.25, yerr=whiskers, ecolor=GREY, capsize=2, label=kind)
+    ax.set_xticks(range(len(groups)), list(groups))
+    ax.set(ylabel="correct answers (%)", ylim=(0, 105), title=title)
+    ax.legend(loc="center left", bbox_to_anchor=(1, 0.5))
+    show(figure, alt)
