@@ -17,8 +17,8 @@ from collections import Counter
 from collections.abc import Iterable
 from pathlib import Path
 
-from kt_course._typing import Float, Tensor
 from kt_core.evaluation import Score
+from kt_course._typing import Float, Tensor
 
 PUBLISHED = 2.0  # bits per parameter, after 1000 exposures of each fact (Allen-Zhu and Li 2024)
 

@@ -16,13 +16,13 @@ from dataclasses import dataclass
 
 import torch
 
-from kt_course._typing import Bool, Float, Int, Tensor
 from kt_core.datasets import collate
 from kt_core.decoding import answer, next_logits
 from kt_core.evaluation import Score
 from kt_core.kv_cache import KVCache
 from kt_core.models import GPT
 from kt_core.vocab import CharVocab
+from kt_course._typing import Bool, Float, Int, Tensor
 from kt_course.lesson import Lesson
 from kt_course.shipped import shipped, shipped_path
 

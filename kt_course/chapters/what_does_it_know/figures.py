@@ -132,7 +132,7 @@ def risk_coverage_curve(
     ideal = np.minimum(1, float(said.correct.double().mean()) / share)
     ax.plot(100 * share, 100 * ideal, color=BLACK, lw=1, label="correct answers first (ideal)")
     ax.axhline(100 * promise, color=GREY, lw=1.2, label=f"the promise, {100 * promise:.0f} %")
-    for (name, (x, y)), marker in zip(choices.items(), "D*", strict=True):
+    for (name, (x, y)), marker in zip(choices.items(), "D*", strict=False):
         ax.scatter(100 * x, 100 * y, 110, ORANGE, marker, edgecolor=BLACK, zorder=4, label=name)
     ax.set(title=title, xlim=(0, 102), ylim=(None, 102))
     ax.set(xlabel="coverage: questions that get an answer (%)", ylabel="accuracy of these (%)")

@@ -12,10 +12,10 @@ from pathlib import Path
 
 import torch
 
-from kt_course._typing import Float, Int, Tensor
 from kt_core.corpora.loading import question
 from kt_core.models import GPT
 from kt_core.vocab import CharVocab
+from kt_course._typing import Float, Int, Tensor
 from kt_course.chapters.what_does_it_know.confidence import probability_table
 
 

@@ -15,9 +15,9 @@ from dataclasses import dataclass
 import torch
 import torch.nn.functional as F
 
-from kt_course._typing import Float, Int, Tensor
 from kt_core.corpora.loading import question_name
 from kt_core.vocab import MASK, CharVocab
+from kt_course._typing import Float, Int, Tensor
 from kt_course.chapters.what_does_it_know.solutions import fit_linear
 
 
