@@ -145,18 +145,18 @@ def parts_of(prompt: Prompt) -> dict[str, list[int]]:
 # ---------------------------------------------------------------- linear probes
 
 
-def _standardise(states: Tensor, mean: Tensor, scale: Tensor) -> Tensor:
-    """Standardise the channels and add a column of ones, for the classes' frequencies."""
-    return F.pad((states - mean) / scale, (0, 1), value=1.0)
-
-
 @dataclass(frozen=True)
 class Probe:
-    """A linear map from a state to classes, fitted by ridge regression on standardised channels."""
+    """A linear map from a state to classes, by ridge regression on standardised channels.
+
+    Only the slopes are penalised. The intercept is each class's frequency, so that an infinite
+    penalty always names the most frequent class.
+    """
 
     mean: Float[Tensor, " C"]
     scale: Float[Tensor, " C"]
-    weights: Float[Tensor, "C_and_1 k"]
+    weights: Float[Tensor, "C k"]
+    intercept: Float[Tensor, " k"]
 
     @classmethod
     def fit(
@@ -167,15 +167,17 @@ class Probe:
         penalty: float = 100.0,
         solve: Callable[[Tensor, Tensor, float], Tensor] = fit_linear,
     ) -> Probe:
-        """Learn which of `k` classes each state belongs to, by `solve(x, one-hot y, penalty)`."""
+        """Learn which of `k` classes each state belongs to, by `solve(x, y, penalty)`."""
         if len(states) != len(classes):
             counts = f"{len(states)} states and {len(classes)} classes"
             raise ValueError(f"{counts}: one each is needed")
         mean, scale = states.mean(0), states.std(0) + 1e-6
-        x, y = _standardise(states, mean, scale).double(), F.one_hot(classes, k).double()
-        return cls(mean, scale, solve(x, y, penalty).float())
+        x, y = ((states - mean) / scale).double(), F.one_hot(classes, k).double()
+        intercept = y.mean(0)  # x has mean 0
+        weights = solve(x, y - intercept, penalty)
+        return cls(mean, scale, weights.float(), intercept.float())
 
     def correct(self, states: Float[Tensor, "n C"], classes: Int[Tensor, " n"]) -> list[bool]:
         """Return for each state whether its own class gets the largest number."""
-        largest = (_standardise(states, self.mean, self.scale) @ self.weights).argmax(1)
-        return (largest == classes).tolist()
+        x = (states - self.mean) / self.scale
+        return ((x @ self.weights + self.intercept).argmax(1) == classes).tolist()

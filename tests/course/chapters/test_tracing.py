@@ -116,17 +116,20 @@ def test_a_probe_finds_what_is_linearly_there_and_chance_where_nothing_is():
 def test_a_probe_agrees_with_scikit_learn():
     linear_model = pytest.importorskip("sklearn.linear_model")
     generator = torch.Generator().manual_seed(1)
-    states, classes = (
-        torch.randn(80, 6, generator=generator),
-        torch.randint(3, (80,), generator=generator),
-    )
-    x = (states - states.mean(0)) / (states.std(0) + 1e-6)
-    x = F.pad(x, (0, 1), value=1.0).double()
-    theirs = linear_model.Ridge(alpha=100.0, fit_intercept=False).fit(
-        x.numpy(), F.one_hot(classes, 3).numpy()
-    )
+    states = torch.randn(80, 6, generator=generator)
+    classes = torch.randint(3, (80,), generator=generator)
+    x = ((states - states.mean(0)) / (states.std(0) + 1e-6)).double()
+    theirs = linear_model.Ridge(alpha=100.0).fit(x.numpy(), F.one_hot(classes, 3).numpy())
     ours = tracing.Probe.fit(states, classes, 3, penalty=100.0)
     assert np.allclose(ours.weights.numpy(), theirs.coef_.T, atol=1e-5)
+    assert np.allclose(ours.intercept.numpy(), theirs.intercept_, atol=1e-5)
+
+
+def test_an_infinite_penalty_names_the_most_frequent_class():
+    states = torch.randn(90, 20, generator=torch.Generator().manual_seed(2))
+    classes = torch.tensor([0] * 40 + [1] * 30 + [2] * 20)
+    probe = tracing.Probe.fit(states, classes, 3, penalty=1e9)
+    assert probe.correct(states, classes) == [True] * 40 + [False] * 50
 
 
 def test_means_over_people_come_with_their_t_interval():

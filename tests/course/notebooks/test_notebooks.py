@@ -87,7 +87,7 @@ class TestNotebook:
         cells = code_cells(path)
         tags = [set(cell.metadata.get("tags", [])) for cell in cells]
         assert sum(IGNORED in t for t in tags) <= 0.15 * len(cells)
-        assert not [t for t in tags if t - {IGNORED, "parameters", "exercise"}], (
+        assert not [t for t in tags if t - {IGNORED, "parameters", "exercise", "cover"}], (
             "no other tag may switch a comparison off"
         )
         assert not [
