@@ -99,7 +99,8 @@ def test_a_row_tells_the_runs_settings_and_what_it_knows(runs, corpus):
     assert row["parameters"] == model.n_parameters()
     measured = experiment.measure(model, vocab, corpus)
     assert row["held out"]["bits"] == pytest.approx(measured["held out"].bits)
-    assert capacity.recall(row) == row["held out"]["right"] / 10
+    score = capacity.recall_score(row)
+    assert (score.correct, score.total) == (row["held out"]["right"], 10)
     both = measured["train"].bits + measured["held out"].bits
     assert capacity.bits_per_parameter(row) == pytest.approx(both / model.n_parameters())
     with pytest.raises(ValueError, match="no finished run"):
