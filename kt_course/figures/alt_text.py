@@ -7,6 +7,7 @@ import io
 import matplotlib.pyplot as plt
 from IPython.display import display
 from matplotlib.figure import Figure
+from PIL import Image
 
 
 def show(figure: Figure, alt: str) -> None:
@@ -24,5 +25,16 @@ def show(figure: Figure, alt: str) -> None:
     png = io.BytesIO()
     figure.savefig(png, format="png")
     plt.close(figure)
-    data = {"image/png": png.getvalue(), "text/plain": "<Figure with alt text>"}
+    data = {"image/png": small_png(png.getvalue()), "text/plain": "<Figure with alt text>"}
     display(data, raw=True, metadata={"image/png": {"alt": alt}})
+
+
+def small_png(png: bytes) -> bytes:
+    """Return a PNG with a palette of 256 colours, about half as large; or `png` if that is smaller.
+
+    Notebooks with pictures are committed, so their size is that of every clone.
+    """
+    picture = Image.open(io.BytesIO(png)).convert("RGB")
+    small = io.BytesIO()
+    picture.quantize(256, dither=Image.Dither.NONE).save(small, format="png", optimize=True)
+    return min(small.getvalue(), png, key=len)
