@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import _thread
 import os
+import signal
 import threading
 import time
 
@@ -21,6 +22,7 @@ def watch_parent(seconds: float = 1.0) -> None:
     """Watch the command that started this one in the background; nothing if there is none."""
     parent = os.environ.get(VARIABLE, "")
     if parent.isdecimal() and int(parent) == os.getppid():
+        signal.signal(signal.SIGINT, signal.default_int_handler)  # a background job ignores it
         watch = threading.Thread(target=_stop_after, args=(int(parent), seconds), daemon=True)
         watch.start()
 
