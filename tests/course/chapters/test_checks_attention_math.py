@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 import re
 from pathlib import Path
@@ -298,7 +299,7 @@ ANSWERS = {
         stub=head_stub,
         wrong={
             "context alone": (
-                lambda *inputs: solutions.one_head(*inputs)[0],
+                lambda *inputs: head_by_loops(*inputs)[0],
                 "return the context and the weights",
             ),
             "no softmax": (
@@ -466,3 +467,18 @@ def test_the_solutions_agree_with_kt_core():
     assert torch.allclose(solutions.masked_softmax(scores, some), kt.masked_softmax(scores, some))
     ours = solutions.sinusoidal_positions(50, 8)
     assert torch.allclose(ours, kt.sinusoidal_positions(50, 8), atol=1e-5)
+
+
+@pytest.mark.slow
+def test_what_the_page_says_of_its_training_and_simulation(tmp_path):
+    """The cells that nbval does not compare, and the shares in the text."""
+    from kt_course.tools.workbook import execute
+
+    page = ROOT / "notebooks" / "01_attention_math.ipynb"
+    ran = execute(page, tmp_path / "ran.ipynb", {"runs_dir": str(tmp_path)}, tmp_path)
+    assert ran.error is None
+    facts = json.loads((tmp_path / "01_attention_math.json").read_text(encoding="utf-8"))["facts"]
+    assert facts["reversed_with_positions"]["accuracy"] > 0.95
+    assert facts["reversed_without_positions"]["accuracy"] < 0.05
+    assert facts["mirrored_queries"] == 6
+    assert facts["near_one_head"] < 0.1 and facts["near_two_heads"] > 0.8

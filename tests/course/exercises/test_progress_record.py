@@ -65,7 +65,7 @@ def test_answers_are_kept_and_blanks_and_the_reference_are_not(progress_path, ca
     total = len(checks.exercise_ids("01_attention_math"))
     total += sum(quiz.notebook == "01_attention_math" for quiz in quizzes().values())
     assert head.split() == ["notebook", "done", "wrong", "open", "next"]
-    assert first.split() == ["01_attention_math", "1", "1", str(total - 2), "masked-softmax"]
+    assert first.split() == ["01_attention_math", "1", "1", str(total - 2), "causal-mask"]
 
 
 def test_progress_says_when_all_is_done(progress_path, capsys):
