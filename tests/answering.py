@@ -20,13 +20,6 @@ from kt_course.exercises.solutions import teaching_solution
 NOTEBOOKS = Path(__file__).resolve().parent.parent / "notebooks"
 # Where kt_core's own source is no answer: it calls a helper that the exercise asks to write.
 OTHERWISE = {
-    "multi-head": """def my_multi_head(attention, x, mask=None):
-    parts = []
-    maps = attention.query, attention.key, attention.value
-    for q, k, v in zip(*(f(x).chunk(attention.n_head, dim=-1) for f in maps)):
-        parts.append(kt.attend(q, k, v, mask)[0])
-    return attention.proj(torch.cat(parts, dim=-1))
-""",
     "calibration-error": """def calibration_error(confidence, right, bins=10):
     where = ((confidence.double() * bins).ceil().long() - 1).clamp(0, bins - 1)
     gap = torch.as_tensor(right).double() - confidence

@@ -79,10 +79,13 @@ def _box(ax: Axes, x: float, y: float, text: str, width: float, colour: str = SK
 
 
 @in_style
-def attention_weights(weights, text: Sequence[str], title: str, alt: str) -> None:
+def attention_weights(
+    weights, text: Sequence[str], title: str, alt: str, note: tuple[int, int, str] | None = None
+) -> None:
     """Draw one head's weights, (T, T), on a linear scale; with numbers if there are at most 8 rows.
 
-    The positions after the query are grey: the causal mask forbids them.
+    The positions after the query are grey: the causal mask forbids them. A note (query, key, text)
+    is written there, with an arrow to its cell.
     """
     weights, T = array(weights), len(text)
     cell = 0.75 if T <= 8 else 0.19
@@ -98,6 +101,11 @@ def attention_weights(weights, text: Sequence[str], title: str, alt: str) -> Non
         for i, j in zip(*np.nonzero(~future), strict=True):
             colour = "white" if weights[i, j] > 0.6 else BLACK
             ax.text(j, i, f"{weights[i, j]:.2f}", ha="center", va="center", color=colour)
+    if note is not None:
+        query, key, words = note
+        arrow = dict(arrowstyle="->", color=BLACK, connectionstyle="arc3,rad=0.2")
+        corner = (T - 0.7, 0.0)
+        ax.annotate(words, (key, query), corner, ha="right", va="center", arrowprops=arrow)
     figure.colorbar(image, ax=ax, label="attention weight (each row sums to 1)", shrink=0.8)
     ax.set(title=title, xlabel="key: position attended to", ylabel="query: position that reads")
     show(figure, alt)

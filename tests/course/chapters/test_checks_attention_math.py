@@ -2,23 +2,26 @@
 
 from __future__ import annotations
 
+import json
 import math
+import re
+from pathlib import Path
 
+import nbformat
 import pytest
 import torch
 import torch.nn.functional as F
-from checking import Answers, is_right, is_seen_as_borrowed, notebook_suite, quiz_suite, suite
+from checking import Answers, notebook_suite, quiz_suite, suite
 
 import kt_core as kt
-from kt_core.attention import MultiHeadAttention
-from kt_course.chapters.attention_math.exercises import average_query, sees_future
+from kt_course.chapters.attention_math import exercises, solutions
+from kt_course.chapters.attention_math.solutions import average_query, sees_future
+from kt_course.exercises.registry import library
+from kt_course.exercises.solutions import teaching_solution
+
+ROOT = Path(__file__).resolve().parents[3]
 
 # ---------------------------------------------------------------- stubs, as in the notebook
-
-
-def additive_stub(query, key, w_query, w_key, v):
-    """Scores."""
-    ...
 
 
 def scaled_stub(query, key):
@@ -36,10 +39,9 @@ def softmax_stub(scores, mask=None):
     ...
 
 
-def heads_stub(attention, x, mask=None):
-    q = attention.query(x)  # (B, T, C)
-    heads = ...
-    return heads.transpose(1, 2) @ q
+def head_stub(x, w_query, w_key, w_value, mask=None):
+    """Context and weights."""
+    ...
 
 
 def query_stub(keys, a, b):
@@ -58,19 +60,6 @@ def detector_stub(layer, T, d):
 
 
 # ---------------------------------------------------------------- answers of more than a line
-
-
-def additive_by_loops(query, key, w_query, w_key, v):
-    rows = [
-        torch.stack(
-            [torch.tanh(q @ w_query + k @ w_key) @ v for k in keys.reshape(-1, keys.shape[-1])]
-        )
-        for queries, keys in zip(
-            query.reshape(-1, *query.shape[-2:]), key.reshape(-1, *key.shape[-2:]), strict=True
-        )
-        for q in queries
-    ]
-    return torch.stack(rows).reshape(*query.shape[:-1], key.shape[-2])
 
 
 def softmax_by_sums(scores, mask=None):
@@ -107,68 +96,25 @@ def exp_of_all(scores, mask=None):
     return parts / parts.sum(-1, keepdim=True)
 
 
-def heads(
-    split,
-    merge,
-    scale=lambda q, C: q.size(-1) ** 0.5,
-    proj=True,
-    use_mask=True,
-    order="qkv",
-    axis=-1,
-):
-    """Multi-head attention with parts to go wrong."""
-
-    def answer(attention, x, mask=None):
-        B, T, C = x.shape
-        projections = {"q": attention.query(x), "k": attention.key(x), "v": attention.value(x)}
-        q, k, v = (
-            split(projections[name], B, T, attention.n_head, C // attention.n_head)
-            for name in order
-        )
-        scores = q @ k.transpose(-2, -1) / scale(q, C)
-        if mask is not None and use_mask:
-            scores = scores.masked_fill(~mask, -torch.inf)
-        y = merge(scores.softmax(axis) @ v, B, T, C)
-        return attention.proj(y) if proj else y
-
-    return answer
+def head_by_loops(x, w_query, w_key, w_value, mask=None):
+    """Query by query, key by key."""
+    mask = torch.ones(x.size(-2), x.size(-2)).bool() if mask is None else mask
+    contexts, maps = [], []
+    for text in x:
+        rows = []
+        for t, query in enumerate(text @ w_query):
+            scores = torch.stack([query @ key for key in text @ w_key]) / len(query) ** 0.5
+            rows.append(torch.where(mask[t], scores, -torch.inf).softmax(-1))
+        maps.append(torch.stack(rows))
+        contexts.append(maps[-1] @ (text @ w_value))
+    return torch.stack(contexts), torch.stack(maps)
 
 
-def cut(z, B, T, nh, hs):
-    return z.reshape(B, T, nh, hs).transpose(1, 2)
-
-
-def join(y, B, T, C):
-    return y.transpose(1, 2).reshape(B, T, C)
-
-
-def flat(y, B, T, C):
-    return y.reshape(B, T, C)
-
-
-def heads_by_slices(attention, x, mask=None):
-    q, k, v = attention.query(x), attention.key(x), attention.value(x)
-    hs = x.size(-1) // attention.n_head
-    parts = []
-    for h in range(attention.n_head):
-        own = slice(h * hs, (h + 1) * hs)
-        parts.append(kt.attend(q[..., own], k[..., own], v[..., own], mask)[0])
-    return attention.proj(torch.cat(parts, -1))
-
-
-def heads_by_einsum(attention, x, mask=None):
-    q, k, v = (
-        f(x).unflatten(-1, (attention.n_head, -1))
-        for f in (attention.query, attention.key, attention.value)
-    )
-    scores = torch.einsum("bqhd,bkhd->bhqk", q, k) / q.size(-1) ** 0.5
-    if mask is not None:
-        scores = torch.where(mask, scores, -torch.inf)
-    return attention.proj(torch.einsum("bhqk,bkhd->bqhd", scores.softmax(-1), v).flatten(2))
-
-
-def strided(z, B, T, nh, hs):
-    return z.reshape(B, T, hs, nh).permute(0, 3, 1, 2)
+def head_by_einsum(x, w_query, w_key, w_value, mask=None):
+    products = torch.einsum("btc,cd,ed,bse->bts", x, w_query, w_key, x)
+    scores = products / w_query.size(1) ** 0.5
+    weights = (scores if mask is None else scores.masked_fill(~mask, -torch.inf)).softmax(-1)
+    return weights @ x @ w_value, weights
 
 
 def positions(angle, first=math.sin, second=math.cos):
@@ -244,69 +190,6 @@ def in_the_input(layer, T, d):
 
 
 ANSWERS = {
-    "additive-score": Answers(
-        stub=additive_stub,
-        wrong={
-            "no tanh": (
-                lambda q, k, a, b, v: ((q @ a).unsqueeze(-2) + (k @ b).unsqueeze(-3)) @ v,
-                "no tanh",
-            ),
-            "tanh last": (
-                lambda q, k, a, b, v: torch.tanh(
-                    ((q @ a).unsqueeze(-2) + (k @ b).unsqueeze(-3)) @ v
-                ),
-                "tanh stands outside",
-            ),
-            "no v": (
-                lambda q, k, a, b, v: torch.tanh((q @ a).unsqueeze(-2) + (k @ b).unsqueeze(-3)).sum(
-                    -1
-                ),
-                "v is missing",
-            ),
-            "hidden given back": (
-                lambda q, k, a, b, v: torch.tanh((q @ a).unsqueeze(-2) + (k @ b).unsqueeze(-3)) * v,
-                r"\(3, 5, 7\): v still has to",
-            ),
-            "tanh apart": (
-                lambda q, k, a, b, v: (
-                    ((q @ a).tanh() @ v).unsqueeze(-1) + ((k @ b).tanh() @ v).unsqueeze(-2)
-                ),
-                "tanh of each part alone",
-            ),
-            "product": (
-                lambda q, k, a, b, v: torch.tanh((q @ a).unsqueeze(-2) * (k @ b).unsqueeze(-3)) @ v,
-                "multiplied: they are added",
-            ),
-            "keys in rows": (
-                lambda q, k, a, b, v: torch.tanh((q @ a).unsqueeze(-3) + (k @ b).unsqueeze(-2)) @ v,
-                r"\(T_key, T_query\)",
-            ),
-            "position by position": (
-                lambda q, k, a, b, v: torch.tanh(q @ a + k @ b) @ v,
-                "your code raised RuntimeError: .*size",
-            ),
-            "one sequence only": (
-                lambda q, k, a, b, v: torch.tanh((q @ a)[:, None] + (k @ b)[None]) @ v,
-                "wrong for a batch",
-            ),
-            "sigmoid": (
-                lambda q, k, a, b, v: (
-                    torch.sigmoid((q @ a).unsqueeze(-2) + (k @ b).unsqueeze(-3)) @ v
-                ),
-                r"query 0 and key 0 score -?\d\.\d+; v \. tanh",
-            ),
-        },
-        right={
-            "loops": additive_by_loops,
-            "float64": lambda q, k, a, b, v: (
-                torch.tanh(
-                    (q.double() @ a.double())[..., :, None, :] + (k @ b).double()[..., None, :, :]
-                )
-                @ v.double()
-            ),
-        },
-        borrowed=lambda q, k, a, b, v: kt.additive_score(q, k, a, b, v),
-    ),
     "scaled-score": Answers(
         stub=scaled_stub,
         wrong={
@@ -412,54 +295,24 @@ ANSWERS = {
         },
         borrowed=lambda s, m=None: kt.masked_softmax(s, m),
     ),
-    "multi-head": Answers(
-        stub=heads_stub,
+    "one-head": Answers(
+        stub=head_stub,
         wrong={
-            "no transpose": (
-                heads(lambda z, B, T, nh, hs: z.reshape(B, nh, T, hs), join),
-                "heads and time",
+            "context alone": (
+                lambda *inputs: head_by_loops(*inputs)[0],
+                "return the context and the weights",
             ),
-            "no transpose, twice": (
-                heads(lambda z, B, T, nh, hs: z.reshape(B, nh, T, hs), flat),
-                "heads and time are swapped",
+            "no softmax": (
+                lambda x, q, k, v, mask=None: ((x @ q @ (x @ k).mT) @ (x @ v), x @ q @ (x @ k).mT),
+                "differs",
             ),
-            "no transpose back": (heads(cut, flat), "merged wrongly"),
-            "every third channel": (
-                heads(strided, lambda y, B, T, C: y.permute(0, 2, 3, 1).reshape(B, T, C)),
-                "every third channel",
-            ),
-            "no proj": (heads(cut, join, proj=False), "proj, is missing"),
-            "scale of C": (heads(cut, join, scale=lambda q, C: C**0.5), "root of n_embd"),
-            "no scale": (heads(cut, join, scale=lambda q, C: 1.0), r"missing 1/sqrt\(hs\)"),
-            "no mask": (heads(cut, join, use_mask=False), "mask is not used"),
-            "swapped": (heads(cut, join, order="kqv"), "queries and keys are swapped"),
-            "keys as values": (heads(cut, join, order="qkk"), "instead of values"),
-            "wrong axis": (heads(cut, join, axis=-2), "wrong axis"),
-            "one head": (heads(lambda z, B, T, nh, hs: z, lambda y, B, T, C: y), "one head"),
-            "mask needed": (
-                lambda attention, x, mask: heads(cut, join)(attention, x, mask & mask),
-                "cannot be called .*missing 1 required",
-            ),
+        }
+        | {
+            name: (exercises.CHAPTER.execute(source, "one_head"), re.escape(text))
+            for name, source, text in exercises.CHAPTER.mistakes("one-head")
         },
-        right={
-            "a slice a head": heads_by_slices,
-            "einsum": heads_by_einsum,
-            "the fused kernel": lambda attention, x, mask=None: attention.proj(
-                join(
-                    F.scaled_dot_product_attention(
-                        *(
-                            cut(
-                                f(x), *x.shape[:2], attention.n_head, x.size(-1) // attention.n_head
-                            )
-                            for f in (attention.query, attention.key, attention.value)
-                        ),
-                        attn_mask=mask,
-                    ),
-                    *x.shape,
-                )
-            ),
-        },
-        borrowed=lambda attention, x, mask=None: attention(x, mask=mask),
+        right={"by loops": head_by_loops, "by einsum": head_by_einsum},
+        borrowed=lambda x, q, k, v, mask=None: kt.attend(x @ q, x @ k, x @ v, mask),
     ),
     "average-of-two": Answers(
         stub=query_stub,
@@ -473,6 +326,10 @@ ANSWERS = {
             "the weights": (
                 lambda keys, a, b: (keys @ (20 * (keys[a] + keys[b]))).softmax(-1),
                 r"the query.* has the shape \(32,\) instead of \(64,\)",
+            ),
+            "far too long": (
+                lambda keys, a, b: 1e6 * (keys[a] + keys[b]),
+                "rounding errors decide",
             ),
             "endless": (lambda keys, a, b: 1e39 * (keys[a] + keys[b]).double(), "infinite|endless"),
             "enough for 32 keys": (
@@ -496,6 +353,7 @@ ANSWERS = {
                 "sin and cos are swapped",
             ),
             "exponent i/C": (positions(lambda t, i, C: t / 1e4 ** (i / C)), "exponent is i/C"),
+            "doubled": (positions(lambda t, i, C: t / 1e4 ** (4 * i / C)), "doubled twice"),
             "own clocks": (own_clocks, "share the exponent"),
             "multiplied": (positions(lambda t, i, C: t * 1e4 ** (2 * i / C)), "divide"),
             "from 1": (
@@ -564,6 +422,12 @@ ANSWERS = {
     ),
 }
 
+
+def cells():
+    notebook = nbformat.read(ROOT / "notebooks" / "01_attention_math.ipynb", as_version=4)
+    return {cell.id: cell for cell in notebook.cells}
+
+
 TestExercises = suite("01_attention_math", ANSWERS)
 TestQuizzes = quiz_suite("01_attention_math")
 TestNotebook = notebook_suite("01_attention_math")
@@ -585,17 +449,36 @@ def test_the_fused_kernel_leaks_only_without_is_causal():
     assert sees_future(fused(False), 7, 4) and not sees_future(fused(True), 7, 4)
 
 
-def test_calling_the_split_of_the_module_is_seen():
-    def answer(attention, x, mask=None):
-        q, k, v = (
-            attention.split_heads(f(x)) for f in (attention.query, attention.key, attention.value)
-        )
-        return attention.proj(kt.attend(q, k, v, mask)[0].transpose(1, 2).flatten(2))
-
-    is_seen_as_borrowed("multi-head", answer)
+@pytest.mark.parametrize("id", list(ANSWERS))
+def test_a_teaching_solution_is_short_and_is_the_one_on_the_page(id):
+    section = teaching_solution(library()[id])
+    assert 0 < len(section.splitlines()) <= 17  # with the given function and the docstrings
+    assert f"```python\n{section}```" in cells()[f"solution-{id}"].source
+    assert cells()[f"solution-{id}"].metadata["tags"] == ["solution"]
 
 
-def test_one_answer_may_use_another():
-    """Under the name that the exercise before it gave back, kt_core's own until that is solved."""
-    is_right("multi-head", heads_by_slices)
-    assert MultiHeadAttention(8, 2)(torch.zeros(1, 3, 8)).shape == (1, 3, 8)
+def test_the_solutions_agree_with_kt_core():
+    q, k, v = torch.randn(3, 2, 4, 7, 6)
+    mask = solutions.causal_mask(7)
+    assert torch.equal(mask, kt.causal_mask(7))
+    for a, b in zip(solutions.attend(q, k, v, mask), kt.attend(q, k, v, mask), strict=True):
+        assert torch.allclose(a, b, atol=1e-6)
+    scores, some = torch.randn(5, 6), torch.randn(5, 6) < 0
+    assert torch.allclose(solutions.masked_softmax(scores, some), kt.masked_softmax(scores, some))
+    ours = solutions.sinusoidal_positions(50, 8)
+    assert torch.allclose(ours, kt.sinusoidal_positions(50, 8), atol=1e-5)
+
+
+@pytest.mark.slow
+def test_what_the_page_says_of_its_training_and_simulation(tmp_path):
+    """The cells that nbval does not compare, and the shares in the text."""
+    from kt_course.tools.workbook import execute
+
+    page = ROOT / "notebooks" / "01_attention_math.ipynb"
+    ran = execute(page, tmp_path / "ran.ipynb", {"runs_dir": str(tmp_path)}, tmp_path)
+    assert ran.error is None
+    facts = json.loads((tmp_path / "01_attention_math.json").read_text(encoding="utf-8"))["facts"]
+    assert facts["reversed_with_positions"]["accuracy"] > 0.95
+    assert facts["reversed_without_positions"]["accuracy"] < 0.05
+    assert facts["mirrored_queries"] == 6
+    assert facts["near_one_head"] < 0.1 and facts["near_two_heads"] > 0.8

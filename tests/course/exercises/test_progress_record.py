@@ -65,7 +65,7 @@ def test_answers_are_kept_and_blanks_and_the_reference_are_not(progress_path, ca
     total = len(checks.exercise_ids("01_attention_math"))
     total += sum(quiz.notebook == "01_attention_math" for quiz in quizzes().values())
     assert head.split() == ["notebook", "done", "wrong", "open", "next"]
-    assert first.split() == ["01_attention_math", "1", "1", str(total - 2), "additive-score"]
+    assert first.split() == ["01_attention_math", "1", "1", str(total - 2), "causal-mask"]
 
 
 def test_progress_says_when_all_is_done(progress_path, capsys):
@@ -129,12 +129,10 @@ def test_where_the_record_lies(monkeypatch, tmp_path):
     assert record.progress_file() == tmp_path / ".local" / "share" / "kt-core" / "progress.json"
 
 
-def test_solution_shows_kt_cores_own_source(capsys):
+def test_solution_shows_the_teaching_solution(capsys):
     checks.solution("causal-mask")
     output = capsys.readouterr().out
-    assert output.startswith("def causal_mask(T: int") and ".tril()" in output
-    checks.solution("multi-head")  # a method: not indented
-    assert capsys.readouterr().out.startswith("def forward(")
+    assert output.startswith("def causal_mask(T):") and "positions[None, :] <=" in output
 
 
 def test_solution_is_highlighted_in_a_notebook(displayed):

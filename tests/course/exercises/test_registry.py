@@ -15,7 +15,7 @@ def test_chapters_are_imported_only_when_exercises_are_asked_for():
     code = "import sys, kt_course; name = 'kt_course.chapters.attention_math.exercises'; "
     code += "print(name in sys.modules, kt_course.exercise_ids()[:1], name in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
-    assert done.stdout == "False ['additive-score'] True\n", done.stderr
+    assert done.stdout == "False ['scaled-score'] True\n", done.stderr
 
 
 def test_every_notebook_has_exercises_in_order():

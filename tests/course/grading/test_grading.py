@@ -491,7 +491,7 @@ def test_kt_grade_gives_a_row_for_everything(tmp_path, capsys, monkeypatch):
         str(len(exercise_ids("01_attention_math"))),
         "0",
     )
-    assert float(row["seconds"]) > 0 and row["multi-head"] == "not attempted: its cell is missing"
+    assert float(row["seconds"]) > 0 and row["one-head"] == "not attempted: its cell is missing"
     printed = capsys.readouterr().out
     assert "good.ipynb: finished, 1 of" in printed and "5 submissions in" in printed
     assert not (tmp_path / "progress.json").exists()
