@@ -31,8 +31,7 @@ from kt_core.runs.experiment import Result, run_experiment
 from kt_core.runs.predictions import read_predictions
 from kt_core.runs.recipes import Recipe, recipe
 from kt_core.runs.text_rules import name_prefix_end
-from kt_course.figures.ablations import draw_ablation
-from kt_course.statistics import seed_table
+from kt_course.chapters.making_knowledge_extractable.ablation import AblationTable, draw_ablation
 
 Names = Annotated[list[str], cyclopts.Parameter(negative=())]
 SMALL = {
@@ -122,14 +121,16 @@ def ablate(
     out = out or Path("data/results") / f"ablation-{corpus}.json"
     write_json(out, table)
     draw_ablation(table).savefig(out.with_suffix(".png"), dpi=110)
-    print(seed_table({row["label"]: row["accuracy"] for row in rows}))
+    print(AblationTable(table))
     return table
 
 
 def make_row(name: str, arm: dict, results: Sequence[Result], corpus: Corpus) -> dict:
     """Return one row: accuracies per seed, who was answered correctly, costs."""
     gold = [place for _, place in corpus.dev]
-    final, before, short = [], [], []
+    final: list[str] = []
+    before: list[str] = []
+    short: list[str] = []
     for result in results:
         final.append(marks(read_predictions(result.path / "predictions" / "dev.txt"), gold))
         model, vocab, _ = load_checkpoint(result.path / "pretrained.safetensors")
@@ -141,10 +142,10 @@ def make_row(name: str, arm: dict, results: Sequence[Result], corpus: Corpus) ->
         name=name,
         label=arm["label"],
         settings=arm.get("settings", {}),
-        short_question=[share(each) for each in short],
-        before_pairs=[share(each) for each in before],
         accuracy=[share(each) for each in final],
         correct=final,
+        correct_before_pairs=before,
+        correct_short_question=short,
         characters=costs[0]["characters"],
         steps=costs[0]["steps"],
         seconds=[cost["seconds"] for cost in costs],
