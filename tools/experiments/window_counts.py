@@ -17,10 +17,8 @@ WINDOWS, SEED = 4000, 0
 def main() -> None:
     """Count both corpora and write the file."""
     counts = {name: count_options(load_corpus(name), WINDOWS, SEED) for name in ("bios", "wiki")}
-    write_json(
-        Path("data/results/window-counts.json"),
-        dict(windows=WINDOWS, seed=SEED) | round_all(counts),
-    )
+    table = dict(windows=WINDOWS, seed=SEED) | round_all(counts)
+    write_json(Path("data/results/window-counts.json"), table)
 
 
 def round_all(counts: dict) -> dict:
