@@ -56,10 +56,9 @@ def check_stored_and_retrieved(fn: Callable) -> str:
     with fresh_cases("right for a single person, wrong where white space surrounds the answer"):
         if counts([" Oslo"], ["Oslo "], ["Oslo"]) != [(1, 1), (1, 1), (0, 0)]:
             raise wrong("white space")
+    rng = fresh_random()
     with fresh_cases("right for seven people, wrong for others"):
-        rng = fresh_random()
-        for _ in range(10):
-            n = rng.randint(1, 12)
+        for n in rng.choices(range(1, 13), k=10):
             gold, filled, answers = (rng.choices("abc", k=n) for _ in range(3))
             expected = stored_and_retrieved(filled, answers, gold)
             if counts(filled, answers, gold) != [(s.correct, s.total) for s in expected]:

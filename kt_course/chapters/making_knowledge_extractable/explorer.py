@@ -51,21 +51,7 @@ def explore_windows(
         text, options = documents[state["document"]], {key: state[key] == "on" for key in SWITCHES}
         options |= dict(drop=state["drop"] / 100, min_letters=state["min_letters"])
         data = QuestionWindows([text], vocab, block_size, state["seed"], **options)
-        windows = [data.window(0, epoch) for epoch in range(N_COUNTED)]
-        name, facts = data.documents[0]
-        shown = [f"{question}{MASK}{answer}{MASK}" for question, answer in windows[:N_DRAWN]]
-        n_lines = sum(-(-len(each) // LINE) for each in (text[:LONGEST], *shown))
-        figure, ax = page(9, 1.3 + HIGH * n_lines + 0.12 * N_DRAWN)
-        ax.text(0.3, 0.3, f"Document {state['document']}: the orange names are facts", fontsize=11)
-        y = draw_document(ax, text, name, [answer for answer, *_ in facts])
-        title = f"drop {options['drop']:g}, min_letters {options['min_letters']}"
-        off = [key for key in SWITCHES if not options[key]]
-        title += f"; off: {', '.join(off)}" if off else ""
-        ax.text(0.3, y + 0.35, f"Its first {N_DRAWN} windows, one per epoch ({title})", fontsize=11)
-        y = draw_windows(ax, windows[:N_DRAWN], name, y + 0.45)
-        legend(ax, 0.3, y + 0.1, KINDS)
-        cut = f"The document has {len(text)} characters: the first {LONGEST} are drawn."
-        return View(figure, describe_windows(text, windows), cut if len(text) > LONGEST else "")
+        return draw_page(state["document"], text, data)
 
     controls = dict(
         document=Slider("document", document, len(documents) - 1),
@@ -75,6 +61,25 @@ def explore_windows(
         min_letters=Slider("min_letters", min_letters, 12),
     )
     return explorer("windows explorer", draw, controls)
+
+
+def draw_page(number: int, text: str, data: QuestionWindows) -> View:
+    """Draw a document and the windows that `data` makes of it, and describe them."""
+    windows = [data.window(0, epoch) for epoch in range(N_COUNTED)]
+    name, facts = data.documents[0]
+    texts = [f"{question}{MASK}{answer}{MASK}" for question, answer in windows[:N_DRAWN]]
+    n_lines = sum(-(-len(each) // LINE) for each in (text[:LONGEST], *texts))
+    figure, ax = page(9, 1.3 + HIGH * n_lines + 0.12 * N_DRAWN)
+    ax.text(0.3, 0.3, f"Document {number}: the orange names are facts", fontsize=11)
+    y = draw_document(ax, text, name, [answer for answer, *_ in facts])
+    off = [key for key in SWITCHES if not getattr(data, key)]
+    title = f"drop {data.drop:g}, min_letters {data.min_letters}"
+    title += f"; off: {', '.join(off)}" if off else ""
+    ax.text(0.3, y + 0.35, f"Its first {N_DRAWN} windows, one per epoch ({title})", fontsize=11)
+    y = draw_windows(ax, windows[:N_DRAWN], name, y + 0.45)
+    legend(ax, 0.3, y + 0.1, KINDS)
+    cut = f"The document has {len(text)} characters: the first {LONGEST} are drawn."
+    return View(figure, describe_windows(text, windows), cut if len(text) > LONGEST else "")
 
 
 def describe_windows(text: str, windows: Sequence[Window]) -> str:
