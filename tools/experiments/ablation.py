@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import Annotated
 
 import cyclopts
+import matplotlib.pyplot as plt
 
 from kt_core.corpora.files import write_json
 from kt_core.corpora.loading import Corpus, load_corpus, question_name
@@ -120,7 +121,9 @@ def ablate(
     table |= dict(hardware=results["ours"][0].details["hardware"], rows=rows)
     out = out or Path("data/results") / f"ablation-{corpus}.json"
     write_json(out, table)
-    draw_ablation(table).savefig(out.with_suffix(".png"), dpi=110)
+    figure = draw_ablation(table)
+    figure.savefig(out.with_suffix(".png"), dpi=110)
+    plt.close(figure)
     print(AblationTable(table))
     return table
 
@@ -164,6 +167,6 @@ def share(correct: str) -> float:
 
 if __name__ == "__main__":
     try:
-        cyclopts.run(ablate)
+        cyclopts.run(ablate, result_action="return_none")
     except (ValueError, OSError) as error:
         sys.exit(f"ablation: {error}")
