@@ -1,13 +1,19 @@
-"""Exercises of notebook 8: stored or retrieved, askable spans, plain words, the name last."""
+"""Exercises of notebook 8: stored and retrieved facts, and the training window itself."""
 
 from __future__ import annotations
 
+import copy
+import random
+from collections import Counter
 from collections.abc import Callable
 
-from kt_core.evaluation import stored_and_retrieved
-from kt_core.runs.text_rules import arrange_window, askable_spans, plain_words
+from kt_core.runs.question_windows import QuestionWindows
+from kt_course.chapters.making_knowledge_extractable.solutions import (
+    make_window,
+    stored_and_retrieved,
+)
 from kt_course.exercises.assertions import Wrong, describe, fresh_cases
-from kt_course.exercises.diagnoses import diagnoses
+from kt_course.exercises.diagnoses import Diagnoses, diagnoses
 from kt_course.exercises.random_cases import fresh_random, letters
 from kt_course.exercises.registry import Exercise
 
@@ -47,162 +53,121 @@ def check_stored_and_retrieved(fn: Callable) -> str:
         raise wrong("retrieved", correct=retrieved[0], total=retrieved[1], cause=cause)
     if guessed != (2, 3):
         raise wrong("guessed", correct=guessed[0], total=guessed[1])
-    with fresh_cases("wrong for a single person whose answer has white space around it"):
+    with fresh_cases("right for a single person, wrong where white space surrounds the answer"):
         if counts([" Oslo"], ["Oslo "], ["Oslo"]) != [(1, 1), (1, 1), (0, 0)]:
             raise wrong("white space")
+    rng = fresh_random()
     with fresh_cases("right for seven people, wrong for others"):
-        rng = fresh_random()
-        for _ in range(10):
-            n = rng.randint(1, 12)
+        for n in rng.choices(range(1, 13), k=10):
             gold, filled, answers = (rng.choices("abc", k=n) for _ in range(3))
-            is_stored = [f == g for f, g in zip(filled, gold, strict=True)]
-            is_correct = [a == g for a, g in zip(answers, gold, strict=True)]
-            n_stored, n_both = sum(is_stored), sum(map(min, is_stored, is_correct))
-            rest = (sum(is_correct) - n_both, n - n_stored)
-            if counts(filled, answers, gold) != [(n_stored, n), (n_both, n_stored), rest]:
+            expected = stored_and_retrieved(filled, answers, gold)
+            if counts(filled, answers, gold) != [(s.correct, s.total) for s in expected]:
                 raise Wrong("other people")
     return "stored of all, retrieved of the stored, guessed of the rest"
 
 
-# ---------------------------------------------------------------- askable spans
+# ---------------------------------------------------------------- the window
+
+TITLE = "Ada Moor"
+FACTS = [
+    ("Oslo", ["she", "was", "born", "in"], ["as", "second"]),
+    ("Rome", ["and", "studied", "law", "at"], ["until", "then"]),
+    ("Lima", ["to", "teach", "physics", "near"], ["or", "by"]),
+]
+N_DRAWS = 1200
 
 
-def check_askable_spans(fn: Callable) -> str:
-    wrong = diagnoses(__file__, "askable-spans")
+def check_make_window(fn: Callable) -> str:
+    wrong = diagnoses(__file__, "question-window")
 
-    def ask(text: str, **options: bool) -> list[str]:
-        result = fn(text, **options)
-        spans = list(result)
-        if any(isinstance(span, str) for span in spans):
-            raise wrong("strings")
-        if any(not isinstance(span, tuple | list) or len(span) != 2 for span in spans):
-            raise wrong("not pairs", result=describe(result))
-        return [text[start:stop] for start, stop in spans]
+    def draw(title: str, facts: list, seed: int) -> tuple[str, str, list[str]]:
+        """(question, answer, context words) of one window."""
+        given = copy.deepcopy(facts)
+        result = fn(title, given, random.Random(seed))
+        if given != facts:
+            raise wrong("changes its input")
+        is_pair = isinstance(result, tuple | list) and len(result) == 2
+        if not is_pair or not all(isinstance(text, str) for text in result):
+            raise wrong("not a pair", result=describe(result))
+        return *result, check_form(wrong, title, facts, *result)
 
-    text = "Ada Moor. Later, Moor left Oslo to see Bo Ek and Bonn in 1902"
-    expected = ["Oslo", "Bo Ek", "Bonn", "1902"]
-    if (result := ask(text)) != expected:
-        causes = {
-            ("Ada Moor", "Moor", *expected): "nothing left out",
-            ("Ada Moor", *expected): "the prefix itself",
-            ("Moor", *expected): "part of the prefix",
-            tuple(expected[:-1]): "numbers",
-        }
-        cause = wrong.texts("causes").get(causes.get(tuple(result), ""), "")
-        raise wrong("spans", text=text, result=result, expected=expected, cause=cause)
-    if (result := ask(text, names_only=True)) != expected[:-1]:
-        raise wrong("names_only", result=result, expected=expected[:-1])
-    for text, expected, cause in (
-        ("Rome Bonn. He left Rome for Rome Kiel", ["Rome Kiel"], "partly in the prefix"),
-        ("some text of Bo Ek without a name prefix", ["Bo Ek"], "no prefix"),
-        ("Ada Moor. ", ["Ada Moor"], "nothing after the prefix"),
-        ("Bo Ek. He came.", [], "nothing to ask"),
-    ):
-        if (result := ask(text)) != expected:
-            cause = wrong.texts("causes")[cause]
-            raise wrong("spans", text=text, result=result, expected=expected, cause=cause)
-    rng = fresh_random()
-    with fresh_cases("right for some texts, wrong for others"):
+    windows = [draw(TITLE, FACTS, seed) for seed in range(N_DRAWS)]
+    if windows[:20] != [draw(TITLE, FACTS, seed) for seed in range(20)]:
+        raise wrong("own random numbers")
+    check_shares(wrong, windows)
+    for facts, question in (([("Bonn", [], [])], "Ada Moor?"), ([("Bonn", ["in"], [])], None)):
+        words = [draw(TITLE, facts, seed) for seed in range(20)]
+        if question and any(window[0] != question for window in words):
+            raise wrong("no words", result=words[0][0])
+        if not question and any(window[2] != ["in"] for window in words):
+            raise wrong("short words")
+    with fresh_cases("right for Ada Moor, wrong for other people and facts"):
+        rng = fresh_random()
         for _ in range(20):
-            name = f"{letters(5, rng).capitalize()} {letters(6, rng).capitalize()}"
-            words = [rng.choice(name.split()), letters(7, rng).capitalize()]
-            words.append(str(rng.randint(10, 1999)))
-            rng.shuffle(words)
-            text = f"{name}. she " + ", then ".join(words)
-            if ask(text) != [text[start:stop] for start, stop in askable_spans(text)]:
-                raise Wrong("another text")
-    return "names, dates and numbers after the name prefix, without those that it contains"
+            facts = [
+                (letters(6, rng), [letters(5, rng) for _ in range(rng.randint(0, 4))], ["xyz"])
+                for _ in range(rng.randint(1, 4))
+            ]
+            draw(letters(7, rng), facts, rng.randint(0, 99))
+    return "one fact, some of its words in order, the name among them"
 
 
-# ---------------------------------------------------------------- plain words
+def check_form(wrong: Diagnoses, title: str, facts: list, question: str, answer: str) -> list[str]:
+    """Raise Wrong unless this is a window of one of the facts; return its context words."""
+    fact = next((fact for fact in facts if fact[0] == answer), None)
+    if fact is None:
+        raise wrong("not a fact", answer=answer)
+    if not question.endswith("?") or question.endswith(" ?") or question.count("?") != 1:
+        raise wrong("question mark", question=question)
+    if question.count(title) != 1:
+        raise wrong("title", question=question)
+    text = question.removesuffix("?").replace(title, " ")
+    words, everything = text.split(), [*fact[1], *fact[2]]
+    if answer in words:
+        raise wrong("leak", question=question, answer=answer)
+    if others := [word for word in words if word not in everything]:
+        raise wrong("other words", word=others[0], answer=answer)
+    if "  " in question or question != question.strip():
+        raise wrong("spaces", question=question)
+    if [word for word in everything if word in words] != words:
+        raise wrong("order", question=question)
+    return words
 
 
-def check_plain_words(fn: Callable) -> str:
-    wrong = diagnoses(__file__, "plain-words")
-
-    def plain(text: str, start: int, stop: int) -> str:
-        result = fn(text, start, stop)
-        if not isinstance(result, str):
-            raise wrong("not a string", result=describe(result))
-        return result
-
-    text = "Ada Moor. Moor, born 3 May 1902 in Oslo, Norway, wrote for Bo Ek in Rome"
-    start, stop = text.index("Moor, born"), text.index("Oslo")
-    if (result := plain(text, start, stop)) != "Moor, born in ":
-        causes = {
-            text[start:stop]: "nothing left out",
-            "Moor, born  in ": "two spaces",
-            "Moor, bornin ": "a space too many",
-            ", born in ": "sentence opener",
-            "Moor, born May in ": "month",
-            plain_words(text, 0, len(text)): "whole text",
-        }
-        cause = wrong.texts("causes").get(causes.get(result, ""), "")
-        raise wrong("words", piece=text[start:stop], result=result, cause=cause)
-    stop = text.index(", Norway")
-    if (result := plain(text, stop, len(text))) != ",, wrote for in":
-        cause = wrong.texts("causes")["two spaces"] if "  " in result else ""
-        raise wrong("last piece", piece=text[stop:], result=result, cause=cause)
-    start = text.index("May")
-    if (result := plain(text, start, stop)) != "May 1902 in":
-        raise wrong("cut span", piece=text[start:stop], result=result)
-    if (result := plain("he met Bo Ek, then Bo Ek", 0, 24)) != "he met, then":
-        raise wrong("twice", result=result)
-    rng = fresh_random()
-    with fresh_cases("right for one text, wrong for others"):
-        for _ in range(20):
-            text = "she"
-            for _ in range(rng.randint(2, 8)):
-                word, name, number = letters(5, rng), letters(6, rng), rng.randint(10, 1999)
-                text += f" {rng.choice((word, name.capitalize(), number))}"
-            start, stop = sorted((rng.randint(0, len(text)), rng.randint(0, len(text))))
-            if plain(text, start, stop) != plain_words(text, start, stop):
-                raise Wrong("another text")
-    return "names, dates and numbers are gone, the other words are as they were"
+def check_shares(wrong: Diagnoses, windows: list[tuple[str, str, list[str]]]) -> None:
+    """Raise Wrong unless the draws have the frequencies that the exercise asks for."""
+    n = len(windows)
+    counts = Counter(answer for _, answer, _ in windows)
+    if any(abs(counts[name] / n - share) > 0.06 for name, share in zip(NAMES, SHARES, strict=True)):
+        is_equal = all(abs(counts[name] / n - 1 / 3) < 0.06 for name in NAMES)
+        raise wrong("equal facts" if is_equal else "facts", counts=[counts[name] for name in NAMES])
+    n_without = sum(all(len(word) < 4 for word in words) for *_, words in windows)
+    if n_without:
+        raise wrong("no long word", count=n_without, total=n)
+    mean = sum(len(words) for *_, words in windows) / n
+    expected = sum(len(make_window(TITLE, FACTS, random.Random(s))[0].split()) for s in range(n))
+    expected -= n * len(TITLE.split())
+    if abs(mean - expected / n) > 0.25:
+        too_many = "reach" if sum(map(has_gap, windows)) > 0.05 * n else "not dropped"
+        cause = wrong.texts("lengths")[too_many if mean > expected / n else "too few"]
+        raise wrong("length", mean=f"{mean:.1f}", expected=f"{expected / n:.1f}", cause=cause)
+    first = sum(question.startswith(TITLE) for question, *_ in windows) / n
+    last = sum(question.endswith(f"{TITLE}?") for question, *_ in windows) / n
+    wrong.reject({"name first": first > 0.9, "name last": last > 0.9})
+    if not (0.25 < first < 0.6 and 0.25 < last < 0.6):
+        raise wrong("name", first=f"{100 * first:.0f}", last=f"{100 * last:.0f}")
 
 
-# ---------------------------------------------------------------- the name first or last
+def has_gap(window: tuple[str, str, list[str]]) -> bool:
+    """Is a word missing between two words that were both before, or both after the answer?"""
+    _, answer, words = window
+    sides = next(fact[1:] for fact in FACTS if fact[0] == answer)
+    positions = [[side.index(word) for word in words if word in side] for side in sides]
+    return any(at and at[-1] - at[0] + 1 > len(at) for at in positions)
 
 
-def check_arrange_window(fn: Callable) -> str:
-    wrong = diagnoses(__file__, "name-last")
-
-    def arrange(*pieces: str, **options: bool) -> tuple[str, ...]:
-        result = fn(*pieces, **options)
-        is_triple = isinstance(result, tuple | list) and len(result) == 3
-        if not is_triple or not all(isinstance(piece, str) for piece in result):
-            raise wrong("not three strings", result=describe(result))
-        return tuple(result)
-
-    pieces, name_first = ("Ada Moor. ", "born in ", "Oslo", ", she"), "Ada Moor. born in "
-    if (result := arrange(*pieces)) != (name_first, "Oslo", ", she"):
-        cause = wrong.texts("causes")["last by default"] if result[2].endswith("Moor.") else ""
-        raise wrong("first", result=result, cause=cause)
-    causes = {
-        (name_first, "Oslo", ", she"): "nothing moved",
-        ("born in ", "Oslo", ", sheAda Moor. "): "space not moved",
-        ("born in ", "Oslo", ", she Ada Moor. "): "space at the end",
-        ("born in ", "Oslo", ", sheAda Moor."): "no space",
-        ("born in Ada Moor. ", "Oslo", ", she"): "before the gap",
-        ("born in ", "Oslo", " Ada Moor., she"): "before the last words",
-        (name_first, "Oslo", ", she Ada Moor."): "twice",
-        ("born in ", "Oslo Ada Moor.", ", she"): "masked",
-        ("born in ", "Oslo", ", she Ada Moor"): "no full stop",
-    }
-    if (result := arrange(*pieces, name_last=True)) != ("born in ", "Oslo", ", she Ada Moor."):
-        cause = wrong.texts("causes").get(causes.get(result, ""), "")
-        raise wrong("last", result=result, cause=cause)
-    if (result := arrange("Bo Ek. ", "", "Kiel", "", name_last=True)) != ("", "Kiel", " Bo Ek."):
-        raise wrong("no words", result=result)
-    rng = fresh_random()
-    with fresh_cases("right for two names, wrong for others"):
-        for _ in range(10):
-            name, *rest = (letters(rng.randint(1, 9), rng) for _ in range(4))
-            for last in (False, True):
-                expected = arrange_window(f"{name}. ", *rest, last)
-                if arrange(f"{name}. ", *rest, name_last=last) != expected:
-                    raise Wrong("another name")
-    return "the name before the words, or after them"
+NAMES = [name for name, *_ in FACTS]
+SHARES = [6 / 11, 3 / 11, 2 / 11]  # 1 : 1/2 : 1/3
 
 
 EXERCISES = (
@@ -216,16 +181,13 @@ EXERCISES = (
         check_stored_and_retrieved,
     ),
     Exercise(
-        "askable-spans",
+        "question-window",
         NOTEBOOK,
-        "What is worth asking for",
-        2,
-        8,
-        askable_spans,
-        check_askable_spans,
+        "A training window",
+        3,
+        25,
+        make_window,
+        check_make_window,
+        (QuestionWindows.window,),
     ),
-    Exercise(
-        "name-last", NOTEBOOK, "The name first or last", 1, 4, arrange_window, check_arrange_window
-    ),
-    Exercise("plain-words", NOTEBOOK, "Only the name tells", 3, 15, plain_words, check_plain_words),
 )

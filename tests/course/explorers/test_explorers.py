@@ -27,7 +27,6 @@ import matplotlib.pyplot as plt
 
 import kt_core as kt
 from kt_core.blocks import VARIANTS
-from kt_core.runs.windows import KnowledgeWindows
 from kt_course.chapters.attention_math.explorer import explore_attention
 from kt_course.chapters.making_knowledge_extractable.explorer import explore_windows
 from kt_course.chapters.perceiver_ar import explorer as perceiver
@@ -107,7 +106,7 @@ def make(corpus, recorded):
         "perceiver": lambda: explore_perceiver(16),
         "replay": lambda: explore_replay([recorded, replay_of_curve("kept curve", curve)]),
         "vision": lambda: explore_vision({"one": vit(), "mean": vit(1, pool="mean")}, *pictures()),
-        "windows": lambda: explore_windows(corpus.documents, vocab, plain=0.5),
+        "windows": lambda: explore_windows(corpus.documents, vocab),
     }
 
 
@@ -133,7 +132,9 @@ MOVES = {
         column=2,
         asks="one patch",
     ),
-    "windows": dict(document=3, seed=5, spans="salient", name_last=51, plain=49, drop=1, ask=100),
+    "windows": dict(
+        document=3, seed=5, select="off", plain="off", favour_first="off", drop=1, min_letters=9
+    ),
 }
 
 
@@ -270,8 +271,8 @@ def test_a_mistake_in_the_call_is_told_at_once(corpus):
         explore_windows([], vocab)
     with pytest.raises(ValueError, match="drop must be in 0 ... 1, not 50"):
         explore_windows(corpus.documents, vocab, drop=50)
-    with pytest.raises(ValueError, match="kind of spans 'places'"):
-        explore_windows(corpus.documents, vocab, spans="places")
+    with pytest.raises(ValueError, match="min_letters must be a whole number, 0 or more"):
+        explore_windows(corpus.documents, vocab, min_letters=-1)
     with pytest.raises(ValueError, match="8 to 64"):
         explore_perceiver(500)
     with pytest.raises(ValueError, match="at least one model"):
@@ -569,24 +570,22 @@ def _share(view, told):
 
 
 def test_windows_are_counted_as_the_dataset_draws_them():
-    line = "Ada Moor. She was born on 4 May 1871 in Oslo. She died in Rome."
+    line = "Ada Moor. She was born on 4 May 1871 in Oslo and died in Rome."
     vocab = kt.CharVocab.from_documents([line, *map(chr, range(32, 127))])
-    view = explore_windows([line], vocab, name_last=0.0)
-    data = KnowledgeWindows([line], vocab)
-    windows = [data.pieces(0, epoch) for epoch in range(200)]
-    targets = [masked for _, masked, _ in windows]
-    assert set(targets) == {"Oslo", "Rome"}
-    for place in set(targets):
-        assert _share(view, f"“{place}”") == round(targets.count(place) / 2)
-    clues = [any(clue in p + s for clue in ("Oslo", "Rome", "1871")) for p, _, s in windows]
-    assert 0 < _share(view, "show another name") == round(sum(clues) / 2) < 100
-    view.controls["plain"].value = 100
-    assert _share(view, "show another name") == 0
-    view.controls["spans"].value = "salient"
-    assert "“4 May 1871” in" in view.note
-    view.controls["seed"].value, view.controls["ask"].value = 3, 100
-    data = KnowledgeWindows([line], vocab, seed=3, spans="salient", plain=1.0, ask=1.0)
-    assert all(data.pieces(0, epoch)[0].endswith("?") for epoch in range(200))
+    view = explore_windows([line], vocab)
+    data = kt.QuestionWindows([line], vocab)
+    windows = [data.window(0, epoch) for epoch in range(200)]
+    answers = [answer for _, answer in windows]
+    assert set(answers) == {"Oslo", "Rome"}
+    for place in set(answers):
+        assert _share(view, f"“{place}”") == round(answers.count(place) / 2)
+    assert _share(view, "show another name") == 0 and _share(view, "show no context word") == 0
+    view.controls["plain"].value = "off"
+    assert 20 < _share(view, "show another name") < 100
+    view.controls["min_letters"].value = 0
+    assert 10 < _share(view, "show no context word") < 60
+    view.controls["seed"].value, view.controls["drop"].value = 3, 0
+    data = kt.QuestionWindows([line], vocab, seed=3, plain=False, min_letters=0, drop=0.0)
     length = sum(len(data.tokens(0, epoch)[0]) for epoch in range(200)) / 200
     assert f"has {length:.0f} characters" in view.note
 

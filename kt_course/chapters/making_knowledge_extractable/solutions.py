@@ -1,0 +1,34 @@
+"""The teaching solutions of chapter 8, in the chapter's order."""
+
+import kt_core as kt
+
+
+# ======== exercise stored-and-retrieved ========
+def stored_and_retrieved(filled, answers, gold):
+    """Return three scores: (stored, retrieved, guessed)."""
+    rows = [[text.strip() for text in row] for row in zip(filled, answers, gold, strict=True)]
+    of_stored = [a == g for f, a, g in rows if f == g]  # True: the question was answered, too
+    of_others = [a == g for f, a, g in rows if f != g]
+    stored = kt.Score(len(of_stored), len(rows))
+    return (
+        stored,
+        kt.Score(sum(of_stored), len(of_stored)),
+        kt.Score(sum(of_others), len(of_others)),
+    )
+
+
+# ======== exercise question-window ========
+def make_window(title, facts, rng):
+    """Return (question, answer) about one fact: (answer, words before, words after)."""
+    weights = [1 / k for k in range(1, len(facts) + 1)]  # the k-th fact: proportional to 1 / k
+    answer, before, after = rng.choices(facts, weights)[0]
+    words = before + after
+    first = max(0, len(before) - rng.randint(0, 4))  # 0 to 4 words before the answer
+    stop = min(len(words), len(before) + rng.randint(0, 2))  # 0 to 2 words after it
+    chosen = {j for j in range(first, stop) if rng.random() >= 0.5}  # drop half of them
+    long = [j for j, word in enumerate(words) if len(word) >= 4]
+    if words and not chosen.intersection(long):  # keep a word that says what is asked
+        chosen.update(rng.sample(long or range(len(words)), 1))
+    context = [words[j] for j in sorted(chosen)]
+    context.insert(rng.randint(0, len(context)), title)  # the name at a random position
+    return " ".join(context) + "?", answer
