@@ -41,6 +41,7 @@ This file is yours: read it, edit it, import it. The course never changes a sect
 """
 
 import math
+import random
 
 import torch
 import torch.nn.functional as F
