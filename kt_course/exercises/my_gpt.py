@@ -48,6 +48,7 @@ import torch.nn.functional as F
 from torch import nn
 
 import kt_core as kt
+from kt_course.exercises.training import schedule
 '''
 NOT_SAVED = "not saved yet"
 _memory = {"text": ""}  # in place of the file with KT_MY_GPT=off

@@ -4,6 +4,7 @@ import math
 
 import kt_core as kt
 from kt_course.exercises.registry import reference_of
+from kt_course.exercises.training import schedule
 
 # of the chapters before; in my_gpt.py they are the learner's own
 train = reference_of("training-loop")
@@ -12,19 +13,16 @@ batches = reference_of("batches")
 
 
 # ======== exercise finetune ========
-def schedule(steps, peak):
-    """Rates of a training: up to `peak` in 20 steps, constant, then down to 0 in the second half."""
-    return [peak * min(1, (i + 1) / 20, 2 * (steps - i) / steps) for i in range(steps)]
-
-
 def finetune(model, data, epochs, batch_size, peak, seed=0, measure=None):
     """Train for some epochs and return the losses; measure(epoch) is called before each epoch."""
+    device = next(model.parameters()).device
 
     def all_batches():
         for epoch in range(epochs):
             if measure is not None:
                 measure(epoch)
-            yield from batches(data, batch_size, seed, epoch)  # a new order in every epoch
+            for x, y in batches(data, batch_size, seed, epoch):  # another order in every epoch
+                yield x.to(device), y.to(device)
 
     steps = epochs * math.ceil(len(data) / batch_size)  # the last batch may be smaller
     return train(model, all_batches(), schedule(steps, peak))
