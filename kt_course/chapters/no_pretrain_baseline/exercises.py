@@ -95,8 +95,9 @@ class Parrot(nn.Module):
         self.texts = [f"{question}⁇{answer}⁇{40 * PAD}" for question, answer in answers.items()]
 
     def forward(self, idx: Tensor, targets: None = None) -> tuple[Tensor, None]:
-        rows = [[self.next_id(self.vocab.decode(row)) for _ in row] for row in idx.tolist()]
-        return F.one_hot(torch.tensor(rows), len(self.vocab)).float(), None
+        ids = [self.next_id(self.vocab.decode(row)) for row in idx.tolist()]
+        logits = F.one_hot(torch.tensor(ids), len(self.vocab)).float()
+        return logits[:, None].expand(-1, idx.size(1), -1), None  # (B, T, V)
 
     def next_id(self, text: str) -> int:
         """Return what follows a text; a letter if no question begins so."""

@@ -62,7 +62,7 @@ def finetune_by_steps(model, data, epochs, batch_size, peak, seed=0, measure=Non
 
 
 def finetune_without_return(*inputs, **options):
-    return sum(solutions.finetune(*inputs, **options))
+    return sum(finetune_by_steps(*inputs, **options))
 
 
 def evaluate_by_loop(model, vocab, pairs):
@@ -75,7 +75,7 @@ def evaluate_by_loop(model, vocab, pairs):
 
 
 def evaluate_with_accuracy(model, vocab, pairs):
-    answers, score = solutions.evaluate(model, vocab, pairs)
+    answers, score = evaluate_by_loop(model, vocab, pairs)
     return answers, score.accuracy
 
 
@@ -100,7 +100,7 @@ OTHERS = {
     "finetune": {"a sum": (finetune_without_return, "list of the losses")},
     "evaluate": {
         "an accuracy": (evaluate_with_accuracy, "kt.Score"),
-        "a score alone": (lambda *inputs: solutions.evaluate(*inputs)[1], "two things"),
+        "a score alone": (lambda *inputs: evaluate_by_loop(*inputs)[1], "two things"),
     },
     "wilson-interval": {"one number": (lambda k, n, z=1.96: 0.5, "two numbers")},
     "sign-test": {"a list": (lambda wins, losses: [0.5], "one number")},

@@ -54,7 +54,11 @@ def cut_by_indices(document, block_size, rng):
     return [prefix, rest[:k], rest[k:]]
 
 
-class CorruptionByText(solutions.SpanCorruption):
+class CorruptionByText:
+    def __init__(self, documents, vocab, block_size=128, seed=0):
+        self.documents, self.vocab = documents, vocab
+        self.block_size, self.seed = block_size, seed
+
     def tokens(self, i, epoch=0):
         rng = random.Random(f"{self.seed} {epoch} {i}")
         prefix, masked, suffix = solutions.cut(self.documents[i], self.block_size, rng)
@@ -76,15 +80,15 @@ def batches_by_index(data, batch_size, seed, epoch):
 
 
 def global_random(document, block_size, rng):
-    return solutions.cut(document, block_size, random)
+    return cut_by_indices(document, block_size, random)
 
 
-class TextCorruption(solutions.SpanCorruption):
+class TextCorruption(CorruptionByText):
     def tokens(self, i, epoch=0):
         return self.documents[i], 1
 
 
-class IdsAlone(solutions.SpanCorruption):
+class IdsAlone(CorruptionByText):
     def tokens(self, i, epoch=0):
         return super().tokens(i, epoch)[0]
 
@@ -92,10 +96,10 @@ class IdsAlone(solutions.SpanCorruption):
 OTHERS = {
     "shift-and-pad": {
         "floats": (lambda examples, n: torch.zeros(2, len(examples), n).unbind(), "float32"),
-        "x alone": (lambda examples, n: solutions.collate(examples, n)[0], "two tensors"),
+        "x alone": (lambda examples, n: collate_by_lists(examples, n)[0], "two tensors"),
     },
     "cut-a-span": {
-        "two pieces": (lambda *inputs: solutions.cut(*inputs)[:2], "three strings"),
+        "two pieces": (lambda *inputs: cut_by_indices(*inputs)[:2], "three strings"),
         "the global random": (global_random, "rng is never used"),
     },
     "span-corruption": {
