@@ -42,7 +42,6 @@ BY_EFFECT = (
     "span-corruption",
     "batches",
     "finetune",
-    "evaluate",
     "through-latents",
     "one-hot-kl",
     "line-pairs",
