@@ -51,7 +51,13 @@ class ScoreTable(Table):
     """Several scores, each with its n and its 95 % Wilson interval."""
 
     scores: Mapping[str, Score]
-    headers = ("", "correct", "n", "accuracy", "95 % interval")
+    counted: str = "correct"
+
+    @property
+    def headers(self) -> tuple[str, ...]:
+        """The column titles."""
+        share = "accuracy" if self.counted == "correct" else "share"
+        return "", self.counted, "n", share, "95 % interval"
 
     def cells(self) -> list[list[str]]:
         """Return one row per score, accuracy and interval in per cent."""
@@ -61,13 +67,17 @@ class ScoreTable(Table):
         ]
 
 
-def score_table(scores: Mapping[str, Score]) -> ScoreTable:
+def score_table(scores: Mapping[str, Score], counted: str = "correct") -> ScoreTable:
     """Show scores by name, for example `{"always London": kt.london_baseline(corpus.dev)}`.
 
     The intervals say how well each accuracy is known. Whether two models differ is another
     question: `compare_answers` tests it, if both answered about the same people.
+
+    Args:
+        scores: What was counted, by name.
+        counted: The column title of the counts, if they are not correct answers.
     """
-    return ScoreTable(dict(scores))
+    return ScoreTable(dict(scores), counted)
 
 
 # ---------------------------------------------------------------- two models, the same people

@@ -25,7 +25,7 @@ from kt_course.exercises.assertions import Wrong, close, fresh_cases
 from kt_course.exercises.random_cases import draw
 from kt_course.exercises.solutions import split_sections
 
-Results = dict[str, Tensor]  # what an answer computes, by name
+Results = dict[str, Tensor | str]  # what an answer computes, by name
 
 
 class Comparison:
@@ -96,13 +96,17 @@ def makes_mistake(results: Results, compute: Callable, mistake: Any) -> bool:
     return all(same(results[key], others[key]) for key in results)
 
 
-def same(a: Tensor, b: Tensor) -> bool:
-    """Compare shapes and values; NaN equals NaN."""
+def same(a: Tensor | str, b: Tensor | str) -> bool:
+    """Compare texts, or shapes and values of tensors; NaN equals NaN."""
+    if isinstance(a, str) or isinstance(b, str):
+        return isinstance(a, str) and isinstance(b, str) and a == b
     return a.shape == b.shape and close(a.double().nan_to_num(9e9), b.double().nan_to_num(9e9))
 
 
-def difference(key: str, result: Tensor, expected: Tensor) -> str:
+def difference(key: str, result: Tensor | str, expected: Tensor | str) -> str:
     """Describe how a result differs from the expected one."""
+    if isinstance(result, str):
+        return f"{key} is {result!r}, the solution gives {expected!r}"
     if result.shape != expected.shape:
         return f"{key} has the shape {tuple(result.shape)} instead of {tuple(expected.shape)}"
     if result.isnan().any():

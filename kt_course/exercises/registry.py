@@ -88,6 +88,14 @@ def find_exercise(id: str) -> Exercise:
     return library()[one_of("exercise", id, library())]
 
 
+def reference_of(id: str) -> Callable:
+    """Return the course's own answer to an exercise of another chapter, looked up when called.
+
+    Teaching solutions build on those of earlier chapters, and chapters do not import each other.
+    """
+    return lambda *args, **kwargs: find_exercise(id).reference(*args, **kwargs)
+
+
 def exercise_ids(notebook: str | None = None) -> list[str]:
     """Return the ids of all exercises, or of one notebook's, in their order."""
     if notebook is not None:

@@ -38,7 +38,10 @@ from kt_course.grading.running import end, seal
 # Checks of effects: what a call does to its arguments, gradients through it, or modules and models
 # that it makes or gets. A copy cannot give those back.
 BY_EFFECT = (
-    "finetuning-loop",
+    "cut-a-span",
+    "span-corruption",
+    "batches",
+    "finetune",
     "through-latents",
     "one-hot-kl",
     "line-pairs",

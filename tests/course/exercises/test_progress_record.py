@@ -87,11 +87,11 @@ def test_a_damaged_record_is_kept_aside_and_a_new_one_begun(progress_path, conte
 
 
 def test_of_a_damaged_record_only_the_last_answer_is_lost(progress_path):
-    for id in ("causal-mask", "scaled-score", "encode"):
+    for id in ("causal-mask", "scaled-score", "batches"):
         record.remember(id, "right")
     progress_path.write_bytes(b"")
     assert record.read_statuses() == {"causal-mask": "right", "scaled-score": "right"}
-    record.remember("encode", "wrong")
+    record.remember("batches", "wrong")
     assert len(record.read_statuses()) == 3
 
 

@@ -17,8 +17,6 @@ import matplotlib
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
-from hypothesis import strategies as st
 from PIL import Image
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -41,7 +39,6 @@ from kt_course.chapters.pretrain_finetune.replay_explorer import (
 )
 from kt_course.chapters.rope import explorer as rotary
 from kt_course.chapters.rope.explorer import explore_rope
-from kt_course.chapters.span_corruption.explorer import explore_corruption
 from kt_course.chapters.vision_transformer.explorer import attention_pictures, explore_vision
 from kt_course.chapters.vision_transformer.vision import ViT, ViTConfig, attention_rollout
 from kt_course.explorers import reading, shell
@@ -101,7 +98,6 @@ def make(corpus, recorded):
         "answers": lambda: explore_answers(
             {"one": gpt(vocab), "two": gpt(vocab, "perceiver_ar", 1)}, vocab, corpus
         ),
-        "corruption": lambda: explore_corruption(corpus.documents, vocab),
         "rope": explore_rope,
         "perceiver": lambda: explore_perceiver(16),
         "replay": lambda: explore_replay([recorded, replay_of_curve("kept curve", curve)]),
@@ -110,15 +106,12 @@ def make(corpus, recorded):
     }
 
 
-NAMES = ("attention", "answers", "corruption", "rope", "perceiver", "replay", "vision", "windows")
+NAMES = ("attention", "answers", "rope", "perceiver", "replay", "vision", "windows")
 MOVES = {
     "attention": dict(
         text="She was born in ??", model="perceiver", training="before", layer=0, head=1, query=3
     ),
     "answers": dict(name="Nobody Atall", layer=0, head=1),
-    "corruption": dict(
-        document=3, seed=5, spans="salient", truncation=9, length=2, place=1, loss="span", end="yes"
-    ),
     "rope": dict(key=40, distance=3, pair=7, base=10, channels=64),
     "perceiver": dict(variant="perceiver_ar", bottleneck=11, output=4),
     "replay": dict(run="kept curve", moment=0, layer=0, head=1),
@@ -230,7 +223,6 @@ def test_the_largest_view_stays_small_even_if_a_notebook_keeps_the_widgets_state
     views = [
         explore_attention({"big": model}, vocab, documents),
         explore_answers(dict.fromkeys("abcd", model), vocab, corpus, "A" * 100),
-        explore_corruption([documents * 3], vocab),
         explore_windows([documents * 3], vocab),
         explore_perceiver(64),
         explore_vision({"big": vit(n_layer=4, patch_size=1)}, *pictures(16)),
@@ -265,8 +257,6 @@ def test_a_mistake_in_the_call_is_told_at_once(corpus):
         explore_attention({"m": gpt(vocab)}, kt.CharVocab("ab"))
     with pytest.raises(ValueError, match="one to four"):
         explore_answers({}, vocab, corpus)
-    with pytest.raises(ValueError, match="document must lie"):
-        explore_corruption(corpus.documents, vocab, document=10**6)
     with pytest.raises(ValueError, match="document must lie"):
         explore_windows([], vocab)
     with pytest.raises(ValueError, match="drop must be in 0 ... 1, not 50"):
@@ -500,65 +490,6 @@ def test_the_first_character_is_written_from_the_mask_sign(corpus):
     assert first_attention(found, 2, ALL_HEADS)[0] == pytest.approx(
         maps[2][0, :, -1].mean(0).numpy()
     )
-
-
-# ---------------------------------------------------------------- span corruption
-
-
-def test_a_seed_draws_what_the_dataset_draws_and_the_sliders_follow(corpus):
-    view = explore_corruption(corpus.documents, corpus.vocab, document=2)
-    for seed in (0, 1, 9):
-        view.controls["seed"].value = seed
-        prefix, masked, suffix = kt.SpanCorruption(
-            corpus.documents, corpus.vocab, seed=seed
-        ).pieces(2)
-        assert view.state["place"] == len(prefix)
-        assert view.state["length"] == len(masked)
-        assert view.state["truncation"] == len(prefix + masked + suffix)
-        assert f"“{masked}”" in view.note
-
-
-def test_the_loss_falls_where_the_dataset_lets_it_fall(corpus):
-    view = explore_corruption(corpus.documents, corpus.vocab)
-    for key, value in dict(truncation=30, length=5, place=9, loss="span", end="yes").items():
-        view.controls[key].value = value
-    assert "takes 5 of them" in view.note
-    assert (
-        "reads 33 of 128" in view.note
-    )  # 30 characters and 3 times ⁇; the last is asked for only where the block is full
-    assert "asked for 6." in view.note  # the span and the end sentinel
-    view.controls["end"].value = "no"
-    assert "asked for 5." in view.note
-
-
-_corruption = st.fixed_dictionaries(
-    {},
-    optional=dict(
-        document=st.integers(0, 79),
-        seed=st.integers(0, 99),
-        truncation=st.integers(1, 128),
-        length=st.integers(1, 128),
-        place=st.integers(0, 128),
-        loss=st.sampled_from(["all", "span"]),
-        end=st.sampled_from(["no", "yes"]),
-    ),
-)
-
-
-@settings(max_examples=8, deadline=None)
-@given(moves=st.lists(_corruption, max_size=3))
-def test_no_way_of_moving_the_sliders_breaks_it(moves):
-    corpus = kt.load_corpus("bios", people=20)
-    view = explore_corruption(corpus.documents, corpus.vocab)
-    for move in moves:
-        for key, value in move.items():
-            view.controls[key].value = value  # out of range is clamped to the slider's end
-            assert not alert(view)
-            state, document = view.state, corpus.documents[view.state["document"]]
-            assert 1 <= state["length"] <= state["truncation"] <= len(document)
-            assert 0 <= state["place"] <= state["truncation"] - state["length"]
-            start = state["place"]
-            assert f"“{document[start : start + state['length']]}”" in view.note
 
 
 # ---------------------------------------------------------------- the recipe's windows

@@ -103,10 +103,10 @@ def test_a_points_file_that_cannot_be_used_is_named(tmp_path, text, problem):
 
 
 def test_points(tmp_path):
-    (tmp_path / "p.toml").write_text("default = 2\nunconfirmed = false\n[exercises]\nencode = 5")
+    (tmp_path / "p.toml").write_text("default = 2\nunconfirmed = false\n[exercises]\nbatches = 5")
     points = read_points(tmp_path / "p.toml")
-    assert (points.of("encode"), points.of("causal-mask")) == (5, 2)
-    assert points.earned("encode", "right, unconfirmed: x") == 0
+    assert (points.of("batches"), points.of("causal-mask")) == (5, 2)
+    assert points.earned("batches", "right, unconfirmed: x") == 0
     assert Points().earned("causal-mask", "right, unconfirmed: x") == Points().of("causal-mask") > 0
     assert Points().earned("causal-mask", "wrong: x") == 0
 

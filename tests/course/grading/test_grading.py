@@ -81,8 +81,8 @@ def test_an_answer_takes_what_it_needs_of_the_cells_above_and_nothing_else():
 def test_the_last_cell_of_an_exercise_counts_and_tags_do_not():
     first, second = (f'@exercise("causal-mask")\ndef mine(T):\n    return {n}' for n in (1, 2))
     assert answers([first, second])["causal-mask"].define()(3) == 2
-    assert list(answers([first, RIGHT.replace("causal-mask", "encode"), second])) == [
-        "encode",
+    assert list(answers([first, RIGHT.replace("causal-mask", "batches"), second])) == [
+        "batches",
         "causal-mask",
     ]
 
@@ -191,27 +191,21 @@ def test_an_answer_cannot_forge_its_verdict(answer, wanted):
 
 
 def test_what_no_copy_can_hand_over_is_right_but_unconfirmed():
-    loads = (
-        "class Data(list): pass\n"
-        + '@exercise("answer-loss")\ndef data(pairs, vocab, block_size=128):\n'
-    )
+    loads = "class Pair(list): pass\n" + '@exercise("shift-and-pad")\ndef mine(examples, length):\n'
     borrowed = judged(
-        loads + "    return Data(kt.NamePlace(pairs, vocab, block_size))", id="answer-loss"
+        loads + "    return Pair(kt.datasets.collate(examples, length))", id="shift-and-pad"
     )
-    assert "calls kt_core's own" in borrowed
-    own = """    rows = []
-    for question, answer in pairs:
-        if answer is None or len(question) + len(answer) + 2 > block_size + 1: raise ValueError
-        ids = vocab.encode(f"{question}⁇{answer}⁇")
-        x, y = torch.zeros(2, block_size, dtype=torch.long)
-        x[:len(ids)] = torch.tensor(ids)[:block_size]
-        y[len(question) - 1:len(ids) - 1] = torch.tensor(ids[len(question):])
-        rows.append((x, y))
+    assert "calls kt_core's own" in borrowed or "calls datasets.collate" in borrowed
+    own = """    x = torch.zeros(len(examples), length + 1).long()
+    y = torch.zeros(len(examples), length).long()
+    for row, (ids, first) in enumerate(examples):
+        x[row, :len(ids)] = torch.tensor(ids)
+        y[row, first - 1:len(ids) - 1] = torch.tensor(ids[first:])
 """
-    assert judged(loads + own + "    return Data(rows)", id="answer-loss") == (
+    assert judged(loads + own + "    return Pair([x[:, :-1], y])", id="shift-and-pad") == (
         "right, unconfirmed: it gives back something that is no plain data"
     )
-    assert judged(loads + own + "    return rows", id="answer-loss") == "right"
+    assert judged(loads + own + "    return x[:, :-1], y", id="shift-and-pad") == "right"
 
 
 class Reference:
@@ -219,8 +213,7 @@ class Reference:
 
     def __init__(self, id):
         own = library()[id].reference
-        as_data = {"answer-loss": lambda *given: list(own(*given))}
-        self.define = lambda right: as_data.get(id, own)
+        self.define = lambda right: own
 
 
 @pytest.mark.parametrize("id", exercise_ids())

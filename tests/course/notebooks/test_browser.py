@@ -46,11 +46,8 @@ DESKTOP, PHONE = (1280, 1000), (390, 844)
 # A notebook without one of these gets NONSENSE for its first exercise.
 MISTAKES = {
     "causal-mask": ("return torch.ones(T, T, dtype=torch.bool).triu()", "leak from the future"),
-    "encode": ("return [ord(ch) for ch in text]", "Unicode's numbers"),
-    "london-baseline": (
-        "return kt.Score(sum('London' in q for q, _ in pairs), len(pairs))",
-        "0 of 4 instead of 2",
-    ),
+    "shift-and-pad": ("return torch.zeros(2, len(examples), length)", "two tensors"),
+    "sign-test": ("return 0.5", "9 wins and 1 losses"),
     "learning-rate": (
         "return min(1.0, (step + 1) / max(1, config.warmup_steps))",
         "it never falls",
