@@ -66,29 +66,31 @@ def main(
     out: Path,
     seeds: list[int] | None = None,
     corpus: str = "bios",
-    steps: int = 500,
+    steps: int = 300,
     peak: float = 5e-3,
 ) -> None:
     """Train every model with every seed, and write the file after each."""
-    settings = dict(
-        corpus=corpus, steps=steps, peak_rate=peak, block_size=T, batch_size=BATCH,
-        held_out_windows=HELD_OUT, n_layer=3, n_head=4, n_embd=64,
-    )  # fmt: skip
+    sizes = dict(block_size=T, batch_size=BATCH, held_out_windows=HELD_OUT)
+    settings = dict(corpus=corpus, steps=steps, peak_rate=peak, **sizes)
     documents = load_corpus(corpus)
     text = torch.tensor(documents.vocab.encode("\n".join(documents.documents)))
-    table = json.loads(out.read_text("utf-8")) if out.exists() else {"settings": settings, "runs": []}
+    table = {"settings": settings, "hardware": "", "runs": []}
+    if out.exists():
+        table = json.loads(out.read_text(encoding="utf-8"))
     if table["settings"] != settings:
         raise SystemExit(f"{out} has other settings: {table['settings']}")
     table["hardware"] = f"{platform.machine()}, one thread, torch {torch.__version__}"
+    done = {(run["model"], run["seed"]) for run in table["runs"]}
     for seed in seeds or [0, 1, 2]:
-        for name in MODELS:
-            if any((run["model"], run["seed"]) == (name, seed) for run in table["runs"]):
-                continue
+        for name in [name for name in MODELS if (name, seed) not in done]:
             run = train_model(text, len(documents.vocab), name, seed, steps, peak)
             table["runs"].append(run)
-            means = [sum(part) / len(part) for part in (run["loss_by_position"][:NARROW], run["loss_by_position"][NARROW:])]
-            print(f"{name}, seed {seed}: {means[0]:.3f} before, {means[1]:.3f} after position {NARROW}", flush=True)
             write_json(out, table)
+            losses = torch.tensor(run["loss_by_position"]).split([NARROW, T - NARROW])
+            before, after = (part.mean().item() for part in losses)
+            print(
+                f"{name}, seed {seed}: {before:.3f} before {NARROW}, {after:.3f} after", flush=True
+            )
 
 
 if __name__ == "__main__":

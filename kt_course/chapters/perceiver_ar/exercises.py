@@ -31,7 +31,9 @@ def tensor_of(result: Any, what: str) -> Tensor:
 def output_of(result: Any) -> Tensor:
     """Return a layer's output; Wrong if no gradient flows back from it."""
     if not tensor_of(result, "the output").requires_grad:
-        raise Wrong("the output is cut off from the weights (detach, no_grad): it cannot be trained")
+        raise Wrong(
+            "the output is cut off from the weights (detach, no_grad): it cannot be trained"
+        )
     return result.detach()
 
 
@@ -160,11 +162,7 @@ ANSWERS: dict[str, tuple[Any, Callable, tuple]] = {
     "down-project": (solutions.DownProjectBlock, down_of, (blocks.Block.forward,)),
     "up-project": (solutions.UpProjectBlock, up_of, (blocks.Block.forward,)),
     "newest-inputs": (solutions.newest_inputs, newest_of, (perceiver.newest_inputs,)),
-    "through-latents": (
-        solutions.through_latents,
-        stack_of,
-        (perceiver.PerceiverStack.forward,),
-    ),
+    "through-latents": (solutions.through_latents, stack_of, (perceiver.PerceiverStack.forward,)),
 }
 EXERCISES = tuple(
     Exercise(

@@ -31,9 +31,11 @@ def draw_wiring(models: Mapping[str, GPT], text: str, output: int, title: str, a
         xs = _columns(model, tables, len(text))
         live, top = {output}, len(tables)
         for layer in reversed(range(top)):
-            links = [(int(q), int(k)) for q, k in tables[layer].nonzero()]
+            links = [tuple(pair) for pair in np.argwhere(tables[layer]).tolist()]
             for q, k in links:
-                style = dict(color=BLUE, lw=1.4, zorder=2) if q in live else dict(color=PALE, lw=0.6)
+                style = (
+                    dict(color=BLUE, lw=1.4, zorder=2) if q in live else dict(color=PALE, lw=0.6)
+                )
                 ax.plot([xs[layer][k], xs[layer + 1][q]], [layer, layer + 1], **style)
             _dots(ax, xs[layer + 1], layer + 1, live)
             live = {k for q, k in links if q in live}

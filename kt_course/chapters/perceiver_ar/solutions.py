@@ -17,7 +17,7 @@ from kt_core.blocks import Block
 
 # ======== exercise cross-attention ========
 class CrossAttention(Attention):
-    """Let each position of x gather from source: (B, T_query, C), (B, T_key, C) -> (B, T_query, C)."""
+    """Let x (B, T_query, C) gather from source (B, T_key, C) -> (B, T_query, C)."""
 
     def __init__(self, n_embd, n_head, qk_norm=False):
         super().__init__(n_embd, n_head, qk_norm=qk_norm)  # query, key, value and proj

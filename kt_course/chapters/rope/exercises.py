@@ -87,11 +87,7 @@ def with_weights(module: Any, like: nn.Module, seed: int) -> nn.Module:
 ATTENTION = (attention.MultiHeadAttention.forward, nn.functional.scaled_dot_product_attention)
 # exercise: teaching solution, what it is compared on, what grading does not let an answer call
 ANSWERS: dict[str, tuple[Any, Callable, tuple]] = {
-    "rotary-frequencies": (
-        solutions.frequencies,
-        frequencies_of,
-        (positions.rotary_frequencies,),
-    ),
+    "rotary-frequencies": (solutions.frequencies, frequencies_of, (positions.rotary_frequencies,)),
     "rotary-table": (solutions.angles, table_of, (positions.rotary_table,)),
     "rotate": (solutions.rotate, rotation_of, (positions.rotate,)),
     "rotary-attention": (solutions.RotaryAttention, attention_of, ATTENTION),

@@ -145,7 +145,9 @@ OTHERS = {
         "swapped": (Swapped, "raised RuntimeError.*size of tensor"),
     },
     "reach-mask": {"floats": (as_floats, "float32.*compare")},
-    "down-project": {"too many": (OneLatentTooMany, r"latents: shape \(1, 5, 8\), but \(1, 4, 8\)")},
+    "down-project": {
+        "too many": (OneLatentTooMany, r"latents: shape \(1, 5, 8\), but \(1, 4, 8\)")
+    },
     "up-project": {"no norm": (NoSourceNorm, "ln_source.weight: shape none")},
     "newest-inputs": {"none": (lambda local, x: list(x), "should be a tensor")},
     "through-latents": {
@@ -236,10 +238,10 @@ def test_in_the_learners_file_the_perceiver_is_built_on_their_attention(monkeypa
     from kt_course.exercises import my_gpt
 
     monkeypatch.setenv("KT_MY_GPT", str(tmp_path / "my_gpt.py"))
-    pieces = {id: library()[id] for id in ("cross-attention", "reach-mask", "down-project")}
-    for id, exercise in pieces.items():
+    for id in ("cross-attention", "reach-mask", "down-project"):
+        exercise = library()[id]
         assert "Saved" in my_gpt.save(exercise, getattr(solutions, exercise.name))
-    mine = my_gpt.load()
+    mine = my_gpt.load(NAME)
     assert mine.pieces["DownProjectBlock"] == "" and mine.pieces["UpProjectBlock"]
     assert issubclass(mine.CrossAttention, mine.Attention)
     assert issubclass(mine.UpProjectBlock, mine.Block)
