@@ -14,7 +14,7 @@ from matplotlib.patches import Patch
 from kt_core.attention import record_attention
 from kt_core.models import GPT
 from kt_course.figures.alt_text import show
-from kt_course.figures.style import BLACK, BLUE, GREY, ORANGE, WIDTH, array, in_style
+from kt_course.figures.style import BLUE, GREY, ORANGE, WIDTH, array, in_style
 
 PALE = "#d0d0d0"
 
@@ -97,27 +97,30 @@ def draw_sight(tables: Mapping[str, Any], title: str, alt: str) -> None:
 
 @in_style
 def draw_losses(
-    panels: Mapping[str, Mapping[str, Any]], width: int, mark: int, title: str, alt: str
+    panels: Mapping[str, Mapping[str, Any]],
+    theory: Mapping[str, Any],
+    mark: int,
+    title: str,
+    alt: str,
 ) -> None:
-    """Draw losses by position, means of `width` positions; one panel per comparison.
+    """Draw losses by position, means of two neighbours; one panel per comparison.
 
     Args:
-        panels: By the panel's title, the losses of each position, (T,), by the line's name.
-        width: Positions per point.
+        panels: By the panel's title, losses from position 1 on, (T - 1,), by the line's name.
+        theory: The same for dashed lines, in every panel.
         mark: The position at which a dotted line is drawn.
+        title, alt: As in the other pictures.
     """
-    figure, axes = plt.subplots(1, len(panels), figsize=(WIDTH, 3.4), sharey=True)
-    for ax, (name, lines) in zip(axes, panels.items(), strict=True):
-        for (label, losses), colour in zip(lines.items(), (BLACK, ORANGE, BLUE), strict=False):
-            means = array(losses).reshape(-1, width).mean(1)
-            ax.plot(width * (np.arange(len(means)) + 0.5), means, "o-", ms=3, color=colour)
-            ax.text(
-                width * len(means), means[-1], f" {label}", color=colour, va="center", fontsize=9
-            )
-        ax.axvline(mark, color="#777777", ls=":")
-        ax.text(mark, ax.get_ylim()[1], f" m = {mark}", color="#777777", va="top", fontsize=9)
-        ax.set(title=name, xlabel="position in the window")
-        ax.set_xlim(0, 1.45 * len(array(losses)))
-    axes[0].set_ylabel("loss (nats per character)")
+    figure, axes = plt.subplots(1, len(panels), figsize=(WIDTH, 3.4), sharey=True, squeeze=False)
+    for ax, (name, lines) in zip(axes[0], panels.items(), strict=True):
+        for label, losses in [*lines.items(), *theory.items()]:
+            pairs = array(losses)[: len(losses) // 2 * 2].reshape(-1, 2).mean(1)
+            dashed = dict(ls="--", color="#777777") if label in theory else dict(marker="o", ms=3)
+            ax.plot(1.5 + 2 * np.arange(len(pairs)), pairs, label=label, **dashed)
+        ax.axvline(mark, color="#777777", ls=":", label=f"m = {mark}")
+        ax.set(title=name, xlabel="position in the text")
+        ax.set_ylim(bottom=0)
+        ax.legend(frameon=True, fontsize=8)
+    axes[0, 0].set_ylabel("loss (nats per character)")
     figure.suptitle(title)
     show(figure, alt)
