@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.axes import Axes
+from matplotlib.figure import Figure
 
 from kt_core.models import GPTConfig
 from kt_course.figures.alt_text import show
@@ -109,6 +110,20 @@ def attention_weights(
     figure.colorbar(image, ax=ax, label="attention weight (each row sums to 1)", shrink=0.8)
     ax.set(title=title, xlabel="key: position attended to", ylabel="query: position that reads")
     show(figure, alt)
+
+
+@in_style
+def attention_head(weights, queries: Sequence[str], keys: Sequence[str], title: str) -> Figure:
+    """Return a figure of one head's weights, (T_query, T_key), on a linear scale from 0 to 1."""
+    figure, ax = plt.subplots(figsize=(min(WIDTH, 0.2 * len(keys) + 3.2), 0.2 * len(queries) + 1.4))
+    image = ax.imshow(array(weights), cmap="Blues", vmin=0, vmax=1)
+    ax.set_xticks(range(len(keys)), visible(keys))
+    ax.set_yticks(range(len(queries)), visible(queries))
+    ax.tick_params(length=0, labelsize=8)
+    figure.colorbar(image, ax=ax, label="attention weight", shrink=0.8)
+    ax.set(title=title, xlabel="key: what is attended to", ylabel="query: what attends")
+    plt.close(figure)
+    return figure
 
 
 @in_style

@@ -18,7 +18,6 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from torch.utils.flop_counter import FlopCounterMode
 
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
@@ -27,8 +26,6 @@ import kt_core as kt
 from kt_core.blocks import VARIANTS
 from kt_course.chapters.attention_math.explorer import explore_attention
 from kt_course.chapters.making_knowledge_extractable.explorer import explore_windows
-from kt_course.chapters.perceiver_ar import explorer as perceiver
-from kt_course.chapters.perceiver_ar.explorer import explore_perceiver
 from kt_course.chapters.pretrain_finetune.ask_explorer import explore_answers
 from kt_course.chapters.pretrain_finetune.replay_explorer import (
     explore_replay,
@@ -37,8 +34,6 @@ from kt_course.chapters.pretrain_finetune.replay_explorer import (
     replay_of_curve,
     shipped_replay,
 )
-from kt_course.chapters.rope import explorer as rotary
-from kt_course.chapters.rope.explorer import explore_rope
 from kt_course.chapters.vision_transformer.explorer import attention_pictures, explore_vision
 from kt_course.chapters.vision_transformer.vision import ViT, ViTConfig, attention_rollout
 from kt_course.explorers import reading, shell
@@ -98,22 +93,18 @@ def make(corpus, recorded):
         "answers": lambda: explore_answers(
             {"one": gpt(vocab), "two": gpt(vocab, "perceiver_ar", 1)}, vocab, corpus
         ),
-        "rope": explore_rope,
-        "perceiver": lambda: explore_perceiver(16),
         "replay": lambda: explore_replay([recorded, replay_of_curve("kept curve", curve)]),
         "vision": lambda: explore_vision({"one": vit(), "mean": vit(1, pool="mean")}, *pictures()),
         "windows": lambda: explore_windows(corpus.documents, vocab),
     }
 
 
-NAMES = ("attention", "answers", "rope", "perceiver", "replay", "vision", "windows")
+NAMES = ("attention", "answers", "replay", "vision", "windows")
 MOVES = {
     "attention": dict(
         text="She was born in ??", model="perceiver", training="before", layer=0, head=1, query=3
     ),
     "answers": dict(name="Nobody Atall", layer=0, head=1),
-    "rope": dict(key=40, distance=3, pair=7, base=10, channels=64),
-    "perceiver": dict(variant="perceiver_ar", bottleneck=11, output=4),
     "replay": dict(run="kept curve", moment=0, layer=0, head=1),
     "vision": dict(
         model="mean",
@@ -224,7 +215,6 @@ def test_the_largest_view_stays_small_even_if_a_notebook_keeps_the_widgets_state
         explore_attention({"big": model}, vocab, documents),
         explore_answers(dict.fromkeys("abcd", model), vocab, corpus, "A" * 100),
         explore_windows([documents * 3], vocab),
-        explore_perceiver(64),
         explore_vision({"big": vit(n_layer=4, patch_size=1)}, *pictures(16)),
     ]
     for view in views:
@@ -263,8 +253,6 @@ def test_a_mistake_in_the_call_is_told_at_once(corpus):
         explore_windows(corpus.documents, vocab, drop=50)
     with pytest.raises(ValueError, match="min_letters must be a whole number, 0 or more"):
         explore_windows(corpus.documents, vocab, min_letters=-1)
-    with pytest.raises(ValueError, match="8 to 64"):
-        explore_perceiver(500)
     with pytest.raises(ValueError, match="at least one model"):
         explore_vision({}, *pictures())
     with pytest.raises(ValueError, match="1 to 16 pictures with a label each, not 4 with 3"):
@@ -519,84 +507,6 @@ def test_windows_are_counted_as_the_dataset_draws_them():
     data = kt.QuestionWindows([line], vocab, seed=3, plain=False, min_letters=0, drop=0.0)
     length = sum(len(data.tokens(0, epoch)[0]) for epoch in range(200)) / 200
     assert f"has {length:.0f} characters" in view.note
-
-
-# ---------------------------------------------------------------- rotary embedding
-
-
-def test_moving_both_leaves_the_score_and_turns_the_hands():
-    view = explore_rope()
-    score, first = view.note.split("score ")[1].split(",")[0], view.png
-    assert float(score) == pytest.approx(rotary.scores_by_distance(32, 10_000.0)[0][8], abs=1e-3)
-    for place in (0, 50, 127):
-        view.controls["key"].value = place
-        assert view.note.split("score ")[1].split(",")[0] == score
-        assert view.png != first
-    view.controls["distance"].value = 1
-    assert view.note.split("score ")[1].split(",")[0] != score
-
-
-def test_a_slider_with_a_single_place_is_hidden():
-    view = explore_rope()
-    for channels, shown in ((2, "none"), (32, None)):
-        view.controls["channels"].value = channels
-        assert view.controls["pair"].layout.display == shown
-        assert view.controls["distance"].layout.display is None
-
-
-@pytest.mark.parametrize("d", [2, 32, 128])
-def test_the_curve_is_the_score_of_rotated_vectors(d):
-    curve, mean = rotary.scores_by_distance(d, 100.0)
-    query, key = rotary.query_and_key()[:, :d]
-    for t, s in ((5, 5), (40, 13), (127, 0)):
-        turned = [
-            kt.rotate(
-                v, *kt.rotary_table(torch.tensor(at), d, 100.0), "half" if d == 2 else "interleaved"
-            )
-            for v, at in ((query, t), (key, s))
-        ]
-        assert curve[t - s] == pytest.approx(float(turned[0] @ turned[1]) / d**0.5, abs=1e-4)
-    assert mean[0] == pytest.approx(d**0.5), (
-        "a query that equals its key, of d entries with variance 1"
-    )
-
-
-# ---------------------------------------------------------------- perceivers
-
-
-@pytest.mark.parametrize("m", [1, 3, 8, 15, 16])
-def test_the_reach_is_what_the_masks_allow(m):
-    T = 16
-    rows = torch.arange(T)
-    latents = (rows[None] < m) & (
-        rows[None] <= rows[:, None]
-    )  # of inputs 0 ... min(t, m - 1), and itself
-    assert torch.equal(perceiver.reach("perceiver", T, m), latents | torch.eye(T, dtype=torch.bool))
-    assert torch.equal(perceiver.reach("perceiver_ar", T, m), kt.causal_mask(T)), (
-        "complete, and never the future"
-    )
-
-
-@pytest.mark.parametrize("variant", ["vanilla", "perceiver", "perceiver_ar"])
-@pytest.mark.parametrize("m", [3, 8, 16])
-def test_the_cost_is_what_pytorch_counts(variant, m):
-    T, d, V = 16, 32, 11
-    config = kt.GPTConfig(V, T, 4, 2, d, variant, m, dropout=0.0)
-    model = kt.GPT(config).eval()
-    with FlopCounterMode(display=False) as counter, kt.record_attention(model), torch.no_grad():
-        model(torch.ones(1, T, dtype=torch.long))
-    assert counter.get_total_flops() == 2 * (perceiver.count_multiplications(config, T) + T * d * V)
-
-
-def test_the_note_says_what_an_output_misses():
-    view = explore_perceiver(16)
-    view.controls["bottleneck"].value = 4
-    view.controls["output"].value = 12
-    assert "Output 12 depends on 5 of the 13 inputs up to it, misses 8: 4 … 11." in view.note
-    view.controls["variant"].value = "perceiver_ar"
-    assert "misses none" in view.note
-    view.clicked.value = "0 9 2 1"
-    assert view.state["output"] == 9
 
 
 # ---------------------------------------------------------------- replay

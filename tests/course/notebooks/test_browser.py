@@ -52,7 +52,10 @@ MISTAKES = {
         "return min(1.0, (step + 1) / max(1, config.warmup_steps))",
         "it never falls",
     ),
-    "latent-stride": ("return config.block_size // config.bottleneck", "rounds down"),
+    "reach-mask": (
+        "return key_reach.unsqueeze(-2) >= query_reach.unsqueeze(-1)",
+        "the wrong way round",
+    ),
     "rotary-frequencies": (
         "return base ** (2 * torch.arange(head_dim // 2) / head_dim)",
         "sign of the exponent",
