@@ -58,7 +58,8 @@ def learning(
         left.axhline(level, color=LEVEL, lw=1, ls="--")
         left.text(last, level, f"{name}: {level:.2f}", ha="right", va="bottom", fontsize=9)
     highest = max(levels.values(), default=1.0)
-    left.set(xlabel=unit, ylabel="loss (nats per character)", ylim=(0, 2.6 * highest))
+    top = max(2.6 * highest, 1.2 * losses[-1][1])  # the first steps are far above
+    left.set(xlabel=unit, ylabel="loss (nats per character)", ylim=(0, top))
     left.set_title("Loss")
     x, shares = zip(*accuracies, strict=True)
     right.plot(x, [100 * share for share in shares], color=BLUE, marker="o", ms=3.5)
@@ -86,7 +87,7 @@ def answers_by_group(
         np.atleast_1d(axes), panels.items(), xlabels, strict=True
     ):
         labels = [f"{name}\n(n = {score.total})" for name, score in groups.items()]
-        score_groups({"": list(groups.values())}, labels, title, xlabel, ax)
+        score_groups({"accuracy": list(groups.values())}, labels, title, xlabel, ax)
         ax.get_legend().remove()
         ax.set_ylim(0, 104)
     show(figure, alt)
@@ -95,10 +96,10 @@ def answers_by_group(
 @in_style
 def recall(weights: Tensor, text: str, labels: Sequence[str], title: str, alt: str) -> None:
     """Draw some rows of one head's weights over the text, (rows, T), on a linear scale."""
-    values, signs = array(weights), visible(text)
+    values = array(weights)
     figure, ax = plt.subplots(figsize=(WIDTH, 0.34 * len(values) + 1.7))
     image = ax.imshow(values, cmap="Blues", vmin=0, vmax=values.max(), aspect="auto")
-    ax.set_xticks(range(len(signs)), signs)
+    label_characters(ax, text)
     ax.set_yticks(range(len(labels)), labels)
     ax.tick_params(length=0)
     ax.set(title=title, xlabel="character attended to")
@@ -111,8 +112,7 @@ def bars_on_text(values: Sequence[float], text: str, title: str, ylabel: str, al
     """Draw one bar per character of a text."""
     figure, ax = plt.subplots(figsize=(WIDTH, 2.4))
     ax.bar(range(len(text)), values, color=SKY)
-    ax.set_xticks(range(len(text)), visible(text))
-    ax.tick_params(axis="x", length=0)
+    label_characters(ax, text)
     ax.set(title=title, ylabel=ylabel, xlim=(-0.7, len(text) - 0.3))
     show(figure, alt)
 
@@ -122,12 +122,20 @@ def confidence(groups: Mapping[str, Tensor], title: str, alt: str) -> None:
     """Draw how probabilities of answers are distributed, one panel per group of people."""
     figure, axes = plt.subplots(1, len(groups), sharey=True, figsize=(WIDTH, 3.0))
     colours = (GREEN, VERMILION, PURPLE, BLUE)
-    for ax, (name, values), colour in zip(np.atleast_1d(axes), groups.items(), colours, strict=False):
+    for ax, (name, values), colour in zip(
+        np.atleast_1d(axes), groups.items(), colours, strict=False
+    ):
         draw_shares(ax, array(values), colour)
         ax.set_title(f"{name} (n = {len(values)})")
     np.atleast_1d(axes)[0].set_ylabel("% of the answers")
     figure.suptitle(title)
     show(figure, alt)
+
+
+def label_characters(ax: Axes, text: str) -> None:
+    """Put one character under each position of the x axis, all on one line."""
+    ax.set_xticks(range(len(text)), visible(text), va="baseline")
+    ax.tick_params(axis="x", length=0, pad=13)
 
 
 def draw_shares(ax: Axes, values: np.ndarray, colour: str) -> None:
