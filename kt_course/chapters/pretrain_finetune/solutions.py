@@ -13,5 +13,5 @@ def pretrain_finetune(model, windows, pairs, plan, train):
             batches.extend(kt.batches(data, batch_size, seed=0, epoch=epoch))
         n = len(batches)  # the number of steps of this stage
         rates = [peak * min(1, (n - step) / (0.7 * n)) for step in range(n)]
-        losses.append(train(model, batches, rates))  # the second stage goes on with this model
+        losses.append(train(model, batches, rates))  # the second stage continues with this model
     return losses
