@@ -41,7 +41,7 @@ def run(corpus: Corpus, settings: Recipe, windows: TokenDataset, seed: int) -> d
 
     def train_and_ask(model, batches, rates) -> list[float]:
         losses = train(model, batches, rates)
-        answers = answer(model, vocab, questions, max_new=24, use_cache=False)
+        answers = answer(model, vocab, questions, max_new=24)
         scores.append(exact_match(answers, gold))
         return losses
 
