@@ -31,7 +31,7 @@ LEVEL = "#777777"  # lines to compare with
 @in_style
 def learning(
     losses: Sequence[tuple[float, float]],
-    accuracies: Sequence[tuple[float, float]],
+    accuracies: Mapping[str, Sequence[tuple[float, float]]],
     levels: Mapping[str, float],
     london: Score,
     *,
@@ -44,7 +44,7 @@ def learning(
 
     Args:
         losses: (x, nats per character) points; x counts steps or characters.
-        accuracies: (x, fraction of correct answers) points.
+        accuracies: (x, fraction of correct answers) points, by the form of the questions.
         levels: Losses to compare with, by name.
         london: The score of the constant answer.
         pretraining_ends: The x at which finetuning begins; the rest is shaded.
@@ -61,13 +61,18 @@ def learning(
     top = max(2.6 * highest, 1.2 * losses[-1][1])  # the first steps are far above
     left.set(xlabel=unit, ylabel="loss (nats per character)", ylim=(0, top))
     left.set_title("Loss")
-    x, shares = zip(*accuracies, strict=True)
-    right.plot(x, [100 * share for share in shares], color=BLUE, marker="o", ms=3.5)
+    for (name, points), colour in zip(
+        accuracies.items(), (BLUE, GREEN)[-len(accuracies) :], strict=True
+    ):
+        x, shares = zip(*points, strict=True)
+        right.plot(x, [100 * s for s in shares], color=colour, marker="o", ms=3.5, label=name)
+    if len(accuracies) > 1:
+        right.legend(loc="upper left")
     right.axhspan(100 * london.low, 100 * london.high, color=VERMILION, alpha=0.15, lw=0)
     right.axhline(100 * london.accuracy, color=VERMILION, ls="--", lw=1.4)
     right.text(last, 100 * london.high, "always London", ha="right", va="bottom", fontsize=9)
     right.set(xlabel=unit, ylabel="correct answers (%)", ylim=(0, 104))
-    right.set_title("Questions about held-out people")
+    right.set_title("Asked about held-out people")
     for ax in (left, right):
         if pretraining_ends < last:
             ax.axvspan(pretraining_ends, last, color=ORANGE, alpha=0.25, lw=0)
