@@ -23,8 +23,6 @@ MAX_FUNCTION = 60
 LARGE_FILES: set[str] = set()
 LONG_FUNCTIONS = {
     "kt_course/chapters/attention_math/explorer.py: explore_attention",
-    "kt_course/chapters/pretrain_finetune/ask_explorer.py: explore_answers",
-    "kt_course/chapters/pretrain_finetune/replay_explorer.py: record_replay",
     "kt_course/figures/plots.py: attention_heads",
 }
 

@@ -26,14 +26,6 @@ import kt_core as kt
 from kt_core.blocks import VARIANTS
 from kt_course.chapters.attention_math.explorer import explore_attention
 from kt_course.chapters.making_knowledge_extractable.explorer import explore_windows
-from kt_course.chapters.pretrain_finetune.ask_explorer import explore_answers
-from kt_course.chapters.pretrain_finetune.replay_explorer import (
-    explore_replay,
-    load_replay,
-    record_replay,
-    replay_of_curve,
-    shipped_replay,
-)
 from kt_course.chapters.vision_transformer.explorer import attention_pictures, explore_vision
 from kt_course.chapters.vision_transformer.vision import ViT, ViTConfig, attention_rollout
 from kt_course.explorers import reading, shell
@@ -41,7 +33,6 @@ from kt_course.explorers.beam_search import top_answers
 
 TEXT = "Where was Ada Hall born?⁇Rome"
 MOST_BYTES = 400_000  # what one explorer may add to a notebook
-TINY = {"model.n_layer": 2, "model.n_head": 2, "model.n_embd": 16, "pretrain.epochs": 1.0}
 SLOWEST = 0.3  # seconds of processor time a redraw: twice what is wanted, for slow machines
 
 
@@ -74,38 +65,22 @@ def pictures(n=4):
     return torch.rand(n, 1, 8, 8, generator=generator), list(range(n))
 
 
-@pytest.fixture(scope="module")
-def recorded(corpus):
-    tiny = kt.recipe("smoke", **TINY)
-    return record_replay(corpus, "perceiver_ar", tiny, steps=6, frames=3)
-
-
 @pytest.fixture
-def make(corpus, recorded):
+def make(corpus):
     """name -> a fresh explorer."""
     vocab = corpus.vocab
-    curve = [
-        dict(phase="pretrain", step=s, loss=4 / s, **({"dev": s / 90} if s % 30 == 0 else {}))
-        for s in range(10, 91, 10)
-    ]
     return {
         "attention": lambda: explore_attention({v: gpt(vocab, v) for v in VARIANTS}, vocab, TEXT),
-        "answers": lambda: explore_answers(
-            {"one": gpt(vocab), "two": gpt(vocab, "perceiver_ar", 1)}, vocab, corpus
-        ),
-        "replay": lambda: explore_replay([recorded, replay_of_curve("kept curve", curve)]),
         "vision": lambda: explore_vision({"one": vit(), "mean": vit(1, pool="mean")}, *pictures()),
         "windows": lambda: explore_windows(corpus.documents, vocab),
     }
 
 
-NAMES = ("attention", "answers", "replay", "vision", "windows")
+NAMES = ("attention", "vision", "windows")
 MOVES = {
     "attention": dict(
         text="She was born in ??", model="perceiver", training="before", layer=0, head=1, query=3
     ),
-    "answers": dict(name="Nobody Atall", layer=0, head=1),
-    "replay": dict(run="kept curve", moment=0, layer=0, head=1),
     "vision": dict(
         model="mean",
         image=2,
@@ -213,7 +188,6 @@ def test_the_largest_view_stays_small_even_if_a_notebook_keeps_the_widgets_state
     documents = " ".join(corpus.documents)[:128]
     views = [
         explore_attention({"big": model}, vocab, documents),
-        explore_answers(dict.fromkeys("abcd", model), vocab, corpus, "A" * 100),
         explore_windows([documents * 3], vocab),
         explore_vision({"big": vit(n_layer=4, patch_size=1)}, *pictures(16)),
     ]
@@ -245,8 +219,6 @@ def test_a_mistake_in_the_call_is_told_at_once(corpus):
         explore_attention({"m": gpt(vocab)}, vocab, "漢")
     with pytest.raises(ValueError, match="belong together"):
         explore_attention({"m": gpt(vocab)}, kt.CharVocab("ab"))
-    with pytest.raises(ValueError, match="one to four"):
-        explore_answers({}, vocab, corpus)
     with pytest.raises(ValueError, match="document must lie"):
         explore_windows([], vocab)
     with pytest.raises(ValueError, match="drop must be in 0 ... 1, not 50"):
@@ -421,63 +393,6 @@ def test_clicks_choose_queries_and_heads_and_nonsense_does_nothing(attention):
     assert (attention.state, attention.png) == (before, first)
 
 
-# ---------------------------------------------------------------- ask the model
-
-
-def test_the_answers_are_those_of_the_beam_and_the_person_is_found_in_the_data(corpus):
-    vocab, model = corpus.vocab, gpt(corpus.vocab)
-    view = explore_answers({"m": model}, vocab, corpus)
-    for split, said in (
-        ("dev", "is in dev: no training saw"),
-        ("test", "is in test: no training saw"),
-        ("train", "saw the question with its answer"),
-    ):
-        question, right = getattr(corpus, split)[0]
-        view.controls["name"].value = kt.question_name(question)
-        assert said in view.note
-        assert f"The right answer: {right}." in view.note
-        assert "4 lines of the pretraining text are about" in view.note
-        best, p = top_answers(model, vocab, question)[0]
-        assert f"m: {best or '(nothing)'} {100 * p:.0f} %" in view.note
-    view.controls["name"].value = "Nobody Atall"
-    assert "made up" in view.note
-    view.controls["name"].value = question
-    assert f"The right answer: {right}." in view.note, "a whole question does as well"
-
-
-def test_no_name_a_strange_one_and_a_long_one(make):
-    view = make["answers"]()
-    for name, said in (("   ", "Type a name"), ("漢", "U+6F22")):
-        view.controls["name"].value = name
-        assert said in alert(view)
-    view.controls["name"].value = "Ada " * 40
-    assert "cut off" in alert(view)
-    assert "opacity" not in view.picture.value
-
-
-def test_questions_of_another_form_are_asked_as_they_are(corpus):
-    other = kt.Corpus(
-        "mine", ["Emma. Austen wrote it."], [("Who wrote Emma?", "Austen")], [], [], corpus.vocab
-    )
-    view = explore_answers({"m": gpt(corpus.vocab)}, corpus.vocab, other, "Who wrote Emma?")
-    assert "the question is in train" in view.note
-    assert "The right answer: Austen." in view.note
-    view.controls["name"].value = "Who wrote " + "Emma and " * 9 + "Emma?"
-    assert "the model reads 64" in alert(view)
-
-
-def test_the_first_character_is_written_from_the_mask_sign(corpus):
-    from kt_course.chapters.pretrain_finetune.ask_explorer import ALL_HEADS, first_attention
-
-    vocab, model = corpus.vocab, gpt(corpus.vocab)
-    asked = "Where was Ada Hall born?⁇"
-    with kt.record_attention(model) as maps, torch.no_grad():
-        model(torch.tensor([vocab.encode(asked)]))
-    found = reading.read(model, vocab, asked)
-    assert first_attention(found, 2, 1)[0] == pytest.approx(maps[2][0, 1, -1].numpy())
-    assert first_attention(found, 2, ALL_HEADS)[0] == pytest.approx(
-        maps[2][0, :, -1].mean(0).numpy()
-    )
 
 
 # ---------------------------------------------------------------- the recipe's windows
@@ -509,90 +424,6 @@ def test_windows_are_counted_as_the_dataset_draws_them():
     assert f"has {length:.0f} characters" in view.note
 
 
-# ---------------------------------------------------------------- replay
-
-
-def test_a_recording_keeps_the_start_and_evenly_spaced_steps(recorded, corpus):
-    assert [frame["step"] for frame in recorded.frames] == [0, 2, 4, 6]
-    assert [layer.shape[0] for layer in recorded.maps] == [4, 4]
-    assert recorded.text == corpus.dev[0][0] + "⁇"
-    assert recorded.right == corpus.dev[0][1]
-    assert recorded.curve[-1][0] == 6
-    for frame in recorded.frames:
-        assert 0 <= frame["dev"] <= 1
-        assert len(frame["answers"]) == 3
-    assert not np.array_equal(recorded.maps[0][0], recorded.maps[0][-1]), (
-        "training changes the maps"
-    )
-
-
-def test_recording_changes_neither_the_training_nor_the_random_state(recorded, corpus):
-    state = torch.get_rng_state()
-    tiny = kt.recipe("smoke", **TINY)
-    few = record_replay(corpus, "perceiver_ar", tiny, steps=6, frames=1)
-    assert torch.equal(torch.get_rng_state(), state)
-    assert few.frames[-1] == recorded.frames[-1], "looking more often ends in the same model"
-
-
-def test_a_file_gives_the_replay_back_and_is_small(recorded, tmp_path):
-    path = recorded.save(tmp_path / "r.npz")
-    assert path.stat().st_size < MOST_BYTES / 10
-    again = load_replay(path)
-    assert (again.frames, again.curve, again.text, again.config) == (
-        recorded.frames,
-        recorded.curve,
-        recorded.text,
-        recorded.config,
-    )
-    for one, other in zip(again.maps, recorded.maps, strict=True):
-        assert np.abs(one - other).max() < 0.005
-        assert ((one == 0) >= (other == 0)).all(), "what may not be looked at stays 0"
-    assert explore_replay(again).note == explore_replay(recorded).note
-
-
-def test_the_replay_that_ships_shows_recall_and_says_how_it_was_made():
-    replay = shipped_replay()
-    assert replay.frames[0]["step"] == 0
-    assert replay.frames[0]["dev"] < 0.1 < 0.5 < replay.frames[-1]["dev"]
-    assert replay.frames[-1]["answers"][0][0] == replay.right
-    assert {"corpus", "recipe", "seed", "hardware"} <= set(replay.made)
-    assert "head" in explore_replay(replay).note
-
-
-def test_files_that_are_no_replay(tmp_path):
-    with pytest.raises(ValueError, match="no such replay"):
-        load_replay(tmp_path / "none.npz")
-    (tmp_path / "text.npz").write_text("no")
-    np.savez(tmp_path / "other.npz", x=np.ones(3))
-    for name in ("text.npz", "other.npz"):
-        with pytest.raises(ValueError, match="is no replay"):
-            load_replay(tmp_path / name)
-
-
-def test_a_kept_curve_alone_is_shown_with_its_phases_in_a_row(corpus):
-    rows = [
-        dict(phase="pretrain", step=10, loss=3.0),
-        dict(phase="pretrain", step=20, loss=2.0, dev=0.1),
-        dict(phase="finetune", step=5, loss=1.0, dev=0.5),
-    ]
-    replay = replay_of_curve("kept", rows, kt.Score(1, 20))
-    assert replay.curve == [[10, 3.0], [20, 2.0], [25, 1.0]]
-    view = explore_replay(replay)
-    assert "Step 25: 50 %" in view.note
-    assert "curve alone" in view.note
-    view.controls["moment"].value = 0
-    assert "Step 20: 10 %" in view.note
-    with pytest.raises(ValueError, match="dev accuracy"):
-        replay_of_curve("nothing", rows[:1])
-
-
-def test_a_recording_that_cannot_be_made(corpus):
-    with pytest.raises(ValueError, match="frames"):
-        record_replay(corpus, steps=3, frames=9)
-    with pytest.raises(ValueError, match="asked"):
-        record_replay(corpus, asked=999)
-    with pytest.raises(ValueError, match="at least one replay"):
-        explore_replay([])
 
 
 # ---------------------------------------------------------------- vision

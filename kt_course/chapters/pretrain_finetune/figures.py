@@ -1,0 +1,157 @@
+"""The pictures of chapter 5: the learning curve, answers by group, recall and confidence."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import matplotlib.pyplot as plt
+import numpy as np
+from matplotlib.axes import Axes
+from torch import Tensor
+
+from kt_core.evaluation import Score
+from kt_course.figures.alt_text import show
+from kt_course.figures.plots import score_groups
+from kt_course.figures.style import (
+    BLUE,
+    GREEN,
+    ORANGE,
+    PURPLE,
+    SKY,
+    VERMILION,
+    WIDTH,
+    array,
+    in_style,
+    visible,
+)
+
+LEVEL = "#777777"  # lines to compare with
+
+
+@in_style
+def learning(
+    losses: Sequence[tuple[float, float]],
+    accuracies: Mapping[str, Sequence[tuple[float, float]]],
+    levels: Mapping[str, float],
+    london: Score,
+    *,
+    pretraining_ends: float,
+    unit: str,
+    title: str,
+    alt: str,
+) -> None:
+    """Draw the loss, and beside it the share of correct answers, of one training.
+
+    Args:
+        losses: (x, nats per character) points; x counts steps or characters.
+        accuracies: (x, fraction of correct answers) points, by the form of the questions.
+        levels: Losses to compare with, by name.
+        london: The score of the constant answer.
+        pretraining_ends: The x at which finetuning begins; the rest is shaded.
+        unit: What x counts.
+        title, alt: Of the whole figure.
+    """
+    figure, (left, right) = plt.subplots(1, 2, figsize=(WIDTH, 3.7))
+    left.plot(*zip(*losses, strict=True), color=BLUE)
+    last = losses[-1][0]
+    for name, level in levels.items():
+        left.axhline(level, color=LEVEL, lw=1, ls="--")
+        left.text(last, level, f"{name}: {level:.2f}", ha="right", va="bottom", fontsize=9)
+    highest = max(levels.values(), default=1.0)
+    top = max(2.6 * highest, 1.2 * losses[-1][1])  # the first steps are far above
+    left.set(xlabel=unit, ylabel="loss (nats per character)", ylim=(0, top))
+    left.set_title("Loss")
+    for (name, points), colour in zip(
+        accuracies.items(), (BLUE, GREEN)[-len(accuracies) :], strict=True
+    ):
+        x, shares = zip(*points, strict=True)
+        right.plot(x, [100 * s for s in shares], color=colour, marker="o", ms=3.5, label=name)
+    if len(accuracies) > 1:
+        right.legend(loc="upper left")
+    right.axhspan(100 * london.low, 100 * london.high, color=VERMILION, alpha=0.15, lw=0)
+    right.axhline(100 * london.accuracy, color=VERMILION, ls="--", lw=1.4)
+    right.text(last, 100 * london.high, "always London", ha="right", va="bottom", fontsize=9)
+    right.set(xlabel=unit, ylabel="correct answers (%)", ylim=(0, 104))
+    right.set_title("Asked about held-out people")
+    for ax in (left, right):
+        if pretraining_ends < last:
+            ax.axvspan(pretraining_ends, last, color=ORANGE, alpha=0.25, lw=0)
+        ax.ticklabel_format(axis="x", style="sci", scilimits=(-3, 5), useMathText=True)
+    figure.suptitle(title)
+    show(figure, alt)
+
+
+@in_style
+def answers_by_group(
+    panels: Mapping[str, Mapping[str, Score]], xlabels: Sequence[str], alt: str
+) -> None:
+    """Draw accuracies with 95 % intervals, one panel per way to group the people."""
+    sizes = [len(groups) + 1 for groups in panels.values()]
+    figure, axes = plt.subplots(1, len(panels), figsize=(WIDTH, 3.4), width_ratios=sizes)
+    for ax, (title, groups), xlabel in zip(
+        np.atleast_1d(axes), panels.items(), xlabels, strict=True
+    ):
+        labels = [f"{name}\n(n = {score.total})" for name, score in groups.items()]
+        score_groups({"accuracy": list(groups.values())}, labels, title, xlabel, ax)
+        ax.get_legend().remove()
+        ax.set_ylim(0, 104)
+    show(figure, alt)
+
+
+@in_style
+def recall(weights: Tensor, text: str, labels: Sequence[str], title: str, alt: str) -> None:
+    """Draw some rows of one head's weights over the text, (rows, T), on a linear scale."""
+    values = array(weights)
+    figure, ax = plt.subplots(figsize=(WIDTH, 0.34 * len(values) + 1.7))
+    image = ax.imshow(values, cmap="Blues", vmin=0, vmax=values.max(), aspect="auto")
+    label_characters(ax, text)
+    ax.set_yticks(range(len(labels)), labels)
+    ax.tick_params(length=0)
+    ax.set(title=title, xlabel="character attended to")
+    figure.colorbar(image, ax=ax, label="weight")
+    show(figure, alt)
+
+
+@in_style
+def bars_on_text(values: Sequence[float], text: str, title: str, ylabel: str, alt: str) -> None:
+    """Draw one bar per character of a text."""
+    figure, ax = plt.subplots(figsize=(WIDTH, 2.4))
+    ax.bar(range(len(text)), values, color=SKY)
+    label_characters(ax, text)
+    ax.set(title=title, ylabel=ylabel, xlim=(-0.7, len(text) - 0.3))
+    show(figure, alt)
+
+
+@in_style
+def confidence(groups: Mapping[str, Tensor], title: str, alt: str) -> None:
+    """Draw how probabilities of answers are distributed, one panel per group of people."""
+    figure, axes = plt.subplots(1, len(groups), sharey=True, figsize=(WIDTH, 3.0))
+    colours = (GREEN, VERMILION, PURPLE, BLUE)
+    for ax, (name, values), colour in zip(
+        np.atleast_1d(axes), groups.items(), colours, strict=False
+    ):
+        draw_shares(ax, array(values), colour)
+        ax.set_title(f"{name} (n = {len(values)})")
+    np.atleast_1d(axes)[0].set_ylabel("% of the answers")
+    figure.suptitle(title)
+    show(figure, alt)
+
+
+def label_characters(ax: Axes, text: str) -> None:
+    """Put one character under each position of the x axis, all on one line."""
+    ax.set_xticks(range(len(text)), visible(text), va="baseline")
+    ax.tick_params(axis="x", length=0, pad=13)
+
+
+def draw_shares(ax: Axes, values: np.ndarray, colour: str) -> None:
+    """Draw a histogram of probabilities in ten bins; heights are per cent of the values."""
+    weights = np.full(len(values), 100 / max(1, len(values)))
+    ax.hist(values, bins=np.linspace(0, 1, 11), weights=weights, color=colour)
+    ax.set(xlabel="probability of the answer", xlim=(0, 1))
+
+
+def smooth(values: Sequence[float], width: int = 10) -> list[float]:
+    """Return the mean of the last `width` values, for each value."""
+    return [
+        sum(values[max(0, i + 1 - width) : i + 1]) / min(i + 1, width) for i in range(len(values))
+    ]
