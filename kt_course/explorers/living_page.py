@@ -98,7 +98,8 @@ def attach(
         examples: (question, true answer) pairs that the explorer offers; it opens on the first.
             "lens" patches between questions of equal length: give it some.
         picture: The picture for readers who cannot run it; drawn from the first example if None.
-        start: What the view opens on, such as `layer=2, head=1` for "attention".
+        start: What the view opens on, such as `layer=2, head=1` for "attention"; `hint` is the
+            sentence that says what to try first, in place of the view's own.
 
     Raises:
         ValueError: For an unknown view, an empty `alt`, no models, or no examples.

@@ -1,4 +1,4 @@
-import { el, onceAFrame, percent, questionField } from "./kt_ui.js";
+import { el, onceAFrame, percent, questionField, tryFirst } from "./kt_ui.js";
 
 /**
  * Ask the models: the likeliest whole answers of several models to one question, side by side.
@@ -85,13 +85,10 @@ export function askView(page) {
   page.onKnockOut(later);
 
   root.append(
-    el(
-      "p",
-      { class: "kt-try" },
-      el("strong", {}, "Try first: "),
-      names.length > 1
-        ? "compare the answers, then change one letter of the name and watch the confidence fall."
-        : "change one letter of the name and watch the confidence fall.",
+    tryFirst(
+      page,
+      `${names.length > 1 ? "compare the answers, then " : ""}change one letter of the name and ` +
+        "watch the confidence fall.",
     ),
     field.element,
     status,

@@ -12,6 +12,7 @@ import {
   percent,
   questionField,
   spoken,
+  tryFirst,
   visible,
 } from "./kt_ui.js";
 
@@ -520,12 +521,10 @@ export function attentionView(page) {
   const root = el(
     "div",
     {},
-    el(
-      "p",
-      { class: "kt-try" },
-      el("strong", {}, "Try first: "),
-      "press “Try each head in turn”, then knock out the head that matters most ",
-      "and read the new answer.",
+    tryFirst(
+      page,
+      "press “Try each head in turn”, then knock out the head that matters most " +
+        "and read the new answer.",
     ),
     field.element,
     ...(page.names.length > 1 ? [choice.element] : []),

@@ -21,6 +21,10 @@ export function el(tag, attributes = {}, ...children) {
   return element;
 }
 
+/** What to try first: the sentence that `attach` got as `hint`, else the view's own. */
+export const tryFirst = (page, sentence) =>
+  el("p", { class: "kt-try" }, el("strong", {}, "Try first: "), page.start.hint ?? sentence);
+
 /** "97 %", "3.2 %", "below 0.1 %". */
 export function percent(share) {
   if (share < 0.0005) return "below 0.1 %";

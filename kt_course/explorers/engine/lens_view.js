@@ -10,6 +10,7 @@ import {
   percent,
   questionField,
   spoken,
+  tryFirst,
   visible,
 } from "./kt_ui.js";
 
@@ -325,12 +326,10 @@ export function lensView(page) {
   const root = el(
     "div",
     {},
-    el(
-      "p",
-      { class: "kt-try" },
-      el("strong", {}, "Try first: "),
-      "go up the last column: in which block does the first letter of the answer appear? ",
-      "Then click a strongly coloured cell of the second grid.",
+    tryFirst(
+      page,
+      "go up the last column: in which block does the first letter of the answer appear? " +
+        "Then click a strongly coloured cell of the second grid.",
     ),
     field.element,
     ...(names.length > 1 ? [choice.element] : []),
