@@ -32,14 +32,7 @@ from kt_core.runs.fitting import fit
 from kt_core.runs.predictions import read_predictions, write_predictions
 from kt_core.runs.question_windows import QuestionWindows
 from kt_core.runs.recipes import RECIPES, Recipe, recipe
-from kt_core.runs.text_rules import (
-    arrange_window,
-    askable_spans,
-    name_prefix_end,
-    plain_words,
-    salient_spans,
-)
-from kt_core.runs.windows import KnowledgeWindows
+from kt_core.runs.text_rules import askable_spans, name_prefix_end, plain_words, salient_spans
 from kt_core.train_config import TrainConfig
 from kt_core.trainer import Hook, Trainer
 from kt_core.vocab import MASK, PAD, CharVocab
@@ -56,14 +49,7 @@ __all__ += ["rotate", "sinusoidal_positions"]
 
 # data
 __all__ += ["Corpus", "CorpusError", "fetch_wiki", "question", "question_name", "MASK", "PAD"]
-__all__ += [
-    "Mixture",
-    "batches",
-    "KnowledgeWindows",
-    "QuestionWindows",
-    "arrange_window",
-    "askable_spans",
-]
+__all__ += ["Mixture", "batches", "QuestionWindows", "askable_spans"]
 __all__ += ["name_prefix_end", "plain_words", "salient_spans"]
 
 # training and answering

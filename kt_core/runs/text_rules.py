@@ -81,19 +81,6 @@ def plain_words(text: str, start: int, stop: int) -> str:
     return "".join([*parts, text[start:stop]])
 
 
-def arrange_window(
-    name_prefix: str, before: str, masked: str, after: str, name_last: bool = False
-) -> tuple[str, str, str]:
-    """Put the name prefix before the words of a window, or after them (`name_last`).
-
-    Returns:
-        (prefix, masked, suffix): the text before the gap, in the gap and after the gap.
-    """
-    if name_last:
-        return before, masked, f"{after} {name_prefix.removesuffix(' ')}"
-    return name_prefix + before, masked, after
-
-
 def phrase_as_question(name_prefix: str, words: Sequence[str], before: int) -> str:
     """Return the first `before` words, the name, and the other words, without a question mark."""
     return " ".join([*words[:before], name_prefix.removesuffix(". "), *words[before:]])
