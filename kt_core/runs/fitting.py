@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 from kt_core.runs import distributed, hooks
+from kt_core.runs.compiled_blocks import CompiledBlocks
 from kt_core.runs.fast_paths import use_fast_paths
 from kt_core.runs.resume import StateFile
 from kt_core.train_config import TrainConfig
@@ -44,8 +45,7 @@ def fit(
         tensorboard: A folder for event files (needs the extra "tensorboard").
         title: Of the bar and the messages.
         precision: See `mixed_precision`.
-        micro_batches, random_offset, compile: See `MicroBatches`, `RandomOffsets`,
-            `CompiledBlocks`.
+        micro_batches, random_offset, compile: See `MicroBatches`, `RandomOffsets`, `CompiledBlocks`.
         more_hooks: Called after the others.
 
     Raises:
@@ -55,7 +55,7 @@ def fit(
     distributed.anywhere()  # joins the other processes
     chosen: list[Hook] = [hooks.Precision(precision)]
     if compile:
-        chosen.append(hooks.CompiledBlocks())
+        chosen.append(CompiledBlocks())
     if micro_batches > 1:
         chosen.append(hooks.MicroBatches(micro_batches))
     if random_offset:

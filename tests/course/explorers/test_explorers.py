@@ -29,7 +29,6 @@ from kt_course.chapters.making_knowledge_extractable.explorer import explore_win
 from kt_course.chapters.vision_transformer.explorer import attention_pictures, explore_vision
 from kt_course.chapters.vision_transformer.vision import ViT, ViTConfig, attention_rollout
 from kt_course.explorers import reading, shell
-from kt_course.explorers.beam_search import top_answers
 
 TEXT = "Where was Ada Hall born?⁇Rome"
 MOST_BYTES = 400_000  # what one explorer may add to a notebook
@@ -393,8 +392,6 @@ def test_clicks_choose_queries_and_heads_and_nonsense_does_nothing(attention):
     assert (attention.state, attention.png) == (before, first)
 
 
-
-
 # ---------------------------------------------------------------- the recipe's windows
 
 
@@ -422,8 +419,6 @@ def test_windows_are_counted_as_the_dataset_draws_them():
     data = kt.QuestionWindows([line], vocab, seed=3, plain=False, min_letters=0, drop=0.0)
     length = sum(len(data.tokens(0, epoch)[0]) for epoch in range(200)) / 200
     assert f"has {length:.0f} characters" in view.note
-
-
 
 
 # ---------------------------------------------------------------- vision
