@@ -45,7 +45,7 @@ def fit(
         tensorboard: A folder for event files (needs the extra "tensorboard").
         title: Of the bar and the messages.
         precision: See `mixed_precision`.
-        micro_batches, random_offset, compile: See `MicroBatches`, `RandomOffsets`, `CompiledBlocks`.
+        micro_batches, random_offset, compile: `MicroBatches`, `RandomOffsets`, `CompiledBlocks`.
         more_hooks: Called after the others.
 
     Raises:
