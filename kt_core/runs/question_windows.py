@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import random
 import string
+from collections import Counter
 from collections.abc import Sequence
 
 from kt_core._validation import is_whole, require
@@ -34,8 +35,9 @@ class QuestionWindows(TokenDataset):
         block_size: The longest window, in characters.
         seed: Window i of an epoch depends on (seed, epoch, i) and on nothing else.
         select: Leave out names that are no own facts: the "Ontario" of "Cambridge, Ontario",
-            other forms of the title ("Ada Maria Moor"), and adjectives after "a" or "an" ("an
-            Italian guitarist").
+            other forms of the title ("Ada Maria Moor"), adjectives after "a" or "an" ("an Italian
+            guitarist"), and names that begin with an ordinary word ("Born"), which is one that
+            the documents mostly write in lower case.
         plain: Show no other names, dates and numbers as context: they too would identify the fact.
         drop: Probability of leaving out each context word, so that no fixed phrase is needed.
         min_letters: Keep at least one context word of this length ("born"), which tells what is
@@ -65,6 +67,7 @@ class QuestionWindows(TokenDataset):
         self.select, self.plain, self.drop = select, plain, drop
         self.min_letters, self.favour_first = min_letters, favour_first
         self._check(documents)
+        self.common_words = _common_words(documents) if select else frozenset()
         facts = map(self._facts, documents)
         self.documents = [(name, items) for name, items in facts if items]
         if documents and not self.documents:
@@ -119,7 +122,10 @@ class QuestionWindows(TokenDataset):
         spans = askable_spans(text, names_only=True, leading=self.select)
         spans = spans or askable_spans(text, names_only=True) or askable_spans(text)
         if self.select:
-            spans = [(a, b) for a, b in spans if _is_fact(title, text[start:a], text[a:b])] or spans
+            facts_alone = [
+                (a, b) for a, b in spans if self._is_fact(title, text[start:a], text[a:b])
+            ]
+            spans = facts_alone or spans
         for a, b in spans:
             if b - a > self.block_size // 2:
                 continue  # no room for a question
@@ -130,17 +136,24 @@ class QuestionWindows(TokenDataset):
             facts.append((text[a:b], before[-WORDS_BEFORE:], after[:WORDS_AFTER]))
         return title, facts
 
+    def _is_fact(self, title: str, before: str, name: str) -> bool:
+        """Is this name no other form of the title, no adjective and no ordinary word?"""
+        words = [_bare(word) for word in name.split()]
+        title_names = {_bare(word) for word in title.split() if word[0].isupper()}
+        follows_article = before.split()[-1:] in (["a"], ["an"], ["A"], ["An"])
+        is_ordinary = words[0].lower() in self.common_words
+        return not (follows_article or is_ordinary) and title_names.isdisjoint(words)
+
 
 def _context(text: str, title: str) -> list[str]:
     """Return the words of a text without punctuation and without those of the title."""
     return [word for word in map(_bare, text.split()) if word and word not in title.split()]
 
 
-def _is_fact(title: str, before: str, name: str) -> bool:
-    """Is this name neither another form of the title nor an adjective?"""
-    title_names = {_bare(word) for word in title.split() if word[0].isupper()}
-    follows_article = before.split()[-1:] in (["a"], ["an"], ["A"], ["An"])
-    return not follows_article and title_names.isdisjoint(map(_bare, name.split()))
+def _common_words(documents: Sequence[str]) -> frozenset[str]:
+    """Return the words that the documents write in lower case more often than with a capital."""
+    counts = Counter(map(_bare, " ".join(documents).split()))
+    return frozenset(w for w, n in counts.items() if w.islower() and n > counts[w.capitalize()])
 
 
 def _bare(word: str) -> str:
