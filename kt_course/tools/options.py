@@ -13,7 +13,7 @@ Profile = Literal["smoke", "quick", "full"]
 Variant = Literal["vanilla", "rope", "perceiver", "perceiver_ar"]
 Corpus = Annotated[str, Parameter(help="bios, bios:people=300,lines=8, wiki, or your own folder")]
 Device = Annotated[str, Parameter(help="auto, cpu, cuda or mps")]
-RecipeName = Annotated[str, Parameter(help="smoke, quick, kt, kt-pure or a5")]
+RecipeName = Annotated[str, Parameter(help="smoke, quick, live, partial, kt, kt-pure or a5")]
 Seed = Annotated[
     int,
     Parameter(

@@ -38,7 +38,6 @@ from kt_course.chapters.span_corruption.explorer import explore_corruption
 from kt_course.chapters.vision_transformer.explorer import attention_pictures, explore_vision
 from kt_course.chapters.vision_transformer.vision import ViT, ViTConfig, attention_rollout
 from kt_course.explorers import reading, shell
-from kt_course.explorers.beam_search import top_answers
 
 TEXT = "Where was Ada Hall born?⁇Rome"
 MOST_BYTES = 400_000  # what one explorer may add to a notebook
