@@ -15,7 +15,6 @@ from kt_course.figures.plots import score_groups
 from kt_course.figures.style import (
     BLUE,
     GREEN,
-    ORANGE,
     PURPLE,
     SKY,
     VERMILION,
@@ -28,57 +27,69 @@ from kt_course.figures.style import (
 LEVEL = "#777777"  # lines to compare with
 
 
+Points = Sequence[tuple[float, float]]
+
+
 @in_style
 def learning(
-    losses: Sequence[tuple[float, float]],
-    accuracies: Mapping[str, Sequence[tuple[float, float]]],
+    losses: Points,
+    stages: Mapping[str, Mapping[str, Points]],
     levels: Mapping[str, float],
     london: Score,
     *,
-    pretraining_ends: float,
     unit: str,
     title: str,
     alt: str,
 ) -> None:
-    """Draw the loss, and beside it the share of correct answers, of one training.
+    """Draw the loss of pretraining, and beside it the correct answers in each stage.
 
     Args:
         losses: (x, nats per character) points; x counts steps or characters.
-        accuracies: (x, fraction of correct answers) points, by the form of the questions.
+        stages: By the stage's name, the (x, fraction of correct answers) points of each form of
+            question.
         levels: Losses to compare with, by name.
         london: The score of the constant answer.
-        pretraining_ends: The x at which finetuning begins; the rest is shaded.
         unit: What x counts.
         title, alt: Of the whole figure.
     """
-    figure, (left, right) = plt.subplots(1, 2, figsize=(WIDTH, 3.7))
-    left.plot(*zip(*losses, strict=True), color=BLUE)
-    last = losses[-1][0]
-    for name, level in levels.items():
-        left.axhline(level, color=LEVEL, lw=1, ls="--")
-        left.text(last, level, f"{name}: {level:.2f}", ha="right", va="bottom", fontsize=9)
-    highest = max(levels.values(), default=1.0)
-    top = max(2.6 * highest, 1.2 * losses[-1][1])  # the first steps are far above
-    left.set(xlabel=unit, ylabel="loss (nats per character)", ylim=(0, top))
-    left.set_title("Loss")
-    for (name, points), colour in zip(
-        accuracies.items(), (BLUE, GREEN)[-len(accuracies) :], strict=True
-    ):
-        x, shares = zip(*points, strict=True)
-        right.plot(x, [100 * s for s in shares], color=colour, marker="o", ms=3.5, label=name)
-    if len(accuracies) > 1:
-        right.legend(loc="upper left")
-    right.axhspan(100 * london.low, 100 * london.high, color=VERMILION, alpha=0.15, lw=0)
-    right.axhline(100 * london.accuracy, color=VERMILION, ls="--", lw=1.4)
-    right.text(last, 100 * london.high, "always London", ha="right", va="bottom", fontsize=9)
-    right.set(xlabel=unit, ylabel="correct answers (%)", ylim=(0, 104))
-    right.set_title("Asked about held-out people")
-    for ax in (left, right):
-        if pretraining_ends < last:
-            ax.axvspan(pretraining_ends, last, color=ORANGE, alpha=0.25, lw=0)
-        ax.ticklabel_format(axis="x", style="sci", scilimits=(-3, 5), useMathText=True)
+    widths = [4.2, 4.2, *[2.2] * (len(stages) - 1)]
+    figure, axes = plt.subplots(1, len(widths), figsize=(WIDTH, 3.6), width_ratios=widths)
+    draw_loss(axes[0], losses, levels)
+    axes[0].set(title="Loss in pretraining", xlabel=unit)
+    for ax, (name, curves) in zip(axes[1:], stages.items(), strict=True):
+        draw_accuracies(ax, curves, london)
+        ax.set(title=name, xlabel=unit if ax is axes[1] else unit.split(" of ")[0])
+    axes[1].set_ylabel("correct answers (%)")
+    for ax in axes[2:]:
+        ax.set_yticklabels([])
+    if any(len(curves) > 1 for curves in stages.values()):
+        axes[1].legend(loc="upper left")
     figure.suptitle(title)
     show(figure, alt)
+
+
+def draw_loss(ax: Axes, losses: Points, levels: Mapping[str, float]) -> None:
+    """Draw a loss curve and its levels; the first steps, far above the levels, are cut off."""
+    ax.plot(*zip(*losses, strict=True), color=BLUE)
+    last = losses[-1][0]
+    for name, level in levels.items():
+        ax.axhline(level, color=LEVEL, lw=1, ls="--")
+        ax.text(last, level, f"{name}: {level:.2f}", ha="right", va="bottom", fontsize=9)
+    top = max(2.6 * max(levels.values()), 1.2 * losses[-1][1])
+    ax.set(ylabel="loss (nats per character)", ylim=(0, top))
+    ax.ticklabel_format(axis="x", style="sci", scilimits=(-3, 5), useMathText=True)
+
+
+def draw_accuracies(ax: Axes, curves: Mapping[str, Points], london: Score) -> None:
+    """Draw shares of correct answers over a stage, with London's share and its interval."""
+    colours = (BLUE, GREEN) if len(curves) > 1 else (GREEN,)
+    for (name, points), colour in zip(curves.items(), colours, strict=True):
+        x, shares = zip(*points, strict=True)
+        ax.plot(x, [100 * s for s in shares], color=colour, marker="o", ms=3.5, label=name)
+    ax.axhspan(100 * london.low, 100 * london.high, color=VERMILION, alpha=0.15, lw=0)
+    ax.axhline(100 * london.accuracy, color=VERMILION, ls="--", lw=1.4, label="always London")
+    ax.set_ylim(0, 104)
+    ax.ticklabel_format(axis="x", style="sci", scilimits=(-3, 5), useMathText=True)
 
 
 @in_style

@@ -158,9 +158,9 @@ def test_every_picture_brings_its_description(monkeypatch):
     monkeypatch.setattr(figures, "show", lambda figure, alt: texts.append(alt))
     london = kt.Score(4, 60)
     points = [(0, 4.0), (10, 0.4), (12, 0.3)]
-    options = dict(pretraining_ends=10, unit="step", title="t", alt="one")
-    accuracies = {"windows": [(0, 0.0), (12, 0.8)], "questions": [(0, 0.1)]}
-    figures.learning(points, accuracies, {"level": 0.5}, london, **options)
+    options = dict(unit="steps", title="t", alt="one")
+    stages = {"pretraining": {"windows": [(0, 0.0), (12, 0.8)], "questions": [(0, 0.1)]}}
+    figures.learning(points, stages, {"level": 0.5}, london, **options)
     groups = {"many": kt.Score(3, 4), "none": kt.Score(0, 0)}
     figures.answers_by_group({"a": groups, "b": groups}, ["x", "y"], "two")
     figures.recall(torch.rand(2, 5), "a b c", ["first", "second"], "t", "three")
