@@ -38,6 +38,12 @@ from kt_course.grading.running import end, seal
 # Checks of effects: what a call does to its arguments, gradients through it, or modules and models
 # that it makes or gets. A copy cannot give those back.
 BY_EFFECT = (
+    "pretrain-finetune",
+    "cross-attention",
+    "down-project",
+    "up-project",
+    "rotary-attention",
+    "run-with-edits",
     "cut-a-span",
     "span-corruption",
     "batches",

@@ -81,9 +81,10 @@ class Site:
         )
 
     def link_chapters(self, text: str) -> str:
-        """HTML in which links to notebooks of the site lead to their pages."""
+        """HTML in which links to notebooks lead to their pages; those without a page are text."""
         names = "|".join(re.escape(one.name) for one in self.chapters)
-        return re.sub(rf'(href=")[^":#]*?({names})\.ipynb(?=[#"])', r"\1\2.html", text)
+        text = re.sub(rf'(href=")[^":#]*?({names})\.ipynb(?=[#"])', r"\1\2.html", text)
+        return re.sub(r'<a href="[^":#]*\.ipynb[#"][^>]*>(.*?)</a>', r"\1", text)
 
     @cached_property
     def search_index(self) -> str:

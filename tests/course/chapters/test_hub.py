@@ -407,7 +407,8 @@ def test_the_command(library, tmp_path, capsys):
     assert out.startswith(f"{len(hub.source_files()) + 7} files in ") and "modeling_kt.py" in out
     assert loaded(tmp_path / "out").config.vocab_size == 14
     assert main(["export", "bios-rope-unfinished", str(tmp_path / "none")]) == 2
-    assert "kt export: bios-rope-unfinished: no such checkpoint\n" == capsys.readouterr().err
+    message = "kt export: no checkpoint 'bios-rope-unfinished', did you mean 'bios-rope-finetuned'?"
+    assert capsys.readouterr().err.startswith(message)
     assert not (tmp_path / "none").exists()
 
 

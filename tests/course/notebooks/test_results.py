@@ -10,14 +10,19 @@ from kt_core.corpora.loading import load_corpus
 from kt_core.evaluation import exact_match
 from kt_core.runs.predictions import read_predictions
 from kt_course.shipped import shipped_result
+from kt_course.tools.checkpoints import planned_runs
 
 RESULTS = Path(__file__).resolve().parents[3] / "data" / "results"
 WIKI = sorted(path.stem for path in RESULTS.glob("wiki-*-seed0.json"))
 
 
 def test_every_variant_has_a_result():
-    variants = ("vanilla", "vanilla-scratch", "rope", "perceiver", "perceiver_ar")
-    names = {f"bios-{name}-seed0" for name in variants}
+    names = {
+        run.folder_name(variant, 0)
+        for run in planned_runs()
+        for variant in run.variants
+        if run.corpus == "bios"
+    }
     assert {path.stem for path in RESULTS.glob("bios-*-seed0.json")} == names
     assert {"wiki-rope-seed0", "wiki-vanilla-scratch-seed0"} <= set(WIKI)
 
