@@ -138,7 +138,10 @@ def test_every_control_of_every_explorer_changes_its_picture(notebook):
 def test_every_living_page_runs_its_model_anew(notebook):
     """Its first control is moved, and what it says changes."""
     called = re.findall(r"^attach\(|= attach\(", "\n".join(notebook.sources), re.MULTILINE)
-    views = notebook.page.locator(".jp-Notebook .kt-live[data-ready]").all()
+    ready = notebook.page.locator(".jp-Notebook .kt-live[data-ready]")
+    if called:
+        ready.nth(len(called) - 1).wait_for(state="attached", timeout=60_000)
+    views = ready.all()
     assert len(views) == len(called)
     for number, view in enumerate(views, 1):
         before = view.inner_text()
