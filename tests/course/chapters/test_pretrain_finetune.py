@@ -20,7 +20,7 @@ from kt_course.exercises.solutions import teaching_solution
 
 NAME = "05_pretrain_finetune"
 NOTEBOOK = Path(__file__).resolve().parents[3] / "notebooks" / f"{NAME}.ipynb"
-ID = exercises.ID
+ID = "pretrain-finetune"
 
 
 def cells() -> dict[str, nbformat.NotebookNode]:
