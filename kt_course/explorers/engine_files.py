@@ -7,7 +7,7 @@ from pathlib import Path
 
 ENGINE = Path(__file__).parent / "engine"
 # in the order of their imports
-MODULES = ("kt_engine", "kt_ui", "attention_view", "ask_view", "lens_view", "kt_page")
+MODULES = "kt_engine kt_ui attention_view ask_view lens_view replay_view data_views kt_page".split()
 _IMPORT = re.compile(r"^import [^;]*;\n", re.MULTILINE)
 _EXPORT = re.compile(r"^export (?=(async )?(function|class|const|let)\b)", re.MULTILINE)
 

@@ -1,6 +1,7 @@
 """Trained models that run inside a notebook and inside an exported page, without a server.
 
-`attach(models, view, alt=...)` shows an explorer in JupyterLab, VS Code and Colab (through
+`attach(models, view, alt=...)` shows an explorer over trained models, and `attach_data` one over
+plain data, in JupyterLab, VS Code and Colab (through
 anywidget), and leaves what an exported page needs to bring it to life again: `page_fragments`
 turns that into HTML. Readers who can run neither see a picture with its description.
 The JavaScript lies in `engine/`; `kt_engine.js` there is the forward pass.
@@ -21,8 +22,10 @@ from matplotlib.figure import Figure
 from kt_course.explorers.engine_files import joined_modules, style_sheet
 from kt_course.explorers.living_pictures import draw_view
 from kt_course.explorers.packed_models import Given, PackedModel, pack, unpack, weights_of
+from kt_course.figures.alt_text import small_png
 
-VIEWS = ("attention", "ask", "lens")
+VIEWS = ("attention", "ask", "lens", "replay")
+DATA_VIEWS = ("reach", "rotation", "spans", "tokens", "windows")
 MIME = "application/vnd.kt.living-page+json"  # what an exported page is made from
 # ---------------------------------------------------------------- one explorer
 
@@ -37,6 +40,7 @@ class LivingView:
     examples: tuple[tuple[str, str], ...]
     start: dict
     picture: bytes = field(repr=False)  # PNG
+    data: dict | None = None  # of a view without models
 
     def given(self) -> dict:
         """What the page's `mount` takes, without the weights."""
@@ -46,6 +50,7 @@ class LivingView:
             "models": [model.head() for model in self.models],
             "examples": [{"question": q, "answer": a} for q, a in self.examples],
             "start": self.start,
+            "data": self.data,
         }
 
     def stored(self) -> dict:
@@ -92,14 +97,15 @@ def attach(
     Args:
         models: The page's name of each model, and the model: the name of a shipped checkpoint
             ("bios-rope-finetuned"), a checkpoint file, or (model, vocab).
-        view: "attention" (any text, heads to knock out), "ask" (answers side by side) or
-            "lens" (logit lens and patching).
+        view: "attention" (any text, heads to knock out), "ask" (answers side by side), "lens"
+            (logit lens and patching) or "replay" (the models are snapshots of a training).
         alt: What the picture shows, for readers who do not see it or cannot run the explorer.
         examples: (question, true answer) pairs that the explorer offers; it opens on the first.
             "lens" patches between questions of equal length: give it some.
         picture: The picture for readers who cannot run it; drawn from the first example if None.
         start: What the view opens on, such as `layer=2, head=1` for "attention"; `hint` is the
-            sentence that says what to try first, in place of the view's own.
+            sentence that says what to try first, in place of the view's own. "replay" needs
+            `record`, what data/results/replay.json holds.
 
     Raises:
         ValueError: For an unknown view, an empty `alt`, no models, or no examples.
@@ -111,10 +117,28 @@ def attach(
     if not models or not examples:
         raise ValueError(f"attach got {len(models)} models and {len(examples)} examples")
     packed = tuple(pack(name, given) for name, given in models.items())
-    figure = picture or draw_view(view, {one.name: unpack(one) for one in packed}, *examples[0])
+    pairs = {one.name: unpack(one) for one in packed}
+    figure = picture or draw_view(view, pairs, *examples[0], **start)
+    return LivingView(packed, view, alt, tuple((q, a) for q, a in examples), start, _png(figure))
+
+
+def attach_data(view: str, data: dict, *, alt: str, picture: Figure, **start: object) -> LivingView:
+    """Show an explorer that needs no model: see `data_views`, which makes `data` and `picture`.
+
+    Raises:
+        ValueError: For an unknown view or an empty `alt`.
+    """
+    if view not in DATA_VIEWS:
+        raise ValueError(f"view must be one of {', '.join(DATA_VIEWS)}, not {view!r}")
+    if not alt.strip():
+        raise ValueError("alt is empty: say in a sentence what the explorer shows")
+    return LivingView((), view, alt, (), start, _png(picture), data)
+
+
+def _png(figure: Figure) -> bytes:
     png = io.BytesIO()
     figure.savefig(png, format="png", dpi=100, metadata={"Software": None})
-    return LivingView(packed, view, alt, tuple((q, a) for q, a in examples), start, png.getvalue())
+    return small_png(png.getvalue())
 
 
 # ---------------------------------------------------------------- exported pages

@@ -113,13 +113,27 @@ def attention_weights(
 
 
 @in_style
-def attention_head(weights, queries: Sequence[str], keys: Sequence[str], title: str) -> Figure:
-    """Return a figure of one head's weights, (T_query, T_key), on a linear scale from 0 to 1."""
+def attention_head(
+    weights,
+    queries: Sequence[str],
+    keys: Sequence[str],
+    title: str,
+    note: tuple[int, int, str] | None = None,
+) -> Figure:
+    """Return a figure of one head's weights, (T_query, T_key), on a linear scale from 0 to 1.
+
+    A note (query, key, text) is written beside the map, with an arrow to its cell.
+    """
     figure, ax = plt.subplots(figsize=(min(WIDTH, 0.2 * len(keys) + 3.2), 0.2 * len(queries) + 1.4))
     image = ax.imshow(array(weights), cmap="Blues", vmin=0, vmax=1)
     ax.set_xticks(range(len(keys)), visible(keys))
     ax.set_yticks(range(len(queries)), visible(queries))
     ax.tick_params(length=0, labelsize=8)
+    if note is not None:
+        query, key, words = note
+        arrow = dict(arrowstyle="->", color=BLACK)
+        place = (len(keys) - 0.8, 0.0)
+        ax.annotate(words, (key, query), place, ha="right", va="top", arrowprops=arrow)
     figure.colorbar(image, ax=ax, label="attention weight", shrink=0.8)
     ax.set(title=title, xlabel="key: what is attended to", ylabel="query: what attends")
     plt.close(figure)

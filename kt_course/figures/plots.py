@@ -34,7 +34,7 @@ from kt_course.figures.style import (
     weight_colours,
     weight_scale,
 )
-from kt_course.figures.text_plots import corruption, loss_placement, text_attention
+from kt_course.figures.text_plots import corruption, loss_placement
 
 __all__ = [
     "accuracy_bars",
@@ -46,7 +46,6 @@ __all__ = [
     "loss_placement",
     "reachability",
     "rows",
-    "text_attention",
     "GREY",
     "STYLE",
     "WIDTH",

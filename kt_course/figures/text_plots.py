@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import functools
+import itertools
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import matplotlib.pyplot as plt
@@ -18,20 +19,8 @@ from matplotlib.patches import Patch
 from matplotlib.textpath import TextPath
 from matplotlib.transforms import Affine2D
 
-from kt_course._typing import Float, Int, Tensor
-from kt_course.figures.style import (
-    GREY,
-    ORANGE,
-    SKY,
-    VERMILION,
-    WIDTH,
-    Text,
-    array,
-    in_style,
-    visible,
-    weight_colours,
-    weight_scale,
-)
+from kt_course._typing import Int, Tensor
+from kt_course.figures.style import GREY, ORANGE, SKY, VERMILION, WIDTH, array, in_style, visible
 
 
 @functools.lru_cache(maxsize=1024)
@@ -108,83 +97,59 @@ def _pack(text: Sequence[str], columns: int) -> list[range]:
     return [range(i, min(i + columns, len(text))) for i in range(0, len(text), columns)]
 
 
-@in_style
-def text_attention(
-    rows: Float[Tensor, "n T"] | np.ndarray, text: Text, labels: Sequence[str], title: str = ""
-) -> Figure:
-    """Draw weights on the text itself: `rows` (n, T), one labelled strip of characters each.
-
-    Characters behind a row's last weight are grey: they lie in the future.
-    """
-    weights = np.atleast_2d(array(rows))
-    if weights.shape != (len(labels), len(text)):
-        raise ValueError(
-            f"weights of shape {weights.shape} need as many labels and characters, "
-            f"not {len(labels)} and {len(text)}"
-        )
-    seen = np.flip(np.cumsum(np.flip(weights != 0, 1), 1), 1) > 0
-    signs, pieces = visible(text), _pack(text, 80 if len(text) > 96 else len(text))
-    space = 0.085 * max(map(len, labels)) + 0.1
-    height = len(pieces) + 0.5
-    figure, ax, size = _page(height * len(weights) - 0.5, len(pieces[0]), title, space)
-    for r in range(len(labels)):
-        for line, piece in enumerate(pieces):
-            part = slice(piece.start, piece.stop)
-            _strip(
-                ax,
-                r * height + line,
-                signs[part],
-                weight_colours(weights[r, part], seen[r, part]),
-                size=size,
-            )
-    ax.set_yticks([r * height + (len(pieces) - 1) / 2 for r in range(len(labels))], labels)
-    ax.tick_params(length=0)
-    weight_scale(figure, ax, orientation="horizontal", shrink=0.5, aspect=40, pad=0.02)
-    return figure
+CUT_KINDS = {
+    "prefix": SKY,
+    "suffix": "#8FD3B6",
+    "masked span": ORANGE,
+    "⁇": VERMILION,
+    "□ padding": GREY,
+}
 
 
-@in_style
 def corruption(examples: Sequence[tuple[str, str, str, int]], title: str = "") -> Figure:
     """Draw examples of span corruption, (prefix, masked, suffix, n_pads), as the model reads them.
 
     prefix ⁇ suffix ⁇ masked □ □ ..., 64 characters per line. More than 16 pads are drawn as 16
     and their number.
     """
-    kinds = {
-        "prefix": SKY,
-        "suffix": "#8FD3B6",
-        "masked span": ORANGE,
-        "⁇": VERMILION,
-        "□ padding": GREY,
-    }
-    texts = []
+    lines, notes = [], []
     for prefix, masked, suffix, n_pads in examples:
         few = min(n_pads, 16)
-        parts = [
-            (prefix, "prefix"),
-            ("⁇", "⁇"),
-            (suffix, "suffix"),
-            ("⁇", "⁇"),
-            (masked, "masked span"),
-            ("□" * few, "□ padding"),
-        ]
-        cells = [(ch, kinds[kind]) for part, kind in parts for ch in visible(part)]
-        texts.append((cells, f" … {n_pads} □ in all" if n_pads > few else ""))
-    height = sum(math.ceil(len(cells) / 64) + 0.6 for cells, _ in texts) - 0.6
+        runs = [(prefix, "prefix"), ("⁇", "⁇"), (suffix, "suffix"), ("⁇", "⁇")]
+        lines.append([*runs, (masked, "masked span"), ("□" * few, "□ padding")])
+        notes.append(f" … {n_pads} □ in all" if n_pads > few else "")
+    return coloured_lines(lines, CUT_KINDS, title, notes)
+
+
+@in_style
+def coloured_lines(
+    lines: Sequence[Sequence[tuple[str, str]]],
+    kinds: Mapping[str, str],
+    title: str = "",
+    notes: Sequence[str] = (),
+) -> Figure:
+    """Draw texts in pieces of several kinds, (text, kind) each, 64 characters per line.
+
+    Args:
+        kinds: The colour of each kind, for the legend too.
+        notes: What to write after each text.
+    """
+    cells = [
+        [(letter, kinds[kind]) for text, kind in runs for letter in visible(text)] for runs in lines
+    ]
+    height = sum(math.ceil(len(each) / 64) + 0.6 for each in cells) - 0.6
     figure, ax, size = _page(height, 64, title)
     y = 0.0
-    for cells, more in texts:
-        for piece in _pack(cells, 64):
-            _strip(ax, y, [cells[i][0] for i in piece], [cells[i][1] for i in piece], size=size)
+    for each, note in itertools.zip_longest(cells, notes, fillvalue=""):
+        for piece in _pack(each, 64):
+            _strip(ax, y, *zip(*(each[i] for i in piece), strict=True), size=size)
             y += 1
-        if more and len(piece) < 50:
-            ax.text(len(piece) - 0.3, y - 1, more, va="center", fontsize=8, color="#666666")
+        if note and len(piece) < 50:
+            ax.text(len(piece) - 0.3, y - 1, note, va="center", fontsize=8, color="#666666")
         y += 0.6
-    figure.legend(
-        handles=[Patch(color=c, label=k) for k, c in kinds.items()],
-        loc="outside lower center",
-        ncols=5,
-    )
+    patches = [Patch(color=colour, label=kind) for kind, colour in kinds.items()]
+    figure.legend(handles=patches, loc="outside lower center", ncols=len(kinds))
+    plt.close(figure)
     return figure
 
 

@@ -1,4 +1,4 @@
-import { el, onceAFrame, percent, questionField, tryFirst } from "./kt_ui.js";
+import { bars, el, onceAFrame, percent, questionField, tryFirst } from "./kt_ui.js";
 
 /**
  * Ask the models: the likeliest whole answers of several models to one question, side by side.
@@ -34,18 +34,12 @@ export function askView(page) {
       el("span", { class: "kt-verdict" }, verdict),
     );
     list.replaceChildren(
-      ...answers.map((one) =>
-        el(
-          "li",
-          { class: one.answer === truth ? "kt-true" : undefined },
-          el("span", { class: "kt-name" }, one.answer || "(empty)"),
-          el("span", { class: "kt-share" }, percent(one.probability)),
-          el(
-            "span",
-            { class: "kt-track" },
-            el("span", { style: `width:${(100 * one.probability).toFixed(1)}%` }),
-          ),
-        ),
+      ...bars(
+        answers.map(({ answer, probability }) => ({
+          name: answer || "(empty)",
+          share: probability,
+          isTrue: answer === truth,
+        })),
       ),
     );
     return `${label}: ${best.answer || "an empty answer"}, ${percent(best.probability)}${verdict}`;

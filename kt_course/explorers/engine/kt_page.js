@@ -3,8 +3,20 @@ import { el, watchTheme } from "./kt_ui.js";
 import { askView } from "./ask_view.js";
 import { attentionView } from "./attention_view.js";
 import { lensView } from "./lens_view.js";
+import { replayView } from "./replay_view.js";
+import { reachView, rotationView, spansView, tokensView, windowsView } from "./data_views.js";
 
-const VIEWS = { attention: attentionView, ask: askView, lens: lensView };
+const VIEWS = {
+  attention: attentionView,
+  ask: askView,
+  lens: lensView,
+  replay: replayView,
+  reach: reachView,
+  rotation: rotationView,
+  spans: spansView,
+  tokens: tokensView,
+  windows: windowsView,
+};
 
 // What all views on a page share, also when each of them brought its own copy of this module.
 const shared = (globalThis.ktShared ??= {
@@ -122,7 +134,7 @@ const hook = {
 
 const CURIOUS = [
   ["models()", "names of the models on this page"],
-  ["answer(model, question)", "the greedy answer, a string"],
+  ["answer(model, question)", "the greedy answer, a string; the question has no mask ⁇"],
   ["fill(model, text)", "the likeliest character for each ⁇ of the text, of a masked model"],
   [
     "topAnswers(model, question, k)",
@@ -130,7 +142,8 @@ const CURIOUS = [
   ],
   [
     "logits(model, text)",
-    "one row per character of the text, one number per character of the vocabulary",
+    "one row per character of the text, which holds the mask ⁇ where the answer begins; " +
+      "one number per character of the vocabulary",
   ],
   ["attention(model, text)", "weights, indexed [layer][head][query][key]"],
   [
@@ -151,35 +164,45 @@ const CURIOUS = [
   ],
 ];
 
-/** The text behind “For the curious”, once per page. */
-function curious() {
-  const first = hook.models()[0];
+/**
+ * The text behind “For the curious”: how to use `window.kt`.
+ *
+ * @param {string[][]} calls pairs of a call and its meaning
+ * @param {string} example a call to copy
+ */
+function curious(calls, example) {
   return el(
     "details",
     { class: "kt-curious" },
-    el("summary", {}, "For the curious: question the models from the console"),
+    el("summary", {}, "For the curious: question this page from the console"),
     el(
       "p",
       {},
-      "The models run in this page, in JavaScript, on your machine. ",
+      "All of it is computed in this page, in JavaScript, on your machine. ",
       "Open the developer tools (F12), choose the console, and call ",
       el("code", {}, "kt"),
-      ". A text holds the mask ⁇ where the answer begins; a question does not.",
+      ".",
     ),
-    el(
-      "pre",
-      { tabindex: "0", "aria-label": "Example" },
-      `kt.answer(${JSON.stringify(first)}, "Where was Ada Lovelace born?")`,
-    ),
+    el("pre", { tabindex: "0", "aria-label": "Example" }, example),
     el(
       "dl",
       {},
-      ...CURIOUS.flatMap(([call, meaning]) => [
+      ...calls.flatMap(([call, meaning]) => [
         el("dt", {}, el("code", {}, `kt.${call}`)),
         el("dd", {}, meaning),
       ]),
     ),
   );
+}
+
+/** The calls of a view: those that it exposes, else those of all models, once per page. */
+function curiousAbout(exposed) {
+  if (exposed.length) return [curious(exposed, `kt.${exposed[0][0]}`)];
+  if (document.querySelector(".kt-curious-models")) return [];
+  const first = JSON.stringify(hook.models()[0]);
+  const details = curious(CURIOUS, `kt.answer(${first}, "Where was Ada Lovelace born?")`);
+  details.classList.add("kt-curious-models");
+  return [details];
 }
 
 // ---------------------------------------------------------------- mounting
@@ -188,17 +211,26 @@ function curious() {
  * Show a view in `root`, instead of the picture that stands there.
  *
  * @param {HTMLElement} root
- * @param {{view: string, models: Object[], examples: Object[], label: string, start: Object}}
- *     given models: {name, config, chars, key, weights}
+ * @param {{view: string, models: Object[], examples: Object[], label: string, start: Object,
+ *     data: Object}} given models: {name, config, chars, key, weights}; a view over plain data
+ *     has `data` and no models
  */
-export function mount(root, { view, models, examples = [], label = "", start = {} }) {
+export function mount(root, { view, models, examples = [], label = "", start = {}, data = null }) {
   const names = models.map(register);
   const labels = new Map(names.map((name, i) => [name, models[i].name]));
+  const exposed = [];
   const page = {
     names,
     label: (name) => labels.get(name), // what this view calls a model
     examples,
     start,
+    data,
+    /** Make a function callable as `kt.name(...)`; `call` names its arguments. */
+    expose(call, meaning, compute) {
+      globalThis.kt ??= hook;
+      globalThis.kt[call.split("(")[0]] = compute;
+      exposed.push([call, meaning]);
+    },
     model: modelOf,
     knockedOut,
     knockOut,
@@ -221,7 +253,7 @@ export function mount(root, { view, models, examples = [], label = "", start = {
   });
   try {
     root.replaceChildren(VIEWS[view](page));
-    if (!document.querySelector(".kt-curious")) root.append(curious());
+    root.append(...curiousAbout(exposed));
     root.dataset.ready = "true";
   } catch (error) {
     root.prepend(el("p", { role: "alert" }, `The explorer could not start: ${error.message}`));
@@ -268,6 +300,7 @@ export function render({ model, el: root }) {
     });
     mount(place, given);
   };
+  if (!given.models.length) mount(place, given);
   model.on("msg:custom", receive);
   model.send({ kind: "weights?" });
   return () => model.off("msg:custom", receive);

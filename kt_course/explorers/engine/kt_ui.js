@@ -301,3 +301,132 @@ export function choiceField({ label, options, value, changed }) {
     element: el("label", { class: "kt-field kt-choice" }, el("span", {}, label), select),
   };
 }
+
+/** A labelled slider over whole numbers. @returns {{element: HTMLElement, set: Function}} */
+export function sliderField({ label, value, min = 0, max, changed, say = String }) {
+  const output = el("output", {}, say(value));
+  const input = el("input", { type: "range", min, max, value, input: () => show(true) });
+  const show = (isMoved) => {
+    output.textContent = say(Number(input.value));
+    input.setAttribute("aria-valuetext", output.textContent);
+    if (isMoved) changed(Number(input.value));
+  };
+  show(false);
+  return {
+    element: el("label", { class: "kt-field kt-slider" }, el("span", {}, label), input, output),
+    /** Move it from outside, and change how far it reaches; `changed` is not called. */
+    set(value, max = input.max) {
+      input.max = max;
+      input.value = value;
+      show(false);
+    },
+  };
+}
+
+// ---------------------------------------------------------------- drawings
+
+/** Names with shares as bars, `{name, share, isTrue}` each. */
+export const bars = (rows) =>
+  rows.map(({ name, share, isTrue }) =>
+    el(
+      "li",
+      { class: isTrue ? "kt-true" : undefined },
+      el("span", { class: "kt-name" }, name),
+      el("span", { class: "kt-share" }, percent(share)),
+      el(
+        "span",
+        { class: "kt-track" },
+        el("span", { style: `width:${(100 * share).toFixed(1)}%` }),
+      ),
+    ),
+  );
+
+/** Text in pieces of several kinds, [text, kind] each; kt_page.css gives each kind its look. */
+export const textOfKinds = (pieces, attributes = {}) =>
+  el(
+    "p",
+    { class: "kt-runs", ...attributes },
+    ...pieces
+      .filter(([text]) => text)
+      .map(([text, kind]) => el("span", { class: kind ? `kt-kind kt-${kind}` : "" }, text)),
+  );
+
+/** What the kinds of `textOfKinds` mean: {kind: meaning}. */
+export const legend = (kinds) =>
+  el(
+    "p",
+    { class: "kt-note kt-legend" },
+    ...Object.entries(kinds).map(([kind, meaning]) =>
+      el("span", { class: `kt-kind kt-${kind}` }, meaning),
+    ),
+  );
+
+/** An SVG element. */
+export function svg(tag, attributes = {}, ...children) {
+  const element = document.createElementNS("http://www.w3.org/2000/svg", tag);
+  for (const [name, value] of Object.entries(attributes)) element.setAttribute(name, value);
+  element.append(...children);
+  return element;
+}
+
+/**
+ * A chart of curves over one x axis.
+ *
+ * @param {{label: string, xLabel: string, curves: Object[]}} given curves: {name, points: [x, y][],
+ *     dash}; `label` says what the picture shows
+ * @returns {{element: SVGElement, mark: (x: number) => void}} `mark` moves the upright line
+ */
+export function lineChart({ label, xLabel, curves }) {
+  const [W, H, left, right, top, bottom] = [360, 150, 34, 8, 20, 30];
+  const points = curves.flatMap((curve) => curve.points);
+  const range = (i) => [
+    Math.min(0, ...points.map((p) => p[i])),
+    Math.max(...points.map((p) => p[i])),
+  ];
+  const [[x0, x1], [y0, y1]] = [range(0), range(1)];
+  const x = (value) => left + ((value - x0) / (x1 - x0)) * (W - left - right);
+  const y = (value) => H - bottom - ((value - y0) / (y1 - y0)) * (H - top - bottom);
+  const text = (content, at) => svg("text", at, content);
+  const marker = svg("line", { class: "kt-marker", y1: top, y2: H - bottom });
+  const element = svg(
+    "svg",
+    { class: "kt-chart", viewBox: `0 0 ${W} ${H}`, role: "img", "aria-label": label },
+    svg("path", { class: "kt-axes", d: `M${left} ${top}V${y(Math.max(y0, 0))}H${W - right}` }),
+    ...[y0, y1].map((value) =>
+      text(String(Number(value.toFixed(1))), {
+        x: left - 5,
+        y: y(value) + 4,
+        "text-anchor": "end",
+      }),
+    ),
+    text(String(x0), { x: left, y: H - bottom + 13 }),
+    text(String(x1), { x: W - right, y: H - bottom + 13, "text-anchor": "end" }),
+    text(xLabel, { x: (left + W - right) / 2, y: H - 4, "text-anchor": "middle" }),
+    ...curves.map(({ points, dash = "" }) =>
+      svg("polyline", {
+        class: "kt-curve",
+        "stroke-dasharray": dash,
+        points: points.map(([a, b]) => `${x(a).toFixed(1)},${y(b).toFixed(1)}`).join(" "),
+      }),
+    ),
+    ...curves.flatMap(({ name, dash = "" }, i) => [
+      svg("line", {
+        class: "kt-curve",
+        "stroke-dasharray": dash,
+        x1: left + 150 * i,
+        x2: left + 150 * i + 22,
+        y1: 9,
+        y2: 9,
+      }),
+      text(name, { x: left + 150 * i + 27, y: 13 }),
+    ]),
+    marker,
+  );
+  return {
+    element,
+    mark(value) {
+      marker.setAttribute("x1", x(value));
+      marker.setAttribute("x2", x(value));
+    },
+  };
+}

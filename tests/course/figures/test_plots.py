@@ -54,7 +54,6 @@ def pictures():
         "perceiver": plots.attention_heads(
             [torch.ones(2, 5, n) / n, causal(2, 5, 5)], TEXT, layers=["down", "middle"]
         ),
-        "strips": plots.text_attention(causal(n, n)[[3, 9]], TEXT, ["a", "b"]),
         "corruption": plots.corruption([("Ada. ", "Rome", " in 1815\n", 60), ("", "x", "", 0)]),
         "loss": plots.loss_placement(x, y, vocab),
         "learning": plots.learning_curves(
@@ -139,8 +138,6 @@ def test_ticks_are_characters_with_signs_for_white_space_and_thinned_beyond_64()
 def test_a_map_that_does_not_fit_its_text_is_refused():
     with pytest.raises(ValueError, match="lengths"):
         plots.attention_map(causal(4, 4), "abc")
-    with pytest.raises(ValueError, match="labels"):
-        plots.text_attention(causal(4, 4)[:2], "abcd", ["one"])
     with pytest.raises(ValueError, match="n_head"):
         plots.attention_heads([causal(4, 4)], "abcd")
 

@@ -1,0 +1,110 @@
+import {
+  el,
+  lineChart,
+  onceAFrame,
+  percent,
+  questionField,
+  sliderField,
+  tryFirst,
+} from "./kt_ui.js";
+
+/**
+ * Training replay: a recorded run with the model of several of its steps, which answers live.
+ *
+ * @param {Page} page its models are the snapshots, in order; `start.record` is data/results/replay.json
+ * @returns {HTMLElement}
+ */
+export function replayView(page) {
+  const { curve, snapshots, people, total } = page.start.record;
+  const state = { at: 0, text: page.examples[0].question };
+  const series = (key, scale = 1) => curve.map((point) => [point.step, scale * point[key]]);
+  const charts = [
+    lineChart({
+      label: `The loss falls from ${curve[0].loss} to ${curve.at(-1).loss} over the training.`,
+      xLabel: "training step",
+      curves: [{ name: "loss (nats per character)", points: series("loss") }],
+    }),
+    lineChart({
+      label: `Correct answers to windows and to questions, of ${total} people each, over the training.`,
+      xLabel: "training step",
+      curves: [
+        { name: "windows, % correct", points: series("windows", 100 / total), dash: "5 3" },
+        { name: "questions, % correct", points: series("questions", 100 / total) },
+      ],
+    }),
+  ];
+  const status = el("p", { class: "kt-status", role: "status" });
+  const own = el("p", { class: "kt-status kt-answer", role: "status" });
+  const body = el("tbody", {});
+  const field = questionField({
+    label: "Ask the model of this step",
+    value: state.text,
+    examples: [
+      ...page.examples.slice(0, 2),
+      { question: people[0].window },
+      { question: people[1].window },
+    ],
+    changed: (text) => {
+      state.text = text;
+      answerLater();
+    },
+  });
+  const when = ({ stage, step }) => `${step} (${stage})`;
+  const slider = sliderField({
+    label: "Training step",
+    value: 0,
+    max: snapshots.length - 1,
+    say: (at) => when(snapshots[at]),
+    changed: (at) => {
+      state.at = at;
+      updateLater();
+    },
+  });
+  const model = () => page.model(page.names[state.at]);
+
+  function answer() {
+    try {
+      const [best] = model().topAnswers(state.text, 1, {});
+      const words = best.answer || "(an empty answer)";
+      own.replaceChildren("It answers: ", el("strong", {}, words), ` (${percent(best.probability)})`);
+    } catch (error) {
+      own.textContent = error.message;
+    }
+  }
+  function update() {
+    const now = snapshots[state.at];
+    for (const chart of charts) chart.mark(now.step);
+    const cell = (text, city) => {
+      const words = model().answer(text);
+      return el("td", { class: words === city ? "kt-good" : "" }, words === city ? `${words} ✓` : words);
+    };
+    body.replaceChildren(
+      ...people.slice(0, 6).map(({ window, question, city }) =>
+        el("tr", {}, el("th", { scope: "row" }, question.replace(/^Where was (.*) born\?$/, "$1")),
+          el("td", {}, city), cell(window, city), cell(question, city)),
+      ),
+    );
+    status.textContent =
+      `Step ${when(now)}: ${now.windows} of ${total} windows and ` +
+      `${now.questions} of ${total} questions are answered correctly.`;
+    answer();
+  }
+  const answerLater = onceAFrame(answer),
+    updateLater = onceAFrame(update);
+  const head = ["person", "birthplace", "answer to the window", "answer to the question"];
+
+  update();
+  return el(
+    "div",
+    {},
+    tryFirst(page, "move the slider step by step. Which form is answered first, the window or the question?"),
+    slider.element,
+    status,
+    el("div", { class: "kt-two" }, ...charts.map(({ element }) => element)),
+    el("div", { class: "kt-scroll", tabindex: "0", role: "group", "aria-label": "Answers of this step" },
+      el("table", { class: "kt-table" },
+        el("thead", {}, el("tr", {}, ...head.map((text) => el("th", { scope: "col" }, text)))), body)),
+    field.element,
+    own,
+  );
+}
