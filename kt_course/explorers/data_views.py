@@ -55,23 +55,15 @@ def explore_spans(rows: Sequence[tuple[str, str, str]], block_size: int = 128) -
 # ---------------------------------------------------------------- training windows
 
 
-def explore_windows(documents: Sequence[str], vocab: CharVocab, shown: Sequence[int]) -> LivingView:
-    """Switch the options of `QuestionWindows` and read the windows of some documents.
-
-    Args:
-        documents: All of them: which words are common depends on all.
-        vocab: Of the documents.
-        shown: Numbers of the documents to choose from.
-    """
-    people, states = [_describe(documents[i]) for i in shown], {}
-    for select, plain in product((True, False), repeat=2):
-        data = QuestionWindows(documents, vocab, select=select, plain=plain)
-        numbers = {title: i for i, (title, _) in enumerate(data.documents)}
+def explore_windows(documents: Sequence[str], vocab: CharVocab) -> LivingView:
+    """Switch the options of `QuestionWindows` and read the windows of a few documents."""
+    people, states = [_describe(document) for document in documents], {}
+    for k, select, plain in product(range(len(people)), (True, False), (True, False)):
+        data = QuestionWindows([documents[k]], vocab, select=select, plain=plain)
         for first, drop, letters in product((True, False), DROPS, MIN_LETTERS):
             data.favour_first, data.drop, data.min_letters = first, drop, letters
-            for k, person in enumerate(people):
-                key = f"{k} {select:d}{plain:d}{first:d} {drop:g} {letters}"
-                states[key] = _count(data, numbers[person["name"]], person)
+            key = f"{k} {select:d}{plain:d}{first:d} {drop:g} {letters}"
+            states[key] = _count(data, people[k])
     data = dict(documents=people, drops=DROPS, min_letters=MIN_LETTERS, states=states)
     opens_on = states["0 101 0.5 4"]
     kinds = {"context": SKY, "name": YELLOW, "⁇": VERMILION, "asked for": ORANGE}
@@ -95,9 +87,9 @@ def _describe(text: str) -> dict:
     return dict(text=text, name=text[:start].removesuffix(". "), clues=spans)
 
 
-def _count(data: QuestionWindows, i: int, person: dict) -> dict:
+def _count(data: QuestionWindows, person: dict) -> dict:
     """Seven windows of a document, and counts over more of them."""
-    windows = [data.window(i, epoch) for epoch in range(N_COUNTED)]
+    windows = [data.window(0, epoch) for epoch in range(N_COUNTED)]
     own = set(person["name"].split())
     clues = {word for clue in person["clues"] for word in clue.split()} - own
     contexts = [set(question.rstrip("?").split()) - own for question, _ in windows]

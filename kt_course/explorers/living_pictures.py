@@ -59,7 +59,7 @@ def _attention(models: Models, question: str, truth: str, **start: Any) -> Figur
     row = min(row, len(queries) - 1)
     share, key = weights[row].max(-1)
     note = f"{queries[row]} gives {100 * share:.0f} % of its weight to {visible(keys)[key]}"
-    title = f"Layer {layer}, head {head}, on “{text}”"
+    title = f"Layer {layer}, head {head}: what {queries[row]} attends to in “{text}”"
     return attention_head(weights, queries, keys, title, (row, int(key), note))
 
 

@@ -65,7 +65,7 @@ function dataView(page, { hint, fields, draw }) {
     const label = el("span", {}, field.label);
     return isSwitch
       ? el("label", { class: "kt-switch" }, input, label)
-      : el("label", { class: "kt-field" }, label, input);
+      : el("label", { class: "kt-field kt-wide" }, label, input);
   });
   update();
   return el(
@@ -106,7 +106,7 @@ const cutAt = (text, keep, start, length) => {
 
 /** Random numbers in 0 ... 1, the same ones each time (Park and Miller 1988). */
 function* randomNumbers(seed) {
-  for (let x = seed; ; ) yield (x = (x * 48271) % 2147483647) / 2147483647;
+  for (let x = seed; ;) yield (x = (x * 48271) % 2147483647) / 2147483647;
 }
 
 /** Draw [keep, start, length] as the assignment does; `random` gives numbers in 0 ... 1. */
@@ -131,7 +131,12 @@ export function spansView(page) {
     }
     return counts;
   };
-  page.expose("pieces(document, keep, start, length)", "[prefix, masked, suffix]", pieces);
+  page.expose(
+    "pieces(document, keep, start, length)",
+    "[prefix, masked, suffix]",
+    pieces,
+    "pieces(0, 60, 20, 8)",
+  );
   page.expose("fates(document, draws)", "how often random cuts ask for the birthplace", fates);
   const [first] = documents,
     beforePlace = first.text.indexOf(first.place, first.name.length);
@@ -143,7 +148,12 @@ export function spansView(page) {
         value: 0,
         options: documents.map(({ name }, i) => [i, name]),
       },
-      keep: { label: "Keep the first characters", min: 4, value: beforePlace, max: most(first.text) },
+      keep: {
+        label: "Keep the first characters",
+        min: 4,
+        value: beforePlace,
+        max: most(first.text),
+      },
       start: { label: "The gap begins at", value: first.name.length + 2, max: beforePlace },
       length: { label: "Length of the gap", min: 1, value: 8, max: beforePlace },
       again: {
@@ -166,23 +176,27 @@ export function spansView(page) {
         [prefix, masked, suffix] = cut;
       const counts = Object.entries(fates(values.line)),
         total = counts.reduce((sum, [, count]) => sum + count, 0);
-      const fate = fateOf(cut, one);
       return {
-        sentence: `The birthplace ${one.place} is ${fate}.`,
+        sentence: `The birthplace ${one.place} is ${fateOf(cut, one)}.`,
         parts: [
           el("p", { class: "kt-title" }, "The line"),
           textOfKinds([
             [prefix, "words"],
             [masked, "answer"],
-            [suffix, "name"],
+            [suffix, "suffix"],
             [one.text.slice(keep), "cut"],
           ]),
-          legend({ words: "prefix", answer: "masked", name: "suffix", cut: "cut off, never read" }),
+          legend({
+            words: "prefix",
+            answer: "masked",
+            suffix: "suffix",
+            cut: "cut off, never read",
+          }),
           el("p", { class: "kt-title" }, "The training example"),
           textOfKinds([
             [prefix, "words"],
             ["⁇", "mask"],
-            [suffix, "name"],
+            [suffix, "suffix"],
             ["⁇", "mask"],
             [masked, "answer"],
           ]),
@@ -190,7 +204,7 @@ export function spansView(page) {
           el(
             "ul",
             { class: "kt-answers" },
-            ...bars(counts.map(([name, n]) => ({ name, share: n / total, isTrue: name === fate }))),
+            ...bars(counts.map(([name, n]) => ({ name, share: n / total }))),
           ),
         ],
       };
@@ -213,6 +227,7 @@ export function windowsView(page) {
     "windows({document, select, plain, favour_first, drop, min_letters})",
     "[question, answer] of seven windows, and counts over many",
     stateOf,
+    "windows({document: 0, select: true, plain: false, favour_first: true, drop: 0, min_letters: 4})",
   );
   return dataView(page, {
     hint: "read the windows: which could you answer without the name? Then switch “plain” on.",
@@ -290,7 +305,12 @@ export function rotationView(page) {
   const { data } = page;
   const { query, key, base, start } = data;
   const score = (m, n) => sum(rotaryTerms(data, m, n));
-  page.expose("score(queryPosition, keyPosition)", "the score after rotation", score);
+  page.expose(
+    "score(queryPosition, keyPosition)",
+    "the score after rotation",
+    score,
+    "score(20, 15)",
+  );
   const largest = Math.max(...[...query, ...key].map(Math.abs)) * 1.1;
   const dial = (i, m, n) => {
     const arrow = (vector, position, kind) => {
@@ -337,7 +357,11 @@ export function rotationView(page) {
             { class: "kt-dials" },
             ...query.slice(0, query.length / 2).map((_, i) => dial(i, m + both, n + both)),
           ),
-          el("p", { class: "kt-note" }, "Thick: query. Dashed: key. The score is the sum of all pairs."),
+          el(
+            "p",
+            { class: "kt-note" },
+            "Thick: query. Dashed: key. The score is the sum of all pairs.",
+          ),
           chart.element,
         ],
       };
@@ -371,7 +395,12 @@ export function reachView(page) {
     const { through, direct } = reachOf(variant, T, m, t);
     return [...new Set([...through, ...direct])].sort((a, b) => a - b);
   };
-  page.expose("reach(variant, latents, output)", "the inputs that this output depends on", known);
+  page.expose(
+    "reach(variant, latents, output)",
+    "the inputs that this output depends on",
+    known,
+    'reach("perceiver", 15, 26)',
+  );
   return dataView(page, {
     hint: "move “output” to the last character, then choose perceiver_ar.",
     fields: {
@@ -381,12 +410,18 @@ export function reachView(page) {
         options: ["perceiver", "perceiver_ar", "vanilla"].map((name) => [name, name]),
       },
       m: { label: "Latents", value: Math.ceil(T / 2), min: 2, max: T },
-      t: { label: "Output", value: T - 4, max: T - 1, say: (t) => `${t}, after “${visible(characters[t])}”` },
+      t: {
+        label: "Output",
+        value: T - 4,
+        max: T - 1,
+        say: (t) => `${t}, after “${visible(characters[t])}”`,
+      },
     },
     draw({ variant, m, t }) {
       const { latents, through, direct } = reachOf(variant, T, m, t),
         inputs = known(variant, m, t);
-      const kind = (i) => (i > t ? "cut" : direct.includes(i) ? "answer" : through.includes(i) ? "words" : "clue");
+      const kind = (i) =>
+        i > t ? "cut" : direct.includes(i) ? "answer" : through.includes(i) ? "words" : "clue";
       const missing = t + 1 - inputs.length;
       const read = latents.filter((one) => one.isRead).length;
       return {
@@ -396,11 +431,18 @@ export function reachView(page) {
         parts: [
           textOfKinds(characters.map((character, i) => [visible(character), kind(i)])),
           legend({ words: "through latents", answer: "directly", clue: "unknown", cut: "later" }),
-          ...(latents.length ? [el("p", { class: "kt-title" }, "Latents, by the newest input of each")] : []),
-          textOfKinds(latents.map(({ to, isRead }) => [visible(characters[to]), isRead ? "words" : "cut"])),
-          el("p", { class: "kt-note" },
+          ...(latents.length
+            ? [el("p", { class: "kt-title" }, "Latents, by the newest input of each")]
+            : []),
+          textOfKinds(
+            latents.map(({ to, isRead }) => [visible(characters[to]), isRead ? "words" : "cut"]),
+          ),
+          el(
+            "p",
+            { class: "kt-note" },
             `A middle block compares ${variant === "vanilla" ? T : latents.length} vectors with each other: ` +
-            `${(variant === "vanilla" ? T : latents.length) ** 2} attention weights per head.`),
+              `${(variant === "vanilla" ? T : latents.length) ** 2} attention weights per head.`,
+          ),
         ],
       };
     },
@@ -446,7 +488,12 @@ export function tokensView(page) {
     (text.match(WORDS) ?? []).flatMap((word) =>
       encodeWord(Array.from(encoder.encode(word), (byte) => characters[byte]).join(""), ranks, n),
     );
-  page.expose("tokens(text, merges)", "the tokens after this many merges; Ġ is a space", tokens);
+  page.expose(
+    "tokens(text, merges)",
+    "the tokens after this many merges; Ġ is a space",
+    tokens,
+    'tokens("Where was Ada born?", 100)',
+  );
   return dataView(page, {
     hint: "move “merges” to the left and read how words fall apart, then type your own name.",
     fields: {
@@ -463,9 +510,14 @@ export function tokensView(page) {
           textOfKinds(
             found.map((token, i) => [token.replaceAll("Ġ", "␣"), i % 2 ? "words" : "name"]),
           ),
-          el("p", { class: "kt-note" },
-            n ? `Merge number ${n} joins ${merges[n - 1].replaceAll("Ġ", "␣").replace(" ", " and ")}. ` : "No merges: one token per byte. ",
-            "␣ is a space. A letter outside ASCII takes two bytes or more."),
+          el(
+            "p",
+            { class: "kt-note" },
+            n
+              ? `Merge number ${n} joins ${merges[n - 1].replaceAll("Ġ", "␣").replace(" ", " and ")}. `
+              : "No merges: one token per byte. ",
+            "␣ is a space. A letter outside ASCII takes two bytes or more.",
+          ),
         ],
       };
     },

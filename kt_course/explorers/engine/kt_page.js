@@ -197,7 +197,7 @@ function curious(calls, example) {
 
 /** The calls of a view: those that it exposes, else those of all models, once per page. */
 function curiousAbout(exposed) {
-  if (exposed.length) return [curious(exposed, `kt.${exposed[0][0]}`)];
+  if (exposed.length) return [curious(exposed, `kt.${exposed[0][2]}`)];
   if (document.querySelector(".kt-curious-models")) return [];
   const first = JSON.stringify(hook.models()[0]);
   const details = curious(CURIOUS, `kt.answer(${first}, "Where was Ada Lovelace born?")`);
@@ -226,10 +226,10 @@ export function mount(root, { view, models, examples = [], label = "", start = {
     start,
     data,
     /** Make a function callable as `kt.name(...)`; `call` names its arguments. */
-    expose(call, meaning, compute) {
+    expose(call, meaning, compute, example) {
       globalThis.kt ??= hook;
       globalThis.kt[call.split("(")[0]] = compute;
-      exposed.push([call, meaning]);
+      exposed.push([call, meaning, example]);
     },
     model: modelOf,
     knockedOut,

@@ -16,7 +16,8 @@ import {
  */
 export function replayView(page) {
   const { curve, snapshots, people, total } = page.start.record;
-  const state = { at: 0, text: page.examples[0].question };
+  const pretrained = snapshots.findLastIndex(({ stage }) => stage === "pretraining");
+  const state = { at: pretrained, text: page.examples[0].question };
   const series = (key, scale = 1) => curve.map((point) => [point.step, scale * point[key]]);
   const charts = [
     lineChart({
@@ -52,7 +53,7 @@ export function replayView(page) {
   const when = ({ stage, step }) => `${step} (${stage})`;
   const slider = sliderField({
     label: "Training step",
-    value: 0,
+    value: state.at,
     max: snapshots.length - 1,
     say: (at) => when(snapshots[at]),
     changed: (at) => {
@@ -66,7 +67,11 @@ export function replayView(page) {
     try {
       const [best] = model().topAnswers(state.text, 1, {});
       const words = best.answer || "(an empty answer)";
-      own.replaceChildren("It answers: ", el("strong", {}, words), ` (${percent(best.probability)})`);
+      own.replaceChildren(
+        "It answers: ",
+        el("strong", {}, words),
+        ` (${percent(best.probability)})`,
+      );
     } catch (error) {
       own.textContent = error.message;
     }
@@ -75,14 +80,25 @@ export function replayView(page) {
     const now = snapshots[state.at];
     for (const chart of charts) chart.mark(now.step);
     const cell = (text, city) => {
-      const words = model().answer(text);
-      return el("td", { class: words === city ? "kt-good" : "" }, words === city ? `${words} ✓` : words);
+      const words = model().answer(text),
+        short = words.length > 18 ? `${words.slice(0, 18)}…` : words;
+      return words === city
+        ? el("td", { class: "kt-good" }, `${words} ✓`)
+        : el("td", {}, short || "(empty)");
     };
     body.replaceChildren(
-      ...people.slice(0, 6).map(({ window, question, city }) =>
-        el("tr", {}, el("th", { scope: "row" }, question.replace(/^Where was (.*) born\?$/, "$1")),
-          el("td", {}, city), cell(window, city), cell(question, city)),
-      ),
+      ...people
+        .slice(0, 6)
+        .map(({ window, question, city }) =>
+          el(
+            "tr",
+            {},
+            el("th", { scope: "row" }, question.replace(/^Where was (.*) born\?$/, "$1")),
+            el("td", {}, city),
+            cell(window, city),
+            cell(question, city),
+          ),
+        ),
     );
     status.textContent =
       `Step ${when(now)}: ${now.windows} of ${total} windows and ` +
@@ -97,13 +113,23 @@ export function replayView(page) {
   return el(
     "div",
     {},
-    tryFirst(page, "move the slider step by step. Which form is answered first, the window or the question?"),
+    tryFirst(
+      page,
+      "move the slider one step to the right, to the end of finetuning. Then go back to step 0.",
+    ),
     slider.element,
     status,
     el("div", { class: "kt-two" }, ...charts.map(({ element }) => element)),
-    el("div", { class: "kt-scroll", tabindex: "0", role: "group", "aria-label": "Answers of this step" },
-      el("table", { class: "kt-table" },
-        el("thead", {}, el("tr", {}, ...head.map((text) => el("th", { scope: "col" }, text)))), body)),
+    el(
+      "div",
+      { class: "kt-scroll", tabindex: "0", role: "group", "aria-label": "Answers of this step" },
+      el(
+        "table",
+        { class: "kt-table" },
+        el("thead", {}, el("tr", {}, ...head.map((text) => el("th", { scope: "col" }, text)))),
+        body,
+      ),
+    ),
     field.element,
     own,
   );
