@@ -39,13 +39,14 @@ def explore_spans(rows: Sequence[tuple[str, str, str]], block_size: int = 128) -
     """
     documents = [dict(text=text, name=name, place=place) for text, name, place in rows]
     text, name, place = rows[0]
-    keep, start = text.index(place, len(name)), len(name) + 2
-    pieces = [(text[:start], "prefix"), (text[start : start + 8], "masked")]
-    pieces += [(text[start + 8 : keep], "suffix"), (text[keep:], "cut off, never read")]
+    keep = min(text.index(place, len(name)), block_size * 7 // 8)
+    start = max(0, keep - 12)
+    pieces = [(text[:start], "prefix"), (text[start : keep - 4], "masked")]
+    pieces += [(text[keep - 4 : keep], "suffix"), (text[keep:], "cut off, never read")]
     kinds = {"prefix": SKY, "masked": ORANGE, "suffix": YELLOW, "cut off, never read": GREY}
     figure = coloured_lines([pieces], kinds, f"This example says nothing about {place}")
     alt = (
-        f"A line about {name}, truncated after {keep} of {len(text)} characters, with a gap of 8. "
+        f"A line about {name}, truncated after {keep} of {len(text)} characters, with a gap. "
         f"The birthplace {place} is cut off."
     )
     data = dict(documents=documents, block_size=block_size)

@@ -139,7 +139,7 @@ export function spansView(page) {
   );
   page.expose("fates(document, draws)", "how often random cuts ask for the birthplace", fates);
   const [first] = documents,
-    beforePlace = first.text.indexOf(first.place, first.name.length);
+    beforePlace = Math.min(first.text.indexOf(first.place, first.name.length), most(first.text));
   return dataView(page, {
     hint: "move “keep” until the birthplace is visible, then move the gap over it.",
     fields: {
@@ -154,7 +154,7 @@ export function spansView(page) {
         value: beforePlace,
         max: most(first.text),
       },
-      start: { label: "The gap begins at", value: first.name.length + 2, max: beforePlace },
+      start: { label: "The gap begins at", value: Math.max(0, beforePlace - 12), max: beforePlace },
       length: { label: "Length of the gap", min: 1, value: 8, max: beforePlace },
       again: {
         label: "Cut at random",

@@ -6,7 +6,6 @@ from __future__ import annotations
 import base64
 import io
 import json
-import re
 import subprocess
 import sys
 import time
@@ -25,7 +24,6 @@ import matplotlib.pyplot as plt
 import kt_core as kt
 from kt_core.blocks import VARIANTS
 from kt_course.chapters.attention_math.explorer import explore_attention
-from kt_course.chapters.making_knowledge_extractable.explorer import explore_windows
 from kt_course.chapters.vision_transformer.explorer import attention_pictures, explore_vision
 from kt_course.chapters.vision_transformer.vision import ViT, ViTConfig, attention_rollout
 from kt_course.explorers import reading, shell
@@ -71,11 +69,10 @@ def make(corpus):
     return {
         "attention": lambda: explore_attention({v: gpt(vocab, v) for v in VARIANTS}, vocab, TEXT),
         "vision": lambda: explore_vision({"one": vit(), "mean": vit(1, pool="mean")}, *pictures()),
-        "windows": lambda: explore_windows(corpus.documents, vocab),
     }
 
 
-NAMES = ("attention", "vision", "windows")
+NAMES = ("attention", "vision")
 MOVES = {
     "attention": dict(
         text="She was born in ??", model="perceiver", training="before", layer=0, head=1, query=3
@@ -89,9 +86,6 @@ MOVES = {
         row=1,
         column=2,
         asks="one patch",
-    ),
-    "windows": dict(
-        document=3, seed=5, select="off", plain="off", favour_first="off", drop=1, min_letters=9
     ),
 }
 
@@ -187,7 +181,6 @@ def test_the_largest_view_stays_small_even_if_a_notebook_keeps_the_widgets_state
     documents = " ".join(corpus.documents)[:128]
     views = [
         explore_attention({"big": model}, vocab, documents),
-        explore_windows([documents * 3], vocab),
         explore_vision({"big": vit(n_layer=4, patch_size=1)}, *pictures(16)),
     ]
     for view in views:
@@ -218,12 +211,6 @@ def test_a_mistake_in_the_call_is_told_at_once(corpus):
         explore_attention({"m": gpt(vocab)}, vocab, "漢")
     with pytest.raises(ValueError, match="belong together"):
         explore_attention({"m": gpt(vocab)}, kt.CharVocab("ab"))
-    with pytest.raises(ValueError, match="document must lie"):
-        explore_windows([], vocab)
-    with pytest.raises(ValueError, match="drop must be in 0 ... 1, not 50"):
-        explore_windows(corpus.documents, vocab, drop=50)
-    with pytest.raises(ValueError, match="min_letters must be a whole number, 0 or more"):
-        explore_windows(corpus.documents, vocab, min_letters=-1)
     with pytest.raises(ValueError, match="at least one model"):
         explore_vision({}, *pictures())
     with pytest.raises(ValueError, match="1 to 16 pictures with a label each, not 4 with 3"):
@@ -390,35 +377,6 @@ def test_clicks_choose_queries_and_heads_and_nonsense_does_nothing(attention):
     for click in ("", "x", "5 0 0 1", "0 99999 0 2", "0 -1 0 3", "0 1"):
         attention.clicked.value = click
     assert (attention.state, attention.png) == (before, first)
-
-
-# ---------------------------------------------------------------- the recipe's windows
-
-
-def _share(view, told):
-    """The percentage that the explorer's sentence gives in front of or behind these words."""
-    return int(re.search(rf"{told} (?:in )?(\d+) %|(\d+) % {told}", view.note).expand(r"\1\2"))
-
-
-def test_windows_are_counted_as_the_dataset_draws_them():
-    line = "Ada Moor. She was born on 4 May 1871 in Oslo and died in Rome."
-    vocab = kt.CharVocab.from_documents([line, *map(chr, range(32, 127))])
-    view = explore_windows([line], vocab)
-    data = kt.QuestionWindows([line], vocab)
-    windows = [data.window(0, epoch) for epoch in range(200)]
-    answers = [answer for _, answer in windows]
-    assert set(answers) == {"Oslo", "Rome"}
-    for place in set(answers):
-        assert _share(view, f"“{place}”") == round(answers.count(place) / 2)
-    assert _share(view, "show another name") == 0 and _share(view, "show no context word") == 0
-    view.controls["plain"].value = "off"
-    assert 20 < _share(view, "show another name") < 100
-    view.controls["min_letters"].value = 0
-    assert 10 < _share(view, "show no context word") < 60
-    view.controls["seed"].value, view.controls["drop"].value = 3, 0
-    data = kt.QuestionWindows([line], vocab, seed=3, plain=False, min_letters=0, drop=0.0)
-    length = sum(len(data.tokens(0, epoch)[0]) for epoch in range(200)) / 200
-    assert f"has {length:.0f} characters" in view.note
 
 
 # ---------------------------------------------------------------- vision

@@ -123,7 +123,9 @@ def test_a_committed_notebook_shows_its_pictures_before_anything_runs(lab, brows
 
 def test_every_control_of_every_explorer_changes_its_picture(notebook):
     called = re.findall(
-        r"^(?!from|import).*\bexplore_\w+\(", "\n".join(notebook.sources), re.MULTILINE
+        r"^(?!from|import).*\bexplore_(?:attention|vision)\(",
+        "\n".join(notebook.sources),
+        re.MULTILINE,
     )
     explorers = notebook.explorers()
     assert len(explorers) == len(called)
@@ -137,7 +139,8 @@ def test_every_control_of_every_explorer_changes_its_picture(notebook):
 
 def test_every_living_page_runs_its_model_anew(notebook):
     """Its first control is moved, and what it says changes."""
-    called = re.findall(r"^attach\(|= attach\(", "\n".join(notebook.sources), re.MULTILINE)
+    pattern = r"^(?:\w+ = )?(?:attach|explore_(?!attention|vision)\w+)\("
+    called = re.findall(pattern, "\n".join(notebook.sources), re.MULTILINE)
     ready = notebook.page.locator(".jp-Notebook .kt-live[data-ready]")
     if called:
         ready.nth(len(called) - 1).wait_for(state="attached", timeout=60_000)
@@ -145,7 +148,7 @@ def test_every_living_page_runs_its_model_anew(notebook):
     assert len(views) == len(called)
     for number, view in enumerate(views, 1):
         before = view.inner_text()
-        move(view.locator("input[type=text], select").first)
+        move(view.locator("input:not([type=checkbox]), select").first)
         notebook.page.wait_for_function(
             "([view, before]) => view.innerText !== before", arg=[view.element_handle(), before]
         )
