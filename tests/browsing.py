@@ -412,6 +412,9 @@ def move(control) -> None:
     if kind == "SELECT":
         chosen, many = control.evaluate("e => [e.selectedIndex, e.options.length]")
         control.select_option(index=(chosen + 1) % many)
+    elif kind == "INPUT" and control.get_attribute("type") == "range":
+        is_last = control.input_value() == control.get_attribute("max")
+        control.press("ArrowLeft" if is_last else "ArrowRight")
     elif kind == "INPUT":
         offered = control.evaluate("e => [...(e.list?.options ?? [])].map(each => each.value)")
         now = control.input_value()

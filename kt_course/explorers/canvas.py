@@ -116,12 +116,6 @@ def page(width: float, height: float) -> tuple[Figure, Axes]:
     return figure, ax
 
 
-def panel(figure: Figure, left: float, top: float, width: float, height: float) -> Axes:
-    """Further axes, for curves, at these inches from the upper left corner."""
-    wide, high = figure.get_size_inches()
-    return figure.add_axes((left / wide, 1 - (top + height) / high, width / wide, height / high))
-
-
 def png(figure: Figure) -> bytes:
     """A figure as a PNG file, quickly; in 256 colours where it would be large."""
     figure.canvas.draw()

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -14,10 +13,10 @@ from matplotlib.patches import Rectangle
 from PIL import Image
 
 from kt_course._typing import Bool, Float
-from kt_course.explorers.canvas import Grid, page, panel
+from kt_course.explorers.canvas import Grid
 from kt_course.explorers.reading import Layer, Reading, Side
 from kt_course.figures.plots import head_role
-from kt_course.figures.style import BLUE, DPI, GAMMA, SKY, VERMILION, visible, weight_colours
+from kt_course.figures.style import DPI, GAMMA, VERMILION, weight_colours
 from kt_course.figures.text_plots import glyphs, ink
 
 LINE, CELL, HIGH = 64, 0.132, 0.24  # a line of text: characters, their width and height in inches
@@ -165,67 +164,3 @@ def scale(ax: Axes, x: float, y: float, width: float) -> None:
         ax.text(at, y + 0.15, f"{100 * weight:.0f} %", ha="center", va="top", fontsize=8)
     told = f"weight (its power of {GAMMA} gives the colour)"
     ax.text(x + width / 2, y + 0.33, told, ha="center", va="top", fontsize=8)
-
-
-def legend(ax: Axes, x: float, y: float, kinds: Mapping[str, Any]) -> None:
-    """Names of colours in one row, their squares at (x, y)."""
-    for name, colour in kinds.items():
-        ax.add_patch(Rectangle((x, y), 0.14, 0.14, fc=colour, ec="none"))
-        ax.text(x + 0.2, y + 0.07, name, va="center_baseline", fontsize=9)
-        x += 0.45 + 0.075 * len(name)
-
-
-def answer_bars(
-    ax: Axes,
-    answers: Sequence[tuple[str, float]],
-    right: str | None,
-    x: float,
-    y: float,
-    width: float,
-) -> None:
-    """Answers and their probabilities; the right one dark and ticked."""
-    longest = width - 1.75
-    for i, (told, p) in enumerate(answers):
-        at, is_right = y + 0.27 * i, told == right
-        shown = "".join(visible(told)).replace("␣", " ") or "(nothing)"
-        shown = shown if len(shown) <= 16 else shown[:15] + "…"
-        weight = "bold" if is_right else "normal"
-        place = dict(va="center_baseline", fontsize=9)
-        ax.text(x + 1.22, at + 0.1, "✓ " * is_right + shown, ha="right", weight=weight, **place)
-        for share, colour in ((1.0, "#F0F0F0"), (max(p, 0.01), BLUE if is_right else SKY)):
-            ax.add_patch(Rectangle((x + 1.28, at), longest * share, 0.19, fc=colour, ec="none"))
-        ax.text(
-            x + 1.32 + longest, at + 0.1, f"{100 * p:.0f} %" if p >= 0.005 else "< 1 %", **place
-        )
-
-
-@dataclass(frozen=True, eq=False)
-class Chart:
-    """Curves with their axes, drawn once and put on many pages, because axes are slow to draw."""
-
-    pixels: np.ndarray
-    axes: Axes
-
-    def put(
-        self, ax: Axes, x: float, y: float, spots: Sequence[tuple[float, float]] = (), **style: Any
-    ) -> None:
-        """Put it on a page with its upper left corner at (x, y) inches and a mark at each spot."""
-        high, wide = self.pixels.shape[:2]
-        picture(ax, self.pixels, x, y, wide / DPI, high / DPI)
-        for spot in spots:
-            right, up = self.axes.transData.transform(spot) / DPI
-            ax.plot(
-                x + right,
-                y + high / DPI - up,
-                **{"marker": "o", "color": VERMILION, "ms": 8} | style,
-            )
-
-
-def chart(width: float, height: float, plot: Callable[[Axes], None], title: str) -> Chart:
-    """A chart of this size in inches; `plot` draws on its axes."""
-    figure, _ = page(width, height)
-    ax = panel(figure, 0.6, 0.3, width - 0.7, height - 0.75)
-    plot(ax)
-    ax.set_title(title, loc="left")
-    figure.canvas.draw()
-    return Chart(np.asarray(figure.canvas.buffer_rgba())[..., :3].copy(), ax)

@@ -22,24 +22,12 @@ from kt_course.explorers.canvas import (
     View,
     Words,
     page,
-    panel,
     png,
     render,
     smaller,
 )
 
-__all__ = [
-    "Choice",
-    "Grid",
-    "Slider",
-    "View",
-    "Words",
-    "explorer",
-    "page",
-    "panel",
-    "png",
-    "render",
-]
+__all__ = ["Choice", "Grid", "Slider", "View", "Words", "explorer", "page", "png", "render"]
 
 INSTALL = "The controls need ipywidgets: pip install ipywidgets, then restart the kernel."
 

@@ -9,9 +9,7 @@ from typing import Any
 import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.colors import to_rgba
 from matplotlib.figure import Figure
-from matplotlib.patches import Patch
 
 from kt_core.evaluation import Score
 from kt_course._typing import Bool, Float, Tensor
@@ -38,13 +36,11 @@ from kt_course.figures.text_plots import corruption, loss_placement
 
 __all__ = [
     "accuracy_bars",
-    "attention_heads",
     "attention_map",
     "corruption",
     "curves",
     "learning_curves",
     "loss_placement",
-    "reachability",
     "rows",
     "GREY",
     "STYLE",
@@ -135,81 +131,6 @@ def head_role(weights: np.ndarray) -> str:
         back = np.abs(np.arange(n_query)[:, None] - np.arange(n_key))
         return f"{bits:.1f} bits\n{(later * back[1:]).sum(1).mean() if n_query > 1 else 0:.0f} back"
     return f"{bits:.1f} bits\n{name} {100 * share:.0f}%"
-
-
-@in_style
-def attention_heads(
-    maps: Sequence[Float[Tensor, "..."] | np.ndarray],
-    query_text: Text,
-    key_text: Text | None = None,
-    layers: Sequence[Any] | None = None,
-    title: str = "",
-) -> Figure:
-    """All heads of all layers, (n_head, T_query, T_key) a layer, as tiles on one scale.
-
-    Each tile has its entropy and its strongest role: the share of the weight on the query
-    itself, on the character before it, or on the first one, or else the mean distance that it
-    attends back. These are averages over the queries (where T_query != T_key, the mean largest
-    weight). `layers` names the rows, or chooses maps by their numbers.
-    """
-    found = [array(m) for m in maps]
-    found = [m[0] if m.ndim == 4 and len(m) == 1 else m for m in found]
-    if any(m.ndim != 3 for m in found):
-        raise ValueError(
-            f"a layer's map must be (n_head, T_query, T_key), not {[m.shape for m in found]}"
-        )
-    names = list(range(len(found))) if layers is None else list(layers)
-    if len(names) != len(found):
-        found = [found[i] for i in names]
-    n_head = max(len(m) for m in found)
-    tile = min(1.5, (WIDTH - 1.9) / (1.08 * n_head))
-    figure, axes = plt.subplots(
-        len(found), 1, figsize=(WIDTH, len(found) * (tile + 0.45) + 0.7), squeeze=False
-    )
-    for ax, name, heads in zip(axes[:, 0], names, found, strict=True):
-        n, n_query, n_key = heads.shape
-        wide = n_key * 1.08  # a tile and its gap
-        for h, weights in enumerate(heads):
-            box = (h * wide - 0.5, h * wide + n_key - 0.5, n_query - 0.5, -0.5)
-            ax.imshow(weight_colours(weights, allowed_cells(weights)), extent=box, aspect="auto")
-            ax.text(
-                h * wide + n_key / 2,
-                -0.05 * n_query,
-                f"{'head ' if n_head <= 4 else 'h'}{h}: {head_role(weights)}",
-                ha="center",
-                va="bottom",
-                fontsize=8,
-            )
-        ax.set(
-            xlim=(-0.5, (n_head - 1) * wide + n_key - 0.5),
-            ylim=(n_query - 0.5, -0.5),
-            xticks=[],
-            yticks=[],
-        )
-        ax.set_box_aspect(1 / (n_head * 1.08 - 0.08))
-        ax.set_ylabel(f"layer {name}" if isinstance(name, int) else str(name))
-        ax.spines[:].set_visible(False)
-        for axis, text, size in (
-            (ax.yaxis, query_text, n_query),
-            (ax.xaxis, key_text or query_text, n_key),
-        ):
-            if size == len(text) <= 20 and (axis is ax.yaxis or ax is axes[-1, 0]):
-                copies = n if axis is ax.xaxis else 1
-                axis.set_ticks(
-                    [h * wide + i for h in range(copies) for i in range(size)],
-                    visible(text) * copies,
-                )
-                axis.set_tick_params(
-                    length=0,
-                    labelsize=min(7, 60 * tile / size),
-                    pad=1,
-                    labelrotation=90 if axis is ax.xaxis and max(map(len, text)) > 1 else 0,
-                )
-    shown = "".join(visible(query_text)) if isinstance(query_text, str) else " ".join(query_text)
-    shown = shown if len(shown) <= 90 else shown[:89] + "…"
-    figure.suptitle((title + "\n" if title else "") + shown, fontsize=10)
-    weight_scale(figure, axes[:, 0], shrink=min(1.0, 2.6 / (len(found) * (tile + 0.6))), aspect=15)
-    return figure
 
 
 def _london(ax: Axes, london: Score, upright: bool) -> None:
@@ -328,69 +249,6 @@ def accuracy_bars(
     lines = ax.get_legend_handles_labels()
     if lines[0]:
         ax.figure.legend(*lines, loc="outside lower center", ncols=2)
-    return ax.figure
-
-
-@in_style
-def score_groups(
-    series: Mapping[str, Sequence[Score | float]],
-    labels: Sequence[str],
-    title: str = "",
-    xlabel: str = "",
-    ax: Axes | None = None,
-) -> Figure:
-    """Draw a group of bars per label, one per series: scores with whiskers, fractions grey."""
-    if ax is None:
-        _, ax = plt.subplots()
-    colours, width = iter([SKY, ORANGE, GREEN, PURPLE] * 9), 0.8 / max(len(series), 1)
-    for k, (name, values) in enumerate(series.items()):
-        scores = [value for value in values if isinstance(value, Score)]
-        at = [i + width * (k - (len(series) - 1) / 2) for i in range(len(values))]
-        heights = [100 * (v.accuracy if isinstance(v, Score) else v) for v in values]
-        ax.bar(at, heights, 0.94 * width, color=next(colours) if scores else GREY, label=name)
-        if scores:
-            ax.errorbar(
-                at, heights, yerr=_whiskers(scores), fmt="none", color=BLACK, capsize=3, lw=1.2
-            )
-    ax.set_xticks(range(len(labels)), labels, fontsize=9)
-    ax.set(
-        title=title, xlabel=xlabel, ylabel="accuracy (%)", ylim=(0, 122), yticks=range(0, 101, 20)
-    )
-    ax.legend(
-        ncols=len(series),
-        loc="upper center",
-        columnspacing=1.0,
-        handlelength=1.2,
-        handletextpad=0.5,
-    )
-    return ax.figure
-
-
-@in_style
-def reachability(
-    reach: Bool[Tensor, "T_out T_in"] | np.ndarray, title: str = "", ax: Axes | None = None
-) -> Figure:
-    """Draw which inputs (columns) each output (row) depends on, bool (T_out, T_in)."""
-    seen = array(reach) != 0
-    later = np.arange(seen.shape[1]) > np.arange(seen.shape[0])[:, None]
-    kinds = {
-        "seen": BLUE,
-        "earlier, yet not seen": ORANGE,
-        "future, not seen": GREY,
-        "future, seen: a leak": BLACK,
-    }
-    kind = np.where(later, np.where(seen, 3, 2), np.where(seen, 0, 1))
-    if ax is None:
-        _, ax = plt.subplots(figsize=(5.6, 4.8))
-    ax.imshow(np.array([to_rgba(c) for c in kinds.values()])[kind], interpolation="nearest")
-    ax.set(title=title, xlabel="input position", ylabel="output position")
-    present = [k for i, k in enumerate(kinds) if (kind == i).any()]
-    ax.legend(
-        handles=[Patch(color=kinds[k], label=k) for k in present],
-        loc="upper center",
-        bbox_to_anchor=(0.5, -0.14),
-        ncols=2,
-    )
     return ax.figure
 
 

@@ -44,16 +44,10 @@ def pictures():
     vocab = kt.CharVocab.from_documents([TEXT.replace("⁇", "")])
     x, y = kt.NamePlace([("Where was Ada born?", "Rome")], vocab)[0]
     history = [dict(step=i, characters=100 * i, loss=3.0 / i, dev=i / 20) for i in range(1, 10)]
-    reach = torch.ones(8, 8).tril().bool()
     return {
         "map": plots.attention_map(causal(n, n), TEXT),
         "long map": plots.attention_map(causal(128, 128), (TEXT * 5)[:128]),
         "words": plots.attention_map(torch.ones(2, 3) / 3, ["a", "b"], ["the", "animal", "it"]),
-        "heads": plots.attention_heads([causal(4, n, n)] * 2, TEXT),
-        "heads, one example": plots.attention_heads([causal(1, 4, n, n)], TEXT),
-        "perceiver": plots.attention_heads(
-            [torch.ones(2, 5, n) / n, causal(2, 5, 5)], TEXT, layers=["down", "middle"]
-        ),
         "corruption": plots.corruption([("Ada. ", "Rome", " in 1815\n", 60), ("", "x", "", 0)]),
         "loss": plots.loss_placement(x, y, vocab),
         "learning": plots.learning_curves(
@@ -64,10 +58,6 @@ def pictures():
             [("one", kt.Score(3, 200)), ("none", None)], LONDON, {"rope": 0.2}
         ),
         "no bars": plots.accuracy_bars([]),
-        "groups": plots.score_groups(
-            {"known": [0.1, 0.2], "ours": [kt.Score(3, 9), kt.Score(0, 0)]}, "ab", "title", "x"
-        ),
-        "reach": plots.reachability(reach, "all"),
         "curves": plots.curves(
             [1, 2, 3], {"a": torch.tensor([1.0, 2, 3]), "b": np.ones(3)}, "x", "y", log_x=True
         ),
@@ -138,32 +128,6 @@ def test_ticks_are_characters_with_signs_for_white_space_and_thinned_beyond_64()
 def test_a_map_that_does_not_fit_its_text_is_refused():
     with pytest.raises(ValueError, match="lengths"):
         plots.attention_map(causal(4, 4), "abc")
-    with pytest.raises(ValueError, match="n_head"):
-        plots.attention_heads([causal(4, 4)], "abcd")
-
-
-def test_heads_tell_entropy_and_their_strongest_role():
-    n = 8
-    previous = torch.eye(n).roll(1, 0)
-    previous[0] = torch.eye(n)[0]
-    first = torch.zeros(n, n)
-    first[:, 0] = 1
-    spread = torch.tril(torch.ones(n, n))
-    figure = plots.attention_heads(
-        [
-            torch.stack([previous, first, torch.eye(n)]),
-            torch.stack([spread / spread.sum(1, keepdim=True)] * 3),
-        ],
-        "abcdefgh",
-    )
-    tiles = [text.get_text() for ax in figure.axes for text in ax.texts]
-    assert "0.0 bits" in tiles[0]
-    assert "previous 100%" in tiles[0]
-    assert "first 100%" in tiles[1]
-    assert "self 100%" in tiles[2]
-    assert float(tiles[3].split(": ")[1].split(" bits")[0]) == pytest.approx(
-        np.mean(np.log2(np.arange(1, n + 1))), abs=0.06
-    )
 
 
 def test_bars_stand_best_first_with_wilson_whiskers_and_london():
@@ -175,40 +139,4 @@ def test_bars_stand_best_first_with_wilson_whiskers_and_london():
     assert whisker == pytest.approx([100 * kt.Score(90, 100).low, 100 * kt.Score(90, 100).high])
     assert any(
         line.get_xdata()[0] == pytest.approx(5.0) for line in ax.lines if len(line.get_xdata()) == 2
-    )
-
-
-def test_groups_of_bars_stand_side_by_side_with_whiskers_on_scores_alone():
-    scores = [kt.Score(5, 100), kt.Score(90, 100), kt.Score(1, 2)]
-    known, ours = (
-        plots.score_groups({"known": [0.1, 0.2, 0.3], "ours": scores}, "abc").axes[0].containers[:2]
-    )
-    assert [bar.get_height() for bar in known] == pytest.approx([10, 20, 30])
-    assert [bar.get_height() for bar in ours] == pytest.approx([5, 90, 50])
-    assert (
-        known[0].get_facecolor() == matplotlib.colors.to_rgba(plots.GREY) != ours[0].get_facecolor()
-    )
-    ax = ours[0].axes
-    whiskers = [c for c in ax.containers if hasattr(c, "has_yerr")]
-    assert len(whiskers) == 1, "a bare fraction has no interval"
-    ends = [100 * scores[1].low, 100 * scores[1].high]
-    assert whiskers[0].lines[2][0].get_segments()[1][:, 1] == pytest.approx(ends)
-    edges = [
-        (bar.get_x(), bar.get_x() + bar.get_width())
-        for bars in zip(known, ours, strict=True)
-        for bar in bars
-    ]
-    assert all(a[1] < b[0] for a, b in zip(edges, edges[1:], strict=False)), "bars overlap"
-    assert [label.get_text() for label in ax.get_xticklabels()] == ["a", "b", "c"]
-
-
-def test_a_leak_is_told_from_a_gap():
-    reach = torch.ones(4, 4).tril().bool()
-    reach[3, 0] = False
-    reach[0, 3] = True
-    names = [text.get_text() for text in plots.reachability(reach).axes[0].get_legend().get_texts()]
-    assert names == ["seen", "earlier, yet not seen", "future, not seen", "future, seen: a leak"]
-    assert (
-        len(plots.reachability(torch.ones(4, 4).tril().bool()).axes[0].get_legend().get_texts())
-        == 2
     )
