@@ -20,7 +20,7 @@ from kt_core.attention import reach_mask
 from kt_core.models import GPT
 from kt_core.positions import rotary_table, rotate
 from kt_core.runs.question_windows import QuestionWindows
-from kt_core.runs.text_rules import name_prefix_end, salient_spans
+from kt_core.runs.text_rules import askable_spans, name_prefix_end, salient_spans
 from kt_core.vocab import MASK, CharVocab
 from kt_course.explorers.living_page import LivingView, attach_data
 from kt_course.figures.style import BLUE, GREY, ORANGE, PURPLE, SKY, VERMILION, YELLOW, in_style
@@ -56,8 +56,18 @@ def explore_spans(rows: Sequence[tuple[str, str, str]], block_size: int = 128) -
 # ---------------------------------------------------------------- training windows
 
 
-def explore_windows(documents: Sequence[str], vocab: CharVocab) -> LivingView:
-    """Switch the options of `QuestionWindows` and read the windows of a few documents."""
+def explore_windows(documents: Sequence[str], vocab: CharVocab, n_shown: int = 3) -> LivingView:
+    """Switch the options of `QuestionWindows` and read the windows of a few documents.
+
+    The explorer shows those whose windows contain most other facts while `plain` is off.
+    """
+
+    def n_clues(text: str) -> int:
+        data = QuestionWindows([text], vocab, plain=False)
+        return _count(data, _describe(text))["clue"] if len(text) <= 200 else -1
+
+    with_facts = [text for text in documents if askable_spans(text)]
+    documents = sorted(with_facts, key=n_clues, reverse=True)[:n_shown]
     people, states = [_describe(document) for document in documents], {}
     for k, select, plain in product(range(len(people)), (True, False), (True, False)):
         data = QuestionWindows([documents[k]], vocab, select=select, plain=plain)
