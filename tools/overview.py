@@ -42,7 +42,16 @@ def assignment() -> None:
     )
     rows = [row for row in learning_curve("wiki", "rope") if row["phase"] == "pretrain"]
     london = kt.Score(told["london"]["correct"], told["london"]["total"])
-    save(plots.learning_curves({"rope, pretraining": rows}, london=london), "wiki.png")
+    figure, axes = plots.rows(1, 2)
+    for ax, key, factor in zip(axes, ("loss", "dev"), (1, 100), strict=True):
+        points = [(r["characters"] / 1e6, factor * r[key]) for r in rows if key in r]
+        ax.plot(*zip(*points, strict=True))
+        ax.set(xlabel="million characters read")
+    axes[0].set(ylabel="loss (nats per character)")
+    axes[1].axhline(100 * london.accuracy, color="black", ls="--", lw=1, label="always London")
+    axes[1].set(ylabel="dev questions answered (%)", ylim=(0, 100))
+    axes[1].legend()
+    save(figure, "wiki.png")
 
 
 def main() -> None:

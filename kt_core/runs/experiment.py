@@ -84,6 +84,7 @@ def run_experiment(
     resume: bool = False,
     save_every: int = 200,
     tensorboard: bool = False,
+    test: bool = True,
 ) -> Result:
     """Pretrain, finetune and evaluate one model, and keep everything in one folder.
 
@@ -94,6 +95,7 @@ def run_experiment(
         overrides: Recipe options to change, by their dotted names.
         resume: Continue the run in `out`. Otherwise a folder that holds a run is a ValueError.
         save_every, tensorboard: Steps between two saved states; write event files too.
+        test: False leaves the test questions unanswered.
 
     Raises:
         ValueError: A setting that no run can have, before anything is written.
@@ -103,7 +105,7 @@ def run_experiment(
     data, name = _load(corpus, chosen)
     config = dict(corpus=name, variant=variant, recipe=dataclasses.asdict(chosen))
     config |= dict(kind=chosen.kind if pretrain else "no-pretrain", seed=seed)
-    config["corpus_sha256"], path = _digest(data), Path(out or _default_folder(config))
+    config["corpus_sha256"], path = digest(data), Path(out or _default_folder(config))
     refuse_impossible(data, chosen, variant, seed)
     with one_writer(path / ".lock", f"{path}") if distributed.is_first() else nullcontext():
         if refuse_other_run(path, config, resume) and (path / "result.json").exists():
@@ -111,11 +113,10 @@ def run_experiment(
         distributed.anywhere()  # all processes have looked at the folder
         if distributed.is_first():
             write_json(path / "config.json", config | circumstances(where))
-        fixed = (path, config, data, chosen, variant, seed, where)
-        run = Run(*fixed, resume, save_every, tensorboard)
+        run = Run(path, config, data, chosen, variant, seed, where, resume, save_every, tensorboard)
         model, vocab, costs = run.pretrained() if pretrain else run.untrained()
         model, more = run.finetuned(model, vocab, "finetune" if pretrain else "scratch")
-        return _finish(path, config | costs | more | circumstances(where), model, vocab, data)
+        return _finish(path, config | costs | more | circumstances(where), model, vocab, data, test)
 
 
 def _load(corpus: str | Path | Corpus, recipe: Recipe) -> tuple[Corpus, str]:
@@ -131,16 +132,16 @@ def _default_folder(config: dict) -> str:
     return "runs/" + "".join(ch if ch.isalnum() or ch in "-_" else "-" for ch in name)
 
 
-def _digest(corpus: Corpus) -> str:
+def digest(corpus: Corpus) -> str:
     """What tells a corpus from one that was edited between stop and resume."""
     parts = (corpus.documents, corpus.train, corpus.dev, corpus.test)
     return sha256(json.dumps(parts).encode())[:16]
 
 
-def _finish(path: Path, details: dict, model, vocab, corpus: Corpus) -> Result:
-    """Answer dev and test, and write the answers and the result."""
-    scores: dict[str, Score | None] = {}
-    for split in ("dev", "test"):
+def _finish(path: Path, details: dict, model, vocab, corpus: Corpus, test: bool) -> Result:
+    """Answer dev, and test if asked to, and write the answers and the result."""
+    scores: dict[str, Score | None] = {"dev": None, "test": None}
+    for split in ("dev", "test")[: 1 + test]:
         pairs = getattr(corpus, split)
         answers, scores[split] = evaluate(model, vocab, pairs)
         if pairs and distributed.is_first():

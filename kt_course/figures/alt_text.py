@@ -7,7 +7,11 @@ import io
 import matplotlib.pyplot as plt
 from IPython.display import display
 from matplotlib.figure import Figure
+from matplotlib.text import Text
 from PIL import Image
+
+from kt_core.vocab import MASK
+from kt_course.figures.style import MASK_SIGN
 
 
 def show(figure: Figure, alt: str) -> None:
@@ -22,6 +26,8 @@ def show(figure: Figure, alt: str) -> None:
     """
     if len(alt) < 20:
         raise ValueError(f"alt text has to say what the picture shows, not only {alt!r}")
+    for text in figure.findobj(Text):
+        text.set_text(text.get_text().replace(MASK, MASK_SIGN))
     png = io.BytesIO()
     figure.savefig(png, format="png")
     plt.close(figure)

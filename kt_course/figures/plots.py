@@ -39,7 +39,6 @@ __all__ = [
     "attention_map",
     "corruption",
     "curves",
-    "learning_curves",
     "loss_placement",
     "rows",
     "GREY",
@@ -143,61 +142,6 @@ def _london(ax: Axes, london: Score, upright: bool) -> None:
         lw=1.4,
         label=f"always London, {100 * london.accuracy:.1f} %, 95 % interval",
     )
-
-
-@in_style
-def learning_curves(
-    histories: Mapping[str, Sequence[Mapping[str, float]]],
-    keys: Sequence[str] = ("loss", "dev"),
-    london: Score | None = None,
-    titles: Sequence[str] | Mapping[str, str] | None = None,
-) -> Figure:
-    """Draw one panel per key and one line per named history (rows of Trainer.fit).
-
-    The x axis counts characters where all rows have them, else steps. Fractions named dev, test,
-    train or accuracy are drawn in per cent, with London's line and its interval.
-    """
-    named = {"loss": "loss (nats a character)", "dev": "dev accuracy (%)", "rate": "learning rate"}
-    every = [row for history in histories.values() for row in history]
-    axis = "characters" if every and all("characters" in row for row in every) else "step"
-    figure, axes = plt.subplots(1, len(keys), figsize=(WIDTH, 3.5), squeeze=False)
-    for i, (ax, key) in enumerate(zip(axes[0], keys, strict=True)):
-        share = key in ("dev", "test", "train", "accuracy")
-        for (name, history), style in zip(
-            histories.items(), ["-", "--", "-.", ":"] * len(histories), strict=False
-        ):
-            points = [
-                (row[axis], row[key] * (100 if share else 1))
-                for row in history
-                if row.get(key) is not None
-            ]
-            if points:
-                ax.plot(
-                    *zip(*points, strict=True),
-                    ls=style,
-                    marker="o" if len(points) < 25 else None,
-                    ms=3.5,
-                    label=name,
-                )
-        if share and london is not None:
-            _london(ax, london, upright=False)
-        if share:
-            ax.set_ylim(bottom=0)
-        told = titles.get(key, "") if isinstance(titles, Mapping) else titles[i] if titles else ""
-        ax.set(
-            xlabel="characters trained on" if axis == "characters" else "steps",
-            ylabel=named.get(key, key),
-            title=told,
-        )
-        ax.ticklabel_format(axis="x", style="sci", scilimits=(-3, 5), useMathText=True)
-    named = {
-        label: line
-        for ax in axes[0]
-        for line, label in zip(*ax.get_legend_handles_labels(), strict=True)
-    }
-    if named:
-        figure.legend(named.values(), named.keys(), loc="outside lower center", ncols=4)
-    return figure
 
 
 def _whiskers(scores: Sequence[Score]) -> list[list[float]]:

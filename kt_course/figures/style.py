@@ -41,7 +41,7 @@ STYLE = {
     "figure.constrained_layout.use": True,
     "figure.facecolor": "white",
     "axes.facecolor": "white",
-    "font.family": "DejaVu Sans",
+    "font.family": ["DejaVu Sans", "DejaVu Sans Mono"],  # the second one has MASK_SIGN
     "font.size": 10,
     "axes.titlesize": 11,
     "axes.labelsize": 10,
@@ -55,7 +55,8 @@ STYLE = {
     "lines.linewidth": 1.8,
     "axes.prop_cycle": plt.cycler(color=[c for c in COLOURS if c != YELLOW]),
 }
-_SIGNS = {" ": "␣", "\n": "↵", "\t": "⇥"}
+MASK_SIGN = "⍰"  # in figures, for the mask ⁇, which looks like two question marks there
+_SIGNS = {" ": "␣", "\n": "↵", "\t": "⇥", "⁇": MASK_SIGN}
 _MAP = plt.get_cmap("magma_r")
 _NORM = PowerNorm(GAMMA, 0.0, 1.0)
 _SCALE = f"weight (colour = weight to the power of {GAMMA})"
@@ -80,9 +81,9 @@ def array(values: Any) -> np.ndarray:
 
 
 def visible(text: Text) -> list[str]:
-    """The characters (or words) of `text` with signs for white space."""
+    """The characters (or words) of `text` with signs for white space and the mask."""
     return [
-        "".join(_SIGNS.get(ch, ch) for ch in token) if token.strip() == "" else token
+        "".join(_SIGNS.get(ch, ch) for ch in token) if token.strip(" \n\t⁇") == "" else token
         for token in text
     ]
 

@@ -353,7 +353,7 @@ def test_the_mouse_is_told_the_weights_and_where_the_map_lies(corpus):
     assert ((steps == 255) == ~np.tri(T, dtype=bool)).all(), "255 is where none may look"
     seen = np.tri(T, dtype=bool)
     assert np.abs((steps[seen] / 254.0) ** 2 - weights[seen]).max() < 0.005
-    assert grid["rows"][24] == "“⁇” at 24"
+    assert grid["rows"][24] == "“⍰” at 24"
     left, top, width, height = grid["box"]
     drawn = pixels(view.png)
     high, wide = drawn.shape[:2]

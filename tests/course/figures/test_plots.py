@@ -43,17 +43,12 @@ def pictures():
     n = len(TEXT)
     vocab = kt.CharVocab.from_documents([TEXT.replace("⁇", "")])
     x, y = kt.NamePlace([("Where was Ada born?", "Rome")], vocab)[0]
-    history = [dict(step=i, characters=100 * i, loss=3.0 / i, dev=i / 20) for i in range(1, 10)]
     return {
         "map": plots.attention_map(causal(n, n), TEXT),
         "long map": plots.attention_map(causal(128, 128), (TEXT * 5)[:128]),
         "words": plots.attention_map(torch.ones(2, 3) / 3, ["a", "b"], ["the", "animal", "it"]),
         "corruption": plots.corruption([("Ada. ", "Rome", " in 1815\n", 60), ("", "x", "", 0)]),
         "loss": plots.loss_placement(x, y, vocab),
-        "learning": plots.learning_curves(
-            {"vanilla": history, "rope": history}, london=LONDON, titles={"loss": "Loss"}
-        ),
-        "no history": plots.learning_curves({}),
         "bars": plots.accuracy_bars(
             [("one", kt.Score(3, 200)), ("none", None)], LONDON, {"rope": 0.2}
         ),
