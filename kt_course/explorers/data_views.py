@@ -189,5 +189,5 @@ def explore_tokens(tokenizer: Any, text: str) -> LivingView:
     kinds = {"odd": SKY, "even": YELLOW}
     figure = coloured_lines([pieces], kinds, f"{len(text)} characters, {len(tokens)} tokens")
     alt = f"{text!r} takes {len(tokens)} tokens after {len(merges)} merges: {' '.join(tokens)}."
-    data = dict(merges=[" ".join(pair) for pair in merges], text=text)
+    data = dict(merges="\n".join(map(" ".join, merges)), text=text)
     return attach_data("tokens", data, alt=alt, picture=figure)

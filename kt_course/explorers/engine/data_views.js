@@ -480,7 +480,8 @@ function encodeWord(word, ranks, limit) {
 
 /** A tokenizer with more or fewer of its merges, on any text. */
 export function tokensView(page) {
-  const { merges, text } = page.data,
+  const { text } = page.data,
+    merges = page.data.merges.split("\n"),
     ranks = new Map(merges.map((merge, rank) => [merge, rank])),
     characters = byteCharacters(),
     encoder = new TextEncoder();
