@@ -57,10 +57,10 @@ class TrainConfig:
     def __post_init__(self):
         for field in ("epochs", "learning_rate", "muon_learning_rate", "grad_clip"):
             require(self, field, getattr(self, field) > 0, "above 0")
-        require(self, "epochs", self.epochs <= 1e6, "at most 1,000,000")
+            require(self, field, getattr(self, field) <= 1e6, "at most 1,000,000")
         seed_fits = is_whole(self.seed, 0) and self.seed < 2**63
         require(self, "seed", seed_fits, "a whole number from 0 to 2**63 - 1")
-        require(self, "weight_decay", self.weight_decay >= 0, "0 or more")
+        require(self, "weight_decay", 0 <= self.weight_decay <= 1e6, "in 0 ... 1,000,000")
         for field in ("final_fraction", "cooldown_from"):
             require(self, field, 0 <= getattr(self, field) <= 1, "in 0 ... 1")
         require(self, "batch_size", is_whole(self.batch_size), "a whole number of at least 1")

@@ -92,8 +92,8 @@ def write_atomically(path: str | Path, data: bytes) -> None:
     A link keeps pointing to its file, a new file gets the permissions that the umask leaves, and an
     old one keeps its own. OSError, with the path, for anything but a plain file.
     """
-    path = Path(path).resolve()
-    if path.exists() and not path.is_file():
+    path = Path(os.path.realpath(path))
+    if os.path.lexists(path) and not path.is_file():  # a link in a loop exists, and is no file
         raise OSError(errno.EINVAL, "not a plain file", str(path))
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name[:100]}.{secrets.token_hex(4)}")

@@ -165,11 +165,7 @@ def _load_files(name: str, files: Sequence[Path], block_size: int) -> Corpus:
     vocab = CharVocab.from_documents(documents)
     splits: dict[str, list[Pair]] = {split: [] for split in SPLITS}
     for split, path in _split_files(files).items():
-        lines, pairs = zip(*numbered_pairs(path), strict=True)
-        if split != "test" and pairs[0][1] is None:
-            raise CorpusError(
-                f"{path}, line {lines[0]}: 1 column; {split} needs question TAB answer"
-            )
+        lines, pairs = zip(*numbered_pairs(path, needs_answers=split != "test"), strict=True)
         check_pairs(pairs, vocab, block_size, path, lines)
         splits[split] = list(pairs)
     return Corpus(name, documents, *splits.values(), vocab)

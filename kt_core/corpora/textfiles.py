@@ -64,15 +64,16 @@ def read_pairs(path: Path | str) -> list[Pair]:
     return [pair for _, pair in numbered_pairs(path)]
 
 
-def numbered_pairs(path: Path | str) -> list[tuple[int, Pair]]:
+def numbered_pairs(path: Path | str, needs_answers: bool = False) -> list[tuple[int, Pair]]:
     """Do as `read_pairs`, and give each pair the number of its line."""
     pairs: list[tuple[int, Pair]] = []
     columns = 0
     for n, line in read_lines(path):
         cells = [cell.strip() for cell in line.split("\t")]
         columns = columns or len(cells)
-        if len(cells) > 2:
-            raise CorpusError(f"{path}, line {n}: {len(cells)} columns; {WANTED_PAIR}")
+        if len(cells) > 2 or len(cells) == columns == 1 and needs_answers:
+            count = f"{len(cells)} column{'s' * (len(cells) > 1)}"
+            raise CorpusError(f"{path}, line {n}: {count}; {WANTED_PAIR}")
         for what, cell in zip(("question", "answer"), cells, strict=False):
             if not cell:
                 raise CorpusError(f"{path}, line {n}: empty {what}; {WANTED_PAIR}")

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import os
 import platform
 import warnings
 from collections.abc import Callable, Sequence
+from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from kt_core._validation import one_of
 from kt_core.blocks import GPTConfig
 from kt_core.corpora.files import read_json, read_plain_file, sha256, write_atomically, write_json
 from kt_core.models import GPT
@@ -64,9 +65,13 @@ def save_checkpoint(
             "they do not belong together"
         )
     weights = {k: t.detach().to("cpu", dtype).contiguous() for k, t in model.state_dict().items()}
+    if wrong := [name for name, t in weights.items() if not t.isfinite().all()]:
+        raise FloatingPointError(
+            f"{path}: not written, {wrong[0]} holds values that are not finite"
+        )
     data = save(weights)
     own = {
-        "config": dataclasses.asdict(model.config),
+        "config": asdict(model.config),
         "vocab": "".join(vocab.chars[2:]),
         "sha256": sha256(data),
     }
@@ -127,7 +132,7 @@ def load_checkpoint(
             f"{path}: SHA-256 is {digest}, its card says {card['sha256']}: "
             "weights and card do not belong together"
         )
-    config = _parse(path, card, "config", lambda value: GPTConfig(**value))
+    config = _parse(path, card, "config", _read_config)
     vocab = _parse(path, card, "vocab", CharVocab)
     if len(vocab) != config.vocab_size:
         raise CheckpointError(
@@ -155,7 +160,16 @@ def _parse(path: Path, card: dict, key: str, read: Callable) -> Any:
     try:
         return read(card[key])
     except (TypeError, ValueError) as error:
-        raise CheckpointError(f"{card_path(path)}: {key}: {error}") from None
+        problem = str(error).replace("GPTConfig.", "")
+        raise CheckpointError(f"{card_path(path)}: {key}: {problem}") from None
+
+
+def _read_config(value: dict) -> GPTConfig:
+    if not isinstance(value, dict):
+        raise ValueError(f"an object is needed, not {value!r}")
+    for name in value:
+        one_of("field", name, [f.name for f in fields(GPTConfig)])
+    return GPTConfig(**value)
 
 
 def _read_weights(path: Path, data: bytes) -> dict[str, torch.Tensor]:

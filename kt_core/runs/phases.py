@@ -70,7 +70,7 @@ class Run:
         """Return the model after pretraining: loaded, or trained now."""
         path = self.path / "pretrained.safetensors"
         if is_complete(path):
-            model, vocab, card = load_checkpoint(path, self.device)
+            model, vocab, card = self.load(path)
             return model, vocab, dict(pretraining=card.get("cost"))
         model, vocab, _ = self.untrained()
         data, settings = self.recipe.pretrain_data(self.corpus, vocab, self.seed), self.recipe.data
@@ -83,7 +83,7 @@ class Run:
         """Return the model after "finetune" or "scratch" on the train pairs, and the costs."""
         path = self.path / "finetuned.safetensors"
         if is_complete(path):
-            model, _, card = load_checkpoint(path, self.device)
+            model, _, card = self.load(path)
             return model, dict(finetuning=card.get("cost"))
         if phase == "finetune" and not self.recipe.finetune.epochs:
             self.save(path, "pretrain", model, vocab, {})
@@ -117,6 +117,13 @@ class Run:
                 save_checkpoint(self.stopped_path(label), model, vocab, card)
             raise
         return cost_of(last) | {"date": today}
+
+    def load(self, path: Path) -> tuple[GPT, CharVocab, dict]:
+        """Load a checkpoint of this run; ValueError if its card says that it is another's."""
+        model, vocab, card = load_checkpoint(path, self.device)
+        if other := [key for key, value in self.config.items() if card.get(key) != value]:
+            raise ValueError(f"{path} belongs to another run: its card has another {other[0]}")
+        return model, vocab, card
 
     def save(self, path: Path, label: str, model: GPT, vocab: CharVocab, cost: dict) -> None:
         """Write the checkpoint of a phase, and then delete what a stop of it has left."""

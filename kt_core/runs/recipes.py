@@ -40,19 +40,11 @@ class Recipe:
     scratch: TrainSettings = TrainSettings()
 
     def __post_init__(self):
-        try:
-            self.model_config(vocab_size=2, variant="vanilla")  # each part validates its fields
-        except ValueError as error:
-            message = str(error).replace("GPTConfig.", "model.")
-            raise ValueError(f"recipe {self.name}: {message}") from None
+        self.model_config(vocab_size=2, variant="vanilla")  # each part validates its fields
         self.documents([], None)
         for phase in PHASES:
-            try:
-                if phase != "finetune" or self.finetune.epochs:  # 0: no finetuning
-                    self.phase(phase)
-            except ValueError as error:
-                message = str(error).replace("TrainConfig.", "").replace("learning_rate", "lr")
-                raise ValueError(f"recipe {self.name}: {phase}.{message}") from None
+            if phase != "finetune" or self.finetune.epochs:  # 0: no finetuning
+                self.phase(phase)
 
     @property
     def kind(self) -> str:
@@ -61,7 +53,12 @@ class Recipe:
 
     def model_config(self, vocab_size: int, variant: str) -> GPTConfig:
         """Return the model's configuration for a vocabulary and a variant."""
-        return GPTConfig(vocab_size, variant=variant, **self.model.arguments(GPTConfig))
+        try:
+            return GPTConfig(vocab_size, variant=variant, **self.model.arguments(GPTConfig))
+        except ValueError as error:
+            message = str(error).replace("GPTConfig.variant", "variant")
+            message = message.replace("GPTConfig.", "model.")
+            raise ValueError(f"recipe {self.name}: {message}") from None
 
     def new_model(self, vocab_size: int, variant: str) -> GPT:
         """Return a model with random weights, drawn from torch's random state."""
@@ -104,7 +101,11 @@ class Recipe:
             compile=settings.compile,
             random_offset=self.model.random_offset,
         )
-        return TrainConfig(**chosen | more), options
+        try:
+            return TrainConfig(**chosen | more), options
+        except ValueError as error:
+            message = str(error).replace("TrainConfig.", "").replace("learning_rate", "lr")
+            raise ValueError(f"recipe {self.name}: {name}.{message}") from None
 
 
 def zero_projections(model: GPT) -> None:
@@ -134,9 +135,7 @@ def recipe(name: str | Recipe, /, **overrides: Any) -> Recipe:
     changes: dict[str, dict[str, Any]] = {}
     for key, value in overrides.items():
         if key not in options:
-            raise ValueError(
-                f"no recipe option {key!r}{_suggestion(key)} known: {', '.join(options)}"
-            )
+            raise ValueError(f"no recipe option {key!r}{_suggestion(key)}")
         section, _, option = key.partition(".")
         try:
             if isinstance(value, str):
@@ -148,13 +147,17 @@ def recipe(name: str | Recipe, /, **overrides: Any) -> Recipe:
 
 
 def _suggestion(key: str) -> str:
-    """The option that is meant, perhaps by its last part or with "_" for the dot."""
+    """The option that is meant, perhaps by its last part or with "_" for the dot, or all."""
     spellings: dict[str, str] = {}
     for option in recipe_options():
         for spelling in (option, option.replace(".", "_"), option.partition(".")[2]):
             spellings.setdefault(spelling, option)
     near = get_close_matches(key, spellings, n=1)
-    return f", did you mean {spellings[near[0]]!r}?" if near else ";"
+    if near:
+        return f", did you mean {spellings[near[0]]!r}?"
+    parts = {"model": ModelSettings, "data": DataSettings, "/".join(PHASES): TrainSettings}
+    lists = (f"{part}.({', '.join(f.name for f in fields(c))})" for part, c in parts.items())
+    return f"; known: {', '.join(lists)}"
 
 
 def _replace(chosen: Recipe, section: str, changes: dict[str, Any]) -> Settings:

@@ -39,6 +39,7 @@ def refuse_other_run(path: Path, config: dict, resume: bool) -> bool:
         if before.get(key) != value
     ]
     if changes:
+        changes[3:] = [f"and {len(changes) - 3} more"] if len(changes) > 3 else []
         raise ValueError(
             f"{path} holds a run with other settings ({'; '.join(changes)}): "
             "resume with the same, or give another folder"

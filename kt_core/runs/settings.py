@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import inspect
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, fields
 from typing import Any
 
-from kt_core._validation import one_of
+from kt_core._validation import did_you_mean
 
 TASKS = ("span_corruption", "questions")
 PRECISIONS = ("auto", "fp32", "bf16", "native")
@@ -37,6 +37,12 @@ class Settings:
             if getattr(self, name) < least:
                 raise ValueError(f"{name} must be {least} or more, not {getattr(self, name)}")
 
+    def choice(self, name: str, choices: Sequence[str]) -> None:
+        """Raise ValueError for a value that is none of the choices."""
+        if (value := getattr(self, name)) not in choices:
+            known = f"{', '.join(choices)}{did_you_mean(value, choices)}"
+            raise ValueError(f"{name} must be one of {known}, not {value!r}")
+
     def arguments(self, function: Callable, **renamed: str) -> dict[str, Any]:
         """The settings that `function` takes as arguments of the same name, or of another one."""
         names = {f.name: renamed.get(f.name, f.name) for f in fields(self)}
@@ -60,8 +66,10 @@ class ModelSettings(Settings):
 
     def __post_init__(self):
         super().__post_init__()
+        self.at_least(1, "block_size")
         if not 0 <= self.random_offset < self.block_size:
-            raise ValueError(f"random_offset must be in 0 ... {self.block_size - 1}")
+            limit = f"0 ... {self.block_size - 1} (block_size - 1)"
+            raise ValueError(f"random_offset must be in {limit}, not {self.random_offset}")
 
 
 @dataclass(frozen=True)
@@ -79,7 +87,7 @@ class DataSettings(Settings):
 
     def __post_init__(self):
         super().__post_init__()
-        one_of("task", self.task, TASKS)
+        self.choice("task", TASKS)
         if not 0 <= self.drop <= 1:
             raise ValueError(f"drop must be in 0 ... 1, not {self.drop}")
         self.at_least(1, "views")
@@ -110,7 +118,7 @@ class TrainSettings(Settings):
 
     def __post_init__(self):
         super().__post_init__()
-        one_of("precision", self.precision, PRECISIONS)
+        self.choice("precision", PRECISIONS)
         self.at_least(1, "micro_batches")
         self.at_least(0, "horizon")
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
@@ -52,11 +53,11 @@ class Options:
     finetune_corpus_path: Path | None = None
     eval_corpus_path: Path | None = None
     outputs_path: Path | None = None
-    bottleneck_dim: int | None = None
+    bottleneck_dim: opt.Count | None = None
     pretrain_lr: float | None = None
     finetune_lr: float | None = None
     tb_expt_name: Path | None = None
-    max_steps: int | None = None
+    max_steps: opt.Count | None = None
     recipe: opt.RecipeName = "a5"
     seed: opt.Seed = 0
     device: opt.Device = "auto"
@@ -83,7 +84,7 @@ class Options:
                 raise ValueError(f"{output} is read and would be overwritten: name another file")
             if any(_is_same(output, path) for path in outputs[:i]):
                 raise ValueError(f"{output} would be written twice: name another file")
-            if output.exists() and not output.is_file():
+            if os.path.lexists(os.path.realpath(output)) and not output.is_file():
                 raise ValueError(f"{output} is not a plain file: name another one")
 
     def find_recipe(self) -> Recipe:
@@ -94,8 +95,13 @@ class Options:
             "finetune.lr": self.finetune_lr,
             "scratch.lr": self.finetune_lr,
         }
-        given = {key: value for key, value in given.items() if value is not None}
-        return recipe(self.recipe, **given | opt.parse_settings(self.settings))
+        given = {key: str(value) for key, value in given.items() if value is not None}
+        settings = opt.parse_settings(self.settings)
+        if twice := [key for key in given if settings.get(key, given[key]) != given[key]]:
+            raise ValueError(
+                f"--set {twice[0]}={settings[twice[0]]}: an option says {given[twice[0]]}"
+            )
+        return recipe(self.recipe, **given | settings)
 
 
 def _files(checkpoint: Path | None) -> list[Path]:
@@ -107,7 +113,7 @@ def _is_same(one: Path, other: Path) -> bool:
     """Is it one file, perhaps through links or another spelling?"""
     if one.exists() and other.exists():
         return one.samefile(other)
-    return one.resolve() == other.resolve()
+    return os.path.realpath(one) == os.path.realpath(other)
 
 
 def pretrain(variant: opt.Variant, corpus: CorpusFile, /, *, options: Options = Options()) -> None:
@@ -187,12 +193,14 @@ def _read_corpus(
     """The two files as a corpus, each read only where it is needed."""
     text = read_documents(corpus) if documents else []
     path, block_size = options.finetune_corpus_path, chosen.model.block_size
-    train = _read_pairs(path, vocab, block_size) if pairs else []
+    train = _read_pairs(path, vocab, block_size, needs_answers=True) if pairs else []
     return Corpus(corpus.stem, text, train, [], [], vocab)
 
 
-def _read_pairs(path: Path, vocab: CharVocab, block_size: int) -> list[tuple[str, str | None]]:
-    lines, pairs = zip(*numbered_pairs(path), strict=True)
+def _read_pairs(
+    path: Path, vocab: CharVocab, block_size: int, needs_answers: bool = False
+) -> list[tuple[str, str | None]]:
+    lines, pairs = zip(*numbered_pairs(path, needs_answers), strict=True)
     check_pairs(pairs, vocab, block_size, path, lines)
     return list(pairs)
 

@@ -7,18 +7,31 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Literal
 
-from cyclopts import Parameter, validators
+from cyclopts import Parameter, Token, validators
+
+from kt_core.runs.settings import parse_value
 
 Profile = Literal["smoke", "quick", "full"]
 Variant = Literal["vanilla", "rope", "perceiver", "perceiver_ar"]
 Corpus = Annotated[str, Parameter(help="bios, bios:people=300,lines=8, wiki, or your own folder")]
 Device = Annotated[str, Parameter(help="auto, cpu, cuda or mps")]
 RecipeName = Annotated[str, Parameter(help="smoke, quick, live, partial, kt, kt-pure or a5")]
+
+
+def _read_whole(kind: type, tokens: Sequence[Token]) -> int:
+    """A whole number; cyclopts would round 1.5."""
+    return parse_value(tokens[0].value, int)
+
+
+_SEED = validators.Number(gte=0, lt=2**63)
 Seed = Annotated[
     int,
     Parameter(
-        validator=validators.Number(gte=0, lt=2**63), help="seed of weights, data order and dropout"
+        converter=_read_whole, validator=_SEED, help="seed of weights, data order and dropout"
     ),
+]
+Count = Annotated[
+    int, Parameter(converter=_read_whole, validator=validators.Number(gte=1, lte=10**9))
 ]
 Settings = Annotated[
     list[str], Parameter("--set", help="KEY=VALUE, a setting of the recipe; may be repeated")

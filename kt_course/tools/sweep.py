@@ -31,7 +31,7 @@ from kt_core.corpora.loading import load_corpus
 from kt_core.runs.progress import progress_bar
 from kt_core.runs.recipes import recipe, recipe_options
 from kt_course.tools.cli import make_app
-from kt_course.tools.options import parse_settings
+from kt_course.tools.options import Count, parse_settings
 from kt_course.tools.parent import as_child
 from kt_course.tools.sweep_results import read_values, write_results
 
@@ -43,7 +43,7 @@ def sweep(
     *command: Annotated[str, Parameter(allow_leading_hyphen=True)],
     grid: Annotated[list[str], Parameter("--grid")],
     out: Path = Path("runs/sweep"),
-    jobs: int = 1,
+    jobs: Count = 1,
     dask: str | None = None,
     x: str | None = None,
     y: str | None = None,

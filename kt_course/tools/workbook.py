@@ -203,7 +203,7 @@ def run_workbook(
     seed: opt.Seed = 0,
     device: opt.Device = "auto",
     settings: opt.Settings = (),
-    jobs: int = 1,
+    jobs: opt.Count = 1,
     out: Path | None = None,
     source: Path | None = None,
 ) -> Path:

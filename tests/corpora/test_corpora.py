@@ -154,7 +154,7 @@ def test_other_questions_are_allowed(tmp_path):
         (
             "my_dev.tsv",
             "Where was Bo Ek born?\n",
-            "my_dev.tsv, line 1: 1 column; dev needs question TAB",
+            "my_dev.tsv, line 1: 1 column; wanted: question TAB",
         ),
         ("my_dev.tsv", "Ann\tLeeds\n\nBo\t\xd8slo", r"line 3: character 'Ø' \(U\+00D8\) of 'Øslo'"),
         (
