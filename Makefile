@@ -42,7 +42,7 @@ check: lint ## lint, import contracts, tests of the core, corpora and runs: two 
 
 test: check ## check, all other tests, the notebooks against their stored outputs, a smoke run
 	$(PYTEST) -m slow $(QUICK_TESTS)
-	$(PYTEST) tests/course tests/benchmarks
+	$(PYTEST) tests/course tests/benchmarks tests/adversarial
 	$(PYTEST) --nbval notebooks --nbval-current-env \
 		--nbval-sanitize-with tests/nbval_sanitize.cfg --nbval-cell-timeout 300
 	rm -rf runs/test-smoke

@@ -20,7 +20,17 @@ from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from dataclasses import dataclass
 from pathlib import Path
 
+from hypothesis import HealthCheck, settings
+
 from kt_course.tools.cli import main
+
+# The same examples on every machine and in every run.
+FIND = settings(
+    max_examples=100,
+    deadline=None,
+    derandomize=True,
+    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
+)
 
 SMALL = (
     "--set model.n_embd=16 --set model.n_layer=2 --set model.n_head=2 --set model.block_size=64 "

@@ -26,18 +26,16 @@ def sha256(data: bytes) -> str:
 
 def read_plain_file(path: str | Path, max_bytes: int = MAX_BYTES) -> bytes:
     """Return the content of a file; OSError, with the path, for a pipe, a device or a huge file."""
-    with open(path, "rb", opener=_open_without_waiting) as file:
+    without_waiting = getattr(os, "O_NONBLOCK", 0)  # for a writer, where it is a pipe
+    with open(
+        path, "rb", opener=lambda name, flags: os.open(name, flags | without_waiting)
+    ) as file:
         status = os.fstat(file.fileno())
         if not stat.S_ISREG(status.st_mode):
             raise OSError(errno.EINVAL, "not a plain file", str(path))
         if status.st_size > max_bytes:
             raise OSError(errno.EFBIG, f"larger than {max_bytes / 2**30:g} GiB", str(path))
         return file.read()
-
-
-def _open_without_waiting(path: str, flags: int) -> int:
-    """Open a file, and a pipe that nobody writes to without waiting for a writer."""
-    return os.open(path, flags | getattr(os, "O_NONBLOCK", 0))
 
 
 def read_json(path: str | Path) -> dict[str, Any]:
@@ -76,14 +74,8 @@ def keep_previous(path: str | Path) -> Path | None:
     path = Path(path)
     if not path.is_file():
         return None
-    numbers = range(1, 10_000)
-    kept = next(path.with_name(f"{path.name}~{n}") for n in numbers if _is_unused(path, n))
-    path.rename(kept)
-    return kept
-
-
-def _is_unused(path: Path, n: int) -> bool:
-    return not path.with_name(f"{path.name}~{n}").exists()
+    names = (path.with_name(f"{path.name}~{n}") for n in range(1, 10_000))
+    return path.rename(next(name for name in names if not name.exists()))
 
 
 def write_atomically(path: str | Path, data: bytes) -> None:

@@ -56,16 +56,11 @@ def read_documents(path: Path | str) -> list[str]:
     return [line for _, line in lines]
 
 
-def read_pairs(path: Path | str) -> list[Pair]:
-    """Return (question, answer) of each line; the answer is None in a file without tabs.
+def numbered_pairs(path: Path | str, needs_answers: bool = False) -> list[tuple[int, Pair]]:
+    """Return (line number, (question, answer)) of each line; the answer is None where none is.
 
     CorpusError for more than two columns, an empty one, or lines of both kinds in one file.
     """
-    return [pair for _, pair in numbered_pairs(path)]
-
-
-def numbered_pairs(path: Path | str, needs_answers: bool = False) -> list[tuple[int, Pair]]:
-    """Do as `read_pairs`, and give each pair the number of its line."""
     pairs: list[tuple[int, Pair]] = []
     columns = 0
     for n, line in read_lines(path):

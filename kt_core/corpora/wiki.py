@@ -84,9 +84,7 @@ def _download(name: str, folder: Path) -> None:
     pooch.get_logger().setLevel("WARNING")
     download = pooch.HTTPDownloader(progressbar=sys.stderr.isatty(), timeout=30)
     reasons = []
-    for address, digest in product(
-        WIKI_ADDRESSES, WIKI_HASHES[name]
-    ):  # pooch knows one hash per file
+    for address, digest in product(WIKI_ADDRESSES, WIKI_HASHES[name]):  # pooch knows one hash
         fetcher = pooch.create(folder, base_url=address, registry={name: f"sha256:{digest}"})
         try:
             fetcher.fetch(name, downloader=download)

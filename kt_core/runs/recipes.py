@@ -164,7 +164,8 @@ def _replace(chosen: Recipe, section: str, changes: dict[str, Any]) -> Settings:
     try:
         return replace(getattr(chosen, section), **changes)
     except ValueError as error:
-        raise ValueError(f"recipe option {section}.{error}") from None
+        problem = str(error).partition("Settings.")[2]
+        raise ValueError(f"recipe option {section}.{problem}") from None
 
 
 def _load_recipes() -> dict[str, Recipe]:

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import inspect
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, field, fields
 from typing import Any
 
-from kt_core._validation import did_you_mean
+from kt_core._validation import require, require_choice
 
 TASKS = ("span_corruption", "questions")
 PRECISIONS = ("auto", "fp32", "bf16", "native")
@@ -28,20 +28,12 @@ class Settings:
             if kind is float and type(value) is int:
                 object.__setattr__(self, f.name, float(value))
             elif type(value) is not kind or (kind is float and not math.isfinite(value)):
-                about = f.metadata["about"]
-                raise ValueError(f"{f.name} must be {kind.__name__} ({about}), not {value!r}")
+                require(self, f.name, False, f"{kind.__name__} ({f.metadata['about']})")
 
     def at_least(self, least: int, *names: str) -> None:
         """Raise ValueError for a value below `least`."""
         for name in names:
-            if getattr(self, name) < least:
-                raise ValueError(f"{name} must be {least} or more, not {getattr(self, name)}")
-
-    def choice(self, name: str, choices: Sequence[str]) -> None:
-        """Raise ValueError for a value that is none of the choices."""
-        if (value := getattr(self, name)) not in choices:
-            known = f"{', '.join(choices)}{did_you_mean(value, choices)}"
-            raise ValueError(f"{name} must be one of {known}, not {value!r}")
+            require(self, name, getattr(self, name) >= least, f"{least} or more")
 
     def arguments(self, function: Callable, **renamed: str) -> dict[str, Any]:
         """The settings that `function` takes as arguments of the same name, or of another one."""
@@ -67,9 +59,8 @@ class ModelSettings(Settings):
     def __post_init__(self):
         super().__post_init__()
         self.at_least(1, "block_size")
-        if not 0 <= self.random_offset < self.block_size:
-            limit = f"0 ... {self.block_size - 1} (block_size - 1)"
-            raise ValueError(f"random_offset must be in {limit}, not {self.random_offset}")
+        fits = 0 <= self.random_offset < self.block_size
+        require(self, "random_offset", fits, f"in 0 ... {self.block_size - 1} (block_size - 1)")
 
 
 @dataclass(frozen=True)
@@ -87,9 +78,8 @@ class DataSettings(Settings):
 
     def __post_init__(self):
         super().__post_init__()
-        self.choice("task", TASKS)
-        if not 0 <= self.drop <= 1:
-            raise ValueError(f"drop must be in 0 ... 1, not {self.drop}")
+        require_choice(self, "task", TASKS)
+        require(self, "drop", 0 <= self.drop <= 1, "in 0 ... 1")
         self.at_least(1, "views")
         self.at_least(0, "mixed_pairs", "min_letters")
 
@@ -118,7 +108,7 @@ class TrainSettings(Settings):
 
     def __post_init__(self):
         super().__post_init__()
-        self.choice("precision", PRECISIONS)
+        require_choice(self, "precision", PRECISIONS)
         self.at_least(1, "micro_batches")
         self.at_least(0, "horizon")
 

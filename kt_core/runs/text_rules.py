@@ -9,9 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 
-_UPPER = "".join(
-    c for c in map(chr, range(0x600)) if c.isupper()
-)  # Latin, Greek, Cyrillic, Armenian
+_UPPER = "".join(filter(str.isupper, map(chr, range(0x600))))  # Latin to Armenian
 _CAPITALISED = rf"[{_UPPER}][\w'’-]+"
 _MONTH = "(?:January|February|March|April|May|June|July|August|September|October|November|December)"
 # Dates ("4 May 1871", "May 4, 1871"), numbers, and sequences of capitalised words, which may be

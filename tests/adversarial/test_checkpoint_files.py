@@ -8,11 +8,10 @@ import struct
 
 import pytest
 import torch
-from attacking import SMALL, SPECIAL, is_clear, kt, no_hang, refused, special_file
+from attacking import FIND, SMALL, SPECIAL, is_clear, kt, no_hang, refused, special_file
 from hypothesis import given
 from hypothesis import strategies as st
 from safetensors.torch import load, save
-from test_text_files import FIND
 
 from kt_core.corpora.files import sha256
 from kt_core.runs.checkpoints import CheckpointError, card_digest, load_checkpoint

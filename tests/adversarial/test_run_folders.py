@@ -9,10 +9,9 @@ import stat
 
 import pytest
 import torch
-from attacking import SMALL, files, is_clear, kt, refused, special_file
+from attacking import FIND, SMALL, files, is_clear, kt, refused, special_file
 from hypothesis import given
 from hypothesis import strategies as st
-from test_text_files import FIND
 
 from kt_core.corpora.files import one_writer, read_json, write_atomically
 from kt_core.runs import hooks

@@ -5,10 +5,9 @@ from __future__ import annotations
 import math
 
 import pytest
-from attacking import SMALL, is_clear, kt, no_hang, refused
+from attacking import FIND, SMALL, is_clear, kt, no_hang, refused
 from hypothesis import given
 from hypothesis import strategies as st
-from test_text_files import FIND
 
 from kt_core.runs.checkpoints import load_checkpoint
 from kt_core.runs.recipes import RECIPES, recipe, recipe_options

@@ -6,19 +6,13 @@ import unicodedata
 import warnings
 
 import pytest
-from attacking import SMALL, SPECIAL, is_clear, kt, no_hang, refused, special_file
-from hypothesis import HealthCheck, given, settings
+from attacking import FIND, SMALL, SPECIAL, is_clear, kt, no_hang, refused, special_file
+from hypothesis import given
 from hypothesis import strategies as st
 
 from kt_core.corpora.loading import load_corpus
 from kt_core.corpora.textfiles import CorpusError, numbered_pairs, read_documents
 
-FIND = settings(
-    max_examples=150,
-    deadline=None,
-    derandomize=True,
-    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
-)
 GOOD = "Ann Bo. Ann Bo was born in Rome.\n"
 
 # name: (content, what the message says besides the file's name)

@@ -12,7 +12,7 @@ import pytest
 
 from kt_core.corpora import loading, paths, wiki
 from kt_core.corpora.loading import load_corpus, question, question_name, shared_names
-from kt_core.corpora.textfiles import CorpusError, check_pairs, read_documents, read_pairs
+from kt_core.corpora.textfiles import CorpusError, check_pairs, numbered_pairs, read_documents
 from kt_core.corpora.wiki import fetch_wiki
 from kt_core.vocab import CharVocab
 
@@ -225,7 +225,8 @@ def test_pairs_must_fit_the_block(tmp_path):
 
 def test_read_pairs_strips_cells(tmp_path):
     (tmp_path / "a.tsv").write_text("q \t answer \n\nr\tother", encoding="utf-8")
-    assert read_pairs(tmp_path / "a.tsv") == [("q", "answer"), ("r", "other")]
+    expected = [(1, ("q", "answer")), (3, ("r", "other"))]
+    assert numbered_pairs(tmp_path / "a.tsv") == expected
 
 
 # ---------------- wiki: fetching

@@ -52,15 +52,15 @@ def test_an_unknown_recipe_names_the_known_ones():
         ("model.nembd", "model.n_embd"),
     ],
 )
-def test_an_unknown_option_suggests_the_near_one_and_lists_all(wrong, near):
-    with pytest.raises(ValueError, match=f"{wrong!r}, did you mean '{near}'") as error:
+def test_an_unknown_option_suggests_the_near_one(wrong, near):
+    with pytest.raises(ValueError, match=f"{wrong!r}, did you mean '{near}'"):
         recipe("quick", **{wrong: 1})
-    assert all(option in str(error.value) for option in recipe_options())
 
 
-def test_an_unknown_option_that_is_near_nothing_gets_no_suggestion():
-    with pytest.raises(ValueError, match="'zzzz'; known: model.n_layer"):
+def test_an_unknown_option_that_is_near_nothing_lists_all():
+    with pytest.raises(ValueError, match="'zzzz'; known: model") as error:
         recipe("quick", zzzz=1)
+    assert all(option.partition(".")[2] in str(error.value) for option in recipe_options())
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Mapping
 import numpy as np
 
 from kt_core.datasets import SpanCorruption
-from kt_core.runs.text_rules import askable_spans, name_prefix_end
+from kt_core.runs.text_rules import name_prefix_end
 
 ASKED, HIDDEN_NAME = "asked for, name visible", "asked for, name cut out too"
 READ, DIVIDED, INVISIBLE = "visible, not asked for", "divided by the cut", "not visible"
@@ -51,13 +51,6 @@ def fate_shares(fates: Iterable[str]) -> dict[str, float]:
     """Return the share of each of FATES."""
     fates = list(fates)
     return {kind: fates.count(kind) / len(fates) for kind in FATES}
-
-
-def cut_salient_span(document: str, rng: random.Random) -> tuple[str, str, str]:
-    """Cut a whole name, date or number out of a whole document: (prefix, masked, suffix)."""
-    spans = askable_spans(document) or [(0, len(document))]
-    start, stop = rng.choice(spans)
-    return document[:start], document[start:stop], document[stop:]
 
 
 def expected_lengths(lengths: np.ndarray, block_size: int = 128) -> tuple[np.ndarray, np.ndarray]:

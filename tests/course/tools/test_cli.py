@@ -312,7 +312,7 @@ def test_the_assignments_commands_refuse_to_train_in_several_processes(here, fai
 
 def test_questions_without_answers_cannot_be_finetuned_on(here, fail_kt):
     line = FINETUNE.replace("birth_places_train.tsv", "birth_test_inputs.tsv")
-    assert "no answer" in fail_kt(line)
+    assert "line 1: 1 column; wanted: question TAB answer" in fail_kt(line)
 
 
 def test_checkpoints_that_do_not_fit(here, run_kt, fail_kt):
