@@ -6,10 +6,19 @@ kt_course.check("causal-mask", my_function)   # a verdict that says what is wron
 """
 
 from kt_course.exercises.check import Verdict, check
-from kt_course.exercises.decorator import exercise
+from kt_course.exercises.decorator import assert_right, exercise
 from kt_course.exercises.progress import progress
 from kt_course.exercises.quizzes import quiz
 from kt_course.exercises.registry import exercise_ids
 from kt_course.exercises.solutions import solution
 
-__all__ = ["Verdict", "check", "exercise", "exercise_ids", "progress", "quiz", "solution"]
+__all__ = [
+    "Verdict",
+    "assert_right",
+    "check",
+    "exercise",
+    "exercise_ids",
+    "progress",
+    "quiz",
+    "solution",
+]

@@ -14,12 +14,19 @@ def progress() -> None:
     folder (~/.local/share on Linux). KT_PROGRESS_FILE=off records nothing.
     """
     statuses = read_statuses()
-    notebooks: dict[str, list[str]] = {}
-    for item in (*library().values(), *quizzes().values()):
-        notebooks.setdefault(item.notebook, []).append(item.id)
     print(f"{'notebook':24s}{'done':>6s}{'wrong':>7s}{'open':>6s}   next")
-    for notebook, ids in sorted(notebooks.items()):
-        todo = [id for id in ids if statuses.get(id) != "right"]
-        done, wrong = len(ids) - len(todo), sum(statuses.get(id) == "wrong" for id in ids)
+    for notebook, (ids, done) in count_statuses().items():
+        todo = [id for id in ids if id not in done]
+        wrong = sum(statuses.get(id) == "wrong" for id in ids)
         following = todo[0] if todo else "all done"
-        print(f"{notebook:24s}{done:6d}{wrong:7d}{len(todo) - wrong:6d}   {following}")
+        print(f"{notebook:24s}{len(done):6d}{wrong:7d}{len(todo) - wrong:6d}   {following}")
+
+
+def count_statuses() -> dict[str, tuple[list[str], list[str]]]:
+    """Return, by notebook, the ids of its exercises and questions, and those that are done."""
+    statuses, notebooks = read_statuses(), {}
+    for item in (*library().values(), *quizzes().values()):
+        ids, done = notebooks.setdefault(item.notebook, ([], []))
+        ids.append(item.id)
+        done += [item.id] if statuses.get(item.id) == "right" else []
+    return dict(sorted(notebooks.items()))

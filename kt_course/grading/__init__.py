@@ -7,9 +7,6 @@ running.py   a process that runs the notebook from its first cell to its last
 sandbox.py   the limits around both, and bubblewrap where it is installed
 batch.py     one row of a CSV file per submission
 release.py   clean notebooks for learners
+
+This file imports nothing: every confined process imports it, and should start fast.
 """
-
-from kt_course.grading.batch import Row, grade, grade_command
-from kt_course.grading.sandbox import Limits
-
-__all__ = ["Limits", "Row", "grade", "grade_command"]

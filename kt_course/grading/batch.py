@@ -2,31 +2,36 @@
 
 from __future__ import annotations
 
+import csv
+import io
 import os
 import stat
 import time
 import warnings
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Literal
 
 import nbformat
+import psutil
 from cyclopts import Parameter
 
-from kt_core.corpora.files import keep_previous, write_atomically
+from kt_core.corpora.files import keep_previous, read_plain_file, write_atomically
 from kt_course.exercises import exercise_ids
 from kt_course.exercises.check import one_line
-from kt_course.grading import running
+from kt_course.exercises.registry import library
 from kt_course.grading.cleaning import ID
 from kt_course.grading.gradebook import (
     Gradebook,
+    read_marks,
     read_points,
     read_roster,
-    similar_answers,
     write_gradebook,
 )
-from kt_course.grading.sandbox import Limits, Outcome, bubblewrap_problem, run_confined
+from kt_course.grading.sandbox import Limits, Outcome, bubblewrap_problem, run_confined, stop_all
+from kt_course.grading.similarity import similar_pairs
 from kt_course.grading.written import marking_page, written_answers
 from kt_course.tools import options as opt
 from kt_course.tools.tables import csv_text, printable
@@ -72,8 +77,10 @@ def grade_command(
     cell_seconds: opt.Count = 300,
     seconds: opt.Count = 1200,
     memory: float = 4.0,
+    jobs: int | None = None,
     roster: Path | None = None,
     points: Path | None = None,
+    marks: Path | None = None,
     lms: Annotated[Literal["canvas", "moodle", "gradescope"] | None, Parameter("--for")] = None,
 ) -> None:
     """Run and judge learners' notebooks, which are not trusted, into a CSV file.
@@ -82,35 +89,59 @@ def grade_command(
     for a learning management system, all beside the CSV file.
 
     Args:
-        notebooks: Submissions, or folders of them.
+        notebooks: Submissions, or folders of them; or the CSV file of an earlier call, which is
+            read instead of grading again.
         out: The CSV file, one row per submission.
         profile: Run them all in this profile instead of their own.
         cell_seconds: Time for one cell.
         seconds: Time for one notebook.
         memory: GB for one submission.
+        jobs: How many submissions at a time; by default one per core.
         roster: CSV with the columns id and name; perhaps email, login, sis_id, section.
         points: TOML with the points of exercises; by default an exercise gives its difficulty.
+        marks: The CSV file of the written answers, with your points and comments in it.
         lms: Write the points as this system imports them; needs --roster.
     """
     limits = Limits(cell=cell_seconds, notebook=seconds, memory=memory)
-    if roster is None and (points or lms):
-        raise ValueError(f"{'--points' if points else '--for'} needs --roster")
+    needing = {"--points": points, "--marks": marks, "--for": lms}
+    if not roster and (option := next((name for name, value in needing.items() if value), None)):
+        raise ValueError(f"{option} needs --roster")
     students = read_roster(roster) if roster else []
-    values = read_points(points)
+    values, by_hand = read_points(points), read_marks(marks, students) if marks else {}
+    earlier = [path for path in notebooks if path.suffix == ".csv"]
+    rows = [row for path in earlier for row in read_rows(path)]
     if kept := keep_previous(out):
         print(f"the {out.name} that was there is now {kept.name}")
-    rows = grade(notebooks, out, limits, profile)
+    if rest := [path for path in notebooks if path not in earlier]:
+        jobs = jobs or psutil.cpu_count(logical=False) or 1
+        rows += grade(rest, out, limits, profile, jobs=jobs)
+    write_atomically(out, table(rows).encode())
     print(f"{len(rows)} submissions in {out}")
     if students:
-        book = Gradebook.of(rows, students, values)
-        for path in [*write_gradebook(book, out, lms), *write_for_reading(book, out)]:
+        book = Gradebook.of(rows, students, values, by_hand)
+        reading = [] if marks else write_for_reading(book, out)
+        for path in [*write_gradebook(book, out, lms), *reading]:
             print(f"written: {path}")
         for file in book.unmatched:
             print(printable(f"nobody on the roster: {file}"))
 
 
+def read_rows(path: Path) -> list[Row]:
+    """Read the table of an earlier call; ValueError if it is another one."""
+    lines = csv.DictReader(io.StringIO(read_plain_file(path).decode("utf-8-sig", "replace")))
+    if list(lines.fieldnames or ())[: len(FIELDS)] != list(FIELDS):
+        raise ValueError(f"{path}: no table of kt grade, its columns begin with {FIELDS[0]!r}")
+    rows = []
+    for line in lines:
+        file = line["file"].removeprefix("'")
+        verdicts = {id: text for id in lines.fieldnames[len(FIELDS) :] if (text := line[id])}
+        known = dict(notebook=line["notebook"], verdicts=verdicts)
+        rows.append(Row(file, line["status"], float(line["seconds"]), **known))
+    return rows
+
+
 def write_for_reading(book: Gradebook, out: Path) -> list[Path]:
-    """Write what a person reads: the written answers with their rubrics, and equal answers."""
+    """Write what a person reads: the written answers with rubrics, answers that are alike."""
     base, marking, sources = out.with_suffix(""), [], {}
     for student in book.students:
         for row in book.rows[student.id].values():
@@ -124,15 +155,25 @@ def write_for_reading(book: Gradebook, out: Path) -> list[Path]:
     if marking:
         path = base.with_name(f"{base.name}-written")
         write_atomically(path.with_suffix(".html"), marking_page(marking).encode())
-        lines = [[*line[:2], "", line[2]] for line in marking]
-        table = csv_text(["student", "question", "points", "answer"], lines)
-        write_atomically(path.with_suffix(".csv"), table.encode())
+        lines = [[student, id, "", "", text] for student, id, text in marking]
+        headers = ["student", "question", "points", "comment", "answer"]
+        keep_previous(path.with_suffix(".csv"))  # somebody may have filled it in
+        write_atomically(path.with_suffix(".csv"), csv_text(headers, lines).encode())
         written += [path.with_suffix(".html"), path.with_suffix(".csv")]
-    equal = [(id, *group) for id, given in sources.items() for group in similar_answers(given)]
-    if equal:
-        path = base.with_name(f"{base.name}-equal-answers.csv")
-        lines = [[id, len(group), ", ".join(group)] for id, *group in equal]
-        write_atomically(path, csv_text(["exercise", "number", "students"], lines).encode())
+    if pairs := similar_pairs(sources):
+        path = base.with_name(f"{base.name}-similar-answers.csv")
+        headers = "student,student,exercise,similarity %,median of the class %,same names and text"
+        lines = [
+            [
+                *pair.students,
+                pair.exercise,
+                round(100 * pair.similarity),
+                "" if pair.typical is None else round(100 * pair.typical),
+                "same" if pair.is_copy else "",
+            ]
+            for pair in pairs
+        ]
+        write_atomically(path, csv_text(headers.split(","), lines).encode())
         written.append(path)
     return written
 
@@ -153,6 +194,7 @@ def grade(
     profile: str | None = None,
     bubblewrap: bool | None = None,
     log: Callable[[str], None] = print,
+    jobs: int = 1,
 ) -> list[Row]:
     """Grade notebooks, and those in folders, into a CSV file that is complete after every row.
 
@@ -163,6 +205,7 @@ def grade(
         profile: A value for the notebooks' parameter of that name, instead of their own.
         bubblewrap: Use it or not; by default where it works.
         log: Gets a line of text per submission.
+        jobs: How many submissions at a time.
 
     Raises:
         ValueError: There is nothing to grade, or this system cannot.
@@ -176,10 +219,17 @@ def grade(
     bubblewrap = not bubblewrap_problem() if bubblewrap is None else bubblewrap
     log(describe_isolation(bubblewrap))
     rows: list[Row] = []
-    for path in paths:
-        rows.append(grade_one(path, limits, profile, bubblewrap))
-        write_atomically(out, table(rows).encode())
-        log(printable(str(rows[-1])))
+    library()  # all threads share what it reads
+    with ThreadPoolExecutor(jobs) as pool:
+        try:
+            for row in pool.map(lambda path: grade_one(path, limits, profile, bubblewrap), paths):
+                rows.append(row)
+                write_atomically(out, table(rows).encode())
+                log(printable(str(row)))
+        except BaseException:  # such as Ctrl-C: do not wait for those that run
+            pool.shutdown(wait=False, cancel_futures=True)
+            stop_all()
+            raise
     return rows
 
 
@@ -217,23 +267,21 @@ def grade_one(path: Path, limits: Limits, profile: str | None, bubblewrap: bool)
     def row(status: str, **known) -> Row:
         return Row(str(path), one_line(status)[:300], round(time.monotonic() - began, 1), **known)
 
-    def confined(*arguments: str) -> Outcome:
-        # -P: imports nothing from the current folder, where answers can write
-        return run_confined(["-P", *arguments], data, limits, limits.notebook, bubblewrap)
-
     try:
         data = read_submission(path)
     except (OSError, ValueError) as error:
         return row(f"not a notebook: {getattr(error, 'strerror', None) or error}")
     try:
-        judged = confined("-m", "kt_course.grading.judging", "FD")
-        if not judged.facts:
-            return row(judged.stopped or "failed: it ended the process that judges it")
-        facts = judged.facts[0]
+        # -P: imports nothing from the current folder, where answers can write
+        options = [str(limits.cell), *([profile] if profile else [])]
+        command = ["-P", "-m", "kt_course.grading.judging", "FD", *options]
+        outcome = run_confined(command, data, limits, limits.notebook, bubblewrap)
+        if not outcome.facts:
+            return row(outcome.stopped or "failed: it ended the process that judges it")
+        facts = outcome.facts[0]
         if problem := facts.get("problem"):
             return row(problem)
-        options = [str(limits.cell), *([profile] if profile else [])]
-        status = describe_run(confined(running.__file__, "FD", *options))
+        status = describe_run(outcome)
         return row(status, notebook=facts["notebook"], verdicts=facts["verdicts"])
     except Exception as error:  # one submission must not stop the others
         return row(f"failed: {type(error).__name__}: {error}")

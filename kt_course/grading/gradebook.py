@@ -3,7 +3,9 @@
 canvas      CSV as Canvas imports it: Student, ID, SIS User ID, SIS Login ID, Section, a column per
             notebook, and a second line with the points possible. Empty cells change no grade.
 moodle      CSV for Moodle's grade import: ID number, Email address, a column per notebook
-gradescope  a folder per student with results.json, as Gradescope reads it from an autograder
+gradescope  an autograder that hands out the results.json of each student
+
+Marks for written answers are one more column per notebook.
 
 The deadline and penalties for late work are left to the LMS.
 """
@@ -24,7 +26,7 @@ from typing import Any
 from kt_core._validation import one_of
 from kt_core.corpora.files import read_plain_file, write_atomically, write_json
 from kt_course.exercises.registry import library
-from kt_course.grading.written import page
+from kt_course.grading.written import Question, page, written_questions
 from kt_course.tools.tables import csv_text, printable
 
 LMS = ("canvas", "moodle", "gradescope")
@@ -159,14 +161,56 @@ def find_student(file: str, students: Sequence[Student]) -> Student | None:
     return None
 
 
+Marks = Mapping[tuple[str, str], tuple[float, str]]  # (student, question): points, comment
+
+
+def read_marks(path: str | Path, students: Sequence[Student]) -> Marks:
+    """Read the table of written answers after a person filled in its points and comments.
+
+    Raises:
+        ValueError: It names the line with a student, question or number that cannot be.
+    """
+    marks, ids = {}, [student.id for student in students]
+    lines = csv.DictReader(io.StringIO(_read_text(path)))
+    if missing := {"student", "question", "points"} - {*(lines.fieldnames or ())}:
+        raise ValueError(f"{path}, line 1: no column {min(missing)!r}")
+    for line in lines:
+        try:
+            if not (points := (line["points"] or "").strip()):
+                continue
+            student = one_of("student", (line["student"] or "").removeprefix("'"), ids)
+            question = written_questions()[
+                one_of("question", line["question"], written_questions())
+            ]
+            if not 0 <= float(points.replace(",", ".")) <= question.points:
+                raise ValueError(f"{question.id} has 0 to {question.points:g} points")
+        except ValueError as error:
+            raise ValueError(f"{path}, line {lines.line_num}: {error}") from None
+        marks[student, question.id] = float(points.replace(",", ".")), line.get("comment") or ""
+    return marks
+
+
+@dataclass(frozen=True)
+class Item:
+    """An exercise or a written question of one student, with its points."""
+
+    title: str
+    earned: float
+    possible: float
+    verdict: str
+    step: str = ""
+
+
 @dataclass
 class Gradebook:
-    """Points by student and notebook.
+    """Points by student and column: a notebook, or the written questions of one.
 
     Attributes:
         rows: The graded submissions (`batch.Row`) of each student id, by notebook, the best one.
         unmatched: Files of nobody on the roster.
-        notebooks: The notebooks that were handed in, with the points possible.
+        notebooks: The columns, with the points possible.
+        marks: Points and comments for written answers.
+        questions: The written questions of a column.
     """
 
     students: Sequence[Student]
@@ -174,10 +218,18 @@ class Gradebook:
     rows: dict[str, dict[str, Any]]
     unmatched: list[str]
     notebooks: dict[str, float]
+    marks: Marks = field(default_factory=dict)
+    questions: dict[str, list[Question]] = field(default_factory=dict)
 
     @classmethod
-    def of(cls, rows: Iterable[Any], students: Sequence[Student], points: Points) -> Gradebook:
-        """Make it from the rows of `kt grade`."""
+    def of(
+        cls,
+        rows: Iterable[Any],
+        students: Sequence[Student],
+        points: Points,
+        marks: Marks | None = None,
+    ) -> Gradebook:
+        """Make it from the rows of `kt grade`, and the marks for written answers."""
         by_student: dict[str, dict[str, Any]] = {student.id: {} for student in students}
         book = cls(students, points, by_student, [], {})
         for row in rows:
@@ -191,6 +243,13 @@ class Gradebook:
             if row.verdicts:
                 possible = sum(points.of(id) for id in row.verdicts)
                 book.notebooks[row.notebook] = possible
+        book.marks = marks or {}
+        marked = {question for _, question in book.marks}
+        for q in written_questions().values():
+            if q.id in marked:
+                column = f"{q.notebook} written"
+                book.questions.setdefault(column, []).append(q)
+                book.notebooks[column] = book.notebooks.get(column, 0) + q.points
         book.notebooks = dict(sorted(book.notebooks.items()))
         return book
 
@@ -198,10 +257,31 @@ class Gradebook:
         """Return the points of one submission."""
         return sum(self.points.earned(id, verdict) for id, verdict in row.verdicts.items())
 
-    def cell(self, student: Student, notebook: str) -> str:
-        """Return the points of a student in a notebook; "" if nothing was handed in."""
-        row = self.rows[student.id].get(notebook)
-        return "" if row is None else f"{self.score(row):g}"
+    def items(self, student: Student, column: str) -> list[Item]:
+        """Return what a student's points in a column are made of."""
+        if column in self.questions:
+            marks = [(q, self.marks.get((student.id, q.id))) for q in self.questions[column]]
+            return [
+                Item(q.title, mark[0], q.points, "marked", mark[1]) for q, mark in marks if mark
+            ]
+        row = self.rows[student.id].get(column)
+        return [self._item(id, verdict) for id, verdict in row.verdicts.items()] if row else []
+
+    def _item(self, id: str, verdict: str) -> Item:
+        kind, _, why = verdict.partition(": ")
+        step = {
+            "right": "",
+            "not attempted": f"Start with the first hint; about {library()[id].minutes} minutes.",
+        }.get(kind.partition(",")[0], "Read the diagnosis, then the hints, and run the cell again.")
+        shown = kind if not why or kind.startswith("right") else f"{kind}: {why}"
+        title = f"{library()[id].title} ({id})"
+        return Item(title, self.points.earned(id, verdict), self.points.of(id), shown, step)
+
+    def cell(self, student: Student, column: str) -> str:
+        """Return the points of a student in a column; "" if nothing was handed in or marked."""
+        items = self.items(student, column)
+        is_there = items or column in self.rows[student.id]
+        return f"{sum(item.earned for item in items):g}" if is_there else ""
 
 
 def write_gradebook(book: Gradebook, out: Path, lms: str | None) -> list[Path]:
@@ -235,28 +315,25 @@ def _file_name(text: str) -> str:
 def feedback_page(book: Gradebook, student: Student) -> str:
     """Return a student's page: points, and for each exercise the verdict and what to do next."""
     parts = [f"<p>{html.escape(student.name)} ({html.escape(student.id)})</p>"]
-    if not book.rows[student.id]:
-        parts.append("<p>Nothing was handed in.</p>")
-    for notebook, row in sorted(book.rows[student.id].items()):
-        total = f"{book.score(row):g} of {book.notebooks.get(notebook, 0):g} points"
-        parts.append(f"<h2>{html.escape(notebook or row.file)}: {total}</h2>")
-        parts.append(f"<p>The notebook as a whole: {html.escape(printable(row.status))}.</p>")
-        if row.verdicts:
-            lines = [_feedback_line(book, id, verdict) for id, verdict in row.verdicts.items()]
+    rows = book.rows[student.id]
+    columns = [column for column in {**book.notebooks, **rows} if book.cell(student, column)]
+    for column in sorted(columns) or ["Nothing was handed in"]:
+        items, points = book.items(student, column), book.cell(student, column) if columns else ""
+        total = f": {points} of {book.notebooks.get(column, 0):g} points" if items else ""
+        name = column or rows[column].file
+        parts.append(f"<h2>{html.escape(name)}{total}</h2>")
+        if column in rows:
+            status = html.escape(printable(rows[column].status))
+            parts.append(f"<p>The notebook as a whole: {status}.</p>")
+        if items:
             head = "<tr><th>exercise</th><th>points</th><th>verdict</th><th>next step</th></tr>"
-            parts.append(f"<table>{head}{''.join(lines)}</table>")
+            parts.append(f"<table>{head}{''.join(map(_feedback_line, items))}</table>")
     return page("Feedback", "\n".join(parts))
 
 
-def _feedback_line(book: Gradebook, id: str, verdict: str) -> str:
-    kind, _, why = verdict.partition(": ")
-    step = {
-        "right": "",
-        "not attempted": f"Start with the first hint; about {library()[id].minutes} minutes.",
-    }.get(kind.partition(",")[0], "Read the diagnosis, then the hints, and run the cell again.")
-    points = f"{book.points.earned(id, verdict):g} of {book.points.of(id):g}"
-    verdict = kind if not why or kind.startswith("right") else f"{kind}: {why}"
-    cells = f"{library()[id].title} ({id})", points, printable(verdict), step
+def _feedback_line(item: Item) -> str:
+    points = f"{item.earned:g} of {item.possible:g}"
+    cells = item.title, points, printable(item.verdict), printable(item.step)
     return f"<tr>{''.join(f'<td>{html.escape(cell)}</td>' for cell in cells)}</tr>"
 
 
@@ -289,21 +366,25 @@ def _write_moodle(book: Gradebook, base: Path) -> Path:
 def _write_gradescope(book: Gradebook, base: Path) -> Path:
     folder = base.with_name(f"{base.name}-gradescope")
     for student in book.students:
-        for notebook, row in book.rows[student.id].items():
+        for column in book.notebooks:
+            if not book.cell(student, column):
+                continue
             tests = [
                 dict(
-                    name=f"{id}: {library()[id].title}",
-                    score=book.points.earned(id, verdict),
-                    max_score=book.points.of(id),
-                    status="passed" if book.points.earned(id, verdict) else "failed",
-                    output=printable(verdict),
+                    name=item.title,
+                    score=item.earned,
+                    max_score=item.possible,
+                    status="passed" if item.earned else "failed",
+                    output=printable(" ".join([item.verdict, item.step])),
                 )
-                for id, verdict in row.verdicts.items()
+                for item in book.items(student, column)
             ]
-            name = _file_name(notebook or Path(row.file).stem)
-            target = folder / _file_name(student.id) / name / "results.json"
-            output = printable(row.status)
-            write_json(target, dict(score=book.score(row), output=output, tests=tests))
+            target = folder / "results" / _file_name(student.email or student.id)
+            score = sum(test["score"] for test in tests)
+            write_json(target / f"{_file_name(column)}.json", dict(score=score, tests=tests))
+    script = Path(__file__).with_name("run_autograder").read_bytes()
+    write_atomically(folder / "run_autograder", script)
+    write_atomically(folder / "setup.sh", b"#!/usr/bin/env bash\napt-get install -y python3\n")
     return folder
 
 
@@ -312,18 +393,3 @@ WRITERS: dict[str, Callable[[Gradebook, Path], Path]] = {
     "moodle": _write_moodle,
     "gradescope": _write_gradescope,
 }
-
-
-def similar_answers(answers: Mapping[str, str], least: int = 40) -> list[tuple[str, ...]]:
-    """Return groups of students whose answers are the same but for spaces, case and comments.
-
-    Args:
-        answers: Source by student.
-        least: Shorter answers, in characters, are left out: they are often the same by chance.
-    """
-    groups: dict[str, list[str]] = {}
-    for student, source in answers.items():
-        code = re.sub(r"#[^\n]*|\s+", "", source).casefold()
-        if len(code) >= least:
-            groups.setdefault(code, []).append(student)
-    return [tuple(group) for group in groups.values() if len(group) > 1]

@@ -1,4 +1,6 @@
-"""Judge a notebook's answers: `python -m kt_course.grading.judging FD`, the notebook as its input.
+"""Judge a notebook's answers, then run it: `python -m … FD SECONDS [PROFILE]`.
+
+The notebook is the standard input. The verdicts are the first fact reported to the descriptor FD.
 
 Nothing of the notebook runs in this process. Copies of the process (forks) run it, and one thing
 comes back from them: data, read by PyTorch's loader of plain data, which runs no code.
@@ -24,7 +26,6 @@ from collections.abc import Callable, Collection
 from contextlib import suppress
 from typing import Any
 
-import nbformat
 import torch
 
 from kt_core.evaluation import Score
@@ -33,7 +34,7 @@ from kt_course.exercises.check import STATUSES, one_line
 from kt_course.exercises.registry import Exercise, exercise_ids, library
 from kt_course.grading.answers import Answer, answers
 from kt_course.grading.borrowed import judge_strictly
-from kt_course.grading.running import end, seal
+from kt_course.grading.running import end, report, run_notebook, seal
 
 # Checks of effects: what a call does to its arguments, gradients through it, or modules and models
 # that it makes or gets. A copy cannot give those back.
@@ -73,12 +74,18 @@ class Unreadable(Lost):
     """What a copy gives back is more than data, or comes too late."""
 
 
-def main(fd: int) -> None:
-    """Judge the notebook on standard input, and report to the file descriptor `fd`."""
+def main(fd: int, seconds: int, profile: str | None = None) -> None:
+    """Judge the notebook on standard input, then run it; report to the file descriptor `fd`."""
     seal()
     os.set_inheritable(fd, False)
+    sys.modules["rfc3987_syntax"] = None  # jsonschema's check of web addresses: 0.8 s to import
     torch.set_num_threads(1)
-    end(fd, **judge_notebook(sys.stdin.buffer.read()))
+    data = sys.stdin.buffer.read()
+    facts = judge_notebook(data)
+    if "problem" in facts:
+        end(fd, **facts)
+    report(fd, **facts)
+    run_notebook(fd, data.decode(), seconds, profile)
 
 
 def judge_notebook(data: bytes) -> dict[str, Any]:
@@ -107,6 +114,8 @@ def judge_notebook(data: bytes) -> dict[str, Any]:
 
 def read_sources(data: bytes) -> list[str]:
     """The sources of the code cells that are not blank; ValueError if it is no Python notebook."""
+    import nbformat
+
     try:
         with warnings.catch_warnings(action="ignore"):
             notebook = nbformat.reads(data.decode(), as_version=4)
@@ -266,4 +275,4 @@ def _read(reading: int, deadline: float) -> bytes:
 
 
 if __name__ == "__main__":
-    main(int(sys.argv[1]))
+    main(int(sys.argv[1]), int(sys.argv[2]), *sys.argv[3:])

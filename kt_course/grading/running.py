@@ -1,8 +1,8 @@
-"""Run a notebook, which is untrusted code, to its end: `python -P running.py FD SECONDS [PROFILE]`.
+"""Run a notebook, which is untrusted code, to its end.
 
-The notebook is the standard input. A JSON object per line goes to the file descriptor FD: {"cell":
-n} when a cell begins, and {"end": …} at last. Outputs are counted and thrown away. This file is run
-by its path and imports nothing of ours, which would take seconds and memory.
+A JSON object per line goes to a file descriptor: {"cell": n} when a cell begins, and {"end": …} at
+last. Outputs are counted and thrown away. The kernel is a fork of this process, which has imported
+PyTorch and the course already; a new Python would import them again, which takes seconds.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ import json
 import os
 import signal
 import sys
+from contextlib import suppress
 from typing import Any, NoReturn
 
 OUTPUT = 50 * 2**20  # characters of output that a notebook may give
@@ -42,19 +43,73 @@ def report(fd: int, **fact: Any) -> None:
     os.write(fd, (json.dumps(fact) + "\n").encode())
 
 
-def main(fd: int, seconds: int, profile: str | None = None) -> None:
-    """Run the notebook on standard input, `seconds` per cell."""
-    seal()
-    os.set_inheritable(fd, False)
+def run_notebook(fd: int, text: str, seconds: int, profile: str | None = None) -> NoReturn:
+    """Run a notebook, `seconds` per cell, and report to `fd`."""
     try:
-        asyncio.run(run(fd, sys.stdin.buffer.read().decode(), seconds, profile))
+        kernel = ForkedKernel(fd)  # before this process has an event loop and sockets
+        asyncio.run(run(fd, text, seconds, profile, kernel))
     except BaseException as error:
         end(fd, end="failed", error=f"{type(error).__name__}: {error}"[:500])
+    end(fd, end="finished")
 
 
-async def run(fd: int, text: str, seconds: int, profile: str | None) -> None:
+class ForkedKernel:
+    """A fork that becomes a Jupyter kernel; as much of Popen as jupyter_client asks for."""
+
+    stdin = stdout = stderr = None
+
+    def __init__(self, fd: int):
+        reading, self.writing = os.pipe()
+        self.pid = os.fork()
+        if self.pid == 0:
+            self._live(fd, reading)
+        os.close(reading)
+
+    def _live(self, fd: int, reading: int) -> NoReturn:
+        """The child's whole life; without `fd`, and with /proc/self as an ordinary process has."""
+        try:
+            os.setsid()
+            os.dup2(os.open(os.devnull, os.O_RDWR), 0)
+            for descriptor in (fd, self.writing):
+                os.close(descriptor)
+            if sys.platform == "linux":
+                ctypes.CDLL(None).prctl(4, 1, 0, 0, 0)  # undo what `seal` did to the parent
+            os.environ.pop("MPLBACKEND", None)
+            path = os.fdopen(reading).read()
+            from ipykernel.kernelapp import IPKernelApp
+
+            IPKernelApp.launch_instance(["-f", path])
+        finally:
+            os._exit(0)
+
+    def launch(self, command: list[str], **_: Any) -> ForkedKernel:
+        """Start it on the connection file that a kernel's command line names."""
+        with os.fdopen(self.writing, "w") as file:
+            file.write(command[command.index("-f") + 1])
+        return self
+
+    def poll(self) -> int | None:
+        """Return None while it runs."""
+        with suppress(ChildProcessError):
+            return None if os.waitpid(self.pid, os.WNOHANG) == (0, 0) else 1
+        return 1
+
+    def kill(self) -> None:
+        """End it."""
+        with suppress(ProcessLookupError):
+            os.kill(self.pid, signal.SIGKILL)
+
+    terminate = kill
+
+    def wait(self) -> int | None:
+        """Return at once: jupyter_client has polled before."""
+        return self.poll()
+
+
+async def run(fd: int, text: str, seconds: int, profile: str | None, kernel: ForkedKernel) -> None:
     """Run all cells; `profile` replaces the notebook's parameter of that name."""
     import nbformat
+    from jupyter_client.provisioning import local_provisioner
     from nbclient.client import NotebookClient
     from nbclient.exceptions import (
         CellExecutionComplete,
@@ -79,20 +134,18 @@ async def run(fd: int, text: str, seconds: int, profile: str | None) -> None:
 
     notebook = nbformat.reads(text, as_version=4)
     if profile:
-        from papermill.parameterize import parameterize_notebook
-
-        notebook.metadata["papermill"] = {}
-        for cell in notebook.cells:
-            cell.metadata.setdefault("tags", [])
-        given = {"profile": profile}
-        notebook = parameterize_notebook(notebook, given, kernel_name="python3", language="python")
+        tagged = [n for n, c in enumerate(notebook.cells, 1) if "parameters" in tags_of(c)]
+        given = nbformat.v4.new_code_cell(f"profile = {profile!r}")
+        given.metadata["tags"] = ["injected-parameters"]
+        notebook.cells.insert(tagged[0] if tagged else 0, given)
+    local_provisioner.launch_kernel = kernel.launch
     client = Client(notebook, timeout=seconds, kernel_name="python3")
     number = 0
     async with client.async_setup_kernel():
         for index, cell in enumerate(notebook.cells):
             if cell.cell_type != "code" or not cell.source.strip():
                 continue
-            number += "injected-parameters" not in cell.metadata.get("tags", [])
+            number += "injected-parameters" not in tags_of(cell)
             report(fd, cell=number)
             try:
                 await client.async_execute_cell(cell, index)
@@ -105,5 +158,7 @@ async def run(fd: int, text: str, seconds: int, profile: str | None) -> None:
         end(fd, end="finished")
 
 
-if __name__ == "__main__":
-    main(int(sys.argv[1]), int(sys.argv[2]), *sys.argv[3:])
+def tags_of(cell: Any) -> list:
+    """The tags of a cell, whatever its metadata holds."""
+    tags = cell.metadata.get("tags")
+    return tags if isinstance(tags, list) else []

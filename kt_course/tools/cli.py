@@ -34,9 +34,9 @@ COMMANDS = {
     "doctor": ("tools.doctor:doctor", "check this machine, and say how to mend what is wrong"),
     "bench": ("tools.bench:bench_command", "measure our speed beside the assignment's way"),
     "lab": ("grading.learner_copies:lab", "open JupyterLab on your own copies of the notebooks"),
-    "progress": ("exercises:progress", "list which exercises are done, wrong, or open"),
+    "progress": ("grading.certificate:report", "list which exercises are done, wrong, or open"),
     "release": ("grading.release:release", "write clean notebooks for learners"),
-    "grade": ("grading:grade_command", "run and judge learners' notebooks into a CSV file"),
+    "grade": ("grading.batch:grade_command", "run and judge learners' notebooks into a CSV file"),
     "export": ("tools.run_commands:export", "write a checkpoint for the transformers library"),
     "checkpoints": ("tools.checkpoints:checkpoints", "retrain the checkpoints that ship"),
 }

@@ -5,6 +5,9 @@ from __future__ import annotations
 import csv
 import json
 import re
+import shutil
+import subprocess
+import sys
 
 import nbformat
 import pytest
@@ -17,11 +20,12 @@ from kt_course.grading.gradebook import (
     Points,
     Student,
     find_student,
+    read_marks,
     read_points,
     read_roster,
-    similar_answers,
     write_gradebook,
 )
+from kt_course.grading.similarity import normal_code, similar_pairs
 from kt_course.grading.written import (
     marking_page,
     question_cells,
@@ -151,12 +155,23 @@ def test_the_file_for_moodle(book, tmp_path):
 
 
 def test_the_files_for_gradescope(book, tmp_path):
+    """Its autograder, as Gradescope runs it: the metadata name the student."""
     write_gradebook(book, tmp_path / "g.csv", "gradescope")
-    (path,) = tmp_path.rglob("results.json")
-    result = json.loads(path.read_text(encoding="utf-8"))
-    assert path.parts[-4:-1] == ("g-gradescope", "1001", NAME)
-    assert result["score"] == 4 and sum(test["max_score"] for test in result["tests"]) == 6
-    assert {test["status"] for test in result["tests"]} == {"passed", "failed"}
+    root = tmp_path / "autograder"
+    shutil.copytree(tmp_path / "g-gradescope", root / "source")
+    (root / "submission").mkdir()
+    (root / "submission" / f"{NAME}.ipynb").touch()
+    for email, score in (("ada@uni.edu", 4), ("stranger@uni.edu", 0)):
+        metadata = {"users": [{"email": email, "id": 1, "name": "Ada Moor"}]}
+        (root / "submission_metadata.json").write_text(json.dumps(metadata))
+        script = [sys.executable, str(root / "source" / "run_autograder"), str(root)]
+        subprocess.run(script, check=True)
+        result = json.loads((root / "results" / "results.json").read_text(encoding="utf-8"))
+        assert result["score"] == score
+        if score:
+            assert sum(test["max_score"] for test in result["tests"]) == 6
+            assert {test["status"] for test in result["tests"]} == {"passed", "failed"}
+    assert (root / "source" / "setup.sh").read_text().startswith("#!")
 
 
 def test_a_feedback_page_says_what_is_wrong_and_cannot_be_injected(book, tmp_path):
@@ -198,12 +213,60 @@ def test_answers_to_written_questions_are_collected(tmp_path):
     assert "matched with the two rows" in page
 
 
-def test_equal_answers_are_found_whatever_the_spaces_and_comments():
-    one = "def f(x):\n    total = x + 1\n    halved = total / 2\n    return halved  # mine"
-    two = one.replace("    ", "  ").replace("# mine", "# yours")
-    answers = {"a": one, "b": two, "c": one.replace("2", "3")}
-    assert similar_answers(answers) == [("a", "b")]
-    assert similar_answers({"a": "x", "b": "x"}) == []
+ONE = "def f(x, n):\n    total = x.sum(0) + 1\n    halved = total / n\n    return halved[0]  # mine"
+OTHER = "def f(x, n):\n    return (x.mean(1) * torch.ones(n)).exp().log() - x.amax(1, True) / 2"
+
+
+def test_answers_that_are_alike_are_found_whatever_the_names_and_comments():
+    two = ONE.replace("total", "summe").replace("# mine", "# yours").replace("    ", "  ")
+    two = two.replace("(x, n):", "(x, n: int):\n  'Doc.'")
+    pairs = similar_pairs({"f": {"a": ONE, "b": two, "c": OTHER, "d": "def f("}})
+    assert [(p.students, p.similarity, p.typical, p.is_copy) for p in pairs] == [
+        (("a", "b"), 1.0, None, False)
+    ]
+    assert normal_code(ONE) == normal_code(two) != normal_code(OTHER)
+    assert similar_pairs({"f": {"a": "x = 1", "b": "x = 1"}}) == []
+
+
+def test_what_a_class_writes_alike_is_reported_only_if_the_text_is_the_same():
+    sources = {name: ONE.replace("total", f"t{name}") for name in "abcdef"}
+    assert similar_pairs({"f": sources}) == []
+    (pair,) = similar_pairs({"f": {**sources, "g": sources["a"]}})
+    assert pair.students == ("a", "g") and pair.is_copy and pair.typical == 1
+
+
+def marks_file(tmp_path, *lines):
+    path = tmp_path / "marks.csv"
+    path.write_text("student,question,points,comment,answer\n" + "\n".join(lines))
+    return path
+
+
+def test_marks_for_written_answers_are_one_more_column(tmp_path):
+    path = marks_file(tmp_path, '1001,copying,"0,5",Say <b>why</b>.,x', "1002,copying,,,")
+    rows = [Row("s/1001/a.ipynb", "finished", 1.0, NAME, RIGHT)]
+    book = Gradebook.of(rows, [ADA, BO], Points(default=2), read_marks(path, [ADA, BO]))
+    column, most = f"{NAME} written", written_questions()["copying"].points
+    assert book.notebooks == {NAME: 6, column: most}
+    assert (book.cell(ADA, column), book.cell(BO, column)) == ("0.5", "")
+    write_gradebook(book, tmp_path / "g.csv", "canvas")
+    assert read_csv(tmp_path / "g-canvas.csv")[0][-2:] == [NAME, column]
+    page = (tmp_path / "g-feedback" / "1001.html").read_text(encoding="utf-8")
+    assert "Say &lt;b&gt;why" in page and f"0.5 of {most:g} points" in page
+
+
+@pytest.mark.parametrize(
+    ("line", "problem"),
+    [
+        ("1003,copying,1,,", "line 2: .*student"),
+        ("1001,copyng,1,,", "did you mean 'copying'"),
+        ("1001,copying,100,,", "copying has 0 to"),
+        ("1001,copying,one,,", "line 2: could not convert"),
+        ("1001,copying,nan,,", "copying has 0 to"),
+    ],
+)
+def test_marks_that_cannot_be_are_named(tmp_path, line, problem):
+    with pytest.raises(ValueError, match=problem):
+        read_marks(marks_file(tmp_path, line), [ADA])
 
 
 def test_the_command_writes_everything_and_keeps_what_was_there(tmp_path, monkeypatch, capsys):
@@ -224,6 +287,18 @@ def test_the_command_writes_everything_and_keeps_what_was_there(tmp_path, monkey
     assert main([*ask, "--roster", str(tmp_path / "r.csv"), "--for", "canvas"]) == 0
     assert (tmp_path / "grades.csv~1").read_text() == "old"
     assert len(read_csv(tmp_path / "grades-canvas.csv")) == 4
-    assert read_csv(tmp_path / "grades-written.csv")[1] == ["1001", "copying", "", "It copies."]
-    assert read_csv(tmp_path / "grades-equal-answers.csv")[1] == ["causal-mask", "2", "1001, 1002"]
+    written = tmp_path / "grades-written.csv"
+    assert read_csv(written)[1] == ["1001", "copying", "", "", "It copies."]
+    similar = read_csv(tmp_path / "grades-similar-answers.csv")
+    assert similar[1] == ["1001", "1002", "causal-mask", "100", "", "same"]
+    written.write_text(written.read_text().replace("1001,copying,", "1001,copying,1"))
+    monkeypatch.setattr(batch, "grade_one", None)  # a table is read, nothing is graded again
+    ask = ["grade", str(tmp_path / "grades.csv"), "--out", str(tmp_path / "final.csv")]
+    assert main([*ask, "--marks", str(written)]) == 2
+    assert main([*ask, "--roster", str(tmp_path / "r.csv"), "--marks", str(written)]) == 0
+    assert (tmp_path / "final.csv").read_text() == (tmp_path / "grades.csv").read_text()
+    assert read_csv(tmp_path / "final-points.csv")[1][-1] == "1"
+    assert not (tmp_path / "final-written.csv").exists()
+    assert main([*ask[:1], str(tmp_path / "r.csv"), *ask[2:]]) == 2
+    assert "no table of kt grade" in capsys.readouterr().err
     assert gradebook.LMS == ("canvas", "moodle", "gradescope")

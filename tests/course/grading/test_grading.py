@@ -17,8 +17,9 @@ from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
 
 from kt_course.exercises import exercise_ids
 from kt_course.exercises.registry import library
-from kt_course.grading import Limits, Row, batch, grade, judging, running, sandbox
+from kt_course.grading import batch, judging, sandbox
 from kt_course.grading.answers import answers
+from kt_course.grading.batch import Row, grade
 from kt_course.grading.judging import (
     BY_EFFECT,
     Lost,
@@ -27,7 +28,7 @@ from kt_course.grading.judging import (
     run_in_copy,
     verdict,
 )
-from kt_course.grading.sandbox import Outcome, run_confined
+from kt_course.grading.sandbox import Limits, Outcome, run_confined
 from kt_course.tools.cli import main
 
 pytestmark = pytest.mark.skipif(
@@ -387,6 +388,12 @@ def test_limits_are_above_zero(limits):
 # ---------------------------------------------------------------- the run
 
 
+RUN = """import sys
+from kt_course.grading.running import run_notebook
+run_notebook(int(sys.argv[1]), sys.stdin.read(), int(sys.argv[2]))
+"""
+
+
 @pytest.mark.parametrize(
     ("cells", "wanted"),
     [
@@ -417,7 +424,8 @@ def test_limits_are_above_zero(limits):
 )
 def test_how_a_run_ends(cells, wanted):
     seconds = "3" if "timed out" in wanted else "60"
-    ran = run_confined(["-P", running.__file__, "FD", seconds], notebook(*cells), LIMITS, 90, False)
+    command = ["-P", "-c", RUN, "FD", seconds]
+    ran = run_confined(command, notebook(*cells), LIMITS, 90, False)
     assert re.search(wanted, batch.describe_run(ran)), ran
     assert not running_sleeps("61.25")
 
