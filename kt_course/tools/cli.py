@@ -16,9 +16,12 @@ import os
 import sys
 from collections.abc import Sequence
 
-from cyclopts import App, CycloptsError, Parameter
+try:
+    from cyclopts import App, CycloptsError, Parameter
 
-from kt_course.tools.parent import watch_parent
+    from kt_course.tools.parent import watch_parent
+except ModuleNotFoundError as missing:
+    sys.exit(f"kt: {missing.name} is not installed: pip install 'kt-core[course,lab]'")
 
 # name: (module:function, one line for the list of commands)
 COMMANDS = {
@@ -32,7 +35,6 @@ COMMANDS = {
     "report": ("tools.report:report", "gather runs into one table and a bar chart, best first"),
     "workbook": ("tools.workbook:run_workbook", "run the notebooks; gather pages and results"),
     "doctor": ("tools.doctor:doctor", "check this machine, and say how to mend what is wrong"),
-    "bench": ("tools.bench:bench_command", "measure our speed beside the assignment's way"),
     "lab": ("grading.learner_copies:lab", "open JupyterLab on your own copies of the notebooks"),
     "progress": ("grading.certificate:report", "list which exercises are done, wrong, or open"),
     "release": ("grading.release:release", "write clean notebooks for learners"),
@@ -81,6 +83,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     except BrokenPipeError:  # nobody reads on, as in `kt report runs | head -3`
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
         return 141
+    except ModuleNotFoundError as error:
+        message, status = f"{error.name} is not installed: pip install 'kt-core[all]'", 2
     except (CycloptsError, ValueError, OSError) as error:
         message, status = str(error), 2
     except FloatingPointError as error:

@@ -88,13 +88,15 @@ def check_python() -> Check:
 
 
 def requirements() -> list[str]:
-    """The run-time dependencies ("torch>=2.6" ...) of pyproject.toml, or of the installation."""
+    """What the course needs ("torch>=2.6" ...), by pyproject.toml or the installation."""
     pyproject = Path(__file__).resolve().parents[2] / "pyproject.toml"
     if pyproject.is_file():
         project = tomllib.loads(pyproject.read_text(encoding="utf-8"))["project"]
         if project["name"] == "kt-core":
-            return list(project["dependencies"])
-    return [line for line in metadata.requires("kt-core") or [] if "extra ==" not in line]
+            return project["dependencies"] + project["optional-dependencies"]["course"]
+    lines = [line.partition(";") for line in metadata.requires("kt-core") or []]
+    needed = ("", "extra == 'course'", 'extra == "course"')
+    return [line.strip() for line, _, marker in lines if marker.strip() in needed]
 
 
 def check_packages() -> list[Check]:

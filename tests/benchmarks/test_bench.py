@@ -5,17 +5,16 @@ from __future__ import annotations
 import json
 import re
 
+import bench as bench_module
 import pytest
 import torch
+from bench import bench, hours_to_a_quarter, table, training_steps
 
 from kt_core.corpora.loading import load_corpus
 from kt_core.models import GPT, GPTConfig
 from kt_core.runs import fast_paths
 from kt_core.runs.recipes import recipe
 from kt_core.vocab import CharVocab
-from kt_course.tools import bench as bench_module
-from kt_course.tools.bench import bench, hours_to_a_quarter, table, training_steps
-from kt_course.tools.cli import main
 
 SMALL = {
     "model.n_embd": 16,
@@ -94,8 +93,8 @@ def test_the_table_and_the_command(figures, tmp_path, monkeypatch, capsys):
         "bench",
         lambda corpus, **more: figures | dict(given=[corpus, more["seconds"]]),
     )
-    line = ["bench", "--corpus", "bios:people=20", "--seconds", "2", "--profile-seconds", "0"]
-    assert main([*line, "--out", str(tmp_path / "b.json")]) == 0
+    line = ["--corpus", "bios:people=20", "--seconds", "2", "--profile-seconds", "0"]
+    bench_module.main([*line, "--out", str(tmp_path / "b.json")])
     assert capsys.readouterr().out == text + "\n"
     assert json.loads((tmp_path / "b.json").read_text())["given"] == ["bios:people=20", 2.0]
 

@@ -6,10 +6,10 @@ import json
 
 import pytest
 import torch
+from step_profile import BLOCKS, Step, profile_steps, table
 
 from kt_core.runs.fitting import fit
 from kt_core.runs.recipes import recipe
-from kt_course.tools.step_profile import BLOCKS, Step, profile_steps, table
 
 SMALL = {
     "model.n_embd": 32,

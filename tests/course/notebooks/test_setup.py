@@ -41,7 +41,8 @@ def tool(name: str):
     return module
 
 
-DIRECT = parsed(PROJECT["dependencies"] + EXTRAS["test"] + EXTRAS["tensorboard"])
+COURSE = PROJECT["dependencies"] + EXTRAS["course"] + EXTRAS["lab"] + EXTRAS["dask"]
+DIRECT = parsed(COURSE + EXTRAS["test"] + EXTRAS["tensorboard"])
 
 
 # ---------------------------------------------------------------- ranges, pins, conda
@@ -72,10 +73,20 @@ def test_every_range_has_a_lower_bound_and_torch_admits_what_it_should():
     assert PROJECT["requires-python"] == ">=3.11"
 
 
-def test_dev_is_all_the_other_extras():
-    (dev,) = map(Requirement, EXTRAS["dev"])
-    assert dev.name == PROJECT["name"]
-    assert dev.extras == EXTRAS.keys() - {"dev"}
+def test_dev_is_all_the_extras_that_fit_into_one_environment():
+    (everything,), (dev,) = (map(Requirement, EXTRAS[name]) for name in ("all", "dev"))
+    assert {everything.name, dev.name} == {PROJECT["name"]}
+    assert everything.extras | dev.extras == EXTRAS.keys() - {"dev", "api", "lms"}
+
+
+def test_a_learner_who_only_wants_the_models_needs_five_packages():
+    assert parsed(PROJECT["dependencies"]).keys() == {
+        "torch",
+        "numpy",
+        "safetensors",
+        "tqdm",
+        "matplotlib",
+    }
 
 
 def test_conda_environment_has_the_same_dependencies_and_ranges():
@@ -86,7 +97,7 @@ def test_conda_environment_has_the_same_dependencies_and_ranges():
     assert {"pip", "python=3.12"} <= set(plain)
     conda = parsed([d for d in plain if d not in ("pip", "python=3.12")])
     conda = {CONDA_NAMES.get(name, name): r for name, r in conda.items()}
-    wanted = parsed(PROJECT["dependencies"] + EXTRAS["test"])
+    wanted = parsed(COURSE + EXTRAS["test"])
     assert {n: str(r.specifier) for n, r in conda.items()} == {
         n: str(r.specifier) for n, r in wanted.items()
     }

@@ -1,4 +1,4 @@
-"""`kt bench`: our speed beside the assignment's way, both on one machine, in turns, in one run.
+"""`python tools/bench.py`: our speed beside the assignment's way, on one machine, in turns, in one run.
 
 Training. The assignment's way: every example padded to the block of 128, batches of 128 in the
 order of the file, loss on all characters, attention by the explicit formula, dropout 0.1 at its
@@ -28,7 +28,9 @@ from collections.abc import Callable, Iterator
 from itertools import cycle
 from pathlib import Path
 
+import step_profile
 import torch
+from cyclopts import App, Parameter
 
 import kt_core
 from kt_core.corpora.files import write_json
@@ -44,7 +46,6 @@ from kt_core.trainer import Trainer
 from kt_core.vocab import CharVocab
 from kt_course.shipped import learning_curve
 from kt_course.tools import options as opt
-from kt_course.tools import step_profile
 from kt_course.tools.tables import spread, text_table
 
 N_NEW = 32  # characters that the assignment generates for every question
@@ -260,3 +261,13 @@ def processor_name() -> str:
         return next(row.split(":", 1)[1].strip() for row in rows if row.startswith("model name"))
     except (OSError, StopIteration):
         return platform.processor() or "unknown"
+
+
+def main(argv: list[str] | None = None) -> None:
+    """Run the command line."""
+    app = App(default_command=bench_command, default_parameter=Parameter(negative=()))
+    app(argv, result_action="return_value")
+
+
+if __name__ == "__main__":
+    main()

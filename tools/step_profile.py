@@ -78,7 +78,7 @@ class Step(Hook):
 def profile_steps(
     *, seconds: float = 60.0, rounds: int = 5, device: str = "auto", overrides: dict | None = None
 ) -> dict:
-    """Measure everything in about `seconds`; returns what `kt bench` writes under "costs"."""
+    """Measure everything in about `seconds`; returns what `bench.py` writes under "costs"."""
     if not seconds > 0 or rounds < 1:
         raise ValueError(f"seconds and rounds must be above 0, not {seconds} and {rounds}")
     where, base = choose_device(device), recipe("kt", **(overrides or {}))
