@@ -1,4 +1,4 @@
-"""`python tools/bench.py`: our speed beside the assignment's way, on one machine, in turns, in one run.
+"""`python tools/bench.py`: our speed beside the assignment's way, on one machine, in one run.
 
 Training. The assignment's way: every example padded to the block of 128, batches of 128 in the
 order of the file, loss on all characters, attention by the explicit formula, dropout 0.1 at its
