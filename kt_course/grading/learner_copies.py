@@ -6,6 +6,7 @@ notebook, that is laid beside it: `02_build_a_gpt (new version).ipynb`.
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import subprocess
 import sys
@@ -40,6 +41,8 @@ def lab(
         print(line)
     if not open_lab:
         return
+    if importlib.util.find_spec("jupyterlab") is None:
+        raise ModuleNotFoundError(name="jupyterlab")
     command = [sys.executable, "-m", "jupyterlab", f"--ServerApp.root_dir={folder.resolve()}"]
     with suppress(KeyboardInterrupt):  # JupyterLab has asked already
         subprocess.run(command)

@@ -52,7 +52,6 @@ TEXT_COMMANDS = {
     "run": f"run --corpus corpus --recipe smoke --out new {SMALL}",
     "baseline": "baseline --corpus corpus",
     "workbook": "workbook 1 --corpus corpus --profile smoke --out book",
-    "bench": "bench --corpus corpus --seconds 1",
 }
 TABLE_COMMANDS = {
     "finetune": ("train", TEXT_COMMANDS["finetune"]),

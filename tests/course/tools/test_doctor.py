@@ -53,7 +53,7 @@ def test_a_ready_machine_gets_status_0(checkpoints, wiki, capsys):
     assert all(line.startswith(("[OK]   ", "[--]   ")) for line in lines[:-1])
     names = [line[7:].split(":")[0] for line in lines[:-1]]
     assert len(names) == len(set(names))
-    assert {"python", "torch", "jupyterlab", "threads", "device", "memory", "disk"} <= set(names)
+    assert {"python", "torch", "papermill", "threads", "device", "memory", "disk"} <= set(names)
     assert names[-3:] == ["corpus bios", "corpus wiki", "checkpoints"]
 
 
