@@ -45,7 +45,7 @@ def test_rates_and_ratios_belong_together(figures):
 
 def test_each_way_is_what_it_is_called(figures):
     theirs, ours = figures["settings"]["assignment"], figures["settings"]["ours"]
-    assert (theirs["model"]["dropout"], theirs["data"]["crop"]) == (0.1, "prefix")
+    assert (theirs["model"]["dropout"], theirs["data"]["task"]) == (0.1, "span_corruption")
     phase = theirs["pretrain"]
     assert (phase["bucket"], phase["batch_size"], phase["optimizer"]) == (False, 128, "adamw")
     assert (ours["model"]["dropout"], ours["pretrain"]["bucket"]) == (0.0, True)

@@ -18,6 +18,7 @@ SMALL = {
     "model.block_size": 64,
     "model.bottleneck": 32,
     "pretrain.precision": "fp32",
+    "pretrain.compile": False,
 }
 
 
