@@ -19,6 +19,7 @@ from browsing import (
     ROOT,
     SCREENSHOTS,
     Notebook,
+    axe_findings,
     chromium,
     controls,
     cut_off,
@@ -206,6 +207,7 @@ def test_a_page_shows_everything_without_a_network(browser, pages, name, screen)
         assert page.locator("main details[open]").count() == 1
         page.evaluate("document.querySelectorAll('main details').forEach(each => each.open = true)")
         assert cut_off(page) == []
+        assert phone or axe_findings(page) == []
         flat = "all => all.filter(m => !getComputedStyle(m).display.includes('math') || m.clientHeight < 4).length"  # noqa: E501
         cells = nbformat.read(pages / f"{name}.ipynb", as_version=4).cells
         written = any("$" in cell.source for cell in cells if cell.cell_type == "markdown")

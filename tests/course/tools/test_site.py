@@ -169,6 +169,44 @@ class TestPages:
             assert page.evaluate("getComputedStyle(document.body).backgroundColor") != before
             assert page.locator("#theme").get_attribute("aria-pressed") == "true"
 
+    def test_explorer_exercise_and_quiz_by_keyboard_alone(self, browser, site):
+        """From the front page's model to a chapter, its hints, its quiz and its explorer."""
+        with tab(browser, *DESKTOP, site.as_uri()) as page:
+            page.goto((site / "index.html").as_uri())
+            self.ask_by_keyboard(page)
+            self.tab_to(page, "e => e.href?.endsWith('01_attention_math.html')")
+            page.keyboard.press("Enter")
+            page.wait_for_url("**/01_attention_math.html*")
+            for start in ("Hint 1", "A) "):
+                self.tab_to(
+                    page, f"e => e.localName === 'summary' && e.innerText.startsWith('{start}')"
+                )
+                page.keyboard.press("Enter")
+                assert page.evaluate("document.activeElement.parentElement.open")
+                outline = page.evaluate("getComputedStyle(document.activeElement).outlineStyle")
+                assert outline in ("solid", "auto")
+            assert page.evaluate("document.activeElement.parentElement.innerText").count(". ") > 0
+            self.ask_by_keyboard(page)
+
+    def tab_to(self, page, wanted: str, most: int = 400) -> None:
+        """Press Tab until the element in focus is wanted."""
+        for _ in range(most):
+            page.keyboard.press("Tab")
+            if page.evaluate(f"({wanted})(document.activeElement)"):
+                return
+        pytest.fail(f"{most} times Tab did not reach {wanted}")
+
+    def ask_by_keyboard(self, page) -> None:
+        """Reach the explorer, type a question, and wait until its answer is another one."""
+        self.tab_to(page, "e => e.matches('.kt-live input')")
+        regions = "[...document.querySelectorAll('.kt-live [role=status]')]"
+        said = f"{regions}.map(each => each.textContent).join()"
+        page.wait_for_function(f"{said}.length > 5")
+        before = page.evaluate(said)
+        page.keyboard.press("ControlOrMeta+A")
+        page.keyboard.type("Where was Tara Finch born?")
+        page.wait_for_function(f"before => {said} !== before", arg=before)
+
     def test_search_says_when_nothing_is_found(self, browser, site):
         with tab(browser, *PHONE, site.as_uri(), is_mobile=True) as page:
             page.goto((site / "01_attention_math.html").as_uri())
