@@ -274,15 +274,23 @@ export function mountAll() {
       model.weights = () => document.getElementById(`kt-weights-${model.key}`).textContent;
       register(model);
     }
+    const start = () => {
+      near.disconnect();
+      root.removeEventListener("focus", start);
+      root.tabIndex = -1;
+      mount(root, given);
+    };
     const near = new IntersectionObserver(
       (entries) => {
-        if (!entries.some((entry) => entry.isIntersecting)) return;
-        near.disconnect();
-        mount(root, given);
+        if (entries.some((entry) => entry.isIntersecting)) start();
       },
       { rootMargin: "400px" },
     );
     near.observe(root);
+    root.tabIndex = 0; // so that Tab does not jump over an explorer that has not started
+    root.setAttribute("role", "region");
+    root.setAttribute("aria-label", given.label);
+    root.addEventListener("focus", start);
   }
 }
 

@@ -177,7 +177,7 @@ class TestPages:
             self.tab_to(page, "e => e.href?.endsWith('01_attention_math.html')")
             page.keyboard.press("Enter")
             page.wait_for_url("**/01_attention_math.html*")
-            for start in ("Hint 1", "A) "):
+            for start in ("Hint 1", "a) "):
                 self.tab_to(
                     page, f"e => e.localName === 'summary' && e.innerText.startsWith('{start}')"
                 )
