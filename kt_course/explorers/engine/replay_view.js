@@ -93,8 +93,11 @@ export function replayView(page) {
           el(
             "tr",
             {},
-            el("th", { scope: "row" }, question.replace(/^Where was (.*) born\?$/, "$1")),
-            el("td", {}, city),
+            el(
+              "th",
+              { scope: "row" },
+              `${question.replace(/^Where was (.*) born\?$/, "$1")}, ${city}`,
+            ),
             cell(window, city),
             cell(question, city),
           ),
@@ -107,7 +110,7 @@ export function replayView(page) {
   }
   const answerLater = onceAFrame(answer),
     updateLater = onceAFrame(update);
-  const head = ["person", "birthplace", "answer to the window", "answer to the question"];
+  const head = ["person, birthplace", "window", "question"];
 
   update();
   return el(
