@@ -28,6 +28,10 @@ def show(figure: Figure, alt: str) -> None:
         raise ValueError(f"alt text has to say what the picture shows, not only {alt!r}")
     for text in figure.findobj(Text):
         text.set_text(text.get_text().replace(MASK, MASK_SIGN))
+    for axis in (axis for ax in figure.axes for axis in (ax.xaxis, ax.yaxis)):
+        labels = [label.get_text() for label in axis.get_ticklabels()]
+        if MASK in "".join(labels):  # ticks write their own texts again
+            axis.set_ticklabels([label.replace(MASK, MASK_SIGN) for label in labels])
     png = io.BytesIO()
     figure.savefig(png, format="png")
     plt.close(figure)
