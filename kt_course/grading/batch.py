@@ -162,7 +162,7 @@ def write_for_reading(book: Gradebook, out: Path) -> list[Path]:
         written += [path.with_suffix(".html"), path.with_suffix(".csv")]
     if pairs := similar_pairs(sources):
         path = base.with_name(f"{base.name}-similar-answers.csv")
-        headers = "student,student,exercise,similarity %,median of the class %,same names and text"
+        headers = "student,other student,exercise,similarity %,median of the class %,same text"
         lines = [
             [
                 *pair.students,
