@@ -12,7 +12,8 @@ PYTEST := $(ONE_THREAD) $(BIN)/python -m pytest -n $(JOBS) --dist loadfile
 QUICK_TESTS := tests/core tests/corpora tests/runs tests/test_budgets.py
 
 .DEFAULT_GOAL := help
-.PHONY: help venv setup workbook check test lab scripts references checkpoints lint clean distclean
+.PHONY: help venv setup workbook check test lab scripts references checkpoints lint
+.PHONY: api lms rehearsal clean distclean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -40,7 +41,7 @@ workbook: setup ## run the notebooks and write the report (ARGS="--profile smoke
 check: lint ## lint, import contracts, tests of the core, corpora and runs: two minutes
 	$(PYTEST) -m "not slow and not bench" $(QUICK_TESTS)
 
-test: check ## check, all other tests, the notebooks against their stored outputs, a smoke run
+test: check $(if $(CI),lms) ## check, all other tests, the notebooks against their stored outputs, a smoke run
 	$(PYTEST) -m slow $(QUICK_TESTS)
 	$(PYTEST) tests/course tests/benchmarks tests/adversarial
 	$(PYTEST) --nbval notebooks --nbval-current-env \
@@ -64,6 +65,24 @@ checkpoints: setup ## train the shipped checkpoints anew
 lint: setup ## ruff over packages, tests and notebooks, and who may import whom
 	$(BIN)/ruff check . && $(BIN)/ruff format --check kt_core kt_course tests tools
 	$(BIN)/lint-imports
+
+api: setup ## the API reference from the docstrings, in build/api
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check "pdoc>=15"
+	$(BIN)/pdoc kt_core kt_course --docformat google --output-directory build/api
+
+lms: build/lms/.set-up ## nbgrader and otter-grader, for the tests of kt release --format
+
+# In an environment of their own, because they pin other packages; it borrows what .venv has.
+build/lms/.set-up: $(STAMP)
+	$(BIN)/python -m venv build/lms
+	$(BIN)/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))' > \
+		"$$(build/lms/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/zz_venv.pth"
+	build/lms/bin/python -m pip install --quiet --disable-pip-version-check \
+		"nbgrader>=0.9.5" "otter-grader>=6.1"
+	@touch $@
+
+rehearsal: setup ## release, 30 synthetic students, grading, LMS files (ARGS="--students 6")
+	$(ONE_THREAD) $(BIN)/python tools/rehearsal.py $(ARGS)
 
 clean: ## remove builds and caches; .venv, runs and my_notebooks stay
 	rm -rf build dist .pytest_cache .ruff_cache .hypothesis runs/test-smoke
