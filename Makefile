@@ -9,6 +9,9 @@ STAMP := .venv/.set-up
 # down. No progress bars: they would be in the notebooks' stored outputs.
 ONE_THREAD := OMP_NUM_THREADS=1 KT_PROGRESS=off KT_MY_GPT=off
 PYTEST := $(ONE_THREAD) $(BIN)/python -m pytest -n $(JOBS) --dist loadfile
+API := kt_core kt_core.runs kt_core.corpora kt_course.lesson kt_course.statistics \
+	kt_course.exercises kt_course.exercises.my_gpt kt_course.explorers.living_page \
+	kt_course.figures kt_course.grading
 QUICK_TESTS := tests/core tests/corpora tests/runs tests/test_budgets.py
 
 .DEFAULT_GOAL := help
@@ -68,7 +71,7 @@ lint: setup ## ruff over packages, tests and notebooks, and who may import whom
 
 api: setup ## the API reference from the docstrings, in build/api
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check "pdoc>=15"
-	$(BIN)/pdoc kt_core kt_course --docformat google --output-directory build/api
+	$(BIN)/pdoc $(API) --docformat google --output-directory build/api
 
 lms: build/lms/.set-up ## nbgrader and otter-grader, for the tests of kt release --format
 

@@ -15,11 +15,13 @@ import csv
 import json
 import os
 import sys
+import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
 
 import nbformat
+import psutil
 from nbformat.v4 import new_code_cell
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -134,11 +136,11 @@ def rehearse(
         handed_in = hand_in(text, kind, student, out / "canary")
         target.write_text(handed_in, encoding="utf-8")
     (out / "roster.csv").write_text("\n".join(lines), encoding="utf-8")
-    began, table = time.monotonic(), out / "grades.csv"
+    processor, began, table = ProcessorTime(), time.monotonic(), out / "grades.csv"
     limits = ["--profile", "smoke", "--cell-seconds", "60", "--jobs", str(jobs or os.cpu_count())]
     ask = ["grade", "--roster", str(out / "roster.csv"), "--out"]
     status = kt([*ask, str(table), str(out / "submissions"), "--for", "canvas", *limits])
-    seconds = time.monotonic() - began
+    seconds, cpu = time.monotonic() - began, sum(processor.used.values())
     marks = fill_in(out / "grades-written.csv")
     for lms in ("moodle", "gradescope"):
         final = [*ask, str(out / "final.csv"), str(table), "--for", lms, "--marks", str(marks)]
@@ -166,6 +168,7 @@ def rehearse(
         isolated=not bubblewrap_problem(),
         seconds=round(seconds, 1),
         seconds_per_submission=round(seconds / len(kinds), 1),
+        cpu_seconds_per_submission=round(cpu / len(kinds), 1),
         median_seconds=timing[len(timing) // 2],
         longest_seconds=timing[-1],
         load_average=round(os.getloadavg()[0], 1),
@@ -173,6 +176,26 @@ def rehearse(
         surprises=surprises,
         hardware=hardware(),
     )
+
+
+class ProcessorTime(threading.Thread):
+    """Adds up the processor time of all that this process starts, twice per second."""
+
+    def __init__(self):
+        super().__init__(daemon=True)
+        self.used: dict[tuple, float] = {}
+        self.start()
+
+    def run(self) -> None:
+        me = psutil.Process()
+        while True:
+            for process in me.children(recursive=True):
+                try:
+                    times = process.cpu_times()
+                    self.used[process.pid, process.create_time()] = times.user + times.system
+                except psutil.Error:
+                    continue
+            time.sleep(0.5)
 
 
 def read(path: Path) -> list[dict[str, str]]:
