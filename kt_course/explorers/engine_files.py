@@ -12,9 +12,9 @@ _IMPORT = re.compile(r"^import [^;]*;\n", re.MULTILINE)
 _EXPORT = re.compile(r"^export (?=(async )?(function|class|const|let)\b)", re.MULTILINE)
 
 
-def joined_modules() -> str:
-    """All modules as one script without imports: pages opened from a file cannot import."""
-    sources = (ENGINE.joinpath(f"{name}.js").read_text(encoding="utf-8") for name in MODULES)
+def joined_modules(names: tuple[str, ...] = MODULES) -> str:
+    """Modules as one script without imports: pages opened from a file cannot import."""
+    sources = (ENGINE.joinpath(f"{name}.js").read_text(encoding="utf-8") for name in names)
     return "\n".join(_EXPORT.sub("", _IMPORT.sub("", source)) for source in sources)
 
 

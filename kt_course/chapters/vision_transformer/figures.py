@@ -1,0 +1,110 @@
+"""Pictures of chapter 13: images, patches, attention on an image, positions."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import matplotlib.pyplot as plt
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.colors import Normalize
+
+from kt_course._typing import Float, Int, Tensor
+from kt_course.figures.alt_text import show
+from kt_course.figures.style import ORANGE, VERMILION, WIDTH, array, in_style
+
+
+def draw_image(ax: Axes, image: Float[Tensor, "1 H W"], title: str = "") -> None:
+    """Draw a grey image with dark ink on white."""
+    ax.imshow(1 - array(image)[0], cmap="gray", vmin=0, vmax=1)
+    ax.set(xticks=[], yticks=[], title=title)
+
+
+@in_style
+def draw_images(
+    images: Float[Tensor, "n 1 H W"], titles: Sequence[str], title: str, alt: str
+) -> None:
+    """Draw images in a row, each with its title."""
+    figure, axes = plt.subplots(1, len(images), figsize=(WIDTH, 2.3))
+    for ax, image, text in zip(axes, images, titles, strict=True):
+        draw_image(ax, image, text)
+    figure.suptitle(title)
+    show(figure, alt)
+
+
+@in_style
+def draw_patches(
+    image: Float[Tensor, "1 H W"], patches: Float[Tensor, "N P"], title: str, alt: str
+) -> None:
+    """Draw an image with the borders of its patches, and the patches as a sequence."""
+    p = round(patches.size(1) ** 0.5)
+    figure, (left, right) = plt.subplots(1, 2, figsize=(WIDTH, 2.6), width_ratios=(1, 3))
+    draw_image(left, image, "the image")
+    for line in range(p, image.size(-1), p):
+        left.axhline(line - 0.5, color=ORANGE)
+        left.axvline(line - 0.5, color=ORANGE)
+    for i, patch in enumerate(patches):
+        extent = (i, i + 0.9, 0.9, 0)
+        right.imshow(1 - array(patch).reshape(p, p), cmap="gray", vmin=0, vmax=1, extent=extent)
+        right.add_patch(plt.Rectangle((i, 0), 0.9, 0.9, fill=False, ec=ORANGE))
+    right.set(xlim=(-0.1, len(patches)), ylim=(0.95, -0.05), yticks=[])
+    right.set(title="the sequence that the model reads", xlabel="patch")
+    right.set_xticks([i + 0.45 for i in range(len(patches))], range(len(patches)))
+    right.spines[:].set_visible(False)
+    figure.suptitle(title)
+    show(figure, alt)
+
+
+@in_style
+def draw_attention(
+    images: Float[Tensor, "n 1 H W"],
+    weights: Mapping[str, Float[Tensor, "n N"]],
+    marked: Int[Tensor, " n"],
+    title: str,
+    alt: str,
+) -> None:
+    """Draw weights of patches over images: one row per kind of weights, one linear scale for all.
+
+    Args:
+        images: The images, one column each.
+        weights: The weights of the N patches, by the name of their row.
+        marked: The patch of each image to frame.
+        title: The figure's title.
+        alt: The text alternative.
+    """
+    n, side = len(images), images.size(-1)
+    top = max(float(rows.max()) for rows in weights.values())
+    scale, height = Normalize(0, top), 1.5 * len(weights) + 0.9
+    figure, axes = plt.subplots(
+        len(weights), n, figsize=(WIDTH, height), squeeze=False, layout="constrained"
+    )
+    for line, (name, rows) in zip(axes, weights.items(), strict=True):
+        line[0].set_ylabel(name)
+        for ax, image, row, patch in zip(line, images, rows, marked.tolist(), strict=True):
+            grid = round(len(row) ** 0.5)
+            extent = (0, side, side, 0)
+            squares = array(row).reshape(grid, grid)
+            colours = ax.imshow(squares, cmap="Blues", norm=scale, extent=extent)
+            ink = np.zeros((side, side, 4))
+            ink[..., 3] = array(image)[0]  # black, as opaque as there is ink
+            ax.imshow(ink, extent=extent)
+            p = side // grid
+            corner = patch % grid * p, patch // grid * p
+            ax.add_patch(plt.Rectangle(corner, p, p, fill=False, ec=VERMILION, lw=2.5))
+            ax.set(xticks=[], yticks=[], xlim=(0, side), ylim=(side, 0))
+    figure.colorbar(colours, ax=axes, shrink=0.7, label="attention weight")
+    figure.suptitle(title)
+    show(figure, alt)
+
+
+@in_style
+def draw_positions(tables: Mapping[str, Float[Tensor, "N C"]], title: str, alt: str) -> None:
+    """Draw how similar the position vectors of the patches are, (N, N) cosines per table."""
+    figure, axes = plt.subplots(1, len(tables), figsize=(WIDTH, 3.3))
+    for ax, (name, rows) in zip(axes, tables.items(), strict=True):
+        unit = array(rows) / np.linalg.norm(array(rows), axis=1, keepdims=True)
+        cosines = ax.imshow(unit @ unit.T, cmap="RdBu_r", vmin=-1, vmax=1)
+        ax.set(title=name, xlabel="patch", ylabel="patch")
+    figure.colorbar(cosines, ax=axes, shrink=0.7, label="cosine of two position vectors")
+    figure.suptitle(title)
+    show(figure, alt)
