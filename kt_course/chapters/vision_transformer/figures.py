@@ -11,7 +11,7 @@ from matplotlib.colors import Normalize
 
 from kt_course._typing import Float, Int, Tensor
 from kt_course.figures.alt_text import show
-from kt_course.figures.style import ORANGE, VERMILION, WIDTH, array, in_style
+from kt_course.figures.style import COLOURS, ORANGE, VERMILION, WIDTH, array, in_style
 
 
 def draw_image(ax: Axes, image: Float[Tensor, "1 H W"], title: str = "") -> None:
@@ -98,13 +98,39 @@ def draw_attention(
 
 
 @in_style
-def draw_positions(tables: Mapping[str, Float[Tensor, "N C"]], title: str, alt: str) -> None:
-    """Draw how similar the position vectors of the patches are, (N, N) cosines per table."""
-    figure, axes = plt.subplots(1, len(tables), figsize=(WIDTH, 3.3))
-    for ax, (name, rows) in zip(axes, tables.items(), strict=True):
-        unit = array(rows) / np.linalg.norm(array(rows), axis=1, keepdims=True)
-        cosines = ax.imshow(unit @ unit.T, cmap="RdBu_r", vmin=-1, vmax=1)
-        ax.set(title=name, xlabel="patch", ylabel="patch")
-    figure.colorbar(cosines, ax=axes, shrink=0.7, label="cosine of two position vectors")
-    figure.suptitle(title)
+def draw_loss(losses: Sequence[float], guessing: float, title: str, alt: str) -> None:
+    """Draw the loss of every training step, and the level of a model that guesses."""
+    figure, ax = plt.subplots(figsize=(WIDTH, 3.2))
+    ax.plot(range(1, len(losses) + 1), losses)
+    ax.axhline(guessing, color="#777777", lw=1, ls="--")
+    ax.text(len(losses), guessing, f"guessing: {guessing:.2f} ", ha="right", va="bottom")
+    ax.set(title=title, xlabel="training step", ylabel="loss (nats per image)")
+    ax.set_ylim(bottom=0)
+    show(figure, alt)
+
+
+@in_style
+def draw_curves(
+    runs: Mapping[str, Sequence[Sequence[tuple[int, int]]]], n: int, title: str, alt: str
+) -> None:
+    """Draw the accuracy during training: one line per run, one colour per kind of model.
+
+    Args:
+        runs: By the model's name its runs, each a list of (step, correct answers).
+        n: Number of questions.
+        title: The figure's title.
+        alt: The text alternative.
+    """
+    figure, ax = plt.subplots(figsize=(WIDTH, 3.6))
+    for (name, curves), colour, style in zip(
+        runs.items(), COLOURS, ("-", "--", ":", "-."), strict=False
+    ):
+        for i, curve in enumerate(curves):
+            steps, correct = zip(*curve, strict=True)
+            label = name if i == 0 else None
+            ax.plot(steps, [100 * c / n for c in correct], color=colour, ls=style, label=label)
+    ax.axhline(100 / 9, color="#777777", lw=1)
+    ax.text(steps[0], 100 / 9, "guessing", va="bottom", fontsize=9)
+    ax.set(title=title, xlabel="training step", ylabel="dev accuracy (%)", ylim=(0, 100))
+    ax.legend(loc="upper left")
     show(figure, alt)

@@ -72,7 +72,7 @@ export function patchView(root, given) {
 
   const name = (token) =>
     token === 0
-      ? "the class token"
+      ? "class token"
       : `patch (${Math.floor((token - 1) / grid)}, ${(token - 1) % grid})`;
   const status = el("p", { class: "kt-status kt-answer", role: "status" });
   const note = el("p", { class: "kt-readout" });
@@ -158,8 +158,8 @@ export function patchView(root, given) {
       button.querySelector(".kt-share").textContent = percent(shares[token]);
       const isQuery = token === state.query;
       button.setAttribute("aria-pressed", isQuery);
-      const words = isQuery ? `${name(token)}, which asks` : name(token);
-      button.setAttribute("aria-label", `${words}: weight ${percent(shares[token])}`);
+      const words = `${name(token)} ${percent(shares[token])}`;
+      button.setAttribute("aria-label", isQuery ? `${words}, the query` : words);
     });
     for (const { layer, head, canvas, button } of tiles) {
       const context = canvas.getContext("2d"),

@@ -24,8 +24,6 @@ import matplotlib.pyplot as plt
 import kt_core as kt
 from kt_core.blocks import VARIANTS
 from kt_course.chapters.attention_math.explorer import explore_attention
-from kt_course.chapters.vision_transformer.explorer import attention_pictures, explore_vision
-from kt_course.chapters.vision_transformer.vision import ViT, ViTConfig, attention_rollout
 from kt_course.explorers import reading, shell
 
 TEXT = "Where was Ada Hall born?⁇Rome"
@@ -48,44 +46,19 @@ def gpt(vocab, variant="rope", seed=0, block=64, n_layer=3, n_head=2, n_embd=16,
     return model.eval()
 
 
-def vit(seed=0, **kind):
-    torch.manual_seed(seed)
-    model = ViT(ViTConfig(n_head=2, n_embd=16, **kind))
-    for p in model.parameters():
-        p.data = 0.7 * torch.randn(p.shape)
-    return model.eval()
-
-
-def pictures(n=4):
-    """Pictures and their classes."""
-    generator = torch.Generator().manual_seed(0)
-    return torch.rand(n, 1, 8, 8, generator=generator), list(range(n))
-
-
 @pytest.fixture
 def make(corpus):
     """name -> a fresh explorer."""
     vocab = corpus.vocab
     return {
         "attention": lambda: explore_attention({v: gpt(vocab, v) for v in VARIANTS}, vocab, TEXT),
-        "vision": lambda: explore_vision({"one": vit(), "mean": vit(1, pool="mean")}, *pictures()),
     }
 
 
-NAMES = ("attention", "vision")
+NAMES = ("attention",)
 MOVES = {
     "attention": dict(
         text="She was born in ??", model="perceiver", training="before", layer=0, head=1, query=3
-    ),
-    "vision": dict(
-        model="mean",
-        image=2,
-        shown="rollout of all layers",
-        layer=0,
-        head=1,
-        row=1,
-        column=2,
-        asks="one patch",
     ),
 }
 
@@ -181,7 +154,6 @@ def test_the_largest_view_stays_small_even_if_a_notebook_keeps_the_widgets_state
     documents = " ".join(corpus.documents)[:128]
     views = [
         explore_attention({"big": model}, vocab, documents),
-        explore_vision({"big": vit(n_layer=4, patch_size=1)}, *pictures(16)),
     ]
     for view in views:
         kept = ipywidgets.embed.dependency_state(
@@ -211,14 +183,6 @@ def test_a_mistake_in_the_call_is_told_at_once(corpus):
         explore_attention({"m": gpt(vocab)}, vocab, "漢")
     with pytest.raises(ValueError, match="belong together"):
         explore_attention({"m": gpt(vocab)}, kt.CharVocab("ab"))
-    with pytest.raises(ValueError, match="at least one model"):
-        explore_vision({}, *pictures())
-    with pytest.raises(ValueError, match="1 to 16 pictures with a label each, not 4 with 3"):
-        explore_vision({"m": vit()}, pictures()[0], [1, 2, 3])
-    with pytest.raises(ValueError, match="reads other pictures"):
-        explore_vision({"m": vit(image_size=4)}, *pictures())
-    with pytest.raises(ValueError, match="one of each per image"):
-        attention_pictures(list(pictures()[0]), [], [], 4)
 
 
 # ---------------------------------------------------------------- attention
@@ -377,89 +341,6 @@ def test_clicks_choose_queries_and_heads_and_nonsense_does_nothing(attention):
     for click in ("", "x", "5 0 0 1", "0 99999 0 2", "0 -1 0 3", "0 1"):
         attention.clicked.value = click
     assert (attention.state, attention.png) == (before, first)
-
-
-# ---------------------------------------------------------------- vision
-
-
-def weights_told(view):
-    """What the browser is told of the large picture, (G * G,), up to the steps of its 254 square
-    roots."""
-    told = view.view.grids[0].data(view.view.figure)
-    return (np.frombuffer(base64.b64decode(told["weights"]), np.uint8) / 254) ** 2
-
-
-@pytest.mark.parametrize("pool", ["class", "mean"])
-def test_the_picture_shows_the_row_of_who_asks(pool):
-    model, (images, labels) = vit(pool=pool), pictures()
-    view = explore_vision({"m": model}, images, labels)
-    with kt.record_attention(model) as maps, torch.no_grad():
-        model(images)
-    front = pool == "class"
-    for layer, head, image in ((0, 1, 3), (1, 0, 0)):
-        for key, value in dict(image=image, layer=layer, head=head).items():
-            view.controls[key].value = value
-        weights = maps[layer][image, head]
-        expected = weights[0, 1:] if front else weights.mean(0)
-        np.testing.assert_allclose(weights_told(view), expected, atol=0.01)
-        view.controls["row"].value, view.controls["column"].value = 2, 1
-        assert view.controls["asks"].value == "one patch"
-        np.testing.assert_allclose(weights_told(view), weights[front + 9, front:], atol=0.01)
-        view.controls["row"].value = view.controls["column"].value = 0
-        view.controls["asks"].value = "the answer"
-    view.controls["shown"].value = "rollout of all layers"
-    rolled = attention_rollout(maps)[0]
-    np.testing.assert_allclose(
-        weights_told(view), rolled[0, 1:] if front else rolled.mean(0), atol=0.01
-    )
-    view.controls["shown"].value = "mean of the layer's heads"
-    mean = maps[1][0].mean(0)
-    np.testing.assert_allclose(
-        weights_told(view), mean[0, 1:] if front else mean.mean(0), atol=0.01
-    )
-
-
-def test_clicks_choose_patch_head_and_picture(make):
-    view = make["vision"]()
-    view.clicked.value = "0 3 1 1"  # the large picture
-    assert (view.controls["row"].value, view.controls["column"].value) == (3, 1)
-    assert view.controls["asks"].value == "one patch" and "Patch 3, 1 attends to" in view.note
-    view.clicked.value = "1 0 2 2"  # the strip
-    assert view.controls["image"].value == 2 and view.note.startswith("A 2, read as ")
-    view.clicked.value = "2 0 1 3"  # a tile
-    assert (view.controls["layer"].value, view.controls["head"].value) == (0, 1)
-
-
-def test_a_layer_or_a_head_is_shown_once_it_is_chosen(make):
-    view = make["vision"]()
-    view.controls["shown"].value = "rollout of all layers"
-    view.controls["layer"].value = 0
-    assert view.controls["shown"].value == "mean of the layer's heads"
-    view.controls["head"].value = 1
-    assert view.controls["shown"].value == "one head"
-
-
-def test_the_note_tells_the_answer_and_the_patch_with_the_largest_weight():
-    model, (images, labels) = vit(), pictures()
-    view = explore_vision({"m": model}, images, labels)
-    with kt.record_attention(model) as maps, torch.no_grad():
-        guess = model(images)[0][0].softmax(-1)
-    best = int(maps[-1][0, 0, 0, 1:].argmax())
-    assert f"read as {int(guess.argmax())} ({100 * guess.max():.0f} %)" in view.note
-    assert f"(row, column): {best // 4}, {best % 4} (" in view.note
-
-
-def test_still_pictures_have_a_caption_each_and_a_frame_where_asked():
-    images, labels = pictures()
-    weights = torch.rand(4, 16).softmax(-1)
-    figure = attention_pictures(
-        list(images), list(weights), [f"a {k}" for k in labels], 3, "title", [None, 5]
-    )
-    titles = [ax.get_title() for ax in figure.axes]
-    assert [t for t in titles if t] == ["a 0", "a 1", "a 2", "a 3"]
-    framed = [len([p for p in ax.patches if not p.get_fill()]) for ax in figure.axes[:4]]
-    assert framed == [0, 1, 0, 0]
-    plt.close(figure)
 
 
 def test_pictures_are_drawn_on_pages_that_pyplot_does_not_know():
