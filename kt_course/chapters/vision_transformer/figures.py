@@ -130,7 +130,7 @@ def draw_curves(
             label = name if i == 0 else None
             ax.plot(steps, [100 * c / n for c in correct], color=colour, ls=style, label=label)
     ax.axhline(100 / 9, color="#777777", lw=1)
-    ax.text(steps[0], 100 / 9, "guessing", va="bottom", fontsize=9)
+    ax.text(steps[0], 9, "guessing", va="top", fontsize=9)
     ax.set(title=title, xlabel="training step", ylabel="dev accuracy (%)", ylim=(0, 100))
     ax.legend(loc="upper left")
     show(figure, alt)
