@@ -7,14 +7,16 @@ from pathlib import Path
 
 ENGINE = Path(__file__).parent / "engine"
 # in the order of their imports
-MODULES = "kt_engine kt_ui attention_view ask_view lens_view replay_view data_views kt_page".split()
+MODULES = (
+    "kt_engine kt_ui attention_view ask_view lens_view replay_view data_views patch_view kt_page"
+).split()
 _IMPORT = re.compile(r"^import [^;]*;\n", re.MULTILINE)
 _EXPORT = re.compile(r"^export (?=(async )?(function|class|const|let)\b)", re.MULTILINE)
 
 
-def joined_modules(names: tuple[str, ...] = MODULES) -> str:
-    """Modules as one script without imports: pages opened from a file cannot import."""
-    sources = (ENGINE.joinpath(f"{name}.js").read_text(encoding="utf-8") for name in names)
+def joined_modules() -> str:
+    """All modules as one script without imports: pages opened from a file cannot import."""
+    sources = (ENGINE.joinpath(f"{name}.js").read_text(encoding="utf-8") for name in MODULES)
     return "\n".join(_EXPORT.sub("", _IMPORT.sub("", source)) for source in sources)
 
 

@@ -8,6 +8,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.colors import Normalize
+from matplotlib.figure import Figure
 
 from kt_course._typing import Float, Int, Tensor
 from kt_course.figures.alt_text import show
@@ -56,13 +57,12 @@ def draw_patches(
 
 
 @in_style
-def draw_attention(
+def attention_figure(
     images: Float[Tensor, "n 1 H W"],
     weights: Mapping[str, Float[Tensor, "n N"]],
     marked: Int[Tensor, " n"],
     title: str,
-    alt: str,
-) -> None:
+) -> Figure:
     """Draw weights of patches over images: one row per kind of weights, one linear scale for all.
 
     Args:
@@ -70,7 +70,6 @@ def draw_attention(
         weights: The weights of the N patches, by the name of their row.
         marked: The patch of each image to frame.
         title: The figure's title.
-        alt: The text alternative.
     """
     n, side = len(images), images.size(-1)
     top = max(float(rows.max()) for rows in weights.values())
@@ -94,7 +93,7 @@ def draw_attention(
             ax.set(xticks=[], yticks=[], xlim=(0, side), ylim=(side, 0))
     figure.colorbar(colours, ax=axes, shrink=0.7, label="attention weight")
     figure.suptitle(title)
-    show(figure, alt)
+    return figure
 
 
 @in_style

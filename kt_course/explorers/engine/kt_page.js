@@ -3,6 +3,7 @@ import { el, watchTheme } from "./kt_ui.js";
 import { askView } from "./ask_view.js";
 import { attentionView } from "./attention_view.js";
 import { lensView } from "./lens_view.js";
+import { patchView } from "./patch_view.js";
 import { replayView } from "./replay_view.js";
 import { reachView, rotationView, spansView, tokensView, windowsView } from "./data_views.js";
 
@@ -10,6 +11,7 @@ const VIEWS = {
   attention: attentionView,
   ask: askView,
   lens: lensView,
+  patches: patchView,
   replay: replayView,
   reach: reachView,
   rotation: rotationView,

@@ -7,7 +7,7 @@ import {
   largest,
   onceAFrame,
   percent,
-  watchTheme,
+  tryFirst,
 } from "./kt_ui.js";
 
 const INK = { light: [17, 17, 17], dark: [245, 245, 245] };
@@ -21,13 +21,13 @@ const bytesOf = (text) => Uint8Array.from(atob(text), (letter) => letter.charCod
  *
  * Token 0 is the class token, tokens 1 ... N are the patches, row by row.
  *
- * @param {HTMLElement} root
- * @param {{label: string, hint: string, side: number, grid: number, layers: number, heads: number,
- *     most: number, pixels: string, weights: string, rollout: string, images: Object[]}} given
- *     base64 of bytes: pixels [image][row][column], weights [image][layer][head][query][key] and
- *     rollout [image][query][key], where byte 255 is the weight 1; images: {name, note}
+ * @param {Page} page `data` holds side, grid, layers, heads, most (the weight with the darkest
+ *     colour), images [{name, note}], and in base64 bytes: pixels [image][row][column], weights
+ *     [image][layer][head][query][key] and rollout [image][query][key]; 255 is the weight 1
+ * @returns {HTMLElement}
  */
-export function patchView(root, given) {
+export function patchView(page) {
+  const given = page.data;
   const { side, grid, layers, heads } = given;
   const N = grid * grid,
     T = N + 1,
@@ -36,18 +36,17 @@ export function patchView(root, given) {
     weights = bytesOf(given.weights),
     rollout = bytesOf(given.rollout);
   const state = { image: 0, layer: layers - 1, head: "mean", query: 0 };
-  let theme = "light";
 
-  /** Weights of the chosen query over all tokens; the head may be a number, "mean" or "rollout". */
-  function row(layer, head) {
+  /** Weights of a query over all tokens; the head may be a number, "mean" or "rollout". */
+  function row(layer, head, image = state.image, query = state.query) {
     if (head === "rollout") {
-      const start = (state.image * T + state.query) * T;
+      const start = (image * T + query) * T;
       return Array.from(rollout.subarray(start, start + T), (byte) => byte / 255);
     }
     const chosen = head === "mean" ? Array.from({ length: heads }, (_, h) => h) : [head];
     return Array.from({ length: T }, (_, key) => {
       const share = (h) =>
-        weights[(((state.image * layers + layer) * heads + h) * T + state.query) * T + key] / 255;
+        weights[(((image * layers + layer) * heads + h) * T + query) * T + key] / 255;
       return chosen.reduce((sum, h) => sum + share(h), 0) / chosen.length;
     });
   }
@@ -55,7 +54,7 @@ export function patchView(root, given) {
   /** Draw patch n of the chosen image on the colour of its weight. */
   function paint(canvas, n, share) {
     const context = canvas.getContext("2d"),
-      ground = colourOf(share, theme),
+      ground = colourOf(share, page.theme),
       data = context.createImageData(p, p);
     const isDark = ground[0] + ground[1] + ground[2] < 380,
       ink = INK[isDark ? "dark" : "light"];
@@ -90,6 +89,7 @@ export function patchView(root, given) {
         focus: () => state.query !== token && set({ query: token }),
       },
       token ? el("canvas", { width: p, height: p }) : el("span", { class: "kt-class" }, "class token"),
+      " ",
       el("span", { class: "kt-share" }),
     ),
   );
@@ -165,7 +165,7 @@ export function patchView(root, given) {
       const context = canvas.getContext("2d"),
         each = row(layer, head);
       for (let n = 0; n < N; n++) {
-        context.fillStyle = `rgb(${colourOf(scaled(each[n + 1]), theme)})`;
+        context.fillStyle = `rgb(${colourOf(scaled(each[n + 1]), page.theme)})`;
         context.fillRect(n % grid, Math.floor(n / grid), 1, 1);
       }
       button.setAttribute("aria-pressed", state.head === head && state.layer === layer);
@@ -185,15 +185,22 @@ export function patchView(root, given) {
     redraw();
   }
 
-  root.classList.add("kt-live");
-  root.setAttribute("role", "region");
-  root.setAttribute("aria-label", given.label);
-  watchTheme(root, (now) => {
-    theme = now;
-    redraw();
-  });
-  root.replaceChildren(
-    el("p", { class: "kt-try" }, el("strong", {}, "Try first: "), given.hint),
+  page.onTheme = redraw;
+  page.expose(
+    "patchWeights(image, layer, head, query)",
+    'the weights of a token over all tokens; head may be "mean" or "rollout"',
+    (image, layer, head, query) => row(layer, head, image, query),
+    "patchWeights(0, 1, 0, 0)",
+  );
+  redraw();
+  return el(
+    "div",
+    {},
+    tryFirst(
+      page,
+      "click the patch with the odd one out, then another patch. Which heads change? " +
+        "With the keyboard: Tab to the image, then the arrow keys.",
+    ),
     image.element,
     note,
     show.element,
@@ -205,5 +212,4 @@ export function patchView(root, given) {
     ),
     status,
   );
-  root.dataset.ready = "true";
 }

@@ -3,13 +3,14 @@
 import base64
 import itertools
 
+import matplotlib.pyplot as plt
 import numpy as np
 import pytest
 import torch
-from browsing import chromium, missing, tab
+from browsing import axe_findings, chromium, cut_off, missing, tab
 
 from kt_course.chapters.vision_transformer import baselines, composites, solutions
-from kt_course.chapters.vision_transformer.patch_view import PatchView, packed
+from kt_course.chapters.vision_transformer.patch_view import explore_patches, packed
 
 
 def random(seed=0):
@@ -89,29 +90,31 @@ def test_the_cnn_has_one_vector_per_cell():
 
 
 @pytest.fixture(scope="module")
-def view(digits):
+def maps():
+    return [(2 * torch.randn(3, 2, 10, 10, generator=random(i))).softmax(-1) for i in range(2)]
+
+
+@pytest.fixture(scope="module")
+def view(digits, maps):
     data = composites.odd_one_out(digits["dev"], 3, random())
-    maps = [(2 * torch.randn(3, 2, 10, 10, generator=random(i))).softmax(-1) for i in range(2)]
-    return PatchView(data.images, maps, ["first", "second", "third"], "Attention on three images")
+    return explore_patches(data.images, maps, data.answer, ["first", "second", "third"])
 
 
-def test_the_view_carries_the_maps(view):
-    given = view.given()
-    weights = np.frombuffer(base64.b64decode(given["weights"]), np.uint8).reshape(3, 2, 2, 10, 10)
-    np.testing.assert_allclose(weights[:, 1] / 255, view.maps[1], atol=0.003)
-    assert (given["grid"], given["layers"], given["heads"], given["side"]) == (3, 2, 2, 30)
+def test_the_view_carries_the_maps_and_leaves_no_open_figure(view, maps):
+    data = view.given()["data"]
+    weights = np.frombuffer(base64.b64decode(data["weights"]), np.uint8).reshape(3, 2, 2, 10, 10)
+    np.testing.assert_allclose(weights[:, 1] / 255, maps[1], atol=0.003)
+    assert (data["grid"], data["layers"], data["heads"], data["side"]) == (3, 2, 2, 30)
     assert base64.b64decode(packed(np.array([0.0, 1.0]))) == b"\x00\xff"
-    data = view._repr_mimebundle_()
-    assert data["text/plain"] == view.alt and "<script" not in data["text/html"]
-    assert len(data["text/html"]) < 60_000
+    assert plt.get_fignums() == []
 
 
 @pytest.mark.slow
 @pytest.mark.skipif(bool(missing()), reason=missing())
-def test_clicks_and_arrow_keys_choose_the_query_without_a_network(view, tmp_path):
+def test_clicks_and_arrow_keys_choose_the_query_without_a_network(view, maps, tmp_path):
     path = tmp_path / "view.html"
-    path.write_text(view.to_html(), encoding="utf-8")
-    weights = view.maps[1][0].mean(0)
+    path.write_text(view.to_html("Patches"), encoding="utf-8")
+    weights = maps[1][0].mean(0)
     with chromium() as browser, tab(browser, 900, 700, path.as_uri()) as page:
         page.goto(path.as_uri())
         page.locator("[data-ready]").wait_for()
@@ -122,8 +125,8 @@ def test_clicks_and_arrow_keys_choose_the_query_without_a_network(view, tmp_path
             name = f"patch ({(best - 1) // 3}, {(best - 1) % 3})" if best else "class token"
             query = f"Patch ({(token - 1) // 3}, {(token - 1) % 3})" if token else "Class token"
             page.wait_for_function(
-                "([start, best]) => document.querySelector('.kt-status').innerText"
-                ".startsWith(`${start} attends most to: ${best}`)",
+                "([query, best]) => document.querySelector('.kt-status').innerText"
+                ".startsWith(`${query} attends most to: ${best}`)",
                 arg=[query, name],
             )
 
@@ -132,6 +135,8 @@ def test_clicks_and_arrow_keys_choose_the_query_without_a_network(view, tmp_path
         attends_to(5)
         page.keyboard.press("ArrowRight")
         attends_to(6)
+        told = page.evaluate("kt.patchWeights(0, 1, 'mean', 6)")
+        np.testing.assert_allclose(told, weights[6], atol=0.003)
         before = status.inner_text()
         page.get_by_label("layer 0, head 1").click()
         page.wait_for_function(
@@ -139,4 +144,5 @@ def test_clicks_and_arrow_keys_choose_the_query_without_a_network(view, tmp_path
         )
         page.locator("select").first.select_option("1")
         page.get_by_text("second", exact=True).wait_for()
+        assert cut_off(page) == [] and axe_findings(page) == []
         assert not page.strays and not page.problems

@@ -51,7 +51,7 @@ def make(corpus):
     """name -> a fresh explorer."""
     vocab = corpus.vocab
     return {
-        "attention": lambda: explore_attention({v: gpt(vocab, v) for v in VARIANTS}, vocab, TEXT),
+        "attention": lambda: explore_attention({v: gpt(vocab, v) for v in VARIANTS}, vocab, TEXT)
     }
 
 
@@ -59,7 +59,7 @@ NAMES = ("attention",)
 MOVES = {
     "attention": dict(
         text="She was born in ??", model="perceiver", training="before", layer=0, head=1, query=3
-    ),
+    )
 }
 
 
@@ -152,9 +152,7 @@ def test_the_largest_view_stays_small_even_if_a_notebook_keeps_the_widgets_state
     vocab = corpus.vocab
     model = gpt(vocab, block=128, n_layer=4, n_head=8, n_embd=64)
     documents = " ".join(corpus.documents)[:128]
-    views = [
-        explore_attention({"big": model}, vocab, documents),
-    ]
+    views = [explore_attention({"big": model}, vocab, documents)]
     for view in views:
         kept = ipywidgets.embed.dependency_state(
             [view]
