@@ -61,6 +61,8 @@ BY_EFFECT = (
     "gpt",
     "training-loop",
     "greedy-continuation",
+    "full-attention",
+    "vision-transformer",
 )
 UNCONFIRMED = "right, unconfirmed"
 MAX_RESULT = 256 * 2**20  # bytes
