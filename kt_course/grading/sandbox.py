@@ -155,7 +155,7 @@ def _watch(
             return data, f"timed out: more than {seconds:g} s in all"
         if len(processes) > limits.processes:
             return data, f"failed: more than {limits.processes} processes"
-        if sum(map(_memory_bytes, processes)) > limits.memory * 2**30:
+        if all(use(processes) > limits.memory * 2**30 for use in (_resident, _proportional)):
             return data, f"out of memory: more than {limits.memory:g} GB"
 
 
@@ -173,12 +173,23 @@ def _is_alive(process: psutil.Process) -> bool:
     return False
 
 
-def _memory_bytes(process: psutil.Process) -> int:
-    """Its share of the memory that it uses, where the system knows; pages of forks count once."""
-    with suppress(psutil.Error):
-        memory = process.memory_full_info()
-        return getattr(memory, "pss", memory.rss)
-    return 0
+def _resident(processes: Sequence[psutil.Process]) -> int:
+    """Bytes of memory, an upper bound: pages of forks count for each. It is fast to ask for."""
+    total = 0
+    for process in processes:
+        with suppress(psutil.Error):
+            total += process.memory_info().rss
+    return total
+
+
+def _proportional(processes: Sequence[psutil.Process]) -> int:
+    """Bytes of memory, pages of forks counted once, where the system knows."""
+    total = 0
+    for process in processes:
+        with suppress(psutil.Error):
+            memory = process.memory_full_info()
+            total += getattr(memory, "pss", memory.rss)
+    return total
 
 
 def _end(process: subprocess.Popen) -> None:
