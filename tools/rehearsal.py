@@ -138,14 +138,8 @@ def rehearse(
         target.write_text(handed_in, encoding="utf-8")
     (out / "roster.csv").write_text("\n".join(lines), encoding="utf-8")
     processor, began, table = ProcessorTime(), time.monotonic(), out / "grades.csv"
-    limits = [
-        "--profile",
-        "smoke",
-        "--cell-seconds",
-        str(cell_seconds),
-        "--jobs",
-        str(jobs or os.cpu_count()),
-    ]
+    limits = ["--profile", "smoke", "--cell-seconds", str(cell_seconds)]
+    limits += ["--jobs", str(jobs or os.cpu_count())]
     ask = ["grade", "--roster", str(out / "roster.csv"), "--out"]
     status = kt([*ask, str(table), str(out / "submissions"), "--for", "canvas", *limits])
     seconds, cpu = time.monotonic() - began, sum(processor.used.values())
