@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import os
 import re
 import shutil
 import subprocess
@@ -222,3 +223,18 @@ def test_the_wheel_holds_package_and_data(tmp_path):
     (full,) = builder.WheelBuilder(str(copy)).build(directory=str(tmp_path / "full"))
     names = set(zipfile.ZipFile(full).namelist())
     assert {"kt_core/_data/checkpoints/a.safetensors", "kt_core/_data/notebooks/01.ipynb"} <= names
+
+    zipfile.ZipFile(full).extractall(tmp_path / "installed")
+    (tmp_path / "empty").mkdir()
+    code = "from kt_course.tools.workbook import find_notebooks\n"
+    code += "import kt_course\nprint([p.name for p in find_notebooks()], kt_course.__file__)"
+    environment = os.environ | {"PYTHONPATH": str(tmp_path / "installed")}
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        cwd=tmp_path / "empty",
+        env=environment,
+        capture_output=True,
+        text=True,
+    )
+    assert done.stdout.startswith("['01.ipynb'] " + str(tmp_path)), done.stdout + done.stderr
+    assert {"kt_course/grading/run_autograder", "kt_course/grading/written.toml"} <= names
