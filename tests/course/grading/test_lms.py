@@ -77,7 +77,8 @@ def test_nbgrader_gives_the_points(source, tmp_path):
         target.mkdir(parents=True)
         text = handed_in(released, answers, "# YOUR CODE HERE\n    raise NotImplementedError()")
         (target / released.name).write_text(text, encoding="utf-8")
-    run("nbgrader", "autograde", NAME, cwd=course)
+    patient = [f"--ExecutePreprocessor.{name}=300" for name in ("timeout", "startup_timeout")]
+    run("nbgrader", "autograde", NAME, *patient, cwd=course)
     run("nbgrader", "export", "--to", "grades.csv", cwd=course)
     with (course / "grades.csv").open(newline="", encoding="utf-8") as file:
         scores = {row["student_id"]: float(row["score"]) for row in csv.DictReader(file)}
