@@ -7,10 +7,9 @@ same attention without the triangular mask.
 
     documents        Name. words ⁇⁇⁇⁇⁇ words          predict the chosen characters
     questions        Where was NAME born? ⁇⁇⁇⁇⁇↵      one mask per letter of the answer
-    pairs of lines   ⁇first line↵second line↵         first position: one person (1) or two (0)?
 
 Sources: Devlin et al. 2019 (BERT), section 3.1 and appendix A; Joshi et al. 2020 (SpanBERT),
-section 3; Guu et al. 2020 (REALM), section 3.4; Liu et al. 2019 (RoBERTa), section 4.2.
+section 3; Guu et al. 2020 (REALM), section 3.4.
 """
 
 from __future__ import annotations
@@ -29,6 +28,7 @@ from kt_core.corpora.textfiles import Pair
 from kt_core.datasets import SpanCorruption, TokenDataset
 from kt_core.runs.text_rules import askable_spans, name_prefix_end
 from kt_core.vocab import CharVocab
+from kt_course.chapters.masked_language_models.solutions import hide_units
 
 UNITS = ("chars", "words", "spans")
 SHARE = 0.15  # share of a text's characters that is chosen
@@ -36,40 +36,6 @@ RULE = (0.8, 0.1)  # shares of the chosen units that are hidden and made random;
 HIDE_ALL = (1.0, 0.0)
 END = "\n"  # ends an answer, and each line of a pair
 WORD = re.compile(r"[\w'’-]+")
-
-
-def hide_units(
-    ids: Sequence[int],
-    units: Sequence[tuple[int, int]],
-    vocab_size: int,
-    rng: random.Random,
-    rule: tuple[float, float] = RULE,
-) -> tuple[list[int], list[int]]:
-    """Hide the chosen units of a text by BERT's rule, with one draw per unit.
-
-    Args:
-        ids: The text, T ids.
-        units: The chosen units, (start, stop) each.
-        vocab_size: Random characters have the ids 2 ... vocab_size - 1.
-        rng: The source of all draws.
-        rule: A share rule[0] of the units becomes ⁇ (id 1). A share rule[1] becomes random
-            characters, drawn separately for each position. The others keep their characters.
-
-    Returns:
-        (x, y), T ids each. y has the original characters of the units and 0 elsewhere.
-
-    Source: Devlin et al. 2019, section 3.1 and appendix A.1.
-    """
-    x, y = list(ids), [0] * len(ids)
-    for start, stop in units:
-        draw = rng.random()
-        for j in range(start, stop):
-            y[j] = ids[j]
-            if draw < rule[0]:
-                x[j] = 1
-            elif draw < rule[0] + rule[1]:
-                x[j] = rng.randrange(2, vocab_size)
-    return x, y
 
 
 def choose_units(
@@ -228,22 +194,3 @@ class MaskedPairs(MaskedDataset):
         units = split_span(start, start + len(answer), self.part, rng)
         ids = self.vocab.encode(f"{question} {answer}{END}")
         return hide_units(ids, units, len(self.vocab), rng, HIDE_ALL)
-
-
-def one_hot_kl(logits: Tensor, targets: Tensor) -> Tensor:
-    """Compute the mean KL(p ‖ q) = Σ_v p_v (log p_v - log q_v) at the chosen positions, in nats.
-
-    p is 1 at the target and 0 elsewhere, q the softmax of the logits, and 0 log 0 is 0. p has no
-    entropy, so the result is the cross-entropy: H(p, q) = H(p) + KL(p ‖ q).
-
-    Args:
-        logits: (B, T, V).
-        targets: (B, T) ids; positions with 0 have no loss.
-
-    Returns:
-        A scalar.
-    """
-    chosen = targets != 0
-    log_q = logits[chosen].log_softmax(-1)  # (n, V)
-    p = F.one_hot(targets[chosen], logits.size(-1)).type_as(log_q)
-    return (torch.special.xlogy(p, p) - p * log_q).sum(-1).mean()

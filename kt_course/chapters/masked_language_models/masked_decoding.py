@@ -10,11 +10,12 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from kt_core.models import GPT
 from kt_core.vocab import MASK, CharVocab
 from kt_course.chapters.masked_language_models.masked_data import END, pad_rows
+from kt_course.chapters.masked_language_models.solutions import fill_masks
 
 LENGTHS = range(3, 15)  # letters of an answer, tried where its length is unknown
 
@@ -22,46 +23,6 @@ LENGTHS = range(3, 15)  # letters of an answer, tried where its length is unknow
 def masked_question(question: str, length: int) -> str:
     """Return a question with one mask per letter of its answer."""
     return f"{question} {MASK * length}{END}"
-
-
-def character_logits(model: nn.Module, idx: Tensor) -> Tensor:
-    """Return the logits (B, T, V), with -inf for □ and ⁇, which are never an answer."""
-    logits = model(idx)[0].float()
-    logits[..., :2] = float("-inf")
-    return logits
-
-
-@torch.no_grad()
-def fill_masks(model: nn.Module, idx: Tensor, rounds: int = 1) -> Tensor:
-    """Replace every ⁇ by a predicted character, the most confident predictions first.
-
-    In each round the model reads the text as filled so far. After round r, ceil(n r / rounds) of a
-    row's n masks are filled. One round predicts all masks independently; as many rounds as masks
-    let every character depend on those filled before it.
-
-    Args:
-        model: `model(idx)[0]` are logits (B, T, V).
-        idx: Texts with masks (id 1), (B, T) int64.
-        rounds: 1 or more.
-
-    Returns:
-        The filled texts, (B, T).
-    """
-    if rounds < 1:
-        raise ValueError(f"rounds must be 1 or more, not {rounds}")
-    is_open = idx == 1
-    n = is_open.sum(1, keepdim=True)  # (B, 1)
-    for r in range(1, rounds + 1):
-        if not is_open.any():
-            break
-        confidence, best = character_logits(model, idx).softmax(-1).max(-1)  # (B, T)
-        confidence = confidence.masked_fill(~is_open, -1.0)
-        rank = confidence.argsort(dim=1, descending=True, stable=True).argsort(dim=1)
-        n_filled = n - is_open.sum(1, keepdim=True)
-        is_next = is_open & (rank < -(-n * r // rounds) - n_filled)
-        idx = torch.where(is_next, best, idx)
-        is_open = is_open & ~is_next
-    return idx
 
 
 @torch.no_grad()
@@ -98,7 +59,7 @@ def infer_lengths(
     """
 
     def confidence(x: Tensor) -> Tensor:
-        best = character_logits(model, x).log_softmax(-1).amax(-1)  # (B, T)
+        best = model(x)[0].float().log_softmax(-1)[..., 2:].amax(-1)  # (B, T); neither □ nor ⁇
         return best.masked_fill(x != 1, 0.0).sum(1) / (x == 1).sum(1)  # (B,)
 
     means = []

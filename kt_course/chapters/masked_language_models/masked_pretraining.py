@@ -1,4 +1,4 @@
-"""Train the small models of this chapter: four encoders, and a causal model for comparison."""
+"""Train the small models of this chapter: encoders, and a causal model for comparison."""
 
 from __future__ import annotations
 
@@ -9,9 +9,7 @@ import torch
 from kt_core.corpora.loading import Corpus, load_corpus, question_name
 from kt_core.corpora.textfiles import Pair
 from kt_core.datasets import Mixture, NamePlace, TokenDataset
-from kt_core.decoding import answer
 from kt_core.devices import choose_device
-from kt_core.evaluation import Score, exact_match
 from kt_core.models import GPT, GPTConfig
 from kt_core.runs.checkpoints import hardware
 from kt_core.runs.fitting import fit
@@ -24,11 +22,12 @@ from kt_course.chapters.masked_language_models.masked_data import (
     MaskedText,
     SpanWindows,
 )
-from kt_course.chapters.masked_language_models.masked_decoding import answer_masked
-from kt_course.chapters.masked_language_models.next_sentence import LinePairs, group_by_person
+from kt_course.chapters.masked_language_models.masked_scores import score_questions
 
-PHASES = ("masked_chars", "masked_words", "masked_spans", "masked_nsp", "cut_spans")
+PHASES = ("masked_chars", "masked_spans", "masked_parts", "cut_spans")
+SHIPPED = ("masked_chars", "masked_parts", "cut_spans")
 PEOPLE = (200, 100)  # how many of the train and of the dev questions; the lines are about them
+PART = 0.5  # how often `masked_parts` hides only some letters of a span
 
 
 def select_people(
@@ -36,9 +35,13 @@ def select_people(
 ) -> tuple[list[Pair], list[Pair], list[str]]:
     """Return the first train pairs, the first dev pairs, and the lines about these people."""
     train_pairs, dev_pairs = corpus.train[:train], corpus.dev[:dev]
-    prefixes = {f"{question_name(question)}. " for question, _ in train_pairs + dev_pairs}
-    lines = [line for line in corpus.documents if line[: name_prefix_end(line)] in prefixes]
-    return train_pairs, dev_pairs, lines
+    return train_pairs, dev_pairs, lines_about(corpus.documents, train_pairs + dev_pairs)
+
+
+def lines_about(documents: list[str], pairs: list[Pair]) -> list[str]:
+    """Return the lines about the people of some questions."""
+    prefixes = {f"{question_name(question)}. " for question, _ in pairs}
+    return [line for line in documents if line[: name_prefix_end(line)] in prefixes]
 
 
 def pretraining_data(
@@ -48,22 +51,10 @@ def pretraining_data(
     if phase == "cut_spans":
         windows = SpanWindows(documents, vocab, seed=seed)
         return Mixture([(windows, 1), (NamePlace(pairs, vocab), 1)])
-    units = "spans" if phase == "masked_nsp" else phase.removeprefix("masked_")
-    parts = [
-        MaskedText(documents, vocab, seed=seed, units=units),
-        MaskedPairs(pairs, vocab, seed=seed),
-    ]
-    if phase == "masked_nsp":
-        parts.append(LinePairs(group_by_person(documents), vocab, seed=seed))
-    return Mixture([(part, 1) for part in parts])
-
-
-def answer_score(model: GPT, vocab: CharVocab, pairs: list[Pair]) -> Score:
-    """Score the model on questions. An encoder gets one mask per letter of the gold answer."""
-    questions, gold = [question for question, _ in pairs], [place for _, place in pairs]
-    if model.config.causal:
-        return exact_match(answer(model, vocab, questions), gold)
-    return exact_match(answer_masked(model, vocab, questions, [len(place) for place in gold]), gold)
+    part = PART if phase == "masked_parts" else 0.0
+    units = "chars" if phase == "masked_chars" else "spans"
+    text = MaskedText(documents, vocab, seed=seed, units=units, part=part)
+    return Mixture([(text, 1), (MaskedPairs(pairs, vocab, seed=seed, part=part), 1)])
 
 
 def pretrain_masked(
@@ -82,9 +73,9 @@ def pretrain_masked(
     """Train a small model on the lines about `people` and on their train questions.
 
     Args:
-        phase: "masked_chars", "masked_words" and "masked_spans" are encoders (`MaskedText`).
-            "masked_nsp" adds one pair of lines per person and epoch to the last. "cut_spans" is a
-            causal model trained on the same windows: the span is cut out and predicted at the end.
+        phase: "masked_chars", "masked_spans" and "masked_parts" are encoders (`MaskedText`); the
+            last one often hides only some letters of a span. "cut_spans" is a causal model trained
+            on the same windows: the span is cut out and predicted at the end.
         corpus: The bios corpus by default.
         people: How many people of the train and of the dev split.
         state: File with the training state; an interrupted training resumes from it.
@@ -115,7 +106,7 @@ def pretrain_masked(
         seed=seed,
         people=list(people),
         cost={key: last[key] for key in ("step", "epoch", "characters", "seconds", "loss")},
-        dev=answer_score(model, corpus.vocab, dev).as_dict(),
+        dev=score_questions(model, corpus.vocab, dev).as_dict(),
         hardware=hardware(choose_device(device)),
     )
     return model, corpus.vocab, card

@@ -1,0 +1,100 @@
+"""The teaching solutions of chapter 10, in the chapter's order."""
+
+import torch
+from torch import nn
+from torch.nn.utils.rnn import pad_sequence
+
+
+# ======== exercise bert-rule ========
+def hide_units(ids, units, vocab_size, rng, rule=(0.8, 0.1)):
+    """Return (x, y): the chosen units hidden, random or unchanged in x, and all in y."""
+    x, y = list(ids), [0] * len(ids)  # 0: no loss
+    for start, stop in units:
+        draw = rng.random()  # one draw for the whole unit
+        for j in range(start, stop):
+            y[j] = ids[j]  # the original, whatever x shows
+            if draw < rule[0]:
+                x[j] = 1  # ⁇
+            elif draw < rule[0] + rule[1]:
+                x[j] = rng.randrange(2, vocab_size)
+    return x, y
+
+
+# ======== exercise one-hot-kl ========
+def divergence(logits, targets):
+    """Return the mean KL from one-hot targets to softmax(logits) where targets is not 0."""
+    chosen = targets != 0  # (B, T)
+    log_q = logits[chosen].log_softmax(-1)  # (n, V)
+    p = torch.zeros_like(log_q)
+    p[torch.arange(len(p)), targets[chosen]] = 1  # one-hot
+    return (torch.special.xlogy(p, p) - p * log_q).sum(-1).mean()  # 0 log 0 is 0
+
+
+# ======== exercise masked-training ========
+def train_masked(model, draw_windows, vocab_size, epochs, batch_size, peak, rng, rule=(0.8, 0.1)):
+    """Train with new masks in each epoch; return the loss of each step."""
+    optimizer, losses = torch.optim.AdamW(model.parameters(), lr=peak, weight_decay=0.0), []
+    for epoch in range(epochs):
+        windows = draw_windows(rng)
+        n_steps = -(-len(windows) // batch_size)  # rounded up
+        for step in range(n_steps):
+            batch = windows[step * batch_size : (step + 1) * batch_size]
+            rows = [hide_units(ids, units, vocab_size, rng, rule) for ids, units in batch]
+            x, y = (pad_sequence(list(map(torch.tensor, part)), True) for part in zip(*rows))
+            optimizer.param_groups[0]["lr"] = peak * (1 - (epoch + step / n_steps) / epochs)
+            loss = divergence(model(x)[0], y)
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+            losses.append(loss.item())
+    return losses
+
+
+# ======== exercise fill-masks ========
+@torch.no_grad()
+def fill_masks(model, idx, rounds=1):
+    """Fill every ⁇ of idx, the most confident first: ceil(n r / rounds) of n by round r."""
+    n = (idx == 1).sum(1, keepdim=True)  # masks per row, (B, 1)
+    for r in range(1, rounds + 1):
+        is_open = idx == 1
+        logits = model(idx)[0].clone()  # the model reads what was filled before
+        logits[..., :2] = -torch.inf  # neither □ nor ⁇
+        confidence, best = logits.softmax(-1).max(-1)  # (B, T)
+        confidence = confidence.masked_fill(~is_open, -1.0)
+        rank = confidence.argsort(1, descending=True).argsort(1)  # 0: the most confident
+        n_filled = n - is_open.sum(1, keepdim=True)
+        is_next = is_open & (rank < -(-n * r // rounds) - n_filled)  # rounded up
+        idx = torch.where(is_next, best, idx)
+    return idx
+
+
+# ======== exercise pair-model ========
+class PairModel(nn.Module):
+    """An encoder that reads two texts, told apart by segments; n_out numbers per position."""
+
+    def __init__(self, body, n_out):
+        super().__init__()
+        self.body = body  # a pretrained kt.GPT with causal=False
+        self.segments = nn.Embedding(2, body.config.n_embd)  # one vector per segment
+        nn.init.zeros_(self.segments.weight)
+        self.head = nn.Linear(body.config.n_embd, n_out)
+
+    def forward(self, idx, segments):
+        """Return (B, T, n_out) for ids and segments (0 or 1), (B, T) each."""
+        positions = torch.arange(idx.size(1), device=idx.device)[None]  # (1, T)
+        x = self.body.tok_emb(idx) + self.segments(segments)  # (B, T, C)
+        mask = (idx != 0)[:, None, None]  # keys that hold text, (B, 1, 1, T)
+        x = self.body.blocks(x, positions, self.body.rotary, mask=mask)
+        return self.head(self.body.ln_f(x))
+
+
+# ======== exercise best-span ========
+def best_span(start, end, is_allowed, longest=20):
+    """Return (start, stop) of the span with the highest start[i] + end[j]; stop is j + 1."""
+    scores = start[:, None] + end[None, :]  # (T, T): every start with every end
+    i = torch.arange(len(start))
+    length = i[None, :] - i[:, None] + 1
+    is_span = (length >= 1) & (length <= longest) & is_allowed[:, None] & is_allowed[None, :]
+    best = int(scores.masked_fill(~is_span, -torch.inf).argmax())
+    first, last = divmod(best, len(start))
+    return first, last + 1
