@@ -114,25 +114,6 @@ def attention_map(
     return ax.figure
 
 
-def head_role(weights: np.ndarray) -> str:
-    """Describe a head in two lines: its mean entropy in bits, and what it does most."""
-    bits = abs(float((weights * np.log2(np.where(weights > 0, weights, 1.0))).sum(1).mean()))
-    n_query, n_key = weights.shape
-    if n_query != n_key:
-        return f"{bits:.1f} bits\npeak {100 * weights.max(1).mean():.0f}%"
-    later = weights[1:] if n_query > 1 else weights  # the first query has no choice
-    shares = {
-        "self": np.diagonal(weights)[-len(later) :].mean(),
-        "previous": np.diagonal(later).mean() if n_query > 1 else 0.0,
-        "first": later[:, 0].mean(),
-    }
-    name, share = max(shares.items(), key=lambda item: item[1])
-    if share < 0.2:
-        back = np.abs(np.arange(n_query)[:, None] - np.arange(n_key))
-        return f"{bits:.1f} bits\n{(later * back[1:]).sum(1).mean() if n_query > 1 else 0:.0f} back"
-    return f"{bits:.1f} bits\n{name} {100 * share:.0f}%"
-
-
 def _london(ax: Axes, london: Score, upright: bool) -> None:
     line, span = (ax.axvline, ax.axvspan) if upright else (ax.axhline, ax.axhspan)
     span(100 * london.low, 100 * london.high, color=VERMILION, alpha=0.15, lw=0)

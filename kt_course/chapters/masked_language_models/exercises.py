@@ -1,4 +1,4 @@
-"""Exercises of notebook 10: BERT's rule, the loss, the padding mask, filling, pairs of lines."""
+"""Exercises of notebook 10: BERT's rule, loss and training, filling, two segments, spans."""
 
 from __future__ import annotations
 
@@ -10,10 +10,18 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from kt_core.attention import causal_mask, padding_mask
-from kt_course.chapters.masked_language_models.masked_data import hide_units, one_hot_kl
-from kt_course.chapters.masked_language_models.masked_decoding import fill_masks
-from kt_course.chapters.masked_language_models.next_sentence import draw_line_pair
+from kt_core.blocks import GPTConfig
+from kt_core.models import GPT
+from kt_core.trainer import Trainer
+from kt_course.chapters.masked_language_models import solutions
+from kt_course.chapters.masked_language_models.solutions import (
+    PairModel,
+    best_span,
+    divergence,
+    fill_masks,
+    hide_units,
+    train_masked,
+)
 from kt_course.exercises.assertions import (
     Wrong,
     close,
@@ -23,11 +31,14 @@ from kt_course.exercises.assertions import (
     recognise,
     tensor,
 )
+from kt_course.exercises.comparison import Comparison, Results
 from kt_course.exercises.diagnoses import Diagnoses, diagnoses
 from kt_course.exercises.random_cases import draw, fresh_random, numbers
 from kt_course.exercises.registry import Exercise
 
 NOTEBOOK = "10_masked_language_models"
+CHAPTER = Comparison(solutions)
+TEXTS = CHAPTER.texts
 KL_MISTAKES = diagnoses(__file__, "one-hot-kl").texts("mistakes")
 FILL_MISTAKES = diagnoses(__file__, "fill-masks").texts("mistakes")
 
@@ -160,53 +171,6 @@ def check_one_hot_kl(fn: Callable) -> str:
     return "the mean KL at the chosen positions, equal to the cross-entropy, with its gradient"
 
 
-# ---------------------------------------------------------------- the padding mask
-
-
-def check_padding_mask(fn: Callable) -> str:
-    wrong = diagnoses(__file__, "padding-mask")
-
-    def mask_of(idx: Tensor, heads: int) -> Tensor:
-        """The answer's mask, (B, heads, T, T)."""
-        (B, T), result = idx.shape, fn(idx)
-        if not isinstance(result, Tensor):
-            raise wrong("not a tensor", result=describe(result))
-        if result.dtype != torch.bool:
-            raise wrong("not boolean", dtype=str(result.dtype).removeprefix("torch."))
-        try:
-            return result.broadcast_to(B, heads, T, T)
-        except RuntimeError:
-            shapes = dict(shape=tuple(result.shape), wanted=(B, heads, T, T))
-            raise wrong("shape", **shapes) from None
-
-    def errors(idx: Tensor, heads: int) -> Tensor:
-        """Where the mask differs; what padding itself attends to does not matter."""
-        text = idx != 0
-        return (mask_of(idx, heads) != text[:, None, None]) & text[:, None, :, None]
-
-    idx = torch.tensor([[5, 1, 4, 3, 1, 0], [6, 2, 1, 0, 0, 0], [3, 9, 8, 4, 7, 2]])
-    mask, keys = mask_of(idx, 4), (idx != 0)[:, None, None]
-    mistakes = {
-        "inverted": ~keys,
-        "rows": keys.mT,
-        "triangle": keys & causal_mask(6),
-        "⁇ masked": (idx > 1)[:, None, None],
-        "all allowed": torch.ones(1, 1, 1, 6, dtype=torch.bool),
-    }
-    wrong.blame(mask, {name: other.expand_as(mask) for name, other in mistakes.items()})
-    for row, head, q, k in errors(idx, 4).nonzero().tolist()[:1]:
-        may = "may" if mask[row, head, q, k] else "may not"
-        raise wrong("one key", row=row, query=q, may=may, key=k, id=int(idx[row, k]))
-    # as many rows as heads and positions, where exchanged axes raise no error
-    idx = torch.tensor([[4, 4, 0], [4, 0, 0], [4, 4, 4]])
-    if errors(idx, 3).any():
-        raise wrong("heads for rows")
-    with fresh_cases("right for the examples, not for other batches"):
-        for B, T, heads in ((1, 4, 1), (5, 2, 5), (2, 9, 3)):
-            assert not errors(torch.tensor(draw(0, 3, B * T)).view(B, T), heads).any()
-    return "every key that holds text, ⁇ included, for all heads and queries; no padding"
-
-
 # ---------------------------------------------------------------- filling
 
 
@@ -286,56 +250,113 @@ def check_fill_masks(fn: Callable) -> str:
     return "the most confident first, ceil(n r / rounds) after round r, each round reads the text"
 
 
-# ---------------------------------------------------------------- pairs of lines
+# ---------------------------------------------------------------- what is compared with solutions
 
 
-def check_line_pair(fn: Callable) -> str:
-    wrong = diagnoses(__file__, "line-pairs")
+class WatchedModel(nn.Module):
+    """A model whose loss has the gradient 1 in its only parameter; it keeps what it reads.
 
-    def pairs_of(lines: Sequence, i: int, n: int) -> list[tuple[str, str, bool]]:
-        rng, state, pairs = random.Random(i), random.getstate(), []
-        for _ in range(n):
-            result = fn(lines, i, rng)
-            is_triple = isinstance(result, tuple | list) and len(result) == 3
-            if not is_triple or not all(isinstance(line, str) for line in result[:2]):
-                raise wrong("not two lines", result=describe(result))
-            if not isinstance(result[2], bool):
-                raise wrong("label type", result=describe(result[2]))
-            pairs.append(tuple(result))
-        if random.getstate() != state:
-            raise wrong("global random")
-        return pairs
+    A step of AdamW or SGD then moves the parameter by exactly the learning rate.
+    """
 
-    counts = dict(a=3, b=4, c=2, d=5, e=3)  # the lines of person "b" are b0 ... b3
-    lines = [[f"{name}{k}" for k in range(n)] for name, n in counts.items()]
-    pairs = pairs_of(lines, 1, 600)
-    labels, same = [label for *_, label in pairs], [second[0] == "b" for _, second, _ in pairs]
-    share, strangers = sum(same) / len(same), {second for _, second, label in pairs if not label}
-    wrong.reject(
-        {
-            "first line of another": any(first[0] != "b" for first, _, _ in pairs),
-            "itself": any(first == second for first, second, _ in pairs),
-            "labels inverted": labels == [not is_same for is_same in same],
-            "stranger is person i": labels != same,
-            "few of one person": share < 0.3,
-            "not half": not 0.4 < share < 0.6,
-            "first line fixed": len({first for first, _, _ in pairs}) < 4,
-            "few strangers": len({line[0] for line in strangers}) < 4,
-            "strangers' lines": len(strangers) < sum(counts.values()) - counts["b"],
-            "few pairs": len({(first, second) for first, second, label in pairs if label}) < 9,
-            "own generator": pairs_of(lines, 1, 600) != pairs,
-        },
-        share=100 * share,
-        n=len({line[0] for line in strangers}),
-    )
-    with fresh_cases("right for the example, not for other persons and lines"):
-        lines = [[f"{name}{k}" for k in range(2)] for name in "pqr"]
-        for i, name in enumerate("pqr"):
-            pairs = pairs_of(lines, i, 120)
-            assert all((b[0] == a[0]) == same and a != b and a[0] == name for a, b, same in pairs)
-            assert 30 < sum(same for *_, same in pairs) < 90
-            assert len({second for _, second, same in pairs if not same}) == 4
-    return "two lines of one person or of two, half of the time each, never the same line twice"
+    def __init__(self):
+        super().__init__()
+        self.w = nn.Parameter(torch.zeros((), dtype=torch.double))
+        self.seen, self.values = [], []
+
+    def forward(self, idx: Tensor, targets: Tensor | None = None) -> tuple[Tensor, Tensor | None]:
+        """Return a loss of 100 + w at each ⁇, and of 50 + w elsewhere, for targets above 2."""
+        self.seen.append(idx.clone())
+        self.values.append(self.w.detach().clone())
+        heights = torch.where(idx == 1, 100.0, 50.0).double() + self.w  # (B, T)
+        logits = heights[..., None] * F.one_hot(torch.tensor(2), 12)  # (B, T, V)
+        if targets is None:
+            return logits, None
+        return logits, F.cross_entropy(logits.flatten(0, 1), targets.flatten(), ignore_index=0)
+
+
+def training_of(answer: Callable, seed: int) -> Results:
+    """Train a `WatchedModel` on texts that open with their number."""
+    n, epochs, batch_size = 7 + seed % 5, 3 + seed % 2, 3
+    epochs_drawn = []
+
+    def draw_windows(rng: random.Random) -> list[tuple[list[int], list[tuple[int, int]]]]:
+        windows = []
+        for i in range(n):
+            ids = [3 + i // 8, 3 + i % 8, *[11] * rng.randint(4, 9)]
+            start = rng.randrange(2, len(ids) - 1)
+            windows.append((ids, [(start, start + 2)]))
+        rng.shuffle(windows)
+        epochs_drawn.append(windows)
+        return windows
+
+    model, rng = WatchedModel(), random.Random(seed)
+    losses = answer(model, draw_windows, 12, epochs, batch_size, 0.002, rng, rule=(1.0, 0.0))
+    if not isinstance(losses, list) or not all(isinstance(loss, float) for loss in losses):
+        raise Wrong(TEXTS["masked-training"]["not_a_list"].format(result=describe(losses)))
+    texts = sorted(tuple(row[:2].tolist()) for x in model.seen for row in x)
+    values = torch.stack([*model.values, model.w.detach()])
+    return {
+        "the number of epochs drawn": torch.tensor(len(epochs_drawn)),
+        "the number of steps": torch.tensor(len(model.seen)),
+        "the number of windows in each batch": torch.tensor([len(x) for x in model.seen]),
+        "the texts read": torch.tensor(texts),
+        "the number of ⁇ read": torch.tensor(sum(int((x == 1).sum()) for x in model.seen)),
+        "the number of columns that are only padding": torch.tensor(
+            sum(int((x == 0).all(0).sum()) for x in model.seen)
+        ),
+        "the learning rates": values[:-1] - values[1:],
+        "the losses": torch.tensor(losses).double(),
+    }
+
+
+def pair_model_of(answer: Callable, seed: int) -> Results:
+    """Run a PairModel with random weights on two texts of different length."""
+    torch.manual_seed(seed)
+    body = GPT(GPTConfig(9, 32, 2, 2, 8, "rope", dropout=0.0, causal=False))
+    n_out, T = 2 + seed % 3, 7 + seed % 4
+    model = answer(body, n_out)
+    if not isinstance(model, nn.Module):
+        raise Wrong(TEXTS["pair-model"]["not_a_module"].format(result=describe(model)))
+    names = {name for name, _ in model.named_parameters() if not name.startswith("body.")}
+    if names != {"segments.weight", "head.weight", "head.bias"}:
+        raise Wrong(TEXTS["pair-model"]["names"].format(names=", ".join(sorted(names)) or "none"))
+    start = model.segments.weight.detach().clone()
+    generator = torch.Generator().manual_seed(seed)
+    for _, p in sorted(model.double().named_parameters()):  # whatever order they were made in
+        p.data = 0.6 * torch.randn(p.shape, generator=generator, dtype=torch.double)
+    idx = torch.randint(1, 9, (2, T), generator=generator)
+    idx[1, -3:] = 0
+    segments = (torch.arange(T) > 2).long().expand(2, T)
+    with torch.no_grad():
+        output = model(idx, segments)
+    text = idx != 0
+    return {
+        "the segment embedding at the start": start,
+        "the output": output[text],
+        "the output for exchanged segments": model(idx, 1 - segments).detach()[text],
+    }
+
+
+def span_of(answer: Callable, seed: int) -> Results:
+    """Find spans of several random scores."""
+    spans = []
+    for k in range(12):
+        T = 6 + (seed + k) % 5
+        start, end = numbers(T, seed=31 * seed + k), numbers(T, seed=31 * seed + k + 500)
+        is_allowed = torch.arange(T) >= k % 4
+        span = answer(start, end, is_allowed, 3)
+        if not isinstance(span, tuple | list) or len(span) != 2:
+            raise Wrong(TEXTS["best-span"]["not_a_pair"].format(result=describe(span)))
+        spans.append([int(value) for value in span])
+    return {"the spans": torch.tensor(spans)}
+
+
+def compared(id: str, reference: Callable, compute: Callable, *forbidden: Callable) -> Exercise:
+    """Return an exercise whose check and texts come from exercises.toml."""
+    header = (TEXTS[id][key] for key in ("title", "difficulty", "minutes"))
+    check = CHAPTER.check(id, reference.__name__, compute)
+    return Exercise(id, NOTEBOOK, *header, reference, check, forbidden)
 
 
 EXERCISES = (
@@ -346,19 +367,12 @@ EXERCISES = (
         "The loss as a divergence",
         2,
         12,
-        one_hot_kl,
+        divergence,
         check_one_hot_kl,
         (F.cross_entropy, F.nll_loss),
     ),
-    Exercise(
-        "padding-mask",
-        NOTEBOOK,
-        "Both ways, but not at padding",
-        1,
-        6,
-        padding_mask,
-        check_padding_mask,
-    ),
-    Exercise("fill-masks", NOTEBOOK, "The surest first", 4, 25, fill_masks, check_fill_masks),
-    Exercise("line-pairs", NOTEBOOK, "One person or two", 2, 10, draw_line_pair, check_line_pair),
+    compared("masked-training", train_masked, training_of, Trainer.fit),
+    Exercise("fill-masks", NOTEBOOK, "Fill in rounds", 4, 25, fill_masks, check_fill_masks),
+    compared("pair-model", PairModel, pair_model_of),
+    compared("best-span", best_span, span_of),
 )

@@ -18,17 +18,15 @@ import random
 import re
 from collections.abc import Sequence
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torch.nn.utils.rnn import pad_sequence
 
 from kt_core._validation import require
 from kt_core.corpora.textfiles import Pair
 from kt_core.datasets import SpanCorruption, TokenDataset
 from kt_core.runs.text_rules import askable_spans, name_prefix_end
 from kt_core.vocab import CharVocab
-from kt_course.chapters.masked_language_models.solutions import hide_units
+from kt_course.chapters.masked_language_models.solutions import hide_units, pad_rows
 
 UNITS = ("chars", "words", "spans")
 SHARE = 0.15  # share of a text's characters that is chosen
@@ -65,12 +63,6 @@ def split_span(start: int, stop: int, part: float, rng: random.Random) -> list[t
     return [(j, j + 1) for j in rng.sample(range(start, stop), rng.randint(1, stop - start))]
 
 
-def pad_rows(rows: Sequence[Sequence[int]], length: int | None = None) -> Tensor:
-    """Stack lists of ids into (B, T) and pad them with □ (0), to the longest by default."""
-    idx = pad_sequence([torch.tensor(row) for row in rows], batch_first=True)
-    return idx if length is None else F.pad(idx, (0, length - idx.size(1)))
-
-
 class MaskedDataset(TokenDataset):
     """A dataset whose `tokens(i, epoch)` are (x, y), two lists of one length, y not shifted."""
 
@@ -79,7 +71,9 @@ class MaskedDataset(TokenDataset):
 
     def stack(self, examples: Sequence, length: int | None = None) -> tuple[Tensor, ...]:
         """Stack what `tokens` returned into x and y, (B, T) each."""
-        return tuple(pad_rows(rows, length) for rows in zip(*examples, strict=True))
+        columns = [pad_rows(rows) for rows in zip(*examples, strict=True)]  # (B, T) each
+        missing = 0 if length is None else length - columns[0].size(1)
+        return tuple(F.pad(column, (0, missing)) for column in columns)
 
     def generator(self, i: int, epoch: int) -> random.Random:
         """Return the source of all draws for example i."""

@@ -14,8 +14,8 @@ from torch import Tensor
 
 from kt_core.models import GPT
 from kt_core.vocab import MASK, CharVocab
-from kt_course.chapters.masked_language_models.masked_data import END, pad_rows
-from kt_course.chapters.masked_language_models.solutions import fill_masks
+from kt_course.chapters.masked_language_models.masked_data import END
+from kt_course.chapters.masked_language_models.solutions import fill_masks, pad_rows
 
 LENGTHS = range(3, 15)  # letters of an answer, tried where its length is unknown
 

@@ -10,7 +10,6 @@ from kt_core.corpora.textfiles import Pair
 from kt_core.decoding import answer
 from kt_core.evaluation import Score, exact_match
 from kt_core.models import GPT
-from kt_core.runs.text_rules import name_prefix_end
 from kt_core.vocab import MASK, CharVocab
 from kt_course.chapters.masked_language_models.masked_decoding import answer_masked, fill_texts
 

@@ -5,6 +5,11 @@ from torch import nn
 from torch.nn.utils.rnn import pad_sequence
 
 
+def pad_rows(rows):
+    """Stack lists of ids into (B, T), padded with □ (0) to the longest."""
+    return pad_sequence([torch.tensor(row) for row in rows], batch_first=True)
+
+
 # ======== exercise bert-rule ========
 def hide_units(ids, units, vocab_size, rng, rule=(0.8, 0.1)):
     """Return (x, y): the chosen units hidden, random or unchanged in x, and all in y."""
@@ -35,13 +40,11 @@ def train_masked(model, draw_windows, vocab_size, epochs, batch_size, peak, rng,
     """Train with new masks in each epoch; return the loss of each step."""
     optimizer, losses = torch.optim.AdamW(model.parameters(), lr=peak, weight_decay=0.0), []
     for epoch in range(epochs):
-        windows = draw_windows(rng)
-        n_steps = -(-len(windows) // batch_size)  # rounded up
-        for step in range(n_steps):
-            batch = windows[step * batch_size : (step + 1) * batch_size]
-            rows = [hide_units(ids, units, vocab_size, rng, rule) for ids, units in batch]
-            x, y = (pad_sequence(list(map(torch.tensor, part)), True) for part in zip(*rows))
-            optimizer.param_groups[0]["lr"] = peak * (1 - (epoch + step / n_steps) / epochs)
+        windows = draw_windows(rng)  # (ids, units) of each
+        for first in range(0, len(windows), batch_size):
+            pairs = [hide_units(*w, vocab_size, rng, rule) for w in windows[first:][:batch_size]]
+            x, y = map(pad_rows, zip(*pairs, strict=True))
+            optimizer.param_groups[0]["lr"] = peak * (1 - (epoch + first / len(windows)) / epochs)
             loss = divergence(model(x)[0], y)
             optimizer.zero_grad()
             loss.backward()
@@ -62,30 +65,26 @@ def fill_masks(model, idx, rounds=1):
         confidence, best = logits.softmax(-1).max(-1)  # (B, T)
         confidence = confidence.masked_fill(~is_open, -1.0)
         rank = confidence.argsort(1, descending=True).argsort(1)  # 0: the most confident
-        n_filled = n - is_open.sum(1, keepdim=True)
-        is_next = is_open & (rank < -(-n * r // rounds) - n_filled)  # rounded up
-        idx = torch.where(is_next, best, idx)
+        k = -(-n * r // rounds) - (n - is_open.sum(1, keepdim=True))  # rounded up, less the filled
+        idx = torch.where(is_open & (rank < k), best, idx)
     return idx
 
 
 # ======== exercise pair-model ========
 class PairModel(nn.Module):
-    """An encoder that reads two texts, told apart by segments; n_out numbers per position."""
+    """An encoder of two texts, told apart by their segments: n_out numbers per position."""
 
     def __init__(self, body, n_out):
         super().__init__()
-        self.body = body  # a pretrained kt.GPT with causal=False
-        self.segments = nn.Embedding(2, body.config.n_embd)  # one vector per segment
-        nn.init.zeros_(self.segments.weight)
-        self.head = nn.Linear(body.config.n_embd, n_out)
+        self.body, n_embd = body, body.config.n_embd
+        self.segments, self.head = nn.Embedding(2, n_embd), nn.Linear(n_embd, n_out)
+        nn.init.zeros_(self.segments.weight)  # so that the body first reads what it knows
 
     def forward(self, idx, segments):
-        """Return (B, T, n_out) for ids and segments (0 or 1), (B, T) each."""
-        positions = torch.arange(idx.size(1), device=idx.device)[None]  # (1, T)
         x = self.body.tok_emb(idx) + self.segments(segments)  # (B, T, C)
-        mask = (idx != 0)[:, None, None]  # keys that hold text, (B, 1, 1, T)
-        x = self.body.blocks(x, positions, self.body.rotary, mask=mask)
-        return self.head(self.body.ln_f(x))
+        positions, keys = torch.arange(idx.size(1))[None], (idx != 0)[:, None, None]
+        x = self.body.blocks(x, positions, self.body.rotary, mask=keys)
+        return self.head(self.body.ln_f(x))  # (B, T, n_out)
 
 
 # ======== exercise best-span ========

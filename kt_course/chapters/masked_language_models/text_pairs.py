@@ -20,8 +20,8 @@ from kt_core.corpora.loading import question_name
 from kt_core.corpora.textfiles import Pair
 from kt_core.runs.text_rules import name_prefix_end
 from kt_core.vocab import MASK, CharVocab
-from kt_course.chapters.masked_language_models.masked_data import END, pad_rows
-from kt_course.chapters.masked_language_models.solutions import PairModel, best_span
+from kt_course.chapters.masked_language_models.masked_data import END
+from kt_course.chapters.masked_language_models.solutions import PairModel, best_span, pad_rows
 
 HALF = 30  # characters of each line in a pair of lines
 PersonLines = Sequence[Sequence[str]]  # the lines of each person

@@ -3,21 +3,22 @@
 import math
 import random
 import re
+from pathlib import Path
 
+import nbformat
 import torch
 import torch.nn.functional as F
 from checking import Answers, notebook_suite, quiz_suite, suite
 
-from kt_core.attention import padding_mask
+from kt_course.chapters.masked_language_models import exercises, solutions
 from kt_course.chapters.masked_language_models.exercises import (
     FILL_MISTAKES,
     KL_MISTAKES,
     fill_with,
     kl_with,
 )
-from kt_course.chapters.masked_language_models.masked_data import RULE, hide_units, one_hot_kl
-from kt_course.chapters.masked_language_models.masked_decoding import fill_masks
-from kt_course.chapters.masked_language_models.next_sentence import draw_line_pair
+from kt_course.chapters.masked_language_models.masked_data import RULE
+from kt_course.exercises.solutions import teaching_solution
 
 # ---------------------------------------------------------------- the rule
 
@@ -119,7 +120,9 @@ RULES = Answers(
         ),
     },
     right={"the kinds at once": by_one_number, "step by step": hiding()},
-    borrowed=lambda ids, units, size, rng, rule=RULE: hide_units(ids, units, size, rng, rule),
+    borrowed=lambda ids, units, size, rng, rule=RULE: solutions.hide_units(
+        ids, units, size, rng, rule
+    ),
 )
 
 # ---------------------------------------------------------------- the loss
@@ -201,55 +204,7 @@ DIVERGENCE = Answers(
         "PyTorch's kl_div": by_pytorch,
         "gathered": mistaken(""),
     },
-    borrowed=lambda logits, targets: one_hot_kl(logits, targets),
-)
-
-# ---------------------------------------------------------------- padding
-
-
-def stub_padding(idx): ...
-
-
-PADDING = Answers(
-    stub=stub_padding,
-    wrong={
-        "inverted": (lambda idx: (idx == 0)[:, None, None], "inverted"),
-        "rows": (lambda idx: (idx != 0)[:, None, :, None], "not its columns"),
-        "masks too": (lambda idx: (idx > 1)[:, None, None], "⁇ is masked too"),
-        "triangle": (
-            lambda idx: (
-                (idx != 0)[:, None, None] & torch.ones(idx.size(1), idx.size(1)).tril().bool()
-            ),
-            "triangle",
-        ),
-        "nothing": (
-            lambda idx: torch.ones(1, 1, 1, idx.size(1), dtype=torch.bool),
-            "all keys are allowed",
-        ),
-        "two axes": (lambda idx: idx != 0, r"does not broadcast"),
-        "three axes": (lambda idx: (idx != 0)[:, None], r"does not broadcast"),
-        "heads for rows": (
-            lambda idx: (
-                (idx != 0)[None, :, None] if len(idx) == idx.size(1) else (idx != 0)[:, None, None]
-            ),
-            "not to head b",
-        ),
-        "numbers": (lambda idx: (idx != 0)[:, None, None].float(), "True or False"),
-        "minus infinity": (
-            lambda idx: torch.where(idx == 0, -torch.inf, 0.0)[:, None, None],
-            "True or False",
-        ),
-        "first row": (lambda idx: (idx[:1] != 0)[:, None, None], "row 1: query"),
-        "a list": (lambda idx: (idx != 0).tolist(), "a list of 3"),
-    },
-    right={
-        "full size": lambda idx: (idx != 0)[:, None, None].expand(-1, -1, idx.size(1), -1),
-        "padding looks nowhere": lambda idx: ((idx[:, :, None] != 0) & (idx[:, None] != 0))[
-            :, None
-        ],
-        "not equal": lambda idx: ~idx.eq(0).view(len(idx), 1, 1, -1),
-    },
-    borrowed=lambda idx: padding_mask(idx),
+    borrowed=lambda logits, targets: solutions.divergence(logits, targets),
 )
 
 # ---------------------------------------------------------------- filling
@@ -334,90 +289,157 @@ FILL = Answers(
         ),
     },
     right={"topk": by_topk, "a row at a time": filling()},
-    borrowed=lambda model, idx, rounds=1: fill_masks(model, idx, rounds),
+    borrowed=lambda model, idx, rounds=1: solutions.fill_masks(model, idx, rounds),
 )
 
-# ---------------------------------------------------------------- pairs of lines
+# ---------------------------------------------------------------- the training loop
 
 
-def stub_pair(lines, i, rng): ...
+def stub_train(model, draw_windows, vocab_size, epochs, batch_size, peak, rng, rule=(0.8, 0.1)): ...
 
 
-def pairing(mistake=""):
-    def answer(lines, i, rng):
-        rng = random if mistake == "global" else random.Random() if mistake == "own" else rng
-        mine = lines[i]
-        first = 0 if mistake == "first line" else rng.randrange(len(mine))
-        same = rng.random() < {"few": 0.2, "always": 2.0}.get(mistake, 0.5)
-        if same:
-            second = rng.choice([k for k in range(len(mine)) if k != first or mistake == "itself"])
-            if mistake == "next":
-                second = (first + 1) % len(mine)
-            if mistake == "second line":
-                second = 1 if first != 1 else 0
-            other = mine[second]
-        else:
-            others = [j for j in range(len(lines)) if j != i or mistake == "anybody"]
-            j = (i + 1) % len(lines) if mistake == "neighbour" else rng.choice(others)
-            other = lines[j][0] if mistake == "their first" else rng.choice(lines[j])
-        if mistake == "everybody alike":
-            other = rng.choice([line for own in lines for line in own if line != mine[first]])
-            same = other in mine
-        result = mine[first], other, not same if mistake == "labels" else same
-        if mistake == "turned":
-            result = other, mine[first], same
-        if mistake == "numbers":
-            result = *result[:2], int(same)
-        return result[:2] if mistake == "two" else result
-
-    return answer
+def typical(id):
+    """The mistakes in exercises.toml, with their texts."""
+    reference = next(e for e in exercises.EXERCISES if e.id == id).reference.__name__
+    return {
+        name: (exercises.CHAPTER.execute(source, reference), re.escape(text))
+        for name, source, text in exercises.CHAPTER.mistakes(id)
+    }
 
 
-PAIRS = Answers(
-    stub=stub_pair,
-    wrong={
-        "itself": (pairing("itself"), "paired with itself"),
-        "anybody": (pairing("anybody"), "labelled False|paired with itself"),
-        "labels": (pairing("labels"), "inverted"),
-        "few": (pairing("few"), "instead of half"),
-        "always": (pairing("always"), "100 % of the pairs"),
-        "everybody alike": (pairing("everybody alike"), "is person i one of the strangers"),
-        "neighbour": (pairing("neighbour"), "from 1 of 4 persons"),
-        "their first": (pairing("their first"), "a stranger's line"),
-        "first line": (pairing("first line"), "first line is not drawn"),
-        "turned": (pairing("turned"), "first line is not always"),
-        "second line": (pairing("second line"), "only some of person i"),
-        "next": (pairing("next"), "not only the next one"),
-        "global": (pairing("global"), "global `random`"),
-        "own generator": (pairing("own"), "all draws have to come from rng"),
-        "numbers": (pairing("numbers"), "True for two lines"),
-        "two": (pairing("two"), "two lines and a truth value"),
-    },
-    right={
-        "chosen by cases": pairing(),
-        "shuffled": lambda lines, i, rng: (
-            lambda mine, label: (
-                mine[0],
-                mine[1]
-                if label
-                else rng.choice(lines[rng.choice([*range(i), *range(i + 1, len(lines))])]),
-                label,
+def with_the_models_own_loss(
+    model, draw_windows, vocab_size, epochs, batch_size, peak, rng, rule=RULE
+):
+    """Adam, the model's own loss, windows in the order of their length."""
+    losses, n_read, total = [], 0, None
+    optimizer = torch.optim.Adam(model.parameters())
+    for _ in range(epochs):
+        windows = draw_windows(rng)
+        total = total or epochs * len(windows)
+        while windows:
+            batch, windows = windows[:batch_size], windows[batch_size:]
+            rows = [hiding()(*window, vocab_size, rng, rule) for window in batch]
+            width = max(len(x) for x, _ in rows)
+            x, y = (
+                torch.tensor([row[k] + [0] * (width - len(row[k])) for row in rows]) for k in (0, 1)
             )
-        )(rng.sample(list(lines[i]), len(lines[i])), rng.choice((True, False))),
+            for group in optimizer.param_groups:
+                group["lr"] = peak * (total - n_read) / total
+            loss = model(x, y)[1]
+            model.zero_grad()
+            loss.backward()
+            optimizer.step()
+            losses.append(float(loss))
+            n_read += len(batch)
+    return losses
+
+
+def mean_loss(*inputs, **options):
+    return sum(losses := with_the_models_own_loss(*inputs, **options)) / len(losses)
+
+
+TRAIN = Answers(
+    stub=stub_train,
+    wrong=typical("masked-training")
+    | {
+        "mean": (mean_loss, "a list with the loss of each step"),
+        "tensors": (
+            lambda *a, **k: list(map(torch.tensor, with_the_models_own_loss(*a, **k))),
+            "a list with the loss of each step",
+        ),
     },
-    borrowed=lambda lines, i, rng: draw_line_pair(lines, i, rng),
+    right={"the model's own loss": with_the_models_own_loss},
+    borrowed=lambda *a, **k: solutions.train_masked(*a, **k),
+)
+
+# ---------------------------------------------------------------- two texts
+
+
+class StubPair(torch.nn.Module):
+    def __init__(self, body, n_out): ...
+
+    def forward(self, idx, segments): ...
+
+
+class BlockByBlock(torch.nn.Module):
+    """The same, with the body's blocks one after the other."""
+
+    def __init__(self, body, n_out):
+        super().__init__()
+        width = body.tok_emb.weight.size(1)
+        self.segments = torch.nn.Embedding(2, width, _weight=torch.zeros(2, width))
+        self.head = torch.nn.Linear(width, n_out)
+        self.body = body
+
+    def forward(self, idx, segments):
+        rotation = self.body.rotary(torch.arange(idx.size(1))[None])
+        x = self.body.embed(idx, None) + self.segments(segments)
+        mask = idx.ne(0).view(len(idx), 1, 1, -1)
+        for block in self.body.blocks:
+            x = block(x, mask=mask, rotation=(rotation, rotation))
+        return self.head(self.body.ln_f(x))
+
+
+class OtherNames(BlockByBlock):
+    def __init__(self, body, n_out):
+        super().__init__(body, n_out)
+        self.classifier = torch.nn.Linear(2, 2)
+
+
+PAIR = Answers(
+    stub=StubPair,
+    wrong=typical("pair-model")
+    | {
+        "no module": (lambda body, n_out: body.config, "an nn.Module"),
+        "other names": (OtherNames, "the parameters besides the body"),
+    },
+    right={"block by block": BlockByBlock},
+    borrowed=lambda body, n_out: solutions.PairModel(body, n_out),
+)
+
+# ---------------------------------------------------------------- spans
+
+
+def stub_span(start, end, is_allowed, longest=20): ...
+
+
+def by_trying(start, end, is_allowed, longest=20):
+    spans = [
+        (float(start[i] + end[j]), i, j + 1)
+        for i in range(len(start))
+        for j in range(i, min(i + longest, len(end)))
+        if is_allowed[i] and is_allowed[j]
+    ]
+    return max(spans)[1:]
+
+
+SPAN = Answers(
+    stub=stub_span,
+    wrong=typical("best-span") | {"one number": (lambda *a: 3, "two numbers")},
+    right={"all pairs": by_trying},
+    borrowed=lambda *inputs: solutions.best_span(*inputs),
 )
 
 ANSWERS = {
     "bert-rule": RULES,
     "one-hot-kl": DIVERGENCE,
-    "padding-mask": PADDING,
+    "masked-training": TRAIN,
     "fill-masks": FILL,
-    "line-pairs": PAIRS,
+    "pair-model": PAIR,
+    "best-span": SPAN,
 }
 TestExercises = suite("10_masked_language_models", ANSWERS)
 TestQuizzes = quiz_suite("10_masked_language_models")
 TestNotebook = notebook_suite("10_masked_language_models")
+
+
+def test_teaching_solutions_are_short_and_on_the_page():
+    path = Path(__file__).resolve().parents[3] / "notebooks" / "10_masked_language_models.ipynb"
+    cells = {cell.id: cell.source for cell in nbformat.read(path, as_version=4).cells}
+    for exercise in exercises.EXERCISES:
+        section = teaching_solution(exercise)
+        assert section.count("\n") <= 15, exercise.id
+        assert f"```python\n{section}```" in cells[f"solution-{exercise.id}"]
 
 
 def test_the_formulas_of_the_checks_are_the_packages():
@@ -425,7 +447,7 @@ def test_the_formulas_of_the_checks_are_the_packages():
     logits = torch.randn(3, 6, 8, generator=generator)
     targets = torch.randint(0, 8, (3, 6), generator=generator)
     expected = F.cross_entropy(logits.flatten(0, 1), targets.flatten(), ignore_index=0)
-    torch.testing.assert_close(one_hot_kl(logits, targets), expected)
+    torch.testing.assert_close(solutions.divergence(logits, targets), expected)
     torch.testing.assert_close(kl_with(logits, targets), expected)
     for mistake in KL_MISTAKES:
         assert not torch.allclose(kl_with(logits, targets, mistake), expected)

@@ -1,4 +1,4 @@
-"""Masked language models: hiding, the loss, the encoder, filling, pairs of lines, training."""
+"""Masked language models: hiding, the loss, the encoder, filling, two texts, training."""
 
 from __future__ import annotations
 
@@ -19,37 +19,33 @@ from kt_core.decoding import KVCache
 from kt_core.runs.text_rules import name_prefix_end, salient_spans
 from kt_core.train_config import TrainConfig
 from kt_core.trainer import Trainer
-from kt_course.chapters.masked_language_models import masked_pretraining, next_sentence
+from kt_course.chapters.masked_language_models import masked_pretraining, masked_scores, text_pairs
 from kt_course.chapters.masked_language_models.masked_data import (
     UNITS,
     MaskedPairs,
     MaskedText,
     SpanWindows,
     choose_units,
-    hide_units,
-    one_hot_kl,
-    pad_rows,
 )
 from kt_course.chapters.masked_language_models.masked_decoding import (
     LENGTHS,
     answer_masked,
-    fill_masks,
     fill_texts,
     infer_lengths,
     masked_question,
 )
 from kt_course.chapters.masked_language_models.masked_pretraining import (
     PHASES,
-    answer_score,
+    SHIPPED,
     pretrain_masked,
     select_people,
 )
-from kt_course.chapters.masked_language_models.next_sentence import (
-    LinePairs,
-    draw_line_pair,
-    group_by_person,
-    pair_text,
-    same_person_probability,
+from kt_course.chapters.masked_language_models.solutions import (
+    PairModel,
+    divergence,
+    fill_masks,
+    hide_units,
+    pad_rows,
 )
 from kt_course.shipped import shipped
 from kt_course.tools import checkpoints
@@ -220,11 +216,6 @@ def test_masked_pairs_hide_the_answer():
         (lambda: MaskedText([". , ."], VOCAB), "document 0 has no span that fits the block"),
         (lambda: MaskedPairs([(PAIRS[0][0], None)], VOCAB), "pair 0"),
         (lambda: MaskedPairs(PAIRS, VOCAB, 20), "a block of 20"),
-        (lambda: LinePairs([LINES[:2]], VOCAB), "1 persons"),
-        (
-            lambda: LinePairs([LINES[:2], LINES[2:3]], VOCAB),
-            "person 1 .'Jan Berg. Born.* has one line",
-        ),
         (lambda: pretrain_masked("masked_letters"), "phase must be one of masked_chars"),
     ],
 )
@@ -261,7 +252,6 @@ def test_batches_of_masked_data_are_not_shifted():
 
 def test_padded_puts_zeros_behind():
     assert pad_rows([[3, 4], [5]]).tolist() == [[3, 4], [5, 0]]
-    assert pad_rows([[3]], 3).tolist() == [[3, 0, 0]]
 
 
 # ---------------------------------------------------------------- the loss
@@ -274,7 +264,7 @@ def test_the_divergence_is_the_cross_entropy(seed, B, T, V):
     logits = 5 * torch.randn(B, T, V, generator=generator, dtype=torch.double).requires_grad_()
     targets = torch.randint(0, V, (B, T), generator=generator)
     targets[0, 0] = V - 1
-    kl = one_hot_kl(logits, targets)
+    kl = divergence(logits, targets)
     expected = F.cross_entropy(logits.flatten(0, 1), targets.flatten(), ignore_index=0)
     torch.testing.assert_close(kl, expected)
     (a,), (b,) = (torch.autograd.grad(loss, logits, retain_graph=True) for loss in (kl, expected))
@@ -284,7 +274,7 @@ def test_the_divergence_is_the_cross_entropy(seed, B, T, V):
 
 def test_the_divergence_is_kl_by_torch_too_and_survives_large_logits():
     logits, targets = torch.tensor([[[0.0, 900.0, -900.0, 3.0]]]), torch.tensor([[2]])
-    assert one_hot_kl(logits, targets).item() == pytest.approx(1800.0)
+    assert divergence(logits, targets).item() == pytest.approx(1800.0)
     p = F.one_hot(targets[0], 4).float()
     assert F.kl_div(logits[0].log_softmax(-1), p, reduction="batchmean").item() == pytest.approx(
         1800.0
@@ -295,7 +285,7 @@ def test_the_models_own_loss_is_this_one():
     model, data = encoder(), MaskedText(LINES, VOCAB, units="words")
     x, y = next(batches(data, 6, 0, 0))
     logits, loss = model(x, y)
-    torch.testing.assert_close(loss, one_hot_kl(logits, y))
+    torch.testing.assert_close(loss, divergence(logits, y))
 
 
 # ---------------------------------------------------------------- the encoder
@@ -422,9 +412,7 @@ def test_fill_keeps_what_is_given_and_leaves_no_mask(seed, rounds):
     out = fill_masks(model, idx, rounds)
     assert torch.equal(out[idx != 1], idx[idx != 1])
     assert (out[idx == 1] > 1).all()
-    assert len(model.read) <= rounds
-    with pytest.raises(ValueError, match="rounds must be 1 or more"):
-        fill_masks(model, idx, 0)
+    assert len(model.read) == rounds
 
 
 def test_rows_are_filled_as_if_alone():
@@ -455,46 +443,85 @@ def test_lengths_given_and_found():
     assert LENGTHS[max(range(len(means)), key=means.__getitem__)] == inferred[0]
 
 
-# ---------------------------------------------------------------- pairs of lines
+# ---------------------------------------------------------------- two texts
 
 
-def test_lines_by_person_and_pairs():
-    lines = group_by_person(LINES)
+def test_two_texts_are_one_input_with_two_segments():
+    idx, segments = text_pairs.encode_pairs(VOCAB, [("Ada", "Oslo"), ("Ada", "He")])
+    assert [VOCAB.decode(row) for row in idx] == ["⁇Ada\nOslo\n", "⁇Ada\nHe\n□□"]
+    assert segments.tolist() == [[0] * 5 + [1] * 5, [0] * 5 + [1] * 3 + [0] * 2]
+
+
+@pytest.mark.parametrize("names", [True, False])
+def test_half_of_the_line_pairs_are_about_one_person(names):
+    lines = text_pairs.group_by_person(LINES)
     assert [len(own) for own in lines] == [2, 2, 2] and lines[1] == LINES[2:4]
-    rng, counts = random.Random(0), Counter()
+    whole = {line[: text_pairs.HALF]: line for line in LINES}
+    whole |= {line[name_prefix_end(line) :][: text_pairs.HALF]: line for line in LINES}
+    rng, n_same = random.Random(0), 0
     for _ in range(600):
-        first, second, same = draw_line_pair(lines, 1, rng)
-        assert first in lines[1] and second != first and (second in lines[1]) == same
-        counts[second] += 1
-    assert 240 < counts[LINES[2]] + counts[LINES[3]] < 360 and set(counts) == set(LINES)
+        first, second, same = text_pairs.draw_line_pair(lines, rng, names=names)
+        a, b = whole[first], whole[second]
+        assert a != b and (a.split(".")[0] == b.split(".")[0]) == same
+        assert (first in a[: text_pairs.HALF]) == names
+        n_same += same
+    assert 240 < n_same < 360
 
 
-def test_line_pairs_ask_for_one_place():
-    data = LinePairs(group_by_person(LINES), VOCAB)
-    for epoch in range(5):
-        for i in range(len(data)):
-            first, second, same = data.pair(i, epoch)
-            x, y = data.tokens(i, epoch)
-            assert VOCAB.decode(x) == pair_text(first, second) and len(x) <= 64
-            assert y[0] == VOCAB.encode("1" if same else "0")[0] and not any(y[1:])
-            assert (first.split(".")[0] == second.split(".")[0]) == same
-    bare = LinePairs(group_by_person(LINES), VOCAB, names=False)
-    assert not any(
-        name in "".join(map(str, bare.pair(i)))
-        for i in range(3)
-        for name in ("Moor", "Berg", "Lind")
-    )
+def test_a_passage_hides_the_name_and_says_where_the_answer_is():
+    rows = text_pairs.passages(LINES, PAIRS)
+    assert [answer for *_, answer in rows] == ["Oslo", "Oslo", "Vienna", "Vienna"]
+    assert all("Moor" not in line and "Berg" not in line for _, line, _ in rows)
+    assert not text_pairs.passages(LINES, PAIRS, block_size=40)
+    idx, segments, spans = text_pairs.encode_passages(VOCAB, rows)
+    for ids, segment, (first, last), (*_, answer) in zip(idx, segments, spans, rows, strict=True):
+        assert VOCAB.decode(ids[first : last + 1]) == answer and segment[first] == 1
 
 
-def test_one_person_is_a_probability_between_the_two_labels():
-    model = encoder(1)
-    pairs = [(LINES[0], LINES[1]), (LINES[0], LINES[2])]
-    probability = same_person_probability(model, VOCAB, pairs)
-    ids = torch.tensor([VOCAB.encode(pair_text(*pairs[1]))])
-    both = model(ids)[0][0, 0, VOCAB.encode("10")].softmax(-1)
-    assert probability.shape == (2,) and probability[1].item() == pytest.approx(
-        both[0].item(), abs=1e-5
-    )
+def test_extracted_answers_are_spans_of_the_line():
+    rows = text_pairs.passages(LINES, PAIRS)
+    model = PairModel(encoder(), 2)
+    assert all(a in line for a, (_, line, _) in zip(extract(model, rows), rows, strict=True))
+    seen = []
+    extract(model, rows, lambda start, end, allowed: seen.append(int(allowed.sum())) or (0, 1))
+    assert seen == [len(line) + 1 for _, line, _ in rows]
+
+
+def extract(model, rows, *find):
+    return text_pairs.extract_answers(model, VOCAB, rows, *find)
+
+
+def test_a_pair_model_starts_as_its_body():
+    body = encoder()
+    model, (idx, segments) = PairModel(body, 2), text_pairs.encode_pairs(VOCAB, [("Ada", "Oslo")])
+    model.head.weight.data, model.head.bias.data = body.head.weight.data[:2], torch.zeros(2)
+    torch.testing.assert_close(model(idx, segments), body(idx)[0][..., :2])
+
+
+# ---------------------------------------------------------------- scores
+
+
+def test_windows_show_the_words_around_a_place():
+    windows = masked_scores.place_windows(LINES, PAIRS)
+    assert windows == [
+        ("Ada Moor. ", "born in ", "Oslo", " in"),
+        ("Jan Berg. ", "raised in ", "Vienna", ". He"),
+    ]
+
+
+def test_scores_count_letters_and_places(monkeypatch):
+    windows, read = masked_scores.place_windows(LINES, PAIRS), []
+
+    def fill(model, vocab, texts, rounds=1):
+        read.extend(texts)
+        return [text.replace("⁇", "o") for text in texts]
+
+    monkeypatch.setattr(masked_scores, "fill_texts", fill)
+    score = masked_scores.score_letters(None, VOCAB, windows, 1.0, is_stranger=True)
+    assert (score.correct, score.total) == (1, 10)
+    assert read == ["Jan Berg. born in ⁇⁇⁇⁇ in", "Ada Moor. raised in ⁇⁇⁇⁇⁇⁇. He"]
+    assert masked_scores.score_letters(None, VOCAB, windows, 0.0, False).total == 2
+    assert masked_scores.score_windows(encoder(), VOCAB, windows).correct == 0
 
 
 # ---------------------------------------------------------------- training
@@ -570,19 +597,18 @@ def test_the_command_ships_the_masked_models_with_rope_on_bios(tmp_path, monkeyp
     checkpoints.retrain("bios", ["vanilla"], 0, tmp_path / "runs", tmp_path / "out")
     assert not calls
     checkpoints.retrain("bios", ["rope"], 4, tmp_path / "runs", tmp_path / "out")
-    assert [phase for phase, *_ in calls] == list(PHASES)
+    assert [phase for phase, *_ in calls] == list(SHIPPED)
     assert calls[0] == ("masked_chars", 4, "bios-rope-masked_chars-seed4.state")
-    assert "bios masked_spans: dev 1 of 2" in capsys.readouterr().out
-    model, _, card = kt.load_checkpoint(tmp_path / "out" / "bios-rope-masked_words.safetensors")
-    assert not model.config.causal and card["phase"] == "masked_words"
+    assert "bios masked_parts: dev 1 of 2" in capsys.readouterr().out
+    model, _, card = kt.load_checkpoint(tmp_path / "out" / "bios-rope-masked_parts.safetensors")
+    assert not model.config.causal and card["phase"] == "masked_parts"
 
 
-@pytest.mark.parametrize("phase", PHASES)
+@pytest.mark.parametrize("phase", SHIPPED)
 def test_what_ships_is_what_the_command_makes(phase):
     model, vocab, card = shipped("bios", "rope", phase)
     assert model.config.causal is (phase == "cut_spans") and card["phase"] == phase
     corpus = kt.load_corpus("bios")
     _, dev, _ = select_people(corpus, *card["people"])
-    score = answer_score(model, vocab, dev)
+    score = masked_scores.score_questions(model, vocab, dev)
     assert abs(score.correct - card["dev"]["correct"]) <= 0.03 * score.total  # half precision since
-    assert next_sentence.SAME in vocab and next_sentence.DIFFERENT in vocab
