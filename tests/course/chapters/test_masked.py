@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import random
 from collections import Counter
+from pathlib import Path
 
 import pytest
 import torch
@@ -47,8 +49,12 @@ from kt_course.chapters.masked_language_models.solutions import (
     hide_units,
     pad_rows,
 )
-from kt_course.shipped import shipped
+from kt_course.shipped import shipped, shipped_result
 from kt_course.tools import checkpoints
+from kt_course.tools.workbook import execute
+
+NOTEBOOK = Path(__file__).resolve().parents[3] / "notebooks" / "10_masked_language_models.ipynb"
+SEEDS = shipped_result("masked_models")
 
 LINES = [
     "Ada Moor. She was born in Oslo in 1901, and studied law in Rome.",
@@ -612,3 +618,34 @@ def test_what_ships_is_what_the_command_makes(phase):
     _, dev, _ = select_people(corpus, *card["people"])
     score = masked_scores.score_questions(model, vocab, dev)
     assert abs(score.correct - card["dev"]["correct"]) <= 0.03 * score.total  # half precision since
+
+
+# ---------------------------------------------------------------- the page's claims
+
+
+@pytest.mark.slow
+def test_what_the_page_says_of_its_trainings(tmp_path, monkeypatch):
+    """The live trainings succeed; the tolerances leave room for other processors."""
+    monkeypatch.setenv("KT_MY_GPT", "off")
+    ran = execute(NOTEBOOK, tmp_path / "ran.ipynb", {"runs_dir": str(tmp_path)}, tmp_path)
+    assert ran.error is None
+    facts = json.loads((tmp_path / f"{NOTEBOOK.stem}.json").read_text(encoding="utf-8"))["facts"]
+    assert facts["own_last_loss"] < 1.5
+    assert facts["next_sentence"]["accuracy"] > 0.65
+    assert facts["extracted"]["accuracy"] > 0.8
+    assert facts["remembered"]["test people"]["high"] < 0.3
+
+
+def accuracy(phase, key):
+    """The mean accuracy over the seeds in the results file."""
+    rows = [run["results"][key] for run in SEEDS["runs"] if run["phase"] == phase]
+    assert len(rows) == 3
+    return sum(row[0] / row[1] for row in rows) / len(rows)
+
+
+def test_what_the_page_says_of_three_seeds():
+    assert {(run["seed"], run["phase"]) for run in SEEDS["runs"]} == {
+        (seed, phase) for seed in range(3) for phase in PHASES
+    }
+    assert accuracy("masked_parts", "extraction") > accuracy("masked_parts", "question")
+    assert accuracy("masked_parts", "rounds 14") > 3 * accuracy("masked_spans", "rounds 14")
