@@ -89,7 +89,7 @@ def retrain(
         if out is None and checkout_dir():
             keep_result(result.path, checkout_dir() / "data" / "results" / f"{name}.json")
     if corpus == "bios" and "rope" in variants:
-        for phase in masked.SHIPPED:
+        for phase in masked.PHASES:
             state = runs / f"bios-rope-{phase}-seed{seed}.state"
             model, vocab, card = masked.pretrain_masked(phase, seed=seed, state=state)
             print(f"bios {phase}: dev {card['dev']['correct']} of {card['dev']['total']}")

@@ -1,4 +1,4 @@
-"""Exercises of notebook 10: BERT's rule, loss and training, filling, two segments, spans."""
+"""Exercises of notebook 10: BERT's rule, loss, training, candidates, two segments, spans."""
 
 from __future__ import annotations
 
@@ -11,15 +11,17 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from kt_core.blocks import GPTConfig
+from kt_core.corpora.loading import question
 from kt_core.models import GPT
 from kt_core.trainer import Trainer
+from kt_core.vocab import CharVocab
 from kt_course.chapters.masked_language_models import solutions
 from kt_course.chapters.masked_language_models.solutions import (
     PairModel,
     best_span,
     divergence,
-    fill_masks,
     hide_units,
+    score_candidates,
     train_masked,
 )
 from kt_course.exercises.assertions import (
@@ -33,14 +35,14 @@ from kt_course.exercises.assertions import (
 )
 from kt_course.exercises.comparison import Comparison, Results
 from kt_course.exercises.diagnoses import Diagnoses, diagnoses
-from kt_course.exercises.random_cases import draw, fresh_random, numbers
+from kt_course.exercises.random_cases import draw, numbers
 from kt_course.exercises.registry import Exercise
 
 NOTEBOOK = "10_masked_language_models"
 CHAPTER = Comparison(solutions)
 TEXTS = CHAPTER.texts
+CITIES = ["Oslo", "Rome", "Lima", "Vienna", "Cincinnati", "Bonn", "Accra"]
 KL_MISTAKES = diagnoses(__file__, "one-hot-kl").texts("mistakes")
-FILL_MISTAKES = diagnoses(__file__, "fill-masks").texts("mistakes")
 
 # ---------------------------------------------------------------- BERT's rule
 
@@ -171,85 +173,6 @@ def check_one_hot_kl(fn: Callable) -> str:
     return "the mean KL at the chosen positions, equal to the cross-entropy, with its gradient"
 
 
-# ---------------------------------------------------------------- filling
-
-
-class ToyEncoder(nn.Module):
-    """A tiny encoder: logits (B, T, V) depend strongly on the position and on its neighbours."""
-
-    def __init__(self, vocab_size: int, seed: int | None):
-        super().__init__()
-        self.weights = numbers(4, vocab_size, vocab_size, seed=seed)
-        self.positions = 0.5 * numbers(16, vocab_size, seed=seed)
-
-    def forward(self, idx: Tensor) -> tuple[Tensor, None]:
-        own, left, right, out = self.weights
-        x = F.one_hot(idx, len(own)).double()  # (B, T, V)
-        hidden = x @ own + x.roll(1, 1) @ left + x.roll(-1, 1) @ right
-        return (hidden + self.positions[: idx.size(1)]).tanh() @ out, None
-
-
-def fill_with(model: Callable, idx: Tensor, rounds: int, mistake: str = "") -> Tensor:
-    """Fill masks in rounds, with one mistake built in."""
-    idx, n_masks = idx.clone(), (idx == 1).sum(1).tolist()
-    for r in range(1, rounds + 1):
-        logits = model(idx)[0].detach().clone()
-        if mistake not in ("specials", "after the softmax"):
-            logits[..., :2] = float("-inf")
-        q = logits.softmax(-1)
-        if mistake == "after the softmax":
-            q[..., :2] = -1.0
-        confidence, best = q.max(-1)
-        order = {
-            "left to right": -torch.arange(idx.size(1)).expand_as(confidence),
-            "least confident": -confidence,
-        }.get(mistake, confidence)  # the highest comes first
-        for row, n in enumerate(n_masks):
-            masks = (idx[row] == 1).nonzero()[:, 0]
-            target = {"floor": n * r // rounds, "one per round": r, "at once": n}
-            k = target.get(mistake, math.ceil(n * r / rounds)) - (n - len(masks))
-            for j in masks[order[row, masks].argsort(descending=True)][: max(0, k)]:
-                idx[row, j] = best[row, j]
-    return idx
-
-
-def check_fill_masks(fn: Callable) -> str:
-    wrong = diagnoses(__file__, "fill-masks")
-
-    def fill(model: ToyEncoder, idx: Tensor, rounds: int) -> Tensor:
-        what = f"the text after {rounds} round{'s' * (rounds > 1)}"
-        result = tensor(fn(model, idx, rounds), idx.shape, what)
-        if result.dtype != torch.int64:
-            raise wrong("dtype", what=what, dtype=str(result.dtype).removeprefix("torch."))
-        return result
-
-    model = ToyEncoder(9, seed=12)  # a seed for which every typical mistake changes the result
-    rows = [[4, 1, 1, 1, 1, 1, 5, 0, 0], [1, 6, 1, 3, 1, 1, 1, 1, 2], [7, 3, 1, 2, 0, 0, 0, 0, 0]]
-    idx = torch.tensor(rows)
-    for rounds in (1, 3, 2, 9):
-        result, expected = fill(model, idx, rounds), fill_with(model, idx, rounds)
-        if torch.equal(result, expected):
-            continue
-        if not torch.equal(result[idx != 1], idx[idx != 1]):
-            raise wrong("others changed", rounds=rounds)
-        for mistake, text in FILL_MISTAKES.items():
-            other = fill_with(model, idx, rounds, mistake)
-            if torch.equal(result, other) and not torch.equal(other, expected):
-                raise Wrong(f"with rounds={rounds}: {text}")
-        if (result == 1).any():
-            raise wrong("masks left", rounds=rounds)
-        if torch.equal(torch.cat([fill(model, row[None], rounds) for row in idx]), expected):
-            raise wrong("rows together", rounds=rounds)
-        n_different = int((result != expected).sum())
-        raise wrong("other", rounds=rounds, n=n_different, total=int((idx == 1).sum()))
-    with fresh_cases("right for the examples, not for other models and texts"):
-        for rounds in (1, 2, 4):
-            model, rng = ToyEncoder(12, seed=None), fresh_random()
-            idx = torch.tensor([rng.choices((1, 1, 1, 4, 7, 9), k=10) for _ in range(3)])
-            assert torch.equal(fill(model, idx, rounds), fill_with(model, idx, rounds))
-    return "the most confident first, ceil(n r / rounds) after round r, each round reads the text"
-
-
 # ---------------------------------------------------------------- what is compared with solutions
 
 
@@ -310,6 +233,33 @@ def training_of(answer: Callable, seed: int) -> Results:
     }
 
 
+class ToyEncoder(nn.Module):
+    """A tiny encoder: logits (B, T, V) that depend on the position and on both neighbours."""
+
+    def __init__(self, vocab_size: int, seed: int):
+        super().__init__()
+        self.weights = numbers(4, vocab_size, vocab_size, seed=seed)
+        self.positions = numbers(60, vocab_size, seed=seed)
+        self.seen: list[Tensor] = []
+
+    def forward(self, idx: Tensor) -> tuple[Tensor, None]:
+        self.seen.append(idx)
+        own, left, right, out = self.weights
+        x = F.one_hot(idx, len(own)).double() * (idx != 0)[..., None]  # (B, T, V)
+        hidden = x @ own + x.roll(1, 1) @ left + x.roll(-1, 1) @ right
+        return (hidden + self.positions[: idx.size(1)]).tanh() @ out, None
+
+
+def scores_of(answer: Callable, seed: int) -> Results:
+    """Score cities of different lengths with a small random model."""
+    vocab = CharVocab.from_documents([question("Ada Moor"), *CITIES])
+    model, cities = ToyEncoder(len(vocab), seed), CITIES[seed % 3 :]
+    result = answer(model, vocab, question("Ada Moor"), cities)
+    scores = tensor(result, (len(cities),), "the scores").double()
+    n_masks = torch.cat([(idx == 1).sum(1) for idx in model.seen])
+    return {"the number of ⁇ in each text": n_masks.sort().values, "the scores": scores}
+
+
 def pair_model_of(answer: Callable, seed: int) -> Results:
     """Run a PairModel with random weights on two texts of different length."""
     torch.manual_seed(seed)
@@ -326,7 +276,7 @@ def pair_model_of(answer: Callable, seed: int) -> Results:
     for _, p in sorted(model.double().named_parameters()):  # whatever order they were made in
         p.data = 0.6 * torch.randn(p.shape, generator=generator, dtype=torch.double)
     idx = torch.randint(1, 9, (2, T), generator=generator)
-    idx[1, -3:] = 0
+    idx[:, 0], idx[1, -3:] = 1, 0
     segments = (torch.arange(T) > 2).long().expand(2, T)
     with torch.no_grad():
         output = model(idx, segments)
@@ -372,7 +322,7 @@ EXERCISES = (
         (F.cross_entropy, F.nll_loss),
     ),
     compared("masked-training", train_masked, training_of, Trainer.fit),
-    Exercise("fill-masks", NOTEBOOK, "Fill in rounds", 4, 25, fill_masks, check_fill_masks),
+    compared("score-candidates", score_candidates, scores_of),
     compared("pair-model", PairModel, pair_model_of),
     compared("best-span", best_span, span_of),
 )

@@ -56,13 +56,6 @@ def choose_units(
     return chosen
 
 
-def split_span(start: int, stop: int, part: float, rng: random.Random) -> list[tuple[int, int]]:
-    """Return the span as one unit or, with probability `part`, 1 ... all of its characters."""
-    if rng.random() >= part:
-        return [(start, stop)]
-    return [(j, j + 1) for j in rng.sample(range(start, stop), rng.randint(1, stop - start))]
-
-
 class MaskedDataset(TokenDataset):
     """A dataset whose `tokens(i, epoch)` are (x, y), two lists of one length, y not shifted."""
 
@@ -127,8 +120,6 @@ class MaskedText(MaskedDataset):
         units: "chars" or "words" are chosen at random and follow BERT's rule; "spans" always hides
             the window's name, date or number.
         share: Share of the text that is chosen.
-        part: How often only a part of the span is hidden. Filling in rounds meets such texts after
-            its first round (Ghazvininejad et al. 2019, section 3).
     """
 
     def __init__(
@@ -140,13 +131,11 @@ class MaskedText(MaskedDataset):
         *,
         units: str = "chars",
         share: float = SHARE,
-        part: float = 0.0,
     ):
         super().__init__(vocab, block_size, seed)
-        self.units, self.share, self.part = units, share, part
+        self.units, self.share = units, share
         require(self, "units", units in UNITS, f"one of {', '.join(UNITS)}")
         require(self, "share", 0 < share <= 1, "above 0 and at most 1")
-        require(self, "part", 0 <= part <= 1, "in 0 ... 1")
         self.windows = SpanWindows(documents, vocab, block_size, seed)
 
     def __len__(self) -> int:
@@ -157,20 +146,18 @@ class MaskedText(MaskedDataset):
         before, span, after = self.windows.pieces(i, epoch)
         text, rng = before + span + after, self.generator(i, epoch)
         if self.units == "spans":
-            rule, units = HIDE_ALL, split_span(len(before), len(before + span), self.part, rng)
+            rule, units = HIDE_ALL, [(len(before), len(before + span))]
         else:
             rule, units = RULE, choose_units(text, self.units, rng, self.share)
         return hide_units(self.vocab.encode(text), units, len(self.vocab), rng, rule)
 
 
 class MaskedPairs(MaskedDataset):
-    """Questions whose answer is hidden, one mask per letter; `part` as in `MaskedText`."""
+    """Questions whose answer is hidden, one mask per letter."""
 
-    def __init__(
-        self, pairs: Sequence[Pair], vocab: CharVocab, block_size=128, seed=0, *, part: float = 0.0
-    ):
+    def __init__(self, pairs: Sequence[Pair], vocab: CharVocab, block_size=128, seed=0):
         super().__init__(vocab, block_size, seed)
-        self.pairs, self.part = list(pairs), part
+        self.pairs = list(pairs)
         for i, (question, answer) in enumerate(self.pairs):
             if not answer or len(question) + 2 + len(answer) > block_size:
                 raise ValueError(
@@ -185,6 +172,6 @@ class MaskedPairs(MaskedDataset):
         """Return (x, y) of pair i."""
         question, answer = self.pairs[i]
         rng, start = self.generator(i, epoch), len(question) + 1
-        units = split_span(start, start + len(answer), self.part, rng)
+        units = [(start, start + len(answer))]
         ids = self.vocab.encode(f"{question} {answer}{END}")
         return hide_units(ids, units, len(self.vocab), rng, HIDE_ALL)

@@ -1,8 +1,6 @@
-"""Filling masks: what a masked language model predicts, all at once or in rounds.
+"""Fill masks: what a masked language model predicts, for a known or an unknown length.
 
-Sources: Devlin et al. 2019 (BERT), section 3.1 (one pass); Ghazvininejad et al. 2019
-(Mask-Predict), section 3 (rounds; theirs mask the least confident positions again, ours never
-change a filled one); Salazar et al. 2020 (pseudo-log-likelihood).
+Sources: Devlin et al. 2019 (BERT), section 3.1; Salazar et al. 2020 (pseudo-log-likelihood).
 """
 
 from __future__ import annotations
@@ -15,7 +13,7 @@ from torch import Tensor
 from kt_core.models import GPT
 from kt_core.vocab import MASK, CharVocab
 from kt_course.chapters.masked_language_models.masked_data import END
-from kt_course.chapters.masked_language_models.solutions import fill_masks, pad_rows
+from kt_course.chapters.masked_language_models.solutions import pad_rows
 
 LENGTHS = range(3, 15)  # letters of an answer, tried where its length is unknown
 
@@ -43,9 +41,14 @@ def map_texts(
     return results
 
 
-def fill_texts(model: GPT, vocab: CharVocab, texts: Sequence[str], rounds: int = 1) -> list[str]:
-    """Fill the masks of each text; its length stays the same."""
-    rows = map_texts(model, vocab, texts, lambda x: fill_masks(model, x, rounds))
+def fill_texts(model: GPT, vocab: CharVocab, texts: Sequence[str]) -> list[str]:
+    """Replace each ⁇ of the texts by its most probable character, all at once."""
+
+    def fill(x: Tensor) -> Tensor:
+        best = model(x)[0][..., 2:].argmax(-1) + 2  # neither □ nor ⁇
+        return torch.where(x == 1, best, x)
+
+    rows = map_texts(model, vocab, texts, fill)
     return [vocab.decode(row[: len(text)]) for row, text in zip(rows, texts, strict=True)]
 
 
@@ -70,14 +73,10 @@ def infer_lengths(
 
 
 def answer_masked(
-    model: GPT,
-    vocab: CharVocab,
-    questions: Sequence[str],
-    lengths: Sequence[int] | None = None,
-    rounds: int = 1,
+    model: GPT, vocab: CharVocab, questions: Sequence[str], lengths: Sequence[int] | None = None
 ) -> list[str]:
     """Fill in the answers of questions. `lengths`: letters per answer, inferred if None."""
     lengths = infer_lengths(model, vocab, questions) if lengths is None else lengths
     texts = [masked_question(q, n) for q, n in zip(questions, lengths, strict=True)]
-    filled = fill_texts(model, vocab, texts, rounds)
+    filled = fill_texts(model, vocab, texts)
     return [text[len(q) + 1 : -1] for text, q in zip(filled, questions, strict=True)]

@@ -24,10 +24,8 @@ from kt_course.chapters.masked_language_models.masked_data import (
 )
 from kt_course.chapters.masked_language_models.masked_scores import score_questions
 
-PHASES = ("masked_chars", "masked_spans", "masked_parts", "cut_spans")
-SHIPPED = ("masked_chars", "masked_parts", "cut_spans")
+PHASES = ("masked_chars", "masked_spans", "cut_spans")
 PEOPLE = (200, 100)  # how many of the train and of the dev questions; the lines are about them
-PART = 0.5  # how often `masked_parts` hides only some letters of a span
 
 
 def select_people(
@@ -51,10 +49,8 @@ def pretraining_data(
     if phase == "cut_spans":
         windows = SpanWindows(documents, vocab, seed=seed)
         return Mixture([(windows, 1), (NamePlace(pairs, vocab), 1)])
-    part = PART if phase == "masked_parts" else 0.0
-    units = "chars" if phase == "masked_chars" else "spans"
-    text = MaskedText(documents, vocab, seed=seed, units=units, part=part)
-    return Mixture([(text, 1), (MaskedPairs(pairs, vocab, seed=seed, part=part), 1)])
+    text = MaskedText(documents, vocab, seed=seed, units=phase.removeprefix("masked_"))
+    return Mixture([(text, 1), (MaskedPairs(pairs, vocab, seed=seed), 1)])
 
 
 def pretrain_masked(
@@ -62,6 +58,7 @@ def pretrain_masked(
     corpus: Corpus | None = None,
     *,
     epochs: float = 40.0,
+    batch_size: int = 32,
     people: tuple[int, int] = PEOPLE,
     n_layer: int = 3,
     n_head: int = 4,
@@ -73,9 +70,8 @@ def pretrain_masked(
     """Train a small model on the lines about `people` and on their train questions.
 
     Args:
-        phase: "masked_chars", "masked_spans" and "masked_parts" are encoders (`MaskedText`); the
-            last one often hides only some letters of a span. "cut_spans" is a causal model trained
-            on the same windows: the span is cut out and predicted at the end.
+        phase: "masked_chars" and "masked_spans" are encoders (`MaskedText`). "cut_spans" is a
+            causal model trained on the same windows: the span is predicted at the end.
         corpus: The bios corpus by default.
         people: How many people of the train and of the dev split.
         state: File with the training state; an interrupted training resumes from it.
@@ -94,7 +90,7 @@ def pretrain_masked(
     model = GPT(GPTConfig(len(corpus.vocab), variant="rope", causal=causal, **shape))
     zero_projections(model)
     rates = dict(optimizer="muon", learning_rate=2e-3, muon_learning_rate=0.01, weight_decay=0.0)
-    schedule = dict(epochs=epochs, batch_size=32, schedule="linear", final_fraction=0.0)
+    schedule = dict(epochs=epochs, batch_size=batch_size, schedule="linear", final_fraction=0.0)
     config = TrainConfig(**rates, **schedule, seed=seed, device=device)
     options = dict(state=state, resume=True, save_every=200, precision="native", title=phase)
     last = fit(model, data, config, **options)[-1]

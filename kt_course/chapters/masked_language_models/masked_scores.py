@@ -63,11 +63,11 @@ def score_windows(model: GPT, vocab: CharVocab, windows: Sequence[Window]) -> Sc
 
 
 def score_questions(
-    model: GPT, vocab: CharVocab, pairs: Sequence[Pair], has_length: bool = True, rounds: int = 1
+    model: GPT, vocab: CharVocab, pairs: Sequence[Pair], has_length: bool = True
 ) -> Score:
     """Score answers to questions. `has_length`: an encoder is given one mask per letter."""
     questions, gold = [question for question, _ in pairs], [place for _, place in pairs]
     if model.config.causal:
         return exact_match(answer(model, vocab, questions, max_new=20), gold)
     lengths = [len(place) for place in gold] if has_length else None
-    return exact_match(answer_masked(model, vocab, questions, lengths, rounds), gold)
+    return exact_match(answer_masked(model, vocab, questions, lengths), gold)

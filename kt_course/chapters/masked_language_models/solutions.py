@@ -53,21 +53,18 @@ def train_masked(model, draw_windows, vocab_size, epochs, batch_size, peak, rng,
     return losses
 
 
-# ======== exercise fill-masks ========
+# ======== exercise score-candidates ========
 @torch.no_grad()
-def fill_masks(model, idx, rounds=1):
-    """Fill every ⁇ of idx, the most confident first: ceil(n r / rounds) of n by round r."""
-    n = (idx == 1).sum(1, keepdim=True)  # masks per row, (B, 1)
-    for r in range(1, rounds + 1):
-        is_open = idx == 1
-        logits = model(idx)[0].clone()  # the model reads what was filled before
-        logits[..., :2] = -torch.inf  # neither □ nor ⁇
-        confidence, best = logits.softmax(-1).max(-1)  # (B, T)
-        confidence = confidence.masked_fill(~is_open, -1.0)
-        rank = confidence.argsort(1, descending=True).argsort(1)  # 0: the most confident
-        k = -(-n * r // rounds) - (n - is_open.sum(1, keepdim=True))  # rounded up, less the filled
-        idx = torch.where(is_open & (rank < k), best, idx)
-    return idx
+def score_candidates(model, vocab, question, candidates):
+    """Return the mean log q per letter of each candidate answer, (n,)."""
+    n_before = len(question) + 1
+    hidden = [vocab.encode(f"{question} {'⁇' * len(text)}\n") for text in candidates]
+    letters = [[0] * n_before + vocab.encode(text) + [0] for text in candidates]
+    x, y = pad_rows(hidden), pad_rows(letters)  # (n, T)
+    log_q = model(x)[0].log_softmax(-1)  # (n, T, V)
+    of_letters = log_q.gather(-1, y[..., None])[..., 0]  # (n, T): log q of the letter in y
+    is_letter = y != 0
+    return (of_letters * is_letter).sum(1) / is_letter.sum(1)
 
 
 # ======== exercise pair-model ========

@@ -1,6 +1,5 @@
 """Answers to the exercises of notebook 10, right and wrong: every mistake gets its name."""
 
-import math
 import random
 import re
 from pathlib import Path
@@ -11,12 +10,7 @@ import torch.nn.functional as F
 from checking import Answers, notebook_suite, quiz_suite, suite
 
 from kt_course.chapters.masked_language_models import exercises, solutions
-from kt_course.chapters.masked_language_models.exercises import (
-    FILL_MISTAKES,
-    KL_MISTAKES,
-    fill_with,
-    kl_with,
-)
+from kt_course.chapters.masked_language_models.exercises import KL_MISTAKES, kl_with
 from kt_course.chapters.masked_language_models.masked_data import RULE
 from kt_course.exercises.solutions import teaching_solution
 
@@ -207,89 +201,31 @@ DIVERGENCE = Answers(
     borrowed=lambda logits, targets: solutions.divergence(logits, targets),
 )
 
-# ---------------------------------------------------------------- filling
+# ---------------------------------------------------------------- candidates
 
 
-def stub_fill(model, idx, rounds=1): ...
+def stub_score(model, vocab, question, candidates): ...
 
 
-def stale(model, idx, rounds=1):
-    """Every round reads the text as it was at first."""
-    first = model(idx)[0].detach()
-    return fill_with(lambda _: (first, None), idx, rounds)
+def one_by_one(model, vocab, question, candidates):
+    means = []
+    for text in candidates:
+        ids = vocab.encode(f"{question} ") + [1] * len(text) + vocab.encode("\n")
+        logits = model(torch.tensor([ids]))[0][0, -len(text) - 1 : -1]  # one row per letter
+        each = zip(logits, vocab.encode(text), strict=True)
+        means.append(sum(float(row[v] - row.logsumexp(0)) for row, v in each) / len(text))
+    return torch.tensor(means)
 
 
-def filling(mistake=""):
-    return lambda model, idx, rounds=1: fill_with(model, idx, rounds, mistake)
-
-
-def whole_batch(model, idx, rounds=1):
-    """The surest of all rows together."""
-    idx, n = idx.clone(), int((idx == 1).sum())
-    for r in range(1, rounds + 1):
-        left = idx == 1
-        if not left.any():
-            break
-        z = model(idx)[0].detach().clone()
-        z[..., :2] = -torch.inf
-        sure, best = z.softmax(-1).max(-1)
-        k = math.ceil(n * r / rounds) - (n - int(left.sum()))
-        at = sure.masked_fill(~left, -1).flatten().topk(k).indices
-        idx = idx.flatten().scatter(0, at, best.flatten()[at]).view_as(idx)
-    return idx
-
-
-def everything(model, idx, rounds=1):
-    z = model(idx)[0].detach().clone()
-    z[..., :2] = -torch.inf
-    return z.argmax(-1)
-
-
-def by_topk(model, idx, rounds=1):
-    idx = idx.clone()
-    total = (idx == 1).sum(1).tolist()
-    for r in range(rounds):
-        z = model(idx)[0].detach()[..., 2:].log_softmax(-1)
-        sure, best = z.max(-1)
-        for row, n in enumerate(total):
-            left = (idx[row] == 1).nonzero()[:, 0]
-            k = -(-n * (r + 1) // rounds) - n + len(left)
-            at = left[sure[row, left].topk(k).indices]
-            idx[row, at] = best[row, at] + 2
-    return idx
-
-
-def in_place(model, idx, rounds=1):
-    idx.copy_(by_topk(model, idx, rounds))
-    return idx
-
-
-FILL = Answers(
-    stub=stub_fill,
-    wrong={
-        mistake: (filling(mistake), re.escape(text.split(":")[0]))
-        for mistake, text in FILL_MISTAKES.items()
-    }
-    | {
-        "stale": (stale, "read the text again"),
-        "the whole batch": (whole_batch, "each row by itself"),
-        "everything": (everything, "none were hidden"),
-        "in place": (in_place, "changes its argument idx in place"),
-        "half done": (
-            lambda model, idx, rounds=1: torch.where(
-                torch.arange(idx.size(1)) < 3, by_topk(model, idx, rounds), idx
-            ),
-            "still holds",
-        ),
-        "floats": (lambda model, idx, rounds=1: by_topk(model, idx, rounds).float(), "int64"),
-        "logits": (lambda model, idx, rounds=1: model(idx)[0].detach(), "shape"),
-        "unsure of letters": (
-            lambda model, idx, rounds=1: torch.where(idx == 1, 3, idx),
-            "differs from the expected text",
-        ),
-    },
-    right={"topk": by_topk, "a row at a time": filling()},
-    borrowed=lambda model, idx, rounds=1: solutions.fill_masks(model, idx, rounds),
+SCORES = Answers(
+    stub=stub_score,
+    wrong=dict(
+        (name, (exercises.CHAPTER.execute(source, "score_candidates"), re.escape(text)))
+        for name, source, text in exercises.CHAPTER.mistakes("score-candidates")
+    )
+    | {"a list": (lambda *a: one_by_one(*a).tolist(), "should be a tensor")},
+    right={"one by one": one_by_one},
+    borrowed=lambda *inputs: solutions.score_candidates(*inputs),
 )
 
 # ---------------------------------------------------------------- the training loop
@@ -424,7 +360,7 @@ ANSWERS = {
     "bert-rule": RULES,
     "one-hot-kl": DIVERGENCE,
     "masked-training": TRAIN,
-    "fill-masks": FILL,
+    "score-candidates": SCORES,
     "pair-model": PAIR,
     "best-span": SPAN,
 }

@@ -38,14 +38,12 @@ from kt_course.chapters.masked_language_models.masked_decoding import (
 )
 from kt_course.chapters.masked_language_models.masked_pretraining import (
     PHASES,
-    SHIPPED,
     pretrain_masked,
     select_people,
 )
 from kt_course.chapters.masked_language_models.solutions import (
     PairModel,
     divergence,
-    fill_masks,
     hide_units,
     pad_rows,
 )
@@ -190,19 +188,6 @@ def test_span_windows_show_the_name_and_a_few_words_around_the_gap(block):
         assert n_before == set(range(5)) and n_after == set(range(3))
 
 
-def test_spans_hidden_in_part_are_parts_of_the_span():
-    whole, part = (MaskedText(LINES, VOCAB, units="spans", part=p) for p in (0.0, 1.0))
-    counts = Counter()
-    for epoch in range(60):
-        for i in range(len(LINES)):
-            (_, full), (x, y) = whole.tokens(i, epoch), part.tokens(i, epoch)
-            assert all(v in (0, w) for v, w in zip(y, full, strict=True)) and any(y)
-            assert all((a == 1) == bool(v) for a, v in zip(x, y, strict=True))
-            counts[sum(map(bool, y)) / sum(map(bool, full))] += 1
-    shares = sum(share * n for share, n in counts.items()) / sum(counts.values())
-    assert 0.5 < shares < 0.7 and counts[1.0] < 0.5 * sum(counts.values())
-
-
 def test_masked_pairs_hide_the_answer():
     texts = views(MaskedPairs(PAIRS, VOCAB))
     assert texts[0] == (masked_question(PAIRS[0][0], 4), "□" * (len(PAIRS[0][0]) + 1) + "Oslo□")
@@ -217,7 +202,6 @@ def test_masked_pairs_hide_the_answer():
             "units must be one of chars, words, spans, not 'letters'",
         ),
         (lambda: MaskedText(LINES, VOCAB, share=0.0), "share must be above 0"),
-        (lambda: MaskedText(LINES, VOCAB, part=1.5), "part must be in 0 ... 1"),
         (lambda: MaskedText([""], VOCAB), "document 0 is empty"),
         (lambda: MaskedText([". , ."], VOCAB), "document 0 has no span that fits the block"),
         (lambda: MaskedPairs([(PAIRS[0][0], None)], VOCAB), "pair 0"),
@@ -383,54 +367,15 @@ def test_an_encoder_comes_back_from_its_checkpoint_as_an_encoder(tmp_path):
 # ---------------------------------------------------------------- filling
 
 
-class Spoken(torch.nn.Module):
-    """Says character `best[j]` at place j, as sure as `sure[j]`; notes what it reads."""
-
-    def __init__(self, best, sure, size=12):
-        super().__init__()
-        self.best, self.sure, self.size, self.read = best, sure, size, []
-
-    def forward(self, idx):
-        self.read.append(idx.clone())
-        logits = torch.zeros(*idx.shape, self.size)
-        for j, (v, s) in enumerate(zip(self.best, self.sure, strict=True)):
-            logits[:, j, v] = s
-        return logits, None
-
-
-def test_fill_fixes_the_surest_first_and_reads_anew():
-    model = Spoken([3, 4, 5, 6, 7], [1.0, 5.0, 2.0, 4.0, 3.0])
-    out = fill_masks(model, torch.tensor([[9, 1, 1, 1, 1]]), rounds=3)
-    assert out.tolist() == [[9, 4, 5, 6, 7]]
-    assert [row.tolist()[0] for row in model.read] == [
-        [9, 1, 1, 1, 1],
-        [9, 4, 1, 6, 1],
-        [9, 4, 1, 6, 7],
-    ]
-
-
-@settings(max_examples=30, deadline=None)
-@given(st.integers(0, 10**6), st.integers(1, 9))
-def test_fill_keeps_what_is_given_and_leaves_no_mask(seed, rounds):
-    rng = random.Random(seed)
-    model = Spoken([rng.randrange(12) for _ in range(8)], [rng.uniform(0, 9) for _ in range(8)])
-    idx = torch.tensor([[rng.choice((1, 1, 3, 5, 0)) for _ in range(8)] for _ in range(3)])
-    out = fill_masks(model, idx, rounds)
-    assert torch.equal(out[idx != 1], idx[idx != 1])
-    assert (out[idx == 1] > 1).all()
-    assert len(model.read) == rounds
-
-
 def test_rows_are_filled_as_if_alone():
     model = encoder(3)
     for p in model.parameters():
         p.data = 0.7 * torch.randn(p.shape, generator=torch.Generator().manual_seed(p.numel()))
     texts = ["Ada ⁇⁇⁇⁇. She was", "⁇⁇⁇", "Jan Berg. Born in ⁇⁇⁇⁇⁇⁇, Austria. He ⁇⁇⁇ a chemist"]
-    for rounds in (1, 2, 5):
-        together = fill_texts(model, VOCAB, texts, rounds)
-        assert together == [fill_texts(model, VOCAB, [text], rounds)[0] for text in texts]
-        assert [len(text) for text in together] == [len(text) for text in texts]
-        assert not any("⁇" in text or "□" in text for text in together)
+    together = fill_texts(model, VOCAB, texts)
+    assert together == [fill_texts(model, VOCAB, [text])[0] for text in texts]
+    assert [len(text) for text in together] == [len(text) for text in texts]
+    assert not any("⁇" in text or "□" in text for text in together)
 
 
 def test_lengths_given_and_found():
@@ -518,7 +463,7 @@ def test_windows_show_the_words_around_a_place():
 def test_scores_count_letters_and_places(monkeypatch):
     windows, read = masked_scores.place_windows(LINES, PAIRS), []
 
-    def fill(model, vocab, texts, rounds=1):
+    def fill(model, vocab, texts):
         read.extend(texts)
         return [text.replace("⁇", "o") for text in texts]
 
@@ -603,14 +548,14 @@ def test_the_command_ships_the_masked_models_with_rope_on_bios(tmp_path, monkeyp
     checkpoints.retrain("bios", ["vanilla"], 0, tmp_path / "runs", tmp_path / "out")
     assert not calls
     checkpoints.retrain("bios", ["rope"], 4, tmp_path / "runs", tmp_path / "out")
-    assert [phase for phase, *_ in calls] == list(SHIPPED)
+    assert [phase for phase, *_ in calls] == list(PHASES)
     assert calls[0] == ("masked_chars", 4, "bios-rope-masked_chars-seed4.state")
-    assert "bios masked_parts: dev 1 of 2" in capsys.readouterr().out
-    model, _, card = kt.load_checkpoint(tmp_path / "out" / "bios-rope-masked_parts.safetensors")
-    assert not model.config.causal and card["phase"] == "masked_parts"
+    assert "bios masked_spans: dev 1 of 2" in capsys.readouterr().out
+    model, _, card = kt.load_checkpoint(tmp_path / "out" / "bios-rope-masked_spans.safetensors")
+    assert not model.config.causal and card["phase"] == "masked_spans"
 
 
-@pytest.mark.parametrize("phase", SHIPPED)
+@pytest.mark.parametrize("phase", PHASES)
 def test_what_ships_is_what_the_command_makes(phase):
     model, vocab, card = shipped("bios", "rope", phase)
     assert model.config.causal is (phase == "cut_spans") and card["phase"] == phase
@@ -647,5 +592,4 @@ def test_what_the_page_says_of_three_seeds():
     assert {(run["seed"], run["phase"]) for run in SEEDS["runs"]} == {
         (seed, phase) for seed in range(3) for phase in PHASES
     }
-    assert accuracy("masked_parts", "extraction") > accuracy("masked_parts", "question")
-    assert accuracy("masked_parts", "rounds 14") > 3 * accuracy("masked_spans", "rounds 14")
+    assert accuracy("masked_spans", "extraction") > accuracy("masked_spans", "question")
