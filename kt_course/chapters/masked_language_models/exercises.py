@@ -1,4 +1,4 @@
-"""Exercises of notebook 10: BERT's rule, loss, training, candidates, two segments, spans."""
+"""Exercises of notebook 10: BERT's rule, loss, training, two segments, spans."""
 
 from __future__ import annotations
 
@@ -11,17 +11,14 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from kt_core.blocks import GPTConfig
-from kt_core.corpora.loading import question
 from kt_core.models import GPT
 from kt_core.trainer import Trainer
-from kt_core.vocab import CharVocab
 from kt_course.chapters.masked_language_models import solutions
 from kt_course.chapters.masked_language_models.solutions import (
     PairModel,
     best_span,
     divergence,
     hide_units,
-    score_candidates,
     train_masked,
 )
 from kt_course.exercises.assertions import (
@@ -41,7 +38,6 @@ from kt_course.exercises.registry import Exercise
 NOTEBOOK = "10_masked_language_models"
 CHAPTER = Comparison(solutions)
 TEXTS = CHAPTER.texts
-CITIES = ["Oslo", "Rome", "Lima", "Vienna", "Cincinnati", "Bonn", "Accra"]
 KL_MISTAKES = diagnoses(__file__, "one-hot-kl").texts("mistakes")
 
 # ---------------------------------------------------------------- BERT's rule
@@ -233,33 +229,6 @@ def training_of(answer: Callable, seed: int) -> Results:
     }
 
 
-class ToyEncoder(nn.Module):
-    """A tiny encoder: logits (B, T, V) that depend on the position and on both neighbours."""
-
-    def __init__(self, vocab_size: int, seed: int):
-        super().__init__()
-        self.weights = numbers(4, vocab_size, vocab_size, seed=seed)
-        self.positions = numbers(60, vocab_size, seed=seed)
-        self.seen: list[Tensor] = []
-
-    def forward(self, idx: Tensor) -> tuple[Tensor, None]:
-        self.seen.append(idx)
-        own, left, right, out = self.weights
-        x = F.one_hot(idx, len(own)).double() * (idx != 0)[..., None]  # (B, T, V)
-        hidden = x @ own + x.roll(1, 1) @ left + x.roll(-1, 1) @ right
-        return (hidden + self.positions[: idx.size(1)]).tanh() @ out, None
-
-
-def scores_of(answer: Callable, seed: int) -> Results:
-    """Score cities of different lengths with a small random model."""
-    vocab = CharVocab.from_documents([question("Ada Moor"), *CITIES])
-    model, cities = ToyEncoder(len(vocab), seed), CITIES[seed % 3 :]
-    result = answer(model, vocab, question("Ada Moor"), cities)
-    scores = tensor(result, (len(cities),), "the scores").double()
-    n_masks = torch.cat([(idx == 1).sum(1) for idx in model.seen])
-    return {"the number of ⁇ in each text": n_masks.sort().values, "the scores": scores}
-
-
 def pair_model_of(answer: Callable, seed: int) -> Results:
     """Run a PairModel with random weights on two texts of different length."""
     torch.manual_seed(seed)
@@ -322,7 +291,6 @@ EXERCISES = (
         (F.cross_entropy, F.nll_loss),
     ),
     compared("masked-training", train_masked, training_of, Trainer.fit),
-    compared("score-candidates", score_candidates, scores_of),
     compared("pair-model", PairModel, pair_model_of),
     compared("best-span", best_span, span_of),
 )

@@ -53,20 +53,6 @@ def train_masked(model, draw_windows, vocab_size, epochs, batch_size, peak, rng,
     return losses
 
 
-# ======== exercise score-candidates ========
-@torch.no_grad()
-def score_candidates(model, vocab, question, candidates):
-    """Return the mean log q per letter of each candidate answer, (n,)."""
-    n_before = len(question) + 1
-    hidden = [vocab.encode(f"{question} {'⁇' * len(text)}\n") for text in candidates]
-    letters = [[0] * n_before + vocab.encode(text) + [0] for text in candidates]
-    x, y = pad_rows(hidden), pad_rows(letters)  # (n, T)
-    log_q = model(x)[0].log_softmax(-1)  # (n, T, V)
-    of_letters = log_q.gather(-1, y[..., None])[..., 0]  # (n, T): log q of the letter in y
-    is_letter = y != 0
-    return (of_letters * is_letter).sum(1) / is_letter.sum(1)
-
-
 # ======== exercise pair-model ========
 class PairModel(nn.Module):
     """An encoder of two texts, told apart by their segments: n_out numbers per position."""

@@ -201,33 +201,6 @@ DIVERGENCE = Answers(
     borrowed=lambda logits, targets: solutions.divergence(logits, targets),
 )
 
-# ---------------------------------------------------------------- candidates
-
-
-def stub_score(model, vocab, question, candidates): ...
-
-
-def one_by_one(model, vocab, question, candidates):
-    means = []
-    for text in candidates:
-        ids = vocab.encode(f"{question} ") + [1] * len(text) + vocab.encode("\n")
-        logits = model(torch.tensor([ids]))[0][0, -len(text) - 1 : -1]  # one row per letter
-        each = zip(logits, vocab.encode(text), strict=True)
-        means.append(sum(float(row[v] - row.logsumexp(0)) for row, v in each) / len(text))
-    return torch.tensor(means)
-
-
-SCORES = Answers(
-    stub=stub_score,
-    wrong=dict(
-        (name, (exercises.CHAPTER.execute(source, "score_candidates"), re.escape(text)))
-        for name, source, text in exercises.CHAPTER.mistakes("score-candidates")
-    )
-    | {"a list": (lambda *a: one_by_one(*a).tolist(), "should be a tensor")},
-    right={"one by one": one_by_one},
-    borrowed=lambda *inputs: solutions.score_candidates(*inputs),
-)
-
 # ---------------------------------------------------------------- the training loop
 
 
@@ -360,7 +333,6 @@ ANSWERS = {
     "bert-rule": RULES,
     "one-hot-kl": DIVERGENCE,
     "masked-training": TRAIN,
-    "score-candidates": SCORES,
     "pair-model": PAIR,
     "best-span": SPAN,
 }
