@@ -575,21 +575,25 @@ def test_what_the_page_says_of_its_trainings(tmp_path, monkeypatch):
     ran = execute(NOTEBOOK, tmp_path / "ran.ipynb", {"runs_dir": str(tmp_path)}, tmp_path)
     assert ran.error is None
     facts = json.loads((tmp_path / f"{NOTEBOOK.stem}.json").read_text(encoding="utf-8"))["facts"]
-    assert facts["own_last_loss"] < 1.5
-    assert facts["next_sentence"]["accuracy"] > 0.65
+    assert facts["own_last_loss"] < 2.8
+    assert facts["next_sentence"]["accuracy"] > 0.6
     assert facts["extracted"]["accuracy"] > 0.8
     assert facts["remembered"]["test people"]["high"] < 0.3
+    assert facts["asked"]["length given"]["correct"] > facts["asked"]["length inferred"]["correct"]
 
 
 def accuracy(phase, key):
     """The mean accuracy over the seeds in the results file."""
     rows = [run["results"][key] for run in SEEDS["runs"] if run["phase"] == phase]
-    assert len(rows) == 3
     return sum(row[0] / row[1] for row in rows) / len(rows)
 
 
-def test_what_the_page_says_of_three_seeds():
-    assert {(run["seed"], run["phase"]) for run in SEEDS["runs"]} == {
-        (seed, phase) for seed in range(3) for phase in PHASES
-    }
-    assert accuracy("masked_spans", "extraction") > accuracy("masked_spans", "question")
+def test_what_the_page_says_of_several_seeds():
+    counts = Counter(run["phase"] for run in SEEDS["runs"])
+    assert counts.keys() == {*PHASES, "pairs"} and len({counts[phase] for phase in PHASES}) == 1
+    assert counts["masked_spans"] > 1
+    assert accuracy("masked_spans", "seen wording") > 0.5
+    assert accuracy("masked_spans", "question") > 0.3
+    assert accuracy("masked_chars", "seen wording") < 0.1
+    assert accuracy("pairs", "extraction, new body") > 0.8
+    assert accuracy("pairs", "next sentence") > accuracy("pairs", "next sentence, no names")
