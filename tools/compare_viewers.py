@@ -27,7 +27,7 @@ from kt_core.runs.checkpoints import hardware  # noqa: E402
 from kt_course.explorers.living_page import attach  # noqa: E402
 
 LAYERS, HEADS, T = 4, 8, 128
-PATIENCE = 30_000  # milliseconds until a page counts as blank
+PATIENCE = 60_000  # milliseconds until a page counts as blank
 # What tells that a viewer has drawn, and what the mouse moves over
 DRAWN = {"ours": ".kt-map", "bertviz": "#vis svg line", "CircuitsVis": "figure canvas"}
 HOVERED = {"ours": ".kt-strip span", "bertviz": "#vis svg text", "CircuitsVis": "button"}
