@@ -380,30 +380,6 @@ class Notebook:
         )
         return cell.locator(".jp-OutputArea-output").first.inner_text().strip()
 
-    def explorers(self) -> list:
-        """The explorers whose controls are live."""
-        return self.page.locator(".jp-Notebook .kt-explorer").all()
-
-
-CONTROLS = (
-    ".widget-slider .noUi-handle, .widget-dropdown select, "
-    ".widget-text input, .widget-combobox input"
-)
-
-
-def controls(explorer) -> Iterator[tuple]:
-    """(label, what a user moves) of an explorer's controls, those that are in sight when their
-    turn comes."""
-    label = "e => e.closest('.jupyter-widgets').querySelector('.widget-label')?.textContent ?? ''"
-    for control in explorer.locator(CONTROLS).all():
-        if control.is_visible():
-            yield control.evaluate(label), control
-
-
-def picture(explorer) -> str:
-    """What an explorer shows: the bytes of its picture, as a data address."""
-    return explorer.locator("img").get_attribute("src")
-
 
 def move(control) -> None:
     """A slider by one step, a list to its next entry, another text into a text field: as a user
@@ -423,23 +399,6 @@ def move(control) -> None:
     else:
         value, high = (float(control.get_attribute(f"aria-value{name}")) for name in ("now", "max"))
         control.press("ArrowLeft" if value >= high else "ArrowRight")
-
-
-def redrawn(explorer, before: str, wait: float = SOON) -> bool:
-    """Whether the picture becomes another one than `before`."""
-    shown = (
-        "([e, before]) => { const now = e.querySelector('img'); "
-        "return now?.complete && now.src !== before }"
-    )
-    try:
-        explorer.page.wait_for_function(
-            shown, arg=[explorer.element_handle(), before], timeout=wait
-        )
-    except Exception as error:
-        if "Timeout" not in str(error):
-            raise
-        return False
-    return True
 
 
 if __name__ == "__main__":
