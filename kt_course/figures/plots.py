@@ -41,7 +41,7 @@ __all__ = [
     "curves",
     "loss_placement",
     "rows",
-    "score_groups",
+    "whiskers",
     "GREY",
     "STYLE",
     "WIDTH",
@@ -126,7 +126,7 @@ def _london(ax: Axes, london: Score, upright: bool) -> None:
     )
 
 
-def _whiskers(scores: Sequence[Score]) -> list[list[float]]:
+def whiskers(scores: Sequence[Score]) -> list[list[float]]:
     """Return how far the 95 % intervals reach below and above the accuracies, in points."""
     below = [max(100 * (s.accuracy - s.low), 0) for s in scores]
     above = [max(100 * (s.high - s.accuracy), 0) for s in scores]
@@ -150,7 +150,7 @@ def accuracy_bars(
     for i, (_, s) in enumerate(scored):
         at = 100 * s.accuracy
         ax.barh(i, at, height=0.62, color=SKY)
-        ax.errorbar(at, i, xerr=_whiskers([s]), color=BLACK, capsize=3, lw=1.2)
+        ax.errorbar(at, i, xerr=whiskers([s]), color=BLACK, capsize=3, lw=1.2)
         ax.text(100 * s.high, i, f"  {at:.1f} %", va="center", fontsize=9)
     if london is not None:
         _london(ax, london, upright=True)
@@ -175,41 +175,6 @@ def accuracy_bars(
     lines = ax.get_legend_handles_labels()
     if lines[0]:
         ax.figure.legend(*lines, loc="outside lower center", ncols=2)
-    return ax.figure
-
-
-@in_style
-def score_groups(
-    series: Mapping[str, Sequence[Score | float]],
-    labels: Sequence[str],
-    title: str = "",
-    xlabel: str = "",
-    ax: Axes | None = None,
-) -> Figure:
-    """Draw a group of bars per label, one per series: scores with whiskers, fractions grey."""
-    if ax is None:
-        _, ax = plt.subplots()
-    colours, width = iter([SKY, ORANGE, GREEN, PURPLE] * 9), 0.8 / max(len(series), 1)
-    for k, (name, values) in enumerate(series.items()):
-        scores = [value for value in values if isinstance(value, Score)]
-        at = [i + width * (k - (len(series) - 1) / 2) for i in range(len(values))]
-        heights = [100 * (v.accuracy if isinstance(v, Score) else v) for v in values]
-        ax.bar(at, heights, 0.94 * width, color=next(colours) if scores else GREY, label=name)
-        if scores:
-            ax.errorbar(
-                at, heights, yerr=_whiskers(scores), fmt="none", color=BLACK, capsize=3, lw=1.2
-            )
-    ax.set_xticks(range(len(labels)), labels, fontsize=9)
-    ax.set(
-        title=title, xlabel=xlabel, ylabel="accuracy (%)", ylim=(0, 122), yticks=range(0, 101, 20)
-    )
-    ax.legend(
-        ncols=len(series),
-        loc="upper center",
-        columnspacing=1.0,
-        handlelength=1.2,
-        handletextpad=0.5,
-    )
     return ax.figure
 
 

@@ -29,6 +29,7 @@ COMMANDS = {
     "finetune": ("tools.assignment:finetune", "the assignment: finetune on question-answer pairs"),
     "evaluate": ("tools.assignment:evaluate", "the assignment: answer the questions of a file"),
     "run": ("tools.run_commands:run", "pretrain, finetune and evaluate in one folder"),
+    "score": ("chapters.capstone.scoring:score", "answer the test questions of a run, once"),
     "baseline": ("tools.run_commands:baseline", 'count how many answers "London" gets right'),
     "fetch": ("tools.run_commands:fetch", "fetch a corpus that is not part of the project"),
     "sweep": ("tools.sweep:sweep", "run a grid of settings in parallel, into one table and plot"),

@@ -26,6 +26,7 @@ def run(
     resume: bool = False,
     device: opt.Device = "auto",
     tensorboard: bool = False,
+    test: Annotated[bool, Parameter(negative="--no-test")] = True,
     settings: opt.Settings = (),
 ) -> None:
     """Pretrain, finetune and evaluate in one go, all in one folder.
@@ -35,6 +36,7 @@ def run(
         out: The run's folder; by default runs/ and a name made of the settings.
         resume: Continue the unfinished run in --out.
         tensorboard: Write TensorBoard event files into the run's folder.
+        test: --no-test leaves the test questions for one `kt score` at the end.
     """
     result = run_experiment(
         corpus,
@@ -47,6 +49,7 @@ def run(
         device=device,
         resume=resume,
         tensorboard=tensorboard,
+        test=test,
     )
     if not is_first():
         return

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from kt_core.evaluation import Score
 from kt_course.figures.alt_text import show
-from kt_course.figures.plots import score_groups
+from kt_course.figures.plots import whiskers
 from kt_course.figures.style import (
     BLUE,
     GREEN,
@@ -103,9 +103,12 @@ def answers_by_group(
         np.atleast_1d(axes), panels.items(), xlabels, strict=True
     ):
         labels = [f"{name}\n(n = {score.total})" for name, score in groups.items()]
-        score_groups({"accuracy": list(groups.values())}, labels, title, xlabel, ax)
-        ax.get_legend().remove()
-        ax.set_ylim(0, 104)
+        scores, at = list(groups.values()), range(len(groups))
+        heights = [100 * score.accuracy for score in scores]
+        ax.bar(at, heights, 0.75, color=SKY)
+        ax.errorbar(at, heights, yerr=whiskers(scores), fmt="none", color="black", capsize=3)
+        ax.set_xticks(at, labels)
+        ax.set(title=title, xlabel=xlabel, ylabel="accuracy (%)", ylim=(0, 104))
     show(figure, alt)
 
 

@@ -53,9 +53,6 @@ def pictures():
             [("one", kt.Score(3, 200)), ("none", None)], LONDON, {"rope": 0.2}
         ),
         "no bars": plots.accuracy_bars([]),
-        "groups": plots.score_groups(
-            {"known": [0.1, 0.2], "ours": [kt.Score(3, 9), kt.Score(0, 0)]}, "ab", "title", "x"
-        ),
         "curves": plots.curves(
             [1, 2, 3], {"a": torch.tensor([1.0, 2, 3]), "b": np.ones(3)}, "x", "y", log_x=True
         ),
@@ -138,27 +135,3 @@ def test_bars_stand_best_first_with_wilson_whiskers_and_london():
     assert any(
         line.get_xdata()[0] == pytest.approx(5.0) for line in ax.lines if len(line.get_xdata()) == 2
     )
-
-
-def test_groups_of_bars_stand_side_by_side_with_whiskers_on_scores_alone():
-    scores = [kt.Score(5, 100), kt.Score(90, 100), kt.Score(1, 2)]
-    known, ours = (
-        plots.score_groups({"known": [0.1, 0.2, 0.3], "ours": scores}, "abc").axes[0].containers[:2]
-    )
-    assert [bar.get_height() for bar in known] == pytest.approx([10, 20, 30])
-    assert [bar.get_height() for bar in ours] == pytest.approx([5, 90, 50])
-    assert (
-        known[0].get_facecolor() == matplotlib.colors.to_rgba(plots.GREY) != ours[0].get_facecolor()
-    )
-    ax = ours[0].axes
-    whiskers = [c for c in ax.containers if hasattr(c, "has_yerr")]
-    assert len(whiskers) == 1, "a bare fraction has no interval"
-    ends = [100 * scores[1].low, 100 * scores[1].high]
-    assert whiskers[0].lines[2][0].get_segments()[1][:, 1] == pytest.approx(ends)
-    edges = [
-        (bar.get_x(), bar.get_x() + bar.get_width())
-        for bars in zip(known, ours, strict=True)
-        for bar in bars
-    ]
-    assert all(a[1] < b[0] for a, b in zip(edges, edges[1:], strict=False)), "bars overlap"
-    assert [label.get_text() for label in ax.get_xticklabels()] == ["a", "b", "c"]

@@ -102,7 +102,7 @@ def test_links_and_folders_of_that_name_are_never_written_through(project, tmp_p
 def test_the_command_makes_copies_without_opening(tmp_path, capsys, monkeypatch):
     monkeypatch.chdir(tmp_path)
     assert main(["lab", "--no-open-lab"]) == 0
-    assert "14 notebooks" in capsys.readouterr().out
+    assert "16 notebooks" in capsys.readouterr().out
     for path in (tmp_path / "my_notebooks").glob("*.ipynb"):
         cells = nbformat.read(path, as_version=4).cells
         assert not any(cell.get("outputs") for cell in cells)
