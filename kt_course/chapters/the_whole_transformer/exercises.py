@@ -1,96 +1,30 @@
-"""Exercises of notebook 9: layer norm, the two blocks, teacher forcing, greedy decoding, beams."""
+"""Exercises of notebook 9: teacher forcing, the blocks, the Transformer, four ways to decode."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
-from kt_course.chapters.the_whole_transformer.seq2seq import (
-    NORMS,
+from kt_course.chapters.the_whole_transformer import solutions
+from kt_course.chapters.the_whole_transformer.seq2seq import NORMS, Memory, Seq2SeqConfig
+from kt_course.chapters.the_whole_transformer.seq2seq_data import pad_rows
+from kt_course.chapters.the_whole_transformer.solutions import (
     DecoderBlock,
     EncoderBlock,
-    Memory,
-    Seq2SeqConfig,
-    layer_norm,
+    Transformer,
     teacher_forcing,
 )
-from kt_course.chapters.the_whole_transformer.seq2seq_data import pad_rows
-from kt_course.chapters.the_whole_transformer.seq2seq_decoding import beam_step, generate
 from kt_course.exercises.assertions import Wrong, close, describe, fresh_cases, recognise, tensor
+from kt_course.exercises.comparison import Comparison, Results
 from kt_course.exercises.diagnoses import diagnoses
 from kt_course.exercises.random_cases import draw, fresh_generator, numbers, randomise
 from kt_course.exercises.registry import Exercise
 
 NOTEBOOK = "09_the_whole_transformer"
 
-# ---------------------------------------------------------------- layer norm
-
-
-def check_layer_norm(fn: Callable) -> str:
-    wrong = diagnoses(__file__, "layer-norm")
-    x, eps = 3 * numbers(2, 4, 6, seed=1) + 2, 0.3  # a large eps shows where it is added
-    for what, scale in (("for x of (2, 4, 6)", ()), ("with gain and bias", numbers(2, 6, seed=2))):
-        got = tensor(fn(x, *scale, eps=eps), x.shape, f"the result {what}")
-        wrong.compare(
-            layer_norm, got, lambda f, scale=scale: f(x, *scale, eps=eps), f"the result {what}"
-        )
-    with fresh_cases("right for (2, 4, 6), wrong for other shapes: count axes from the end"):
-        for shape in ((5,), (3, 7), (2, 3, 4, 8)):
-            x, (gain, bias) = numbers(*shape), numbers(2, shape[-1])
-            assert close(fn(x, gain, bias), layer_norm(x, gain, bias))
-            assert close(fn(x, gain), layer_norm(x, gain))
-    return "every position by its own channels, then gain and bias"
-
-
-# ---------------------------------------------------------------- blocks
-
-MASK = torch.tensor([[True, True, True, False], [True, True, False, False]])[:, None, None]
-
-
-def random_block(kind: type, norm: str, seed: int | None = None) -> nn.Module:
-    """A small block with random weights, float64."""
-    return randomise(kind(Seq2SeqConfig(4, 4, 1, 1, 2, 8, 12, 0.0, norm)), seed)
-
-
-def check_block(kind: type, id: str, fn: Callable, *args: Tensor) -> None:
-    """Wrong, unless fn(block, *args) computes what pre-norm and post-norm blocks compute."""
-    variants, blocks = diagnoses(__file__, id).variants(kind.forward), {}
-    for norm in NORMS:
-        block = random_block(kind, norm, seed=1)
-        blocks[block] = tensor(fn(block, *args), args[0].shape, f"norm {norm!r}: the result")
-    swapped, text = variants.pop("other way")
-    if all(close(result, swapped(block, *args)) for block, result in blocks.items()):
-        raise Wrong(text)
-    for block, result in blocks.items():
-        texts = {m: f"norm {block.norm!r}: {text}" for m, (_, text) in variants.items()}
-
-        def compute(mistake: str, block: nn.Module = block) -> Tensor:
-            return variants[mistake][0](block, *args)
-
-        recognise(result, block(*args), compute, texts, f"norm {block.norm!r}: the result")
-
-
-def check_encoder_block(fn: Callable) -> str:
-    check_block(EncoderBlock, "encoder-block", fn, numbers(2, 4, 8, seed=2), MASK)
-    with fresh_cases("right for the examples, wrong for other sizes, or without a mask (None)"):
-        for norm, B, S in (("pre", 1, 1), ("post", 3, 6)):
-            block, x = random_block(EncoderBlock, norm), numbers(B, S, 8)
-            assert close(fn(block, x, None), block(x))
-    return "both residuals, each norm in its position, pre and post, padding masked"
-
-
-def check_decoder_block(fn: Callable) -> str:
-    x, memory = numbers(2, 4, 8, seed=2), numbers(2, 4, 8, seed=3)  # T = S hides a mix-up of both
-    check_block(DecoderBlock, "decoder-block", fn, x, memory, MASK)
-    with fresh_cases("right for the examples, wrong for T other than S, or without a mask (None)"):
-        for norm, B, T, S in (("pre", 1, 1, 3), ("post", 3, 6, 2)):
-            block, x, memory = random_block(DecoderBlock, norm), numbers(B, T, 8), numbers(B, S, 8)
-            assert close(fn(block, x, memory, None), block(x, memory))
-    return "three residuals, each norm in its position, no future, the whole source"
-
+CHAPTER = Comparison(solutions)
 
 # ---------------------------------------------------------------- teacher forcing
 
@@ -131,6 +65,133 @@ def check_teacher_forcing(fn: Callable) -> str:
                 assert inputs[row].tolist() == [1, *tokens, *rest]
                 assert labels[row].tolist() == [*tokens, 2, *rest]
     return "inputs begin with ▶, ■ comes right after the last label, padding at the end"
+
+
+# ---------------------------------------------------------------- blocks
+
+MASK = torch.tensor([[True, True, True, False], [True, True, False, False]])[:, None, None]
+TEXTS = CHAPTER.texts["whole-transformer"]
+
+
+def config(norm: str) -> Seq2SeqConfig:
+    """Return small sizes, with different numbers of channels, hidden units and tokens."""
+    return Seq2SeqConfig(7, 9, 2, 1, 2, 8, 12, norm)
+
+
+def with_weights_of(like: nn.Module, answer: type) -> nn.Module:
+    """Build the answer, and give it the weights of `like`; Wrong if its parameters differ."""
+    built = answer(like.config if hasattr(like, "config") else config(like.norm))
+    have = {name: tuple(value.shape) for name, value in built.state_dict().items()}
+    want = {name: tuple(value.shape) for name, value in like.state_dict().items()}
+    for name in (*want, *have):
+        if have.get(name) != want.get(name):
+            key = "missing" if name not in have else "shape" if name in want else "extra"
+            facts = dict(name=name, have=have.get(name), want=want.get(name))
+            raise Wrong(TEXTS[key].format(**facts))
+    built.load_state_dict(like.state_dict())
+    return built.double().eval()
+
+
+def random_block(kind: type, norm: str, seed: int | None = None) -> nn.Module:
+    """A small block with random weights, float64."""
+    return randomise(kind(config(norm)), seed)
+
+
+def check_block(kind: type, id: str, answer: type, *args: Tensor) -> None:
+    """Wrong, unless the answer computes what pre-norm and post-norm blocks compute."""
+    variants, blocks = diagnoses(__file__, id).variants(kind.forward), {}
+    for norm in NORMS:
+        block = random_block(kind, norm, seed=1)
+        result = run_block(answer, block, *args)
+        blocks[block] = tensor(result, args[0].shape, f"norm {norm!r}: the result")
+    swapped, text = variants.pop("other way")
+    if all(close(result, swapped(block, *args)) for block, result in blocks.items()):
+        raise Wrong(text)
+    for block, result in blocks.items():
+        texts = {m: f"norm {block.norm!r}: {text}" for m, (_, text) in variants.items()}
+
+        def compute(mistake: str, block: nn.Module = block) -> Tensor:
+            return variants[mistake][0](block, *args)
+
+        recognise(result, block(*args), compute, texts, f"norm {block.norm!r}: the result")
+
+
+def run_block(answer: type, block: nn.Module, *args: Tensor) -> Tensor:
+    """Run an answer with the weights of `block`; Wrong if it changes its arguments."""
+    copies = [None if value is None else value.clone() for value in args]
+    result = with_weights_of(block, answer)(*copies)
+    if not torch.equal(copies[0], args[0]):
+        raise Wrong("it changes its argument x in place, which its caller still needs")
+    return result
+
+
+def check_encoder_block(answer: type) -> str:
+    check_block(EncoderBlock, "encoder-block", answer, numbers(2, 4, 8, seed=2), MASK)
+    with fresh_cases("right for the examples, wrong for other sizes, or without a mask (None)"):
+        for norm, B, S in (("pre", 1, 1), ("post", 3, 6)):
+            block, x = random_block(EncoderBlock, norm), numbers(B, S, 8)
+            assert close(run_block(answer, block, x, None), block(x))
+    return "both residuals, each norm in its position, pre and post, padding masked"
+
+
+def check_decoder_block(answer: type) -> str:
+    x, memory = numbers(2, 4, 8, seed=2), numbers(2, 4, 8, seed=3)  # T = S hides a mix-up of both
+    check_block(DecoderBlock, "decoder-block", answer, x, memory, MASK)
+    with fresh_cases("right for the examples, wrong for T other than S, or without a mask (None)"):
+        for norm, B, T, S in (("pre", 1, 1, 3), ("post", 3, 6, 2)):
+            block, x, memory = random_block(DecoderBlock, norm), numbers(B, T, 8), numbers(B, S, 8)
+            assert close(run_block(answer, block, x, memory, None), block(x, memory))
+    return "three residuals, each norm in its position, no future, the whole source"
+
+
+# ---------------------------------------------------------------- the whole model
+
+
+def model_outputs(answer: type, seed: int) -> Results:
+    """Encode and decode a batch with padding, for both positions of the norm."""
+    results: Results = {}
+    lengths = [4, 2] if seed == 0 else draw(1, 6, 3)
+    source, inputs = (pad_rows([draw(3, 6, n, generator(seed)) for n in lengths]) for _ in range(2))
+    for norm in NORMS:
+        like = Transformer(config(norm))
+        if seed == 0:
+            torch.manual_seed(0)
+            fresh = answer(config(norm)).state_dict().get("source_emb.weight", torch.zeros(1))
+            if not 0.2 < fresh.std() < 0.55:  # 8 ** -0.5 = 0.35; PyTorch's own is 1
+                raise Wrong(TEXTS["start"])
+        model = with_weights_of(randomise(like, seed + 1), answer)
+        memory = model.encode(source)
+        if not isinstance(memory, Memory):
+            raise Wrong(TEXTS["no memory"].format(got=describe(memory)))
+        if not (isinstance(memory.mask, Tensor) and torch.equal(memory.mask, source != 0)):
+            raise Wrong(TEXTS["mask"])
+        results[f"the memory with norm {norm!r}"] = tensor(
+            memory.states, (*source.shape, 8), "memory.states"
+        )
+        logits = tensor(model.decode(inputs, memory), (*inputs.shape, 9), "decode's result")
+        results[f"the logits with norm {norm!r}"] = logits
+    return results
+
+
+def generator(seed: int) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
+
+
+def probabilities_of(answer: Callable, seed: int) -> Results:
+    """Filter fixed or random logits in five ways."""
+    B, V = (1, 6) if seed == 0 else (1 + seed % 3, 5 + seed % 4)
+    logits = 2 * numbers(B, V, seed=seed + 3)
+    ways = {
+        "alone": {},
+        "with temperature 0.5": dict(temperature=0.5),
+        "with temperature 2": dict(temperature=2.0),
+        "with top_k=2": dict(top_k=2),
+        "with top_p=0.8": dict(top_p=0.8),
+    }
+    return {
+        f"the result {name}": tensor(answer(logits, **way), (B, V), f"the result {name}")
+        for name, way in ways.items()
+    }
 
 
 # ---------------------------------------------------------------- decoding
@@ -193,6 +254,8 @@ def check_greedy(fn: Callable) -> str:
         "encoded": encoded > 1,
     }
     wrong.reject(mistakes, got=got, rows=rows, encoded=encoded)
+    chosen = fn(ScriptModel(rows), torch.tensor([[3]]), 4, choose=lambda z: 0 * z.argmax(-1) + 7)
+    wrong.reject({"choose": [list(row) for row in chosen] != [[7] * 4]})
     short, _ = answer(rows, 3)
     wrong.reject({"max_new": short != [row[:3] for row in rows]}, n=len(short[0]))
     with fresh_cases("right for the example, wrong for other answers"):
@@ -259,22 +322,19 @@ def check_beam_step(fn: Callable) -> str:
     return "all extensions compete, best first, with their beginnings"
 
 
-PYTORCHS = (F.layer_norm, torch.layer_norm)
 EXERCISES = tuple(
     Exercise(id, NOTEBOOK, *details)
     for id, *details in (
-        ("layer-norm", "One position at a time", 1, 5, layer_norm, check_layer_norm, PYTORCHS),
-        ("encoder-block", "Gather, then think", 3, 12, EncoderBlock.forward, check_encoder_block),
-        ("decoder-block", "Two kinds of looking", 4, 15, DecoderBlock.forward, check_decoder_block),
-        (
-            "teacher-forcing",
-            "Read one, ask for the next",
-            2,
-            8,
-            teacher_forcing,
-            check_teacher_forcing,
-        ),
-        ("greedy-decoding", "Word after word", 3, 15, generate, check_greedy),
-        ("beam-step", "All ways compete", 3, 10, beam_step, check_beam_step),
+        ("teacher-forcing", "Read one token, predict the next", 2, 8)
+        + (teacher_forcing, check_teacher_forcing),
+        ("encoder-block", "The encoder's block", 3, 12, EncoderBlock, check_encoder_block),
+        ("decoder-block", "The decoder's block", 4, 15, DecoderBlock, check_decoder_block),
+        ("whole-transformer", "The whole Transformer", 4, 30, Transformer)
+        + (CHAPTER.check("whole-transformer", "Transformer", model_outputs),),
+        ("greedy-decoding", "Write token by token", 3, 15, solutions.write, check_greedy),
+        ("next-probabilities", "Temperature, top-k and nucleus", 3, 20)
+        + (solutions.next_probabilities,)
+        + (CHAPTER.check("next-probabilities", "next_probabilities", probabilities_of),),
+        ("beam-step", "One step of beam search", 3, 10, solutions.beam_step, check_beam_step),
     )
 )
