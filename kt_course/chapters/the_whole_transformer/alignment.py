@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import nn
 
-from kt_core.attention import record_attention
+from kt_core.attention import MultiHeadAttention, record_attention
 from kt_core.evaluation import Score
 from kt_course._typing import Float, Tensor
 from kt_course.chapters.the_whole_transformer.seq2seq_data import Pair, Toy
@@ -27,9 +27,10 @@ def cross_maps(model: nn.Module, toy: Toy, pairs: Sequence[Pair]) -> list[Float[
     """Record each decoder block's cross-attention under teacher forcing, mean over the heads."""
     device = next(model.parameters()).device
     source, target = (ids.to(device) for ids in toy.tensors(pairs))
-    with record_attention(model) as maps:  # the encoder's blocks, then self and cross in turn
+    with record_attention(model) as maps:
         model.decode(teacher_forcing(target)[0], model.encode(source))
-    cross = maps[len(model.encoder) + 1 :: 2]
+    layers = [n for n, module in model.named_modules() if isinstance(module, MultiHeadAttention)]
+    cross = [maps[i] for i, name in enumerate(layers) if name.endswith("cross_attn")]
     return [weights.mean(dim=1).cpu() for weights in cross]
 
 

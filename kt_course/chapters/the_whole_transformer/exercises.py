@@ -327,11 +327,11 @@ EXERCISES = tuple(
     for id, *details in (
         ("teacher-forcing", "Read one token, predict the next", 2, 8)
         + (teacher_forcing, check_teacher_forcing),
+        ("greedy-decoding", "Write token by token", 3, 15, solutions.write, check_greedy),
         ("encoder-block", "The encoder's block", 3, 12, EncoderBlock, check_encoder_block),
         ("decoder-block", "The decoder's block", 4, 15, DecoderBlock, check_decoder_block),
         ("whole-transformer", "The whole Transformer", 4, 30, Transformer)
         + (CHAPTER.check("whole-transformer", "Transformer", model_outputs),),
-        ("greedy-decoding", "Write token by token", 3, 15, solutions.write, check_greedy),
         ("next-probabilities", "Temperature, top-k and nucleus", 3, 20)
         + (solutions.next_probabilities,)
         + (CHAPTER.check("next-probabilities", "next_probabilities", probabilities_of),),

@@ -97,9 +97,9 @@ def architecture(norm: str, alt: str) -> None:
     step, figure = (1.75, 2.1)[norm == "post"], plt.figure(figsize=(WIDTH, 6.6 + (norm == "post")))
     ax, left, right = figure.add_subplot(), 1.2, 6.0
     sublayers = {
-        left: [("self-attention\n(both directions)", ORANGE), ("feed-forward", "#8FD3B6")],
+        left: [("self-attention", ORANGE), ("feed-forward", "#8FD3B6")],
         right: [
-            ("self-attention\n(causal)", ORANGE),
+            ("causal self-attention", ORANGE),
             ("cross-attention", "#F3A683"),
             ("feed-forward", "#8FD3B6"),
         ],

@@ -28,6 +28,21 @@ def teacher_forcing(target, start=1, end=2):
     return inputs, labels.scatter(1, lengths, end)
 
 
+# ======== exercise greedy-decoding ========
+@torch.no_grad()
+def write(model, source, max_new=64, choose=lambda logits: logits.argmax(dim=-1)):
+    """Return one list of ids per row, without ▶ and ■; `choose` maps logits (B, V) to ids (B,)."""
+    memory = model.encode(source)  # once
+    inputs = torch.ones_like(source[:, :1])  # (B, 1): ▶
+    for _ in range(max_new):
+        tokens = choose(model.decode(inputs, memory)[:, -1])  # the last position's logits
+        inputs = torch.cat([inputs, tokens[:, None]], dim=1)
+        if (inputs == 2).any(dim=1).all():  # every row has its ■
+            break
+    rows = inputs[:, 1:].tolist()
+    return [row[: row.index(2)] if 2 in row else row for row in rows]
+
+
 # ======== exercise encoder-block ========
 class EncoderBlock(nn.Module):
     """Self-attention in both directions, then feed-forward: (B, S, C) -> (B, S, C)."""
@@ -101,21 +116,6 @@ class Transformer(nn.Module):
         for block in self.decoder:
             x = block(x, memory.states, memory.mask[:, None, None])
         return self.head(self.ln_decoder(x))  # (B, T, V): logits of the token after each input
-
-
-# ======== exercise greedy-decoding ========
-@torch.no_grad()
-def write(model, source, max_new=64, choose=lambda logits: logits.argmax(dim=-1)):
-    """Return one list of ids per row, without ▶ and ■; `choose` maps logits (B, V) to ids (B,)."""
-    memory = model.encode(source)  # once
-    inputs = torch.ones_like(source[:, :1])  # (B, 1): ▶
-    for _ in range(max_new):
-        tokens = choose(model.decode(inputs, memory)[:, -1])  # the last position's logits
-        inputs = torch.cat([inputs, tokens[:, None]], dim=1)
-        if (inputs == 2).any(dim=1).all():  # every row has its ■
-            break
-    rows = inputs[:, 1:].tolist()
-    return [row[: row.index(2)] if 2 in row else row for row in rows]
 
 
 # ======== exercise next-probabilities ========
