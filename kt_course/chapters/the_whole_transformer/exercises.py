@@ -19,7 +19,7 @@ from kt_course.chapters.the_whole_transformer.solutions import (
 from kt_course.exercises.assertions import Wrong, close, describe, fresh_cases, recognise, tensor
 from kt_course.exercises.comparison import Comparison, Results
 from kt_course.exercises.diagnoses import diagnoses
-from kt_course.exercises.random_cases import draw, fresh_generator, numbers, randomise
+from kt_course.exercises.random_cases import draw, numbers, randomise
 from kt_course.exercises.registry import Exercise
 
 NOTEBOOK = "09_the_whole_transformer"
@@ -150,7 +150,7 @@ def check_decoder_block(answer: type) -> str:
 def model_outputs(answer: type, seed: int) -> Results:
     """Encode and decode a batch with padding, for both positions of the norm."""
     results: Results = {}
-    lengths = [4, 2] if seed == 0 else draw(1, 6, 3)
+    lengths = [4, 2] if seed == 0 else draw(1, 6, 3, generator(seed))
     source, inputs = (pad_rows([draw(3, 6, n, generator(seed)) for n in lengths]) for _ in range(2))
     for norm in NORMS:
         like = Transformer(config(norm))
@@ -254,10 +254,10 @@ def check_greedy(fn: Callable) -> str:
         "encoded": encoded > 1,
     }
     wrong.reject(mistakes, got=got, rows=rows, encoded=encoded)
-    chosen = fn(ScriptModel(rows), torch.tensor([[3]]), 4, choose=lambda z: 0 * z.argmax(-1) + 7)
-    wrong.reject({"choose": [list(row) for row in chosen] != [[7] * 4]})
     short, _ = answer(rows, 3)
     wrong.reject({"max_new": short != [row[:3] for row in rows]}, n=len(short[0]))
+    chosen = fn(ScriptModel(rows), torch.tensor([[3]]), 4, choose=lambda z: 0 * z.argmax(-1) + 7)
+    wrong.reject({"choose": [list(row) for row in chosen] != [[7] * 4]})
     with fresh_cases("right for the example, wrong for other answers"):
         for B in (1, 4):
             rows = [draw(3, 20, n) for n in draw(0, 6, B)]
@@ -265,61 +265,26 @@ def check_greedy(fn: Callable) -> str:
     return "token after token, each row to its own end"
 
 
-def best_entries(table: Tensor, width: int) -> tuple[list[int], list[int]]:
-    """Rows and columns of the `width` largest entries, largest first."""
-    index = table.flatten().argsort(descending=True)[:width]
-    return (index // table.size(1)).tolist(), (index % table.size(1)).tolist()
-
-
-def check_beam_step(fn: Callable) -> str:
-    wrong = diagnoses(__file__, "beam-step")
-
-    def answer(log_p: Tensor, totals: Tensor, width: int) -> tuple[list[int], list[int], Tensor]:
-        got, k = fn(log_p, totals, width), min(width, log_p.numel())
-        is_triple = isinstance(got, (tuple, list)) and len(got) == 3
-        wrong.reject({"not three": not is_triple}, got=describe(got))
-        per_row = isinstance(got[0], Tensor) and got[0].shape == (log_p.size(0), k)
-        wrong.reject({"one each": per_row})
-        named = zip(got, ("rows", "tokens", "totals"), strict=True)
-        rows, tokens, best = (tensor(part, (k,), name) for part, name in named)
-        return rows.tolist(), tokens.tolist(), best
-
-    # Two beginnings, four tokens: all three best extensions belong to the likelier beginning.
-    p = torch.tensor([[0.4, 0.3, 0.2, 0.1], [0.04, 0.06, 0.1, 0.8]]).double()
-    log_p, totals = p.log(), torch.tensor([0.6, 0.1]).double().log()
-    rows, tokens, best = answer(log_p, totals, 3)
-    right, chosen = ([0, 0, 0], [0, 1, 2]), (rows, tokens)
-    extensions = sorted(zip(*chosen, strict=True))
-    product = totals[:, None] * log_p
-    one_each = rows.count(1) and set(extensions) == {(0, 0), (1, 3)}
-    mistakes = {
-        "exchanged": chosen == right[::-1],
-        "no totals": chosen == ([1, 0, 0], [3, 0, 1]),
-        "product": chosen == best_entries(product, 3) and close(best, product[rows, tokens]),
-        "smallest": chosen == best_entries(-(totals[:, None] + log_p), 3),
-        "one each": chosen == ([0, 1, 0], [0, 3, 1]) or one_each,
-        "order": extensions == sorted(zip(*right, strict=True)) and chosen != right,
-        "divided by n": chosen == ([0, 0, 1], [0, 1, 0]),
-        "other": chosen != right,
-    }
-    named = dict(rows=rows, tokens=tokens, right_rows=right[0], right_tokens=right[1])
-    wrong.reject(mistakes, **named)
-    probabilities = torch.tensor([0.24, 0.18, 0.12]).double()
-    mistakes = {
-        "probabilities": close(best, probabilities),
-        "last token": close(best, p[0, :3].log()),
-        "total": not close(best, probabilities.log()),
-    }
-    wrong.reject(mistakes, best=best[0], right=probabilities[0].log())
-    with fresh_cases("right for the example, wrong for other sizes"):
-        for n, V, width in ((1, 5, 2), (4, 6, 4), (3, 2, 9)):
-            log_p = torch.randn(n, V, generator=fresh_generator()).double().log_softmax(-1)
-            totals = torch.randn(n, generator=fresh_generator()).double()
-            rows, tokens, best = answer(log_p, totals, width)
-            extended = totals[:, None] + log_p
-            assert (rows, tokens) == best_entries(extended, width)
-            assert close(best, extended[rows, tokens])
-    return "all extensions compete, best first, with their beginnings"
+def beam_step_of(answer: Callable, seed: int) -> Results:
+    """Extend two beginnings; the two best extensions belong to one. Other sizes if seed > 0."""
+    texts, results = CHAPTER.texts["beam-step"], {}
+    p = torch.tensor([[0.1, 0.4, 0.2, 0.3], [0.04, 0.06, 0.1, 0.8]]).double()
+    cases = [(p.log(), torch.tensor([0.6, 0.1]).double().log(), 2)]
+    if seed:
+        sizes = ((1, 5, 2), (4, 6, 4), (3, 2, 9))
+        cases = [
+            (numbers(n, V, seed=seed).log_softmax(-1), numbers(n, seed=seed + 1), width)
+            for n, V, width in sizes
+        ]
+    for log_p, totals, width in cases:
+        got, k = answer(log_p, totals, width), min(width, log_p.numel())
+        if not (isinstance(got, (tuple, list)) and len(got) == 3):
+            raise Wrong(texts["three"].format(got=describe(got)))
+        if isinstance(got[0], Tensor) and got[0].ndim == 2:
+            raise Wrong(texts["mistakes"]["one-each"]["text"])
+        for name, part in zip(("rows", "tokens", "totals"), got, strict=True):
+            results[f"{name} for {tuple(log_p.shape)}"] = tensor(part, (k,), name)
+    return results
 
 
 EXERCISES = tuple(
@@ -335,6 +300,7 @@ EXERCISES = tuple(
         ("next-probabilities", "Temperature, top-k and nucleus", 3, 20)
         + (solutions.next_probabilities,)
         + (CHAPTER.check("next-probabilities", "next_probabilities", probabilities_of),),
-        ("beam-step", "One step of beam search", 3, 10, solutions.beam_step, check_beam_step),
+        ("beam-step", "One step of beam search", 3, 10, solutions.beam_step)
+        + (CHAPTER.check("beam-step", "beam_step", beam_step_of),),
     )
 )

@@ -230,23 +230,6 @@ def dependences(
 
 
 @in_style
-def answer_shares(
-    shares: Mapping[str, Sequence[float]], names: Sequence[str], title: str, alt: str
-) -> None:
-    """Draw stacked bars of how often each answer was given, one bar per way to decode."""
-    figure, ax = plt.subplots(figsize=(WIDTH, 0.38 * len(shares) + 1.3))
-    left = np.zeros(len(shares))
-    for i, (name, colour) in enumerate(zip(names, (BLUE, ORANGE, GREY), strict=True)):
-        widths = np.array([100 * values[i] for values in shares.values()])
-        ax.barh(list(shares), widths, left=left, color=colour, label=name)
-        left += widths
-    ax.invert_yaxis()
-    ax.set(xlabel="answers (%)", title=title, xlim=(0, 100))
-    figure.legend(loc="outside lower center", ncols=3)
-    show(figure, alt)
-
-
-@in_style
 def word_tree(
     table: Mapping[tuple[str, ...], Mapping[str, float]],
     paths: Mapping[str, tuple[str, ...]],

@@ -1,4 +1,4 @@
-"""Pairs of sequences: their tokens, where each token of an answer comes from, and training data."""
+"""Pairs of sequences: their tokens, and where each token of an answer comes from."""
 
 from __future__ import annotations
 
@@ -110,32 +110,10 @@ class Toy:
 
     def tensors(self, pairs: Sequence[Pair]) -> tuple[Int[Tensor, "B S"], Int[Tensor, "B T"]]:
         """Encode both sides of `pairs`, padded on the right with 0; without ▶ and ■."""
-        data = PairData(self, pairs)
-        return data.stack([data.tokens(i) for i in range(len(data))])
-
-
-class PairData:
-    """Pairs of a task as training data: batches (source, target), as long as their longest pair."""
-
-    block_size = None
-
-    def __init__(self, toy: Toy, pairs: Sequence[Pair]):
-        encode = toy.source_vocab.encode, toy.target_vocab.encode
-        self.examples = [(encode[0](pair.source), encode[1](pair.target)) for pair in pairs]
-
-    def __len__(self) -> int:
-        return len(self.examples)
-
-    def tokens(self, i: int, epoch: int = 0) -> tuple[list[int], list[int]]:
-        """Give the ids of both sides of pair i."""
-        return self.examples[i]
-
-    def stack(
-        self, examples: Sequence[tuple[list[int], list[int]]], length: None = None
-    ) -> tuple[Int[Tensor, "B S"], Int[Tensor, "B T"]]:
-        """Put several `tokens` into one batch."""
-        source, target = zip(*examples, strict=True)
-        return pad_rows(source), pad_rows(target)
+        return (
+            pad_rows([self.source_vocab.encode(pair.source) for pair in pairs]),
+            pad_rows([self.target_vocab.encode(pair.target) for pair in pairs]),
+        )
 
 
 def pad_rows(rows: Sequence[Sequence[int]]) -> Int[Tensor, "B T"]:

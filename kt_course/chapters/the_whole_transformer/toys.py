@@ -199,8 +199,3 @@ def summarise(sentences: int = 3) -> Toy:
     return Toy(
         f"summarise {sentences}", draw, ("on", "a", "in", ".", *said, *rest), tuple(said), " "
     )
-
-
-def first_sentence(report: tuple[str, ...]) -> list[str]:
-    """Give a report's first sentence without its full stop: the usual baseline for summaries."""
-    return list(report[: report.index(".")])

@@ -1,80 +1,51 @@
-"""The checks of notebook 9: each names its mistakes, and takes every right answer."""
+"""The checks of notebook 9: each names its mistakes, and takes every correct answer."""
 
+import json
+import re
+from pathlib import Path
+
+import nbformat
+import pytest
 import torch
 import torch.nn.functional as F
+from answering import NOTEBOOKS
 from checking import Answers, notebook_suite, quiz_suite, suite
+from experiments import FOLDER
 from torch import nn
 
 from kt_core.attention import causal_mask
-from kt_course.chapters.the_whole_transformer import exercises
+from kt_course.chapters.the_whole_transformer import exercises, solutions
 from kt_course.chapters.the_whole_transformer.exercises import ScriptModel, random_block
-from kt_course.chapters.the_whole_transformer.seq2seq import (
+from kt_course.chapters.the_whole_transformer.seq2seq import Memory
+from kt_course.chapters.the_whole_transformer.solutions import (
     DecoderBlock,
     EncoderBlock,
-    layer_norm,
+    Transformer,
+    beam_step,
     teacher_forcing,
+    write,
 )
-from kt_course.chapters.the_whole_transformer.seq2seq_decoding import beam_step, generate
-from kt_course.exercises.diagnoses import diagnoses
 from kt_course.exercises.random_cases import numbers
+from kt_course.exercises.registry import library
+from kt_course.exercises.solutions import teaching_solution
 
-# ---------------------------------------------------------------- layer norm
-
-
-def stub_norm(x, gain=None, bias=None, eps=1e-5): ...
-
-
-def by_var_mean(x, gain=None, bias=None, eps=1e-5):
-    variance, mean = torch.var_mean(x, -1, correction=0, keepdim=True)
-    y = (x - mean) * torch.rsqrt(variance + eps)
-    if gain is not None:
-        y = y * gain
-    if bias is not None:
-        y = y + bias
-    return y
+NAME = "09_the_whole_transformer"
 
 
-def by_projection(x, gain=None, bias=None, eps=1e-5):
-    C = x.size(-1)
-    centre = torch.eye(C).to(x) - 1 / C
-    y = x @ centre
-    y = y / ((y * y).sum(-1, keepdim=True) / C + eps) ** 0.5
-    return (y if gain is None else gain * y) + (0 if bias is None else bias)
+def as_block(kind, forward):
+    """A class with the layers of `kind` and another forward pass."""
+    return type("Mine", (kind,), {"forward": forward})
 
 
-NORMS = diagnoses(exercises.__file__, "layer-norm").variants(layer_norm)
-NORM = Answers(
-    stub=stub_norm,
-    wrong={name: (variant, text.split(":")[0]) for name, (variant, text) in NORMS.items()}
-    | {
-        "std": (
-            lambda x, gain=None, bias=None, eps=1e-5: by_var_mean(x, gain, bias, eps)[..., :1],
-            "shape",
-        ),
-        "second axis": (
-            lambda x, gain=None, bias=None, eps=1e-5: (
-                by_projection(x, gain, bias, eps)
-                if x.ndim == 3
-                else (x - x.mean(1, keepdim=True)) / (x.var(1, keepdim=True) + eps).sqrt()
-            ),
-            "wrong for other shapes",
-        ),
-        "pytorch's": (
-            lambda x, gain=None, bias=None, eps=1e-5: F.layer_norm(
-                x, x.shape[-1:], gain, bias, eps
-            ),
-            "PyTorch's own layer_norm",
-        ),
-        "pytorch's module": (
-            lambda x, gain=None, bias=None, eps=1e-5: nn.LayerNorm(x.size(-1), eps, dtype=x.dtype)(
-                x
-            ),
-            "PyTorch's own layer_norm",
-        ),
-    },
-    right={"var_mean": by_var_mean, "a projection": by_projection},
-    borrowed=lambda x, gain=None, bias=None, eps=1e-5: layer_norm(x, gain, bias, eps),
-)
+def in_words(answers: Answers, kind) -> Answers:
+    """Answers whose functions of a block become classes."""
+    return Answers(
+        as_block(kind, answers.stub),
+        {n: (as_block(kind, fn), text) for n, (fn, text) in answers.wrong.items()},
+        {n: as_block(kind, fn) for n, fn in answers.right.items()},
+        as_block(kind, lambda block, *args: kind.forward(block, *args)),
+    )
+
 
 # ---------------------------------------------------------------- blocks
 
@@ -143,7 +114,7 @@ def spelled_out(block, x, mask=None):
         return block.ln2(thought + x)
     h = block.ln1(x)
     stream = x.clone()
-    stream += block.drop(block.attn(h, h, mask=mask))
+    stream += block.attn(h, h, mask=mask)
     return block.ff(block.ln2(stream)) + stream
 
 
@@ -186,7 +157,7 @@ ENCODER = Answers(
         "in place": (lambda block, x, mask=None: x.add_(block.attn(x, mask=mask)), "in place"),
     },
     right={"spelled out": spelled_out, "parts": encoder()},
-    borrowed=lambda block, x, mask=None: block(x, mask),
+    borrowed=None,
 )
 
 # ---------------------------------------------------------------- the decoder's block
@@ -280,7 +251,7 @@ DECODER = Answers(
         ),
     },
     right={"line by line": line_by_line, "parts": decoder()},
-    borrowed=lambda block, x, memory, memory_mask=None: block(x, memory, memory_mask),
+    borrowed=None,
 )
 
 # ---------------------------------------------------------------- teacher forcing
@@ -361,7 +332,7 @@ FORCING = Answers(
 # ---------------------------------------------------------------- greedy decoding
 
 
-def stub_greedy(model, source, max_new=64): ...
+def stub_greedy(model, source, max_new=64, choose=None): ...
 
 
 def greedy(
@@ -374,12 +345,12 @@ def greedy(
     stop="all",
     once=True,
     off=0,
-    sample=False,
+    chooses=True,
 ):
     """The loop with one thing changed."""
 
     @torch.no_grad()
-    def answer(model, source, max_new=64):
+    def answer(model, source, max_new=64, choose=lambda z: z.argmax(-1)):
         memory = model.encode(source)
         inputs = torch.full((len(source), 1), start)
         ended = torch.zeros(len(source), dtype=torch.bool)
@@ -387,7 +358,7 @@ def greedy(
         for _ in range(max_new + off):
             memory = memory if once else model.encode(source)
             logits = model.decode(inputs, memory)[:, where]
-            token = torch.multinomial(logits.exp(), 1)[:, 0] if sample else logits.argmax(-1)
+            token = choose(logits) if chooses else logits.argmax(-1)
             for b, t in enumerate(token.tolist()):
                 if not ended[b] or stop == "never":
                     if t != 2 or keep_end:
@@ -401,13 +372,13 @@ def greedy(
     return answer
 
 
-def one_by_one(model, source, max_new=64):
+def one_by_one(model, source, max_new=64, choose=lambda z: z.argmax(-1)):
     """Each row for itself, from one memory."""
     memory, out = model.encode(source), []
     for b in range(len(source)):
         own, answer = memory.rows(torch.tensor([b])), []
         while len(answer) < max_new:
-            token = int(model.decode(torch.tensor([[1, *answer]]), own)[0, -1].argmax())
+            token = int(choose(model.decode(torch.tensor([[1, *answer]]), own)[:, -1]))
             if token == 2:
                 break
             answer.append(token)
@@ -415,7 +386,7 @@ def one_by_one(model, source, max_new=64):
     return out
 
 
-def any_row(model, source, max_new=64):
+def any_row(model, source, max_new=64, choose=None):
     """Stops the others with the first that ends, and drops what that row chose."""
     memory = model.encode(source)
     inputs = torch.ones(len(source), 1, dtype=torch.long)
@@ -427,7 +398,7 @@ def any_row(model, source, max_new=64):
     return inputs[:, 1:].tolist()
 
 
-def in_front(model, source, max_new=64):
+def in_front(model, source, max_new=64, choose=None):
     """Puts each new token in front."""
     memory = model.encode(source)
     inputs = torch.ones(len(source), 1, dtype=torch.long)
@@ -450,15 +421,19 @@ GREEDY = Answers(
         "last token alone": (greedy(grow=False), "first input of the decoder is 5"),
         "encodes every time": (greedy(once=False), "encoded 7 times"),
         "one too many": (greedy(off=1), "with max_new = 3"),
+        "always argmax": (greedy(chooses=False), "choose is not used"),
         "in front": (in_front, "loses its thread|instead of"),
-        "a tensor": (lambda model, source, max_new=64: torch.tensor(1.0), "needed is a list"),
+        "a tensor": (
+            lambda model, source, max_new=64, choose=None: torch.tensor(1.0),
+            "needed is a list",
+        ),
         "one row": (
-            lambda model, source, max_new=64: greedy()(model, source[:1], max_new),
+            lambda model, source, max_new=64, choose=None: greedy()(model, source[:1], max_new),
             "a list of 1",
         ),
     },
     right={"the loop": greedy(), "one by one": one_by_one},
-    borrowed=lambda model, source, max_new=64: generate(model, source, max_new),
+    borrowed=lambda model, source, *args, **kwargs: write(model, source, *args, **kwargs),
 )
 
 # ---------------------------------------------------------------- a step of beam search
@@ -561,17 +536,125 @@ STEP = Answers(
     borrowed=lambda log_probabilities, totals, width: beam_step(log_probabilities, totals, width),
 )
 
+# ---------------------------------------------------------------- the whole model
+
+
+class Blank(nn.Module):
+    """The stub of the notebook."""
+
+    def __init__(self, config): ...
+
+    def embed(self, table, ids): ...
+
+    def encode(self, source): ...
+
+    def decode(self, inputs, memory): ...
+
+
+class Another(Transformer):
+    """Written in another way, with its layers made in another order."""
+
+    def __init__(self, config):
+        super().__init__(config)
+        self.decoder = self.decoder
+
+    def embed(self, table, ids):
+        positions = solutions.kt.sinusoidal_positions(ids.size(1), self.config.n_embd)
+        return F.embedding(ids, table.weight) * self.config.n_embd**0.5 + positions.to(table.weight)
+
+    def encode(self, source):
+        mask = source.ne(0)
+        x = self.embed(self.source_emb, source)
+        for block in self.encoder:
+            x = block(x, mask.view(len(source), 1, 1, -1))
+        return Memory(self.ln_encoder(x), mask)
+
+
+class PlainStart(Transformer):
+    def __init__(self, config):
+        super().__init__(config)
+        for module in self.modules():
+            if hasattr(module, "reset_parameters"):
+                module.reset_parameters()
+
+
+class NoLists(Transformer):
+    def __init__(self, config):
+        super().__init__(config)
+        blocks = list(self.encoder)
+        del self.encoder
+        self.encoder = blocks
+
+
+class HeadWithBias(Transformer):
+    def __init__(self, config):
+        super().__init__(config)
+        self.head.bias = nn.Parameter(torch.zeros(config.target_vocab))
+
+
+class NoMemory(Transformer):
+    def encode(self, source):
+        return super().encode(source).states
+
+
+class TurnedMask(Transformer):
+    def encode(self, source):
+        memory = super().encode(source)
+        return Memory(memory.states, ~memory.mask)
+
+
+def mistakes(id):
+    """The solution with each mistake of exercises.toml, and the diagnosis that it must get."""
+    for name, source, text in exercises.CHAPTER.mistakes(id):
+        yield name, (exercises.CHAPTER.execute(source, library()[id].name), re.escape(text))
+
+
+WHOLE = Answers(
+    stub=Blank,
+    wrong={
+        "no ModuleList": (NoLists, "no parameter encoder.0"),
+        "bias": (HeadWithBias, "head.bias is one too many"),
+        "plain start": (PlainStart, "start as PyTorch draws them"),
+        "no Memory": (NoMemory, r"should give a Memory"),
+        "mask turned": (TurnedMask, "True where source is not 0"),
+    }
+    | dict(mistakes("whole-transformer")),
+    right={"another": Another},
+    borrowed=type("Mine", (Transformer,), {"encode": lambda self, s: Transformer.encode(self, s)}),
+)
+
+
+def by_loops(logits, temperature=1.0, top_k=None, top_p=None):
+    rows = []
+    for row in (logits / temperature).softmax(-1):
+        order, total, result = row.argsort(descending=True).tolist(), 0.0, torch.zeros_like(row)
+        for rank, i in enumerate(order):
+            if (top_k is None or rank < top_k) and (top_p is None or total < top_p):
+                result[i] = row[i]
+            total += row[i].item()
+        rows.append(result / result.sum())
+    return torch.stack(rows)
+
+
+PROBABILITIES = Answers(
+    stub=lambda logits, temperature=1.0, top_k=None, top_p=None: ...,
+    wrong=dict(mistakes("next-probabilities")),
+    right={"by loops": by_loops},
+    borrowed=lambda logits, **how: solutions.next_probabilities(logits, **how),
+)
+
 ANSWERS = {
-    "layer-norm": NORM,
-    "encoder-block": ENCODER,
-    "decoder-block": DECODER,
     "teacher-forcing": FORCING,
     "greedy-decoding": GREEDY,
+    "encoder-block": in_words(ENCODER, EncoderBlock),
+    "decoder-block": in_words(DECODER, DecoderBlock),
+    "whole-transformer": WHOLE,
+    "next-probabilities": PROBABILITIES,
     "beam-step": STEP,
 }
-TestExercises = suite("09_the_whole_transformer", ANSWERS)
-TestQuizzes = quiz_suite("09_the_whole_transformer")
-TestNotebook = notebook_suite("09_the_whole_transformer")
+TestExercises = suite(NAME, ANSWERS)
+TestQuizzes = quiz_suite(NAME)
+TestNotebook = notebook_suite(NAME)
 
 
 def test_the_formulas_of_the_checks_are_the_packages():
@@ -587,6 +670,49 @@ def test_the_formulas_of_the_checks_are_the_packages():
 def test_the_script_model_answers_by_heart():
     script = ScriptModel([[5, 6], [7]])
     source = torch.tensor([[3], [4]])
-    assert generate(script, source, 5) == [[5, 6], [7]]
+    assert write(script, source, 5) == [[5, 6], [7]]
     wrong_turn = script.decode(torch.tensor([[1, 6], [1, 7]]), script.encode(source)).argmax(-1)
     assert wrong_turn.tolist() == [[5, 30], [7, 2]]
+
+
+# ---------------------------------------------------------------- the page
+
+
+def cells():
+    return {c.id: c for c in nbformat.read(NOTEBOOKS / f"{NAME}.ipynb", as_version=4).cells}
+
+
+@pytest.mark.parametrize("id", ANSWERS)
+def test_a_teaching_solution_is_the_one_on_the_page(id):
+    section, page = teaching_solution(library()[id]), cells()[f"solution-{id}"]
+    assert page.metadata["tags"] == ["solution"]
+    assert f"```python\n{section}```" in page.source and page.source.startswith("<details>")
+
+
+@pytest.mark.parametrize("id", ["recurrent-code", "loop-code", "first-letter"])
+def test_the_page_shows_the_code_of_the_experiments(id):
+    script = (FOLDER / "whole_transformer.py").read_text(encoding="utf-8")
+    assert cells()[id].source.split("\n\n\n")[0].strip() in script
+
+
+def test_what_the_page_says_of_the_experiments_is_in_their_results():
+    path = Path(NOTEBOOKS).parent / "data" / "results" / "whole-transformer.json"
+    facts = json.loads(path.read_text(encoding="utf-8"))
+
+    def accuracy(part, **settings):
+        rows = [r for r in facts[part]["rows"] if all(r[k] == v for k, v in settings.items())]
+        counts = [r["correct"][-1] if part == "lengths" else r["correct"] for r in rows]
+        assert len(counts) == 3
+        return 100 * sum(counts) / 3 / facts[part]["n"]
+
+    one = dict(attention=False)
+    assert accuracy("lengths", size=128, steps=250, **one) < 1
+    assert 20 < accuracy("lengths", size=128, steps=2000, **one) < 23
+    assert accuracy("lengths", size=32, steps=2000, **one) < 1
+    assert accuracy("lengths", size=128, steps=250, attention=True) > 90
+    assert accuracy("memory", T=15, cell="RNN") < 25 < 98 < accuracy("memory", T=15, cell="LSTM")
+    assert all(accuracy("memory", T=25, cell=cell) < 5 for cell in ("RNN", "GRU", "LSTM"))
+    assert accuracy("residuals", blocks=6, residual="pre") > 85
+    assert accuracy("residuals", blocks=2, residual="post") > 85
+    failures = ((6, "post"), (6, "none"), (2, "none"))
+    assert all(accuracy("residuals", blocks=n, residual=kind) == 0 for n, kind in failures)
