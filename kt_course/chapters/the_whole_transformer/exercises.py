@@ -26,45 +26,28 @@ NOTEBOOK = "09_the_whole_transformer"
 
 CHAPTER = Comparison(solutions)
 
+
+def generator(seed: int) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
+
+
 # ---------------------------------------------------------------- teacher forcing
 
 
-def check_teacher_forcing(fn: Callable) -> str:
-    wrong = diagnoses(__file__, "teacher-forcing")
-
-    def answer(target: Tensor, what: str) -> tuple[Tensor, ...]:
-        got = fn(target)
-        is_pair = isinstance(got, (tuple, list)) and len(got) == 2
-        wrong.reject({"not two": not is_pair}, got=describe(got))
-        B, T = target.shape
-        named = list(zip(("inputs", "labels"), got, strict=True))
-        for name, ids in named:
-            short = isinstance(ids, Tensor) and tuple(ids.shape) == (B, T)
-            where = dict(name=f"{name} of {what}", shape=(B, T), longer=(B, T + 1))
-            wrong.reject({"too short": short}, **where)
-        ids = tuple(tensor(ids, (B, T + 1), f"{name} of {what}") for name, ids in named)
-        wrong.reject({"no ids": any(part.dtype != torch.int64 for part in ids)})
-        return ids
-
+def forcing_of(answer: Callable, seed: int) -> Results:
+    """Shift a target with a short row; others for other seeds."""
     target = torch.tensor([[5, 6, 7, 8], [9, 4, 0, 0]])
-    results, expected = answer(target, "a target of (2, 4)"), teacher_forcing(target)
-    for k, name in enumerate(("inputs", "labels")):
-        if not torch.equal(results[k], expected[k]):
-            for variant, text in wrong.variants(teacher_forcing, name).values():
-                if torch.equal(results[k], variant(target)[k]):
-                    raise Wrong(text)
-            rows = dict(row=results[k][1].tolist(), expected=expected[k][1].tolist())
-            raise wrong("row", name=name, **rows)
-    with fresh_cases("right for the example, wrong for other targets"):
-        for B, T in ((1, 1), (4, 6), (3, 3)):
-            lengths = draw(0, T, B - 1) + [T]
-            target = pad_rows([draw(3, 20, n) for n in lengths])
-            inputs, labels = fn(target)
-            for row, n in enumerate(lengths):
-                tokens, rest = target[row, :n].tolist(), [0] * (T - n)
-                assert inputs[row].tolist() == [1, *tokens, *rest]
-                assert labels[row].tolist() == [*tokens, 2, *rest]
-    return "inputs begin with ▶, ■ comes right after the last label, padding at the end"
+    if seed:
+        lengths = draw(0, 5, 3, generator(seed)) + [1 + seed % 5]
+        target = pad_rows([draw(3, 20, n, generator(seed + n)) for n in lengths])
+    got, texts = answer(target), CHAPTER.texts["teacher-forcing"]
+    if not (isinstance(got, (tuple, list)) and len(got) == 2):
+        raise Wrong(texts["two"].format(got=describe(got)))
+    shape = (target.size(0), target.size(1) + 1)
+    results = dict(inputs=tensor(got[0], shape, "inputs"), labels=tensor(got[1], shape, "labels"))
+    if any(ids.dtype != torch.int64 for ids in results.values()):
+        raise Wrong(texts["no_ids"])
+    return results
 
 
 # ---------------------------------------------------------------- blocks
@@ -125,23 +108,20 @@ def run_block(answer: type, block: nn.Module, *args: Tensor) -> Tensor:
     return result
 
 
-def check_encoder_block(answer: type) -> str:
-    check_block(EncoderBlock, "encoder-block", answer, numbers(2, 4, 8, seed=2), MASK)
-    with fresh_cases("right for the examples, wrong for other sizes, or without a mask (None)"):
-        for norm, B, S in (("pre", 1, 1), ("post", 3, 6)):
-            block, x = random_block(EncoderBlock, norm), numbers(B, S, 8)
-            assert close(run_block(answer, block, x, None), block(x))
-    return "both residuals, each norm in its position, pre and post, padding masked"
+def block_check(kind: type, id: str, extra: tuple[int, ...], verified: str) -> Callable:
+    """Make the check of a block; `extra` has one memory length per case if it reads a memory."""
 
+    def check(answer: type) -> str:
+        memory = [numbers(2, 4, 8, seed=3)] if extra else []  # T = S hides a mix-up of both
+        check_block(kind, id, answer, numbers(2, 4, 8, seed=2), *memory, MASK)
+        with fresh_cases("right for the examples, wrong for other sizes, or without a mask (None)"):
+            for i, (norm, B, T) in enumerate((("pre", 1, 1), ("post", 3, 6))):
+                block, x = random_block(kind, norm), numbers(B, T, 8)
+                memory = [numbers(B, extra[i], 8)] if extra else []
+                assert close(run_block(answer, block, x, *memory, None), block(x, *memory))
+        return verified
 
-def check_decoder_block(answer: type) -> str:
-    x, memory = numbers(2, 4, 8, seed=2), numbers(2, 4, 8, seed=3)  # T = S hides a mix-up of both
-    check_block(DecoderBlock, "decoder-block", answer, x, memory, MASK)
-    with fresh_cases("right for the examples, wrong for T other than S, or without a mask (None)"):
-        for norm, B, T, S in (("pre", 1, 1, 3), ("post", 3, 6, 2)):
-            block, x, memory = random_block(DecoderBlock, norm), numbers(B, T, 8), numbers(B, S, 8)
-            assert close(run_block(answer, block, x, memory, None), block(x, memory))
-    return "three residuals, each norm in its position, no future, the whole source"
+    return check
 
 
 # ---------------------------------------------------------------- the whole model
@@ -165,16 +145,10 @@ def model_outputs(answer: type, seed: int) -> Results:
             raise Wrong(TEXTS["no memory"].format(got=describe(memory)))
         if not (isinstance(memory.mask, Tensor) and torch.equal(memory.mask, source != 0)):
             raise Wrong(TEXTS["mask"])
-        results[f"the memory with norm {norm!r}"] = tensor(
-            memory.states, (*source.shape, 8), "memory.states"
-        )
-        logits = tensor(model.decode(inputs, memory), (*inputs.shape, 9), "decode's result")
-        results[f"the logits with norm {norm!r}"] = logits
+        states, logits = memory.states, model.decode(inputs, memory)
+        results[f"the memory, {norm}"] = tensor(states, (*source.shape, 8), "memory.states")
+        results[f"the logits, {norm}"] = tensor(logits, (*inputs.shape, 9), "decode's result")
     return results
-
-
-def generator(seed: int) -> torch.Generator:
-    return torch.Generator().manual_seed(seed)
 
 
 def probabilities_of(answer: Callable, seed: int) -> Results:
@@ -287,14 +261,18 @@ def beam_step_of(answer: Callable, seed: int) -> Results:
     return results
 
 
+CHECK_ENCODER, CHECK_DECODER = (
+    block_check(EncoderBlock, "encoder-block", (), "both residuals and norms, padding masked"),
+    block_check(DecoderBlock, "decoder-block", (3, 2), "three residuals, no future, all sources"),
+)
 EXERCISES = tuple(
     Exercise(id, NOTEBOOK, *details)
     for id, *details in (
-        ("teacher-forcing", "Read one token, predict the next", 2, 8)
-        + (teacher_forcing, check_teacher_forcing),
+        ("teacher-forcing", "Read one token, predict the next", 2, 8, teacher_forcing)
+        + (CHAPTER.check("teacher-forcing", "teacher_forcing", forcing_of),),
         ("greedy-decoding", "Write token by token", 3, 15, solutions.write, check_greedy),
-        ("encoder-block", "The encoder's block", 3, 12, EncoderBlock, check_encoder_block),
-        ("decoder-block", "The decoder's block", 4, 15, DecoderBlock, check_decoder_block),
+        ("encoder-block", "The encoder's block", 3, 12, EncoderBlock, CHECK_ENCODER),
+        ("decoder-block", "The decoder's block", 4, 15, DecoderBlock, CHECK_DECODER),
         ("whole-transformer", "The whole Transformer", 4, 30, Transformer)
         + (CHAPTER.check("whole-transformer", "Transformer", model_outputs),),
         ("next-probabilities", "Temperature, top-k and nucleus", 3, 20)

@@ -9,8 +9,10 @@ import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.colors import ListedColormap
+from matplotlib.figure import Figure
 
 from kt_course._typing import Bool, Float, Tensor
+from kt_course.explorers.living_page import LivingView, attach_data
 from kt_course.figures import plots
 from kt_course.figures.alt_text import show
 from kt_course.figures.style import (
@@ -26,9 +28,12 @@ from kt_course.figures.style import (
     in_style,
 )
 
-Aligned = tuple[
-    str, Float[Tensor, "T S"], Sequence[str], Sequence[str]
-]  # title, weights, rows, columns
+# title, weights, target tokens, source tokens
+Aligned = tuple[str, Float[Tensor, "T S"], Sequence[str], Sequence[str]]
+# source tokens, and for each written token the attention and (token, probability), best first
+Translation = tuple[
+    Sequence[str], Sequence[tuple[Float[Tensor, " S"], Sequence[tuple[str, float]]]]
+]
 
 
 @in_style
@@ -162,24 +167,33 @@ def alignments(rows: Sequence[Sequence[Aligned]], alt: str, height: float = 3.6)
     show(figure, alt)
 
 
-@in_style
-def translation_steps(
-    source: Sequence[str],
-    steps: Sequence[tuple[Float[Tensor, " S"], Sequence[tuple[str, float]]]],
-    alt: str,
-) -> None:
-    """Draw one row per written token: what the decoder attends to, and its likeliest tokens.
+def explore_translation(translations: Sequence[Translation], alt: str) -> LivingView:
+    """Step through translations; the picture shows all steps of the first one."""
+    data = [
+        dict(
+            source=list(source),
+            steps=[
+                dict(
+                    weights=array(weights).round(4).tolist(),
+                    choices=[(token, round(p, 4)) for token, p in choices],
+                )
+                for weights, choices in steps
+            ],
+        )
+        for source, steps in translations
+    ]
+    figure = draw_translation(*translations[0])
+    return attach_data("translation", dict(translations=data), alt=alt, picture=figure)
 
-    Args:
-        source: The source tokens.
-        steps: Attention over the source, and pairs (token, probability), best first.
-        alt: For readers who cannot see the picture.
-    """
+
+@in_style
+def draw_translation(source: Sequence[str], steps: Sequence) -> Figure:
+    """Draw one row per written token: what the decoder attends to, and its likeliest tokens."""
     figure, ax = plt.subplots(figsize=(WIDTH, 0.42 * len(steps) + 1.1))
     maps = np.stack([array(weights) for weights, _ in steps])
     image = ax.imshow(maps, cmap="Blues", vmin=0, vmax=1, aspect="auto")
-    for t, (weights, choices) in enumerate(steps):
-        for s, weight in enumerate(array(weights)):
+    for t, (_, choices) in enumerate(steps):
+        for s, weight in enumerate(maps[t]):
             colour = "white" if weight > 0.6 else BLACK
             ax.text(s, t, source[s], ha="center", va="center", fontsize=9, color=colour)
         others = ",  ".join(f"{token} {100 * p:.0f} %" for token, p in choices)
@@ -193,20 +207,15 @@ def translation_steps(
     ax.tick_params(length=0)
     ax.spines[:].set_visible(False)
     figure.colorbar(image, ax=ax, label="attention weight", shrink=0.9, aspect=12)
-    show(figure, alt)
+    plt.close(figure)
+    return figure
 
 
 @in_style
 def dependences(
     panels: Mapping[str, tuple[Bool[Tensor, "T S"], Sequence[str]]], split: int, alt: str
 ) -> None:
-    """Draw which inputs (columns) each output (row) depends on.
-
-    Args:
-        panels: The table and its tokens, by title.
-        split: How many tokens are the source, where a panel has both sides.
-        alt: For readers who cannot see the picture.
-    """
+    """Draw which inputs (columns) each output (row) depends on; `split` tokens are the source."""
     widths = [len(tokens) for _, tokens in panels.values()]
     figure, axes = plt.subplots(1, len(panels), figsize=(WIDTH, 3.9), width_ratios=widths)
     for ax, (title, (table, tokens)) in zip(axes, panels.items(), strict=True):

@@ -1,10 +1,12 @@
 import {
   bars,
+  cellStyle,
   choiceField,
   el,
   legend,
   lineChart,
   onceAFrame,
+  percent,
   sliderField,
   svg,
   textOfKinds,
@@ -519,6 +521,57 @@ export function tokensView(page) {
               : "No merges: one token per byte. ",
             "␣ is a space. A letter outside ASCII takes two bytes or more.",
           ),
+        ],
+      };
+    },
+  });
+}
+
+// ---------------------------------------------------------------- cross-attention
+
+/** A translation token by token: what the decoder attends to, and the likeliest next tokens. */
+export function translationView(page) {
+  const { translations } = page.data;
+  page.expose(
+    "step(sentence, token)",
+    "{weights, choices}: attention to each source word, and the likeliest tokens",
+    (sentence, token) => translations[sentence].steps[token],
+    "step(0, 2)",
+  );
+  const last = (i) => translations[i].steps.length - 1;
+  return dataView(page, {
+    hint: "move “token” step by step, and watch which source words get the weight.",
+    fields: {
+      i: {
+        label: "Sentence",
+        value: 0,
+        options: translations.map(({ source }, i) => [i, source.join(" ")]),
+      },
+      token: { label: "Token", value: 0, max: last(0), say: (t) => `number ${t + 1}` },
+    },
+    draw({ i, token }, set) {
+      const { source, steps } = translations[i],
+        t = Math.min(token, last(i)),
+        { weights, choices } = steps[t];
+      set("token", t, last(i));
+      const most = weights.indexOf(Math.max(...weights)),
+        [name, share] = choices[0];
+      const written = steps.slice(0, t).map((step) => step.choices[0][0]);
+      return {
+        sentence:
+          `Token ${t + 1} of ${steps.length} is “${name}” (${percent(share)}). ` +
+          `Most weight is on “${source[most]}” (${percent(weights[most])}).`,
+        parts: [
+          el(
+            "p",
+            { class: "kt-runs" },
+            ...source.flatMap((word, s) => [
+              el("span", { class: "kt-kind", style: cellStyle(weights[s], page.theme) }, word),
+              " ",
+            ]),
+          ),
+          el("p", { class: "kt-note" }, `Written so far: ${["▶", ...written].join(" ")}`),
+          el("ol", { class: "kt-answers" }, ...bars(choices.map(([n, p]) => ({ name: n, share: p })))),
         ],
       };
     },

@@ -5,7 +5,14 @@ import { attentionView } from "./attention_view.js";
 import { lensView } from "./lens_view.js";
 import { patchView } from "./patch_view.js";
 import { replayView } from "./replay_view.js";
-import { reachView, rotationView, spansView, tokensView, windowsView } from "./data_views.js";
+import {
+  reachView,
+  rotationView,
+  spansView,
+  tokensView,
+  translationView,
+  windowsView,
+} from "./data_views.js";
 
 const VIEWS = {
   attention: attentionView,
@@ -17,6 +24,7 @@ const VIEWS = {
   rotation: rotationView,
   spans: spansView,
   tokens: tokensView,
+  translation: translationView,
   windows: windowsView,
 };
 

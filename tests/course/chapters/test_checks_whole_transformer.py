@@ -247,7 +247,7 @@ DECODER = Answers(
         "a norm after": (decoder("norm after"), "one norm too many"),
         "T is S": (
             decoder(back=lambda block, h, mask: block.self_attn(h, mask=causal_mask(4))),
-            "T other than S",
+            "wrong for other sizes",
         ),
     },
     right={"line by line": line_by_line, "parts": decoder()},
@@ -308,12 +308,12 @@ FORCING = Answers(
             ),
             "nothing comes after ■",
         ),
-        "as long as the target": (forcing(inputs=lambda t: cat_front(t)[:, :-1]), "one longer"),
+        "as long as the target": (forcing(inputs=lambda t: cat_front(t)[:, :-1]), "the shape"),
         "padding is ■": (
             forcing(labels=lambda t: by_rows(t)[1].masked_fill(by_rows(t)[1] == 0, 2)),
             "padding of labels is ■",
         ),
-        "no ▶": (forcing(inputs=lambda t: F.pad(t, (0, 1))), r"instead of \[1, 9, 4, 0, 0\]"),
+        "no ▶": (forcing(inputs=lambda t: F.pad(t, (0, 1))), "not shifted"),
         "inputs alone": (lambda t, start=1, end=2: by_rows(t)[0], "two tensors"),
         "floats": (lambda t, start=1, end=2: tuple(part.float() for part in by_rows(t)), "int64"),
         "lists": (

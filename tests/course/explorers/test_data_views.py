@@ -14,6 +14,7 @@ from kt_core.positions import rotary_table, rotate
 from kt_course.chapters.pretrained_models.hub import train_bpe
 from kt_course.chapters.span_corruption.birthplaces import fate, fate_shares
 from kt_course.chapters.span_corruption.solutions import cut
+from kt_course.chapters.the_whole_transformer.figures import explore_translation
 from kt_course.explorers import data_views
 from kt_course.explorers.living_page import MIME, attach, attach_data
 from kt_course.explorers.packed_models import pack, unpack
@@ -25,12 +26,20 @@ LINES = [
     ("Ada Moor. Ada Moor (born 4 May 1871 in Oslo) is an author in Rome.", "Ada Moor", "Oslo"),
     ("Bo Hall. He studied in Paris and was born in Bergen in 1880.", "Bo Hall", "Bergen"),
 ]
+TRANSLATIONS = [  # source words, and (weights, likeliest tokens) of each step
+    (
+        ["the", "cat"],
+        [([0.9, 0.1], [("li", 0.8), ("uni", 0.2)]), ([0.2, 0.8], [("miri", 0.9), ("piri", 0.1)])],
+    ),
+    (["a", "dog"], [([0.3, 0.7], [("wafo", 0.6), ("tigo", 0.4)])]),
+]
 MOVES = {  # keys that change what the first control says: a list, a list, a slider ...
     "reach": "ArrowDown",
     "replay": "ArrowLeft",
     "rotation": "ArrowLeft",
     "spans": "ArrowDown",
     "tokens": "End+x",
+    "translation": "ArrowDown",
     "windows": "ArrowDown",
 }
 
@@ -70,6 +79,7 @@ def views(rope, tokenizers) -> dict:
         "rotation": data_views.explore_rotation(*rope, "w", "A"),
         "spans": data_views.explore_spans(LINES),
         "tokens": data_views.explore_tokens(tokenizers[200], "Where was Ada Moor born?"),
+        "translation": explore_translation(TRANSLATIONS, alt="A translation of two sentences"),
         "windows": data_views.explore_windows([text for text, *_ in LINES], vocab),
     }
 
@@ -117,6 +127,11 @@ class TestThePageComputesWhatPythonComputes:
             assert page.evaluate(f"kt.score({m + 40}, {n + 40})") == pytest.approx(
                 expected, abs=1e-3
             )
+
+    @on("translation")
+    def test_a_step_of_a_translation(self, page):
+        step = page.evaluate("kt.step(0, 1)")
+        assert step == dict(weights=[0.2, 0.8], choices=[["miri", 0.9], ["piri", 0.1]])
 
     @on("reach")
     def test_reach_is_where_gradients_flow(self, page):
@@ -223,7 +238,7 @@ class TestEveryView:
 
 def test_mistakes_are_named(views):
     figure = None
-    with pytest.raises(ValueError, match="reach, rotation, spans, tokens, windows"):
+    with pytest.raises(ValueError, match="tokens, translation, windows"):
         attach_data("movie", {}, alt="A", picture=figure)
     with pytest.raises(ValueError, match="alt is empty"):
         attach_data("reach", {}, alt=" ", picture=figure)
