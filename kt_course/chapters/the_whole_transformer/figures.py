@@ -30,10 +30,6 @@ from kt_course.figures.style import (
 
 # title, weights, target tokens, source tokens
 Aligned = tuple[str, Float[Tensor, "T S"], Sequence[str], Sequence[str]]
-# source tokens, and for each written token the attention and (token, probability), best first
-Translation = tuple[
-    Sequence[str], Sequence[tuple[Float[Tensor, " S"], Sequence[tuple[str, float]]]]
-]
 
 
 @in_style
@@ -167,38 +163,28 @@ def alignments(rows: Sequence[Sequence[Aligned]], alt: str, height: float = 3.6)
     show(figure, alt)
 
 
-def explore_translation(translations: Sequence[Translation], alt: str) -> LivingView:
-    """Step through translations; the picture shows all steps of the first one."""
-    data = [
-        dict(
-            source=list(source),
-            steps=[
-                dict(
-                    weights=array(weights).round(4).tolist(),
-                    choices=[(token, round(p, 4)) for token, p in choices],
-                )
-                for weights, choices in steps
-            ],
-        )
-        for source, steps in translations
-    ]
-    figure = draw_translation(*translations[0])
-    return attach_data("translation", dict(translations=data), alt=alt, picture=figure)
+def explore_translation(translations: Sequence[dict], alt: str) -> LivingView:
+    """Step through translations; the picture shows all steps of the first one.
+
+    Each is dict(source=tokens, steps=[dict(weights=over the source, choices=[(token, p), ...])]).
+    """
+    figure = draw_translation(**translations[0])
+    return attach_data("translation", dict(translations=translations), alt=alt, picture=figure)
 
 
 @in_style
-def draw_translation(source: Sequence[str], steps: Sequence) -> Figure:
+def draw_translation(source: Sequence[str], steps: Sequence[dict]) -> Figure:
     """Draw one row per written token: what the decoder attends to, and its likeliest tokens."""
     figure, ax = plt.subplots(figsize=(WIDTH, 0.42 * len(steps) + 1.1))
-    maps = np.stack([array(weights) for weights, _ in steps])
+    maps = np.array([step["weights"] for step in steps])
     image = ax.imshow(maps, cmap="Blues", vmin=0, vmax=1, aspect="auto")
-    for t, (_, choices) in enumerate(steps):
+    for t, choices in enumerate(step["choices"] for step in steps):
         for s, weight in enumerate(maps[t]):
             colour = "white" if weight > 0.6 else BLACK
             ax.text(s, t, source[s], ha="center", va="center", fontsize=9, color=colour)
         others = ",  ".join(f"{token} {100 * p:.0f} %" for token, p in choices)
         ax.text(len(source) - 0.4, t, others, va="center", fontsize=9)
-    written = [choices[0][0] for _, choices in steps]
+    written = [step["choices"][0][0] for step in steps]
     ax.set_yticks(range(len(steps)), [f"{t + 1}. {token}" for t, token in enumerate(written)])
     ax.set(xticks=[], xlim=(-0.5, 1.7 * len(source)), ylabel="token written")
     ax.set_title(

@@ -536,7 +536,7 @@ export function translationView(page) {
     "step(sentence, token)",
     "{weights, choices}: attention to each source word, and the likeliest tokens",
     (sentence, token) => translations[sentence].steps[token],
-    "step(0, 2)",
+    "step(0, 1)",
   );
   const last = (i) => translations[i].steps.length - 1;
   return dataView(page, {

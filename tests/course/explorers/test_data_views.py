@@ -26,13 +26,11 @@ LINES = [
     ("Ada Moor. Ada Moor (born 4 May 1871 in Oslo) is an author in Rome.", "Ada Moor", "Oslo"),
     ("Bo Hall. He studied in Paris and was born in Bergen in 1880.", "Bo Hall", "Bergen"),
 ]
-TRANSLATIONS = [  # source words, and (weights, likeliest tokens) of each step
-    (
-        ["the", "cat"],
-        [([0.9, 0.1], [("li", 0.8), ("uni", 0.2)]), ([0.2, 0.8], [("miri", 0.9), ("piri", 0.1)])],
-    ),
-    (["a", "dog"], [([0.3, 0.7], [("wafo", 0.6), ("tigo", 0.4)])]),
+STEPS = [
+    dict(weights=[0.9, 0.1], choices=[["li", 0.8], ["uni", 0.2]]),
+    dict(weights=[0.2, 0.8], choices=[["miri", 0.9], ["piri", 0.1]]),
 ]
+TRANSLATIONS = [dict(source=["the", "cat"], steps=STEPS), dict(source=["a", "dog"], steps=STEPS)]
 MOVES = {  # keys that change what the first control says: a list, a list, a slider ...
     "reach": "ArrowDown",
     "replay": "ArrowLeft",
@@ -130,8 +128,7 @@ class TestThePageComputesWhatPythonComputes:
 
     @on("translation")
     def test_a_step_of_a_translation(self, page):
-        step = page.evaluate("kt.step(0, 1)")
-        assert step == dict(weights=[0.2, 0.8], choices=[["miri", 0.9], ["piri", 0.1]])
+        assert page.evaluate("kt.step(0, 1)") == STEPS[1]
 
     @on("reach")
     def test_reach_is_where_gradients_flow(self, page):
