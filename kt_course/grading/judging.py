@@ -63,6 +63,9 @@ BY_EFFECT = (
     "greedy-continuation",
     "full-attention",
     "vision-transformer",
+    "encoder-block",
+    "decoder-block",
+    "whole-transformer",
 )
 UNCONFIRMED = "right, unconfirmed"
 MAX_RESULT = 256 * 2**20  # bytes
