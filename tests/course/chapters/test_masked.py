@@ -590,8 +590,8 @@ def accuracy(phase, key):
 
 def test_what_the_page_says_of_several_seeds():
     counts = Counter(run["phase"] for run in SEEDS["runs"])
-    assert counts.keys() == {*PHASES, "pairs"} and len({counts[phase] for phase in PHASES}) == 1
-    assert counts["masked_spans"] > 1
+    assert counts.keys() == {*PHASES, "pairs"}
+    assert all(counts[phase] > 1 for phase in PHASES)
     assert accuracy("masked_spans", "seen wording") > 0.5
     assert accuracy("masked_spans", "question") > 0.3
     assert accuracy("masked_chars", "seen wording") < 0.1
