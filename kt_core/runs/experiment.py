@@ -48,6 +48,7 @@ class Result:
         try:
             details = read_json(path)
             dev, test = (_read_score(details[split], path) for split in ("dev", "test"))
+            _read_score(details.get("london"), path)
         except FileNotFoundError:
             raise ValueError(
                 f"{folder}: no result.json, so no finished run; finish it with --resume"

@@ -1,16 +1,18 @@
 """Find the functions that a notebook's exercise cells define, and the cells that they need.
 
-Nothing is run here. An exercise cell is recognised by its decorator, `@exercise("causal-mask")`,
-and not by its tag, because other editors lose tags.
+Nothing is run here. An answer is what `exercise("causal-mask")` is called with, as a decorator or
+not, in a branch or not. Tags do not count, because other editors lose them.
 """
 
 from __future__ import annotations
+import __future__
 
 import ast
 import dis
 import linecache
 import re
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
 from types import CodeType
@@ -20,21 +22,20 @@ from IPython.core.inputtransformer2 import TransformerManager
 
 from kt_course.exercises.registry import library
 
-Definition = ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef
 READS = {"LOAD_NAME", "LOAD_GLOBAL", "LOAD_FROM_DICT_OR_GLOBALS"}
 BINDS = {"STORE_NAME", "STORE_GLOBAL"}
+RUNS_PYTHON = re.compile(r"\s*%%(time|capture|prun)\b")  # other cell magics define nothing
+TAKE = "_take_answer_"  # what `exercise` is called instead
 
 
 def parse(source: str) -> ast.Module:
-    """Parse a cell as IPython does, with its line numbers.
-
-    A cell magic in the first line, such as %%time, is left out; line magics become calls.
+    """Parse a cell as IPython does, with its line numbers; line magics become calls.
 
     Raises:
         SyntaxError: The source cannot be parsed.
     """
     if source.lstrip().startswith("%%"):
-        source = re.sub(r"%%.*", "#", source, count=1)
+        source = re.sub(r"%%.*", "#", source, count=1) if RUNS_PYTHON.match(source) else ""
     n_blank = re.match(r"(?:[ \t]*\n)*", source).group().count("\n")  # IPython drops blank lines
     try:
         return ast.parse("\n" * n_blank + TransformerManager().transform_cell(source))
@@ -42,32 +43,30 @@ def parse(source: str) -> ast.Module:
         raise SyntaxError(str(error) or "nested too deep") from error
 
 
-def exercise_id(node: ast.AST) -> str | None:
-    """The id in the decorator `@exercise("id")` of a function or class; None for anything else."""
-    if not isinstance(node, Definition):
-        return None
-    return next(filter(None, map(_decorator_id, node.decorator_list)), None)
+class _Exercises(ast.NodeTransformer):
+    """Replace the calls `exercise("id")` in a statement, and keep their ids."""
 
+    def __init__(self):
+        self.ids: list[str] = []
 
-def _decorator_id(decorator: ast.expr) -> str | None:
-    match decorator:
-        case ast.Call(ast.Name("exercise") | ast.Attribute(attr="exercise"), args, keywords):
-            match [*args, *(keyword.value for keyword in keywords)]:
-                case [ast.Constant(str(id))]:
-                    return id
-    return None
+    def visit_Call(self, node: ast.Call) -> ast.Call:
+        self.generic_visit(node)
+        match node:
+            case ast.Call(ast.Name("exercise") | ast.Attribute(attr="exercise"), args, keywords):
+                match [*args, *(keyword.value for keyword in keywords)]:
+                    case [ast.Constant(str(id)) as constant]:
+                        self.ids.append(id)
+                        name = ast.copy_location(ast.Name(TAKE, ast.Load()), node.func)
+                        return ast.copy_location(ast.Call(name, [constant], []), node)
+        return node
 
 
 @dataclass(frozen=True)
 class Statement:
-    """A compiled statement of a cell.
-
-    Attributes:
-        exercise: The id that decorates it; the decorator itself is removed.
-    """
+    """A compiled statement of a cell, and the exercises that it answers."""
 
     code: CodeType
-    exercise: str | None = None
+    exercises: tuple[str, ...] = ()
 
     @cached_property
     def binds(self) -> set[str]:
@@ -96,27 +95,33 @@ class Answer:
     """What has to run for one exercise: its own statement last, before it those that it needs."""
 
     id: str
-    name: str
     statements: tuple[Statement, ...]
 
     def define(self, right: Collection[str] = ()) -> Any:
-        """Run the statements, which is untrusted code, and return what the last one defines.
+        """Run the statements, which is untrusted code, and return what the last one hands in.
 
         As in the notebook, kt_core's own function stands in for the answer to an earlier exercise
         unless that answer is in `right`.
         """
-        namespace: dict[str, Any] = {"__name__": "__main__"}
+        given: dict[str, Any] = {}
+
+        def take(id: str) -> Callable:
+            def choose(fn: Any) -> Any:
+                given[id] = fn
+                is_kept = id == self.id or id in right or id not in library()
+                return fn if is_kept else library()[id].reference
+
+            return choose
+
+        namespace: dict[str, Any] = {"__name__": "__main__", TAKE: take}
         for statement in self.statements[:-1]:
-            if statement.exercise in library() and statement.exercise not in right:
-                reference = library()[statement.exercise].reference
-                namespace |= dict.fromkeys(statement.binds, reference)
-                continue
-            try:
+            with suppress(Exception):  # a missing name is reported where it is used
                 exec(statement.code, namespace)
-            except Exception:  # a missing name is reported where it is used
-                continue
+        given.pop(self.id, None)
         exec(self.statements[-1].code, namespace)
-        return namespace[self.name]
+        if self.id not in given:
+            raise NameError(f"exercise({self.id!r}) is not reached")
+        return given[self.id]
 
 
 def answers(sources: Sequence[str]) -> dict[str, Answer | str]:
@@ -130,33 +135,44 @@ def answers(sources: Sequence[str]) -> dict[str, Answer | str]:
     """
     result: dict[str, Answer | str] = {}
     above: list[Statement] = []
+    flags = 0  # of the features that `from __future__` switches on for the cells below, too
     for number, source in enumerate(sources, 1):
         try:
             tree = parse(source)
-            statements = list(_compile(tree, f"<cell {number}>", source))
+            flags |= _future_flags(tree)
+            statements = list(_compile(tree, f"<cell {number}>", source, flags))
         except SyntaxError as error:
             for id in re.findall(r"""@[\w.]*exercise\(\s*["']([\w-]+)["']""", source):
                 result[id] = f"the cell cannot be read: {error.msg}, line {error.lineno}"
             continue
-        for node, statement in zip(tree.body, statements, strict=True):
-            if id := statement.exercise:
+        for statement in statements:
+            for id in statement.exercises:
                 result.pop(id, None)  # later cells go to the end: they may use earlier ones
-                result[id] = Answer(id, node.name, (*_needed(statement, above), statement))
+                result[id] = Answer(id, (*_needed(statement, above), statement))
             above.append(statement)
     return result
 
 
-def _compile(tree: ast.Module, filename: str, source: str) -> Iterator[Statement]:
+def _future_flags(tree: ast.Module) -> int:
+    flags = 0
+    for node in tree.body:
+        if isinstance(node, ast.ImportFrom) and node.module == "__future__":
+            for feature in {alias.name for alias in node.names} & set(__future__.all_feature_names):
+                flags |= getattr(__future__, feature).compiler_flag
+    return flags
+
+
+def _compile(tree: ast.Module, filename: str, source: str, flags: int) -> Iterator[Statement]:
     """Compile each statement by itself; a diagnosis can show its lines."""
     linecache.cache[filename] = (len(source), None, source.splitlines(keepends=True), filename)
     for node in tree.body:
-        if id := exercise_id(node):
-            node.decorator_list = [d for d in node.decorator_list if not _decorator_id(d)]
+        exercises = _Exercises()
         try:
-            code = compile(ast.Module([node], []), filename, "exec", dont_inherit=True)
+            node = exercises.visit(node)
+            code = compile(ast.Module([node], []), filename, "exec", flags, dont_inherit=True)
         except (ValueError, RecursionError, MemoryError) as error:
             raise SyntaxError(str(error) or "nested too deep") from error
-        yield Statement(code, id)
+        yield Statement(code, tuple(exercises.ids))
 
 
 def _needed(last: Statement, above: Iterable[Statement]) -> list[Statement]:

@@ -26,6 +26,7 @@ from collections.abc import Callable, Collection
 from contextlib import suppress
 from typing import Any
 
+import numpy as np
 import torch
 
 from kt_core.evaluation import Score
@@ -75,8 +76,8 @@ class Lost(BaseException):
     """A copy gave nothing back. Not an Exception, because checks catch those."""
 
 
-class Unreadable(Lost):
-    """What a copy gives back is more than data, or comes too late."""
+class Late(Lost):
+    """What a copy gives back comes too late, or is too much."""
 
 
 def main(fd: int, seconds: int, profile: str | None = None) -> None:
@@ -150,7 +151,7 @@ def verdict(
         return f"{UNCONFIRMED}: its check looks at more than results"
     try:
         exercise.check(call_in_copies(answer, right, time.monotonic() + seconds))
-    except Unreadable as lost:
+    except Late as lost:
         return f"{UNCONFIRMED}: it {lost}"
     except Lost as lost:
         return f"wrong: where the check is out of its reach it {lost}"
@@ -206,9 +207,9 @@ def run_in_copy(work: Callable[[], Any], seconds: float) -> Any:
     Raises:
         ValueError: It raised one.
         RuntimeError: It raised something else.
-        Unreadable: Its result is too late, too large, or more than tensors, numbers, strings,
-            scores, and lists, tuples and dicts of them.
-        Lost: Nothing came back.
+        Late: Its result is too late or too large.
+        Lost: Nothing came back, or more than tensors, numbers, strings, scores, and lists, tuples
+            and dicts of them.
     """
     reading, writing = os.pipe()
     with warnings.catch_warnings(action="ignore", category=DeprecationWarning):
@@ -231,7 +232,7 @@ def run_in_copy(work: Callable[[], Any], seconds: float) -> Any:
         with torch.serialization.safe_globals([Score]):
             kind, value = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
     except Exception as error:
-        raise Unreadable("gives back something that is no plain data") from error
+        raise Lost("gives back something that is no plain data") from error
     if kind == "result":
         return value
     raise (ValueError if kind == "ValueError" else RuntimeError)(str(value))
@@ -249,7 +250,7 @@ def _live_as_copy(work: Callable[[], Any], writing: int) -> None:
         os.closerange(writing + 1, os.sysconf("SC_OPEN_MAX"))
         torch.set_num_threads(1)
         try:
-            report = ("result", work())
+            report = ("result", plain(work()))
         except ValueError as error:
             report = ("ValueError", str(error))
         except BaseException as error:
@@ -260,23 +261,38 @@ def _live_as_copy(work: Callable[[], Any], writing: int) -> None:
         except Exception:  # a result of a class of its own
             data = io.BytesIO(b"no data")
         with os.fdopen(writing, "wb") as file:
-            file.write(data.getbuffer())
+            file.write(len(data.getbuffer()).to_bytes(8, "big") + data.getvalue())
     finally:
         os._exit(0)
 
 
+def plain(value: Any) -> Any:
+    """The same data without numpy's scalars and subclasses of str, list, tuple and dict."""
+    if isinstance(value, np.generic):
+        return value.item()
+    if isinstance(value, dict):
+        return {plain(key): plain(one) for key, one in value.items()}
+    for kind in (list, tuple):
+        if isinstance(value, kind):
+            return kind(map(plain, value))
+    return str(value) if isinstance(value, str) else value
+
+
 def _read(reading: int, deadline: float) -> bytes:
-    """Read to the end; Unreadable if it takes too long or is too much."""
+    """Read a result; Late if it takes too long or is too much.
+
+    Its length comes first: something that the answer started may keep the pipe open.
+    """
     data = bytearray()
     while (left := deadline - time.monotonic()) > 0:
         if select.select([reading], [], [], left)[0]:
             chunk = os.read(reading, 2**20)
-            if not chunk:
-                return bytes(data)
             data += chunk
+            if not chunk or len(data) >= 8 + int.from_bytes(data[:8], "big"):
+                return bytes(data[8:])
             if len(data) > MAX_RESULT:
-                raise Unreadable("gives back too much")
-    raise Unreadable("takes too long")
+                raise Late("gives back too much")
+    raise Late("takes too long")
 
 
 if __name__ == "__main__":

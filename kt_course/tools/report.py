@@ -23,6 +23,7 @@ from kt_course.tools.tables import csv_text, markdown_table, markdown_text, perc
 
 # What the course asks of dev accuracy (CS224n, assignment 5, 2024-25 handout)
 PASS_MARKS = {"vanilla": 0.10, "rope": 0.20, "perceiver": 0.06}
+PLAIN = {"text.parse_math": False}  # a name with $ in it is no formula
 COLUMNS = "corpus variant recipe kind seed dev test characters minutes hardware".split()
 
 
@@ -102,8 +103,9 @@ def gather(paths: Iterable[str | Path]) -> tuple[list[Row], dict[str, str]]:
                 score = Score(details["london"]["correct"], details["london"]["total"])
                 baseline = Row(row.corpus, "always London", kind="baseline", score=score)
                 london.setdefault(row.corpus, replace(baseline, dev=_bounds(score)))
-        except (ValueError, KeyError, TypeError, AttributeError, OverflowError) as error:
-            why = str(error) if isinstance(error, ValueError) else f"not a run's result ({error!r})"
+        except (OSError, ValueError, KeyError, TypeError, AttributeError, OverflowError) as error:
+            is_clear = isinstance(error, OSError | ValueError)
+            why = str(error) if is_clear else f"not a run's result ({error!r})"
             problems[str(folder)] = why.removeprefix(f"{folder}: ").removeprefix(f"{folder}/")
             continue
         groups.setdefault(key, []).append(row)
@@ -231,7 +233,7 @@ def chart(rows: Sequence[Row]) -> bytes:
         if row.score is not None:
             panels.setdefault(row.corpus, []).append(row)
     heights = [0.4 * len(panel) + 1.6 for panel in panels.values()] or [1.0]
-    with plots.plt.rc_context(plots.STYLE):
+    with plots.plt.rc_context(plots.STYLE | PLAIN):
         figure = plots.plt.figure(figsize=(plots.WIDTH, sum(heights)), layout="constrained")
         parts = figure.subfigures(len(heights), 1, height_ratios=heights, squeeze=False)[:, 0]
         for part, (corpus, panel) in zip(parts, panels.items(), strict=False):
@@ -245,7 +247,12 @@ def chart(rows: Sequence[Row]) -> bytes:
                 title=f"{corpus}, dev",
                 ax=part.subplots(),
             )
-        picture = io.BytesIO()
-        figure.savefig(picture, format="png", metadata={"Software": None})
-        plots.plt.close(figure)
+        return png(figure)
+
+
+def png(figure) -> bytes:
+    """The picture of a figure, which is closed."""
+    picture = io.BytesIO()
+    figure.savefig(picture, format="png", metadata={"Software": None})
+    plots.plt.close(figure)
     return picture.getvalue()

@@ -142,8 +142,12 @@ def run_cell(line: Sequence[str], folder: str, n_threads: int) -> dict:
         ended = subprocess.run(command, stdout=log, stderr=subprocess.STDOUT, env=environment)
         log.seek(0)
         last_line = (log.read().splitlines() or ["its process ended"])[-1]
-    error = f"{last_line} (status {ended.returncode})" if ended.returncode else None
-    values = {} if error else read_values(place)
+    error, values = f"{last_line} (status {ended.returncode})", {}
+    if ended.returncode == 0:
+        try:
+            values, error = read_values(place), None
+        except ValueError as problem:
+            error = str(problem)
     return dict(values=values, error=error, seconds=round(time.perf_counter() - began, 1))
 
 

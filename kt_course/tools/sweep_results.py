@@ -2,23 +2,24 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 
 from kt_core.corpora.files import write_atomically, write_json
+from kt_core.runs.experiment import Result
 from kt_course.figures import plots
+from kt_course.tools.report import PLAIN, png
 from kt_course.tools.tables import csv_text, markdown_table, markdown_text, percent
-from kt_course.tools.workbook import numbers, scores
+from kt_course.tools.workbook import numbers, read_notebooks, scores
 
 
 def read_values(folder: Path) -> dict[str, float]:
     """The values of a finished run or workbook by name; NAME_low and NAME_high bound a score."""
     if (folder / "results.json").exists():  # a workbook
-        notebooks = json.loads((folder / "results.json").read_text(encoding="utf-8"))["notebooks"]
+        notebooks = read_notebooks(folder / "results.json")["notebooks"]
         facts = {name: notebook["facts"] for name, notebook in notebooks.items()}
     else:
-        facts = json.loads((folder / "result.json").read_text(encoding="utf-8"))
+        facts = Result.read(folder).details
         if facts["dev"] and facts["test"]:
             pooled = {key: facts["dev"][key] + facts["test"][key] for key in ("correct", "total")}
             facts["held_out"] = pooled
@@ -45,8 +46,8 @@ def write_results(rows: Sequence[dict], out: Path, title: str, x: str | None, y:
     )
     write_atomically(out / "sweep.md", f"# Sweep\n\n{text}\n".encode())
     if names:
-        figure = chart(rows, names, title, x, y)
-        figure.savefig(out / "sweep.png", metadata={"Software": None})
+        with plots.plt.rc_context(PLAIN):
+            write_atomically(out / "sweep.png", png(chart(rows, names, title, x, y)))
     return text
 
 

@@ -42,6 +42,7 @@ def text_table(headers: Sequence[str], rows: Sequence[Sequence[Any]], numbers: s
 def _table(headers: Sequence[str], rows: Sequence[Sequence[Any]], numbers: str, style: str) -> str:
     align = ["right" if letter == "r" else "left" for letter in numbers.ljust(len(headers))]
     cells = [[_cell(value, style) for value in row] for row in rows]
+    headers = [_cell(header, style) for header in headers]
     return tabulate(cells, headers, tablefmt=style, colalign=align, disable_numparse=True)
 
 
@@ -51,8 +52,9 @@ def _cell(value: Any, style: str) -> str:
 
 
 def markdown_text(text: str) -> str:
-    """Text on one line of Markdown that can be neither HTML nor a link or picture."""
-    return " ".join(text.split()).replace("<", "&lt;").replace("](", "]\\(")
+    """Text on one line of Markdown that can be neither HTML nor a link, picture or formula."""
+    text = " ".join(text.split()).replace("<", "&lt;").replace("$", "&#36;")
+    return text.replace("](", "]\\(")
 
 
 def csv_text(headers: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
@@ -68,7 +70,7 @@ def _csv_cell(value: Any) -> Any:
     if not isinstance(value, str):
         return value
     text = printable(value)
-    return f"'{text}" if text[:1] in ("=", "+", "-", "@") else text
+    return f"'{text}" if text.lstrip()[:1] in tuple("=+-@＝＋－＠") else text
 
 
 def printable(text: str, keep: str = "") -> str:

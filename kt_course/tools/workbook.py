@@ -276,12 +276,25 @@ def _read_results(out: Path, parameters: dict) -> dict:
     (out / "runs").mkdir(parents=True, exist_ok=True)
     if not path.exists():
         return dict(parameters=parameters, seconds=0.0, notebooks={})
-    results = read_json(path)
-    if not isinstance(results.get("notebooks"), dict) or "parameters" not in results:
-        raise ValueError(f"{path}: not the results of a workbook: give another folder (--out)")
+    results = read_notebooks(path)
     if results["parameters"] != parameters:
         held = f"{out} holds a workbook with other parameters ({results['parameters']})"
         raise ValueError(f"{held}: give another folder (--out)")
+    return results
+
+
+def read_notebooks(path: Path) -> dict:
+    """Read a results.json; ValueError for another file."""
+    results = read_json(path)
+    try:
+        is_ours = "parameters" in results and all(
+            isinstance(notebook["seconds"], float) and "facts" in notebook
+            for notebook in results["notebooks"].values()
+        )
+    except (KeyError, TypeError, AttributeError):
+        is_ours = False
+    if not is_ours:
+        raise ValueError(f"{path}: not the results of a workbook: give another folder (--out)")
     return results
 
 
