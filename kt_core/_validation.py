@@ -33,9 +33,9 @@ def did_you_mean(name: str, names: Iterable[str]) -> str:
 
 
 def one_of(what: str, name: str, names: Iterable[str]) -> str:
-    """Return `name` if it is known; ValueError names the nearest and all known ones otherwise."""
+    """Return `name` if it is known; ValueError names the nearest, or all known ones, otherwise."""
     names = list(names)
     if name not in names:
-        suggestion = did_you_mean(name, names)
-        raise ValueError(f"no {what} {name!r}{suggestion or ';'} known: {', '.join(names)}")
+        hint = did_you_mean(name, names) or f"; known: {', '.join(names)}"
+        raise ValueError(f"no {what} {name!r}{hint}")
     return name

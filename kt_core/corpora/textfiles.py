@@ -17,13 +17,13 @@ class CorpusError(ValueError):
     """A corpus that is missing, or a file of it that cannot be used."""
 
 
-def read_lines(path: Path | str) -> list[tuple[int, str]]:
-    """Return the lines of a UTF-8 file that are not blank, each with its number from 1.
+def read_numbered_lines(path: Path | str) -> list[tuple[int, str]]:
+    """Return the lines of a UTF-8 file, each with its number from 1.
 
     Windows line ends and a byte order mark are removed, and letters with accents are composed
     (NFC), so that a name is the same text in every file. Only the newline ends a line, where
     str.splitlines would also cut at characters such as U+2028 inside a document. CorpusError for a
-    file that cannot be read, is not UTF-8, has other line ends or a null character, or is empty.
+    file that cannot be read, is not UTF-8, or has other line ends or a null character.
     """
     try:
         raw = read_plain_file(path)
@@ -40,7 +40,12 @@ def read_lines(path: Path | str) -> list[tuple[int, str]]:
             raise CorpusError(f"{path}, line {n}: a null character; save as UTF-8, not UTF-16")
         if "\r" in line:
             raise CorpusError(f"{path}, line {n}: a carriage return; end lines by a newline alone")
-    lines = [(n, line) for n, line in lines if line.strip()]
+    return lines
+
+
+def read_lines(path: Path | str) -> list[tuple[int, str]]:
+    """Return the lines that are not blank; CorpusError also if there is none."""
+    lines = [(n, line) for n, line in read_numbered_lines(path) if line.strip()]
     if not lines:
         raise CorpusError(f"{path}: empty; at least one line is needed")
     return lines

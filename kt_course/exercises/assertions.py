@@ -15,12 +15,17 @@ A check begins with a fixed case, whose diagnosis may show numbers. Random cases
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
 import torch
 from torch import Tensor
+
+CUT_OFF = (
+    "its values are right, but it is cut off from the graph, so nothing before it can learn: no "
+    "detach(), .data, .item(), numpy or torch.no_grad() on the way"
+)
 
 
 class Wrong(Exception):
@@ -101,6 +106,17 @@ def recognise(
         raise Wrong(f"{what} holds entries that are no numbers: a softmax row of -inf alone is 0/0")
     difference = (result - expected).abs().max()
     raise Wrong(f"{what} differs from the formula's by up to {difference:.2g}")
+
+
+def flows(results: Any) -> bool:
+    """Whether gradients flow through a tensor, or one of several in lists, tuples or dicts."""
+    if isinstance(results, Tensor):
+        return results.requires_grad
+    if isinstance(results, Mapping):
+        results = results.values()
+    return (
+        isinstance(results, Iterable) and not isinstance(results, str) and any(map(flows, results))
+    )
 
 
 def describe(value: Any) -> str:

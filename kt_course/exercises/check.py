@@ -16,12 +16,13 @@ from dataclasses import dataclass
 from types import CodeType
 from typing import Any
 
+import torch
 from torch import Tensor
 
-from kt_course.exercises.assertions import Wrong, describe
+from kt_course.exercises.assertions import CUT_OFF, Wrong, describe, flows
 from kt_course.exercises.limits import TimeLimit, preserve_random_states, time_limit
 from kt_course.exercises.progress_store import remember
-from kt_course.exercises.registry import Exercise, find_exercise
+from kt_course.exercises.registry import DIFFERENTIABLE, Exercise, find_exercise
 
 STATUSES = ("not attempted", "wrong", "right")
 
@@ -64,6 +65,8 @@ def judge(exercise: Exercise, fn: Any, seconds: float = 10.0) -> Verdict:
     try:
         with preserve_random_states(), time_limit(seconds):
             result = exercise.check(answer.guarded)
+            if exercise.id in DIFFERENTIABLE and answer.is_cut_off(exercise.reference):
+                raise Wrong(CUT_OFF)
     except NotAttempted as blank:
         return verdict("not attempted", f"{blank} {stand_in}".strip())
     except KeyboardInterrupt:
@@ -101,6 +104,7 @@ class Answer:
         self.fn = fn
         self.calls = 0
         self.latest: Any = None
+        self.given: list[tuple[tuple, dict]] = []  # arguments of the first calls
         self.codes = set(codes_of(fn))
         self.guarded = fn
         if not inspect.isclass(fn):
@@ -109,10 +113,11 @@ class Answer:
     def call(self, *args: Any, **kwargs: Any) -> Any:
         """Call the function; NotAttempted if it is a stub, Wrong if it misuses its arguments."""
         tensors = [
-            (name, value, value._version)
+            (name, value, value.detach().clone())
             for name, value in named_arguments(self.fn, args, kwargs)
-            if isinstance(value, Tensor) and not value.is_inference()  # those count no changes
+            if isinstance(value, Tensor)
         ]
+        self.given += [(args, kwargs)] if len(self.given) < 6 else []
         try:
             self.latest = self.fn(*args, **kwargs)
         except (NotImplementedError, TypeError, AttributeError) as error:
@@ -127,13 +132,26 @@ class Answer:
         if self.calls == 1 and (self.latest is None or self.latest is ...):
             is_stub = self.latest is ... or all(map(is_blank, self.codes))
             raise NotAttempted("" if is_stub else "It gives back None: is the `return` missing?")
-        for name, value, version in tensors:
-            if value._version != version:
+        for name, value, before in tensors:
+            if ((value != before) & ~(value.isnan() & before.isnan())).any():
                 raise Wrong(
                     f"it changes its argument {name} in place, which its caller still needs: "
                     "make a new tensor"
                 )
         return self.latest
+
+    def is_cut_off(self, reference: Callable) -> bool:
+        """Whether gradients flow through the reference, but not here, for the same arguments."""
+
+        def flows_through(fn: Callable, args: tuple, kwargs: dict) -> bool:
+            with torch.enable_grad():
+                options = {key: tracked(value) for key, value in kwargs.items()}
+                return flows(fn(*map(tracked, args), **options))
+
+        return any(
+            flows_through(reference, *given) and not flows_through(self.fn, *given)
+            for given in self.given
+        )
 
     def has_blank_method(self) -> bool:
         """Whether a class still has a method without a body."""
@@ -147,6 +165,12 @@ class Answer:
             return ""
         source = linecache.getline(steps[-1].filename, steps[-1].lineno).strip()
         return f"line {steps[-1].lineno}: {source}".removesuffix(": ")
+
+
+def tracked(value: Any) -> Any:
+    """A copy of a tensor of floats, for which gradients are computed; anything else as it is."""
+    is_float = isinstance(value, Tensor) and value.is_floating_point()
+    return value.detach().clone().requires_grad_() if is_float else value
 
 
 def codes_of(thing: Any) -> list[CodeType]:

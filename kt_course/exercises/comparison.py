@@ -21,8 +21,9 @@ from typing import Any
 
 from torch import Tensor
 
-from kt_course.exercises.assertions import Wrong, close, fresh_cases
+from kt_course.exercises.assertions import CUT_OFF, Wrong, close, flows, fresh_cases
 from kt_course.exercises.random_cases import draw
+from kt_course.exercises.registry import DIFFERENTIABLE
 from kt_course.exercises.solutions import split_sections
 
 Results = dict[str, Tensor | str]  # what an answer computes, by name
@@ -71,6 +72,8 @@ class Comparison:
 
         def check(answer: Callable) -> str:
             results, expected = compute(answer, 0), compute(solution, 0)
+            is_cut_off = flows(expected) and not flows(results)
+            results, expected = detached(results), detached(expected)
             different = [key for key in expected if not same(results[key], expected[key])]
             if different:
                 for _, source, text in self.mistakes(id):
@@ -78,6 +81,8 @@ class Comparison:
                         raise Wrong(text)
                 key = different[0]
                 raise Wrong(difference(key, results[key], expected[key]))
+            if id in DIFFERENTIABLE and is_cut_off:
+                raise Wrong(CUT_OFF)
             with fresh_cases(self.texts[id]["other"]):
                 for seed in draw(1, 10**6, 3):
                     results, expected = compute(answer, seed), compute(solution, seed)
@@ -85,6 +90,11 @@ class Comparison:
             return self.texts[id]["verified"]
 
         return check
+
+
+def detached(results: Results) -> Results:
+    """The same values without gradients."""
+    return {k: v.detach() if isinstance(v, Tensor) else v for k, v in results.items()}
 
 
 def makes_mistake(results: Results, compute: Callable, mistake: Any) -> bool:

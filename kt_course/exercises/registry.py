@@ -19,6 +19,13 @@ from typing import Any
 
 from kt_core._validation import one_of
 
+# Parts of models that are trained: gradients have to flow through their results.
+DIFFERENTIABLE = frozenset(
+    "scaled-score masked-softmax one-head cross-entropy embedding attention-module mlp block gpt "
+    "layer-norm-module cross-attention down-project up-project through-latents rotate "
+    "rotary-attention layer-norm encoder-block decoder-block one-hot-kl bert-forward mean-pooling "
+    "gpt2-attention pool low-rank vit-tokens vit-embed".split()
+)
 CHAPTERS = Path(__file__).resolve().parent.parent / "chapters"
 
 

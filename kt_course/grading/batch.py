@@ -112,9 +112,16 @@ def grade_command(
     rows = [row for path in earlier for row in read_rows(path)]
     if os.getuid() == 0 and (problem := bubblewrap_problem()):
         raise ValueError(f"root grades with bubblewrap alone ({problem}): be another user")
+    if any(path and os.path.realpath(path) == os.path.realpath(out) for path in (roster, points, marks)):
+        raise ValueError(f"--out {out} is read and would be overwritten: name another file")
+    if out.suffix != ".csv":
+        raise ValueError(f"{out}: the table is written there, so its name must end in .csv")
+    opt.check_output(out)
+    if rest := [path for path in notebooks if path not in earlier]:
+        find_submissions(rest)  # refuses nothing to grade
     if kept := keep_previous(out):
         print(f"the {out.name} that was there is now {kept.name}")
-    if rest := [path for path in notebooks if path not in earlier]:
+    if rest:
         jobs = jobs or psutil.cpu_count(logical=False) or 1
         rows += grade(rest, out, limits, profile, jobs=jobs)
     write_atomically(out, table(rows).encode())
@@ -215,8 +222,6 @@ def grade(
     if not hasattr(os, "fork"):
         hint = "on Windows use the Windows Subsystem for Linux"
         raise ValueError(f"grading needs Linux or macOS; {hint}")
-    if Path(out).suffix != ".csv":
-        raise ValueError(f"{out}: the table is written there, so its name must end in .csv")
     paths, limits = find_submissions(submissions), limits or Limits()
     bubblewrap = not bubblewrap_problem() if bubblewrap is None else bubblewrap
     log(describe_isolation(bubblewrap))

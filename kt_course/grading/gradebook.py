@@ -24,7 +24,8 @@ from pathlib import Path
 from typing import Any
 
 from kt_core._validation import one_of
-from kt_core.corpora.files import read_plain_file, write_atomically, write_json
+from kt_core.corpora.files import write_atomically, write_json
+from kt_core.corpora.textfiles import read_numbered_lines
 from kt_course.exercises.registry import library
 from kt_course.grading.written import Question, page, written_questions
 from kt_course.tools.tables import csv_text, printable
@@ -85,8 +86,14 @@ def read_roster(path: str | Path) -> list[Student]:
     Raises:
         ValueError: It names the line, or the column that is missing.
     """
-    text = _read_text(path)
-    lines = csv.DictReader(io.StringIO(text))
+    lines = csv.DictReader(io.StringIO(_read_text(path)), strict=True)
+    try:
+        return list(_students(path, lines).values())
+    except csv.Error as error:
+        raise ValueError(f"{path}, line {lines.line_num}: {error}") from None
+
+
+def _students(path: str | Path, lines: csv.DictReader) -> dict[str, Student]:
     known = {spelling: name for name, spellings in COLUMNS.items() for spelling in spellings}
     headers = {
         h: known[plain_header(h)] for h in lines.fieldnames or () if plain_header(h) in known
@@ -96,6 +103,8 @@ def read_roster(path: str | Path) -> list[Student]:
         raise ValueError(f"{path}, line 1: no column {missing[0]!r}; there are {found}")
     students: dict[str, Student] = {}
     for line in lines:
+        if None in line:
+            raise ValueError(f"{path}, line {lines.line_num}: more cells than columns")
         values = {headers[h]: (line[h] or "").strip() for h in headers}
         if not values["id"] and plain(values["name"]) in ("", "points possible"):
             continue  # the second line of Canvas' export
@@ -105,20 +114,23 @@ def read_roster(path: str | Path) -> list[Student]:
         students[values["id"]] = Student(**values)
     if not students:
         raise ValueError(f"{path}: no student in it")
-    return list(students.values())
+    return students
 
 
 def read_points(path: str | Path | None) -> Points:
     """Read points.toml: `default`, `unconfirmed`, and [exercises] with points by id."""
     if path is None:
         return Points()
+    text = _read_text(path)
     try:
-        given = tomllib.loads(_read_text(path))
+        given = tomllib.loads(text)
         for key in given:
             one_of("entry of a points file", key, ("default", "unconfirmed", "exercises"))
+        if not isinstance(given.get("exercises", {}), dict):
+            raise ValueError("exercises must be a table: [exercises], and a line for each")
         for id in given.get("exercises", {}):
             one_of("exercise", id, library())
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise ValueError(f"{path}: {error}") from None
     numbers = [*given.get("exercises", {}).items(), ("default", given.get("default", 1))]
     for key, value in numbers:
@@ -130,10 +142,7 @@ def read_points(path: str | Path | None) -> Points:
 
 
 def _read_text(path: str | Path) -> str:
-    try:
-        return read_plain_file(path).decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise ValueError(f"{path}: not UTF-8 ({error.reason})") from None
+    return "\n".join(line for _, line in read_numbered_lines(path))
 
 
 def plain_header(text: str | None) -> str:

@@ -67,8 +67,8 @@ class Limits:
 
     def __post_init__(self):
         for name, value in vars(self).items():
-            if value <= 0:
-                raise ValueError(f"the limit {name} must be above 0, not {value}")
+            if not 0 < value < 1e9:
+                raise ValueError(f"the limit {name} must be above 0, below 1e9, not {value}")
 
 
 @dataclass(frozen=True)

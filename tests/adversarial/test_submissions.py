@@ -87,9 +87,7 @@ def test_a_cell_that_python_never_runs_is_not_an_answer(above):
     assert judged(above + RIGHT, other).startswith("not attempted")
 
 
-@pytest.mark.parametrize(
-    "above", ["%%time\n", "%%capture\n", "\n\n%%time\n"]
-)
+@pytest.mark.parametrize("above", ["%%time\n", "%%capture\n", "\n\n%%time\n"])
 def test_a_cell_that_python_runs_under_a_magic_is_one(above):
     assert judged(above + RIGHT) == "right"
 
@@ -152,13 +150,14 @@ def test_a_patched_check_and_no_data_is_wrong(result):
 # ---------------------------------------------------------------- the batch goes on
 
 
-def test_folders_named_like_notebooks_use_no_file_descriptors(tmp_path):
-    for number in range(300):
+def test_folders_named_like_notebooks_use_no_file_descriptors(tmp_path, monkeypatch):
+    monkeypatch.setattr(batch, "run_confined", lambda *given: Outcome([], "failed: x"))
+    for number in range(50):
         (tmp_path / f"{number}.ipynb").mkdir()
     (tmp_path / "real.ipynb").write_bytes(b"{]")
     before = psutil.Process().num_fds()
     rows = grade([tmp_path], tmp_path / "out.csv", bubblewrap=False, log=lambda line: None)
-    assert psutil.Process().num_fds() <= before + 3 and len(rows) in (1, 301)
+    assert psutil.Process().num_fds() <= before + 3 and len(rows) == 51
 
 
 @pytest.mark.parametrize("kind", SPECIAL)

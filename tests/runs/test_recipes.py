@@ -35,7 +35,7 @@ def test_the_recipes_are_found_by_name_and_carry_it():
 
 
 def test_an_unknown_recipe_names_the_known_ones():
-    with pytest.raises(ValueError, match=r"'quik', did you mean 'quick'\? known: a5, smoke, quick"):
+    with pytest.raises(ValueError, match=r"'quik', did you mean 'quick'\?"):
         recipe("quik")
 
 

@@ -59,7 +59,7 @@ def embedding_of(answer: Callable, seed: int) -> Results:
 def tensor_of(result: Any, what: str) -> Tensor:
     if not isinstance(result, Tensor):
         raise Wrong(f"{what} should be a tensor, not {describe(result)}")
-    return result.detach()
+    return result
 
 
 # ---------------------------------------------------------------- layers
@@ -84,8 +84,7 @@ def with_weights(module: Any, like: nn.Module, seed: int) -> nn.Module:
 
 
 def output_of(module: nn.Module, x: Tensor) -> Tensor:
-    with torch.no_grad():
-        return tensor_of(module(x), "the output")
+    return tensor_of(module(x), "the output")
 
 
 def attention_of(answer: Callable, seed: int) -> Results:
@@ -127,15 +126,14 @@ def gpt_of(answer: Callable, seed: int) -> Results:
     spreads = {
         f"the spread of {name} at the start, in units of 0.02,": (50 * p.detach().std()).round()
         for name, p in model.named_parameters()
-        if seed == 0 and p.dim() > 1
+        if seed == 0 and (p.dim() > 1 or name.endswith("bias"))
     }
     model = with_weights(model, models.GPT(c), seed)
     if len({id(block) for block in model.blocks}) < c.n_layer:
         raise Wrong(TEXTS["gpt"]["one_block"])
     idx, targets = integers(seed, 2, 11, 2, T), integers(seed + 1, 0, 11, 2, T)
     targets[0, 0] = 1
-    with torch.no_grad():
-        pairs = [model(idx), model(idx, targets)]
+    pairs = [model(idx), model(idx, targets)]
     if not all(isinstance(pair, tuple) and len(pair) == 2 for pair in pairs):
         raise Wrong(TEXTS["gpt"]["no_pair"])
     if pairs[0][1] is not None:
