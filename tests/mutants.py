@@ -22,7 +22,7 @@ import torch
 from torch import Tensor
 
 from kt_course.exercises.check import judge
-from kt_course.exercises.registry import Exercise, library
+from kt_course.exercises.registry import DIFFERENTIABLE, Exercise, library
 from kt_course.exercises.solutions import teaching_solution
 from kt_course.grading import borrowed
 
@@ -187,7 +187,10 @@ def is_accepted(exercise: Exercise, text: str) -> bool | None:
         exec(compile(text, "<mutant>", "exec"), namespace)
     except Exception:
         return None
-    function = namespace[name]
+    function = namespace[name.rpartition(".")[2]]
+    function = getattr(function, "fget", None) or function  # of a property
+    if "_detach(" in text and exercise.id not in DIFFERENTIABLE:
+        return None  # a measurement: nobody trains through it
     EFFECTS.clear()
     with warnings.catch_warnings(action="ignore"):
         judged = judge(exercise, function, 3.0)

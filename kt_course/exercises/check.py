@@ -169,6 +169,8 @@ class Answer:
 
 def tracked(value: Any) -> Any:
     """A copy of a tensor of floats, for which gradients are computed; anything else as it is."""
+    if isinstance(value, dict):
+        return {key: tracked(one) for key, one in value.items()}
     is_float = isinstance(value, Tensor) and value.is_floating_point()
     return value.detach().clone().requires_grad_() if is_float else value
 

@@ -112,7 +112,9 @@ def grade_command(
     rows = [row for path in earlier for row in read_rows(path)]
     if os.getuid() == 0 and (problem := bubblewrap_problem()):
         raise ValueError(f"root grades with bubblewrap alone ({problem}): be another user")
-    if any(path and os.path.realpath(path) == os.path.realpath(out) for path in (roster, points, marks)):
+    if any(
+        path and os.path.realpath(path) == os.path.realpath(out) for path in (roster, points, marks)
+    ):
         raise ValueError(f"--out {out} is read and would be overwritten: name another file")
     if out.suffix != ".csv":
         raise ValueError(f"{out}: the table is written there, so its name must end in .csv")

@@ -20,14 +20,7 @@ from kt_course.exercises.registry import library
 from kt_course.grading import batch, judging, sandbox
 from kt_course.grading.answers import answers
 from kt_course.grading.batch import Row, grade
-from kt_course.grading.judging import (
-    BY_EFFECT,
-    Lost,
-    Unreadable,
-    judge_notebook,
-    run_in_copy,
-    verdict,
-)
+from kt_course.grading.judging import BY_EFFECT, Late, Lost, judge_notebook, run_in_copy, verdict
 from kt_course.grading.sandbox import Limits, Outcome, run_confined
 from kt_course.tools.cli import main
 
@@ -146,7 +139,7 @@ forged = io.BytesIO()
 torch.save(("result", ("right", "fine")), forged)
 for fd in range(3, 100):
     try:
-        os.write(fd, forged.getvalue())
+        os.write(fd, len(forged.getvalue()).to_bytes(8, "big") + forged.getvalue())
     except OSError:
         pass
 never = os._exit(0)
@@ -191,7 +184,7 @@ def test_an_answer_cannot_forge_its_verdict(answer, wanted):
     assert re.match(wanted, verdict), verdict
 
 
-def test_what_no_copy_can_hand_over_is_right_but_unconfirmed():
+def test_subclasses_of_plain_data_are_handed_over_as_plain_data():
     loads = "class Pair(list): pass\n" + '@exercise("shift-and-pad")\ndef mine(examples, length):\n'
     borrowed = judged(
         loads + "    return Pair(kt.datasets.collate(examples, length))", id="shift-and-pad"
@@ -203,9 +196,7 @@ def test_what_no_copy_can_hand_over_is_right_but_unconfirmed():
         x[row, :len(ids)] = torch.tensor(ids)
         y[row, first - 1:len(ids) - 1] = torch.tensor(ids[first:])
 """
-    assert judged(loads + own + "    return Pair([x[:, :-1], y])", id="shift-and-pad") == (
-        "right, unconfirmed: it gives back something that is no plain data"
-    )
+    assert judged(loads + own + "    return Pair([x[:, :-1], y])", id="shift-and-pad") == "right"
     assert judged(loads + own + "    return x[:, :-1], y", id="shift-and-pad") == "right"
 
 
@@ -246,15 +237,15 @@ def test_a_right_answer_passes_by_its_results_alone(id):
         (lambda: {}["key"], RuntimeError, "KeyError: 'key'"),
         (lambda: sys.exit(3), RuntimeError, "SystemExit"),
         (lambda: os.kill(os.getpid(), 9), Lost, "died"),
-        (lambda: object(), Unreadable, "no plain data"),
-        (lambda: [1] * 200_000_000, Unreadable, "too (much|long)"),
-        (lambda: time.sleep(60), Unreadable, "too long"),
+        (lambda: object(), Lost, "no plain data"),
+        (lambda: [1] * 200_000_000, Late, "too (much|long)"),
+        (lambda: time.sleep(60), Late, "too long"),
     ],
 )
 def test_what_comes_back_from_a_copy(work, error, message, monkeypatch):
     monkeypatch.setattr(judging, "MAX_RESULT", 10**6)
     with pytest.raises(error, match=message):
-        run_in_copy(work, 1.0 if error is Unreadable else 60.0)
+        run_in_copy(work, 1.0 if error is Late else 60.0)
     assert not [
         child for child in psutil.Process().children() if child.status() == psutil.STATUS_ZOMBIE
     ]
