@@ -110,15 +110,7 @@ def grade_command(
     values, by_hand = read_points(points), read_marks(marks, students) if marks else {}
     earlier = [path for path in notebooks if path.suffix == ".csv"]
     rows = [row for path in earlier for row in read_rows(path)]
-    if os.getuid() == 0 and (problem := bubblewrap_problem()):
-        raise ValueError(f"root grades with bubblewrap alone ({problem}): be another user")
-    if any(
-        path and os.path.realpath(path) == os.path.realpath(out) for path in (roster, points, marks)
-    ):
-        raise ValueError(f"--out {out} is read and would be overwritten: name another file")
-    if out.suffix != ".csv":
-        raise ValueError(f"{out}: the table is written there, so its name must end in .csv")
-    opt.check_output(out)
+    refuse_output(out, roster, points, marks)
     if rest := [path for path in notebooks if path not in earlier]:
         find_submissions(rest)  # refuses nothing to grade
     if kept := keep_previous(out):
@@ -149,6 +141,17 @@ def read_rows(path: Path) -> list[Row]:
         known = dict(notebook=line["notebook"], verdicts=verdicts)
         rows.append(Row(file, line["status"], float(line["seconds"]), **known))
     return rows
+
+
+def refuse_output(out: Path, *reads: Path | None) -> None:
+    """Raise ValueError, before anything is graded, for a table that cannot be written."""
+    if os.getuid() == 0 and (problem := bubblewrap_problem()):
+        raise ValueError(f"root grades with bubblewrap alone ({problem}): be another user")
+    if os.path.realpath(out) in [os.path.realpath(path) for path in reads if path]:
+        raise ValueError(f"--out {out} is read and would be overwritten: name another file")
+    if out.suffix != ".csv":
+        raise ValueError(f"{out}: the table is written there, so its name must end in .csv")
+    opt.check_output(out)
 
 
 def write_for_reading(book: Gradebook, out: Path) -> list[Path]:
