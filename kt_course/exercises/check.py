@@ -117,7 +117,6 @@ class Answer:
             for name, value in named_arguments(self.fn, args, kwargs)
             if isinstance(value, Tensor)
         ]
-        self.given += [(args, kwargs)] if len(self.given) < 6 else []
         try:
             self.latest = self.fn(*args, **kwargs)
         except (NotImplementedError, TypeError, AttributeError) as error:
@@ -129,6 +128,7 @@ class Answer:
                 raise Wrong(f"it cannot be called as the exercise says: {error}") from error
             raise
         self.calls += 1
+        self.given += [(args, kwargs)] if self.calls <= 6 else []
         if self.calls == 1 and (self.latest is None or self.latest is ...):
             is_stub = self.latest is ... or all(map(is_blank, self.codes))
             raise NotAttempted("" if is_stub else "It gives back None: is the `return` missing?")
