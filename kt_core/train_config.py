@@ -57,7 +57,8 @@ class TrainConfig:
     def __post_init__(self):
         for field in ("epochs", "learning_rate", "muon_learning_rate", "grad_clip"):
             require(self, field, getattr(self, field) > 0, "above 0")
-            require(self, field, getattr(self, field) <= 1e6, "at most 1,000,000")
+            most = 1e6 if field == "epochs" else 1e30
+            require(self, field, getattr(self, field) <= most, f"at most {most:,.0f}")
         seed_fits = is_whole(self.seed, 0) and self.seed < 2**63
         require(self, "seed", seed_fits, "a whole number from 0 to 2**63 - 1")
         require(self, "weight_decay", 0 <= self.weight_decay <= 1e6, "in 0 ... 1,000,000")

@@ -62,10 +62,9 @@ def read_documents(path: Path | str) -> list[str]:
 
 
 def numbered_pairs(path: Path | str, needs_answers: bool = False) -> list[tuple[int, Pair]]:
-    """Return (line number, (question, answer)) of each line; the answer is None where none is.
+    """Return (line number, (question, answer)) of each line; None in a file without answers.
 
-    CorpusError for more than two columns, an empty one, or lines of both kinds in one file.
-    """
+    CorpusError for more than two columns, an empty one, or lines of both kinds in one file."""
     pairs: list[tuple[int, Pair]] = []
     columns = 0
     for n, line in read_lines(path):

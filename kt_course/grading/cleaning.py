@@ -16,6 +16,7 @@ from typing import Any
 import nbformat
 from nbformat import NotebookNode
 
+from kt_core.corpora.files import read_plain_file
 from kt_course.exercises.registry import library
 from kt_course.grading.written import question_cells
 from kt_course.tools.workbook import find_notebooks
@@ -55,7 +56,7 @@ def clean_notebook(
         ValueError: The file is no notebook, or the exercise of a cell cannot be recognised.
     """
     try:
-        notebook = nbformat.reads(path.read_text(encoding="utf-8"), as_version=4)
+        notebook = nbformat.reads(read_plain_file(path).decode(), as_version=4)
     except Exception as error:  # JSON of any other shape
         raise ValueError(f"{path}: not a notebook ({type(error).__name__}: {error})") from error
     notebook.metadata = NotebookNode(kernelspec=KERNEL, language_info=LANGUAGE)

@@ -237,7 +237,7 @@ def test_a_process_that_dies_is_an_error(monkeypatch, tmp_path, script, words):
 
 def test_values_of_a_workbook_are_those_of_its_notebooks(tmp_path):
     facts = dict(rope=dict(correct=3, total=10), steps=dict(a=1.5), note="x", flag=True)
-    results = dict(notebooks={"01_one": dict(facts=facts, seconds=3.0)})
+    results = dict(parameters={}, notebooks={"01_one": dict(facts=facts, seconds=3.0)})
     (tmp_path / "results.json").write_text(json.dumps(results))
     values = read_values(tmp_path)
     assert values["01 one rope"] == 0.3 and values["01 one steps a"] == 1.5
