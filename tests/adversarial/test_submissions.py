@@ -308,7 +308,7 @@ def test_a_roster_that_is_no_plain_file(handed_in, kind, name):
     ("line", "words"),
     [
         ("grade submissions --out grades.txt", "grades.txt: .*must end in .csv"),
-        ("grade submissions --out corpus", "--out corpus: not a plain file"),
+        ("grade submissions --out corpus", "corpus: .*must end in .csv"),
         ("grade submissions --out corpus/text.txt/a.csv", "text.txt"),
         ("grade", "NOTEBOOKS|out"),
         ("grade corpus --out new.csv", "no notebook in corpus"),
