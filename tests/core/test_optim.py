@@ -206,7 +206,7 @@ def test_constant_and_warm_up():
         ("learning_rate", math.nan, "above 0"),
         ("muon_learning_rate", -1.0, "above 0"),
         ("grad_clip", 0.0, "above 0"),
-        ("weight_decay", -0.1, "0 or more"),
+        ("weight_decay", -0.1, "in 0 ... 1,000,000"),
         ("warmup_steps", -1, "0 or more"),
         ("eval_every", -1, "0 or more"),
         ("log_every", -1, "0 or more"),
