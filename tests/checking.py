@@ -15,6 +15,7 @@ TestExercises = suite("01_attention_math", ANSWERS)
 
 from __future__ import annotations
 
+import functools
 import inspect
 import random
 import re
@@ -22,6 +23,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from types import ModuleType
 
 import nbformat
 import numpy as np
@@ -30,10 +32,12 @@ import torch
 
 from kt_course import exercises as checks
 from kt_course.exercises.check import STATUSES, Verdict, judge
+from kt_course.exercises.comparison import Comparison
 from kt_course.exercises.quizzes import quizzes
 from kt_course.exercises.registry import Exercise, library
 from kt_course.grading.borrowed import judge_strictly
 
+NOTEBOOKS = Path(__file__).resolve().parent.parent / "notebooks"
 MANY = 5  # wrong answers per exercise, at least
 
 
@@ -45,6 +49,27 @@ class Answers:
     wrong: dict[str, tuple[Callable, str]]
     right: dict[str, Callable]
     borrowed: Callable
+
+
+@functools.cache
+def cells(notebook: str) -> dict[str, nbformat.NotebookNode]:
+    """The cells of a notebook of the course, by their ids."""
+    return {cell.id: cell for cell in nbformat.read(NOTEBOOKS / f"{notebook}.ipynb", 4).cells}
+
+
+def stub(notebook: str, solutions: ModuleType, id: str) -> Callable:
+    """The blank answer to an exercise, as the notebook has it."""
+    namespace = vars(solutions) | {"exercise": lambda id: lambda fn: fn}
+    exec(cells(notebook)[f"answer-{id}"].source, namespace)
+    return namespace[library()[id].name]
+
+
+def mistakes(chapter: Comparison, id: str) -> dict[str, tuple[Callable, str]]:
+    """The solution with each mistake of exercises.toml, and the diagnosis that it must get."""
+    return {
+        name: (chapter.execute(source, library()[id].name), re.escape(text))
+        for name, source, text in chapter.mistakes(id)
+    }
 
 
 def _states() -> tuple:
@@ -197,7 +222,7 @@ def quiz_suite(notebook: str) -> type:
 
 def notebook_suite(notebook: str) -> type:
     """A test class over how the notebook poses its exercises and questions."""
-    path = Path(__file__).resolve().parent.parent / "notebooks" / f"{notebook}.ipynb"
+    path = NOTEBOOKS / f"{notebook}.ipynb"
     posed = [exercise for exercise in library().values() if exercise.notebook == notebook]
 
     class TestNotebook:

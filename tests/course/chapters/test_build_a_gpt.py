@@ -5,14 +5,12 @@ from __future__ import annotations
 import ast
 import json
 import math
-import re
 from pathlib import Path
 
-import nbformat
 import pytest
 import torch
 import torch.nn.functional as F
-from checking import Answers, notebook_suite, quiz_suite, suite
+from checking import Answers, cells, mistakes, notebook_suite, quiz_suite, stub, suite
 from torch import nn
 
 import kt_core as kt
@@ -26,17 +24,6 @@ NAME = "02_build_a_gpt"
 NOTEBOOK = Path(__file__).resolve().parents[3] / "notebooks" / f"{NAME}.ipynb"
 IDS = list(exercises.PIECES)
 CONFIG = kt.GPTConfig(11, 9, 3, 2, 8, dropout=0.0)
-
-
-def cells() -> dict[str, nbformat.NotebookNode]:
-    return {cell.id: cell for cell in nbformat.read(NOTEBOOK, as_version=4).cells}
-
-
-def stub(id: str):
-    """The blank answer, as the notebook has it."""
-    namespace = vars(solutions) | {"exercise": lambda id: lambda fn: fn}
-    exec(cells()[f"answer-{id}"].source, namespace)
-    return namespace[library()[id].name]
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -317,14 +304,13 @@ BORROWED = {
 }
 
 
-def mistakes(id: str):
-    """The solution with each mistake of exercises.toml, and the diagnosis that it must get."""
-    for name, source, text in exercises.CHAPTER.mistakes(id):
-        yield name, (exercises.CHAPTER.execute(source, library()[id].name), re.escape(text))
-
-
 ANSWERS = {
-    id: Answers(stub(id), OTHERS[id] | dict(mistakes(id)), {"other words": RIGHT[id]}, BORROWED[id])
+    id: Answers(
+        stub(NAME, solutions, id),
+        OTHERS[id] | mistakes(exercises.CHAPTER, id),
+        {"other words": RIGHT[id]},
+        BORROWED[id],
+    )
     for id in IDS
 }
 TestExercises = suite(NAME, ANSWERS)
@@ -338,7 +324,7 @@ TestNotebook = notebook_suite(NAME)
 def code_lines(id: str) -> int:
     """Lines of code of a solution that are not in the stub, without docstrings and comments."""
     lines = []
-    for source in (teaching_solution(library()[id]), cells()[f"answer-{id}"].source):
+    for source in (teaching_solution(library()[id]), cells(NAME)[f"answer-{id}"].source):
         tree = ast.parse(source)
         for node in ast.walk(tree):
             if ast.get_docstring(node) if isinstance(node, ast.FunctionDef | ast.ClassDef) else 0:
@@ -352,7 +338,7 @@ def code_lines(id: str) -> int:
 def test_a_teaching_solution_is_short_and_is_the_one_on_the_page(id):
     section = teaching_solution(library()[id])
     assert section and code_lines(id) <= 15
-    page = cells()[f"solution-{id}"]
+    page = cells(NAME)[f"solution-{id}"]
     assert page.metadata["tags"] == ["solution"]
     assert f"```python\n{section}```" in page.source and page.source.startswith("<details>")
 

@@ -7,9 +7,8 @@ import shlex
 import tomllib
 from pathlib import Path
 
-import nbformat
 import pytest
-from checking import Answers, notebook_suite, quiz_suite, suite
+from checking import Answers, cells, mistakes, notebook_suite, quiz_suite, suite
 
 import kt_core as kt
 from kt_core.runs.experiment import Result, run_experiment
@@ -23,10 +22,6 @@ from kt_course.tools.cli import main, make_app
 NAME = "15_capstone"
 NOTEBOOK = Path(__file__).resolve().parents[3] / "notebooks" / f"{NAME}.ipynb"
 ID = "compare-recipes"
-
-
-def cells() -> dict[str, nbformat.NotebookNode]:
-    return {cell.id: cell for cell in nbformat.read(NOTEBOOK, as_version=4).cells}
 
 
 # ---------------------------------------------------------------- the exercise
@@ -56,10 +51,7 @@ WRONG = {
     "one number": (one_number, r"return two numbers, \(wins, losses\), not"),
     "twelve people": (fixed_people, "not for others"),
 }
-WRONG |= {
-    name: (exercises.CHAPTER.execute(source, library()[ID].name), re.escape(text))
-    for name, source, text in exercises.CHAPTER.mistakes(ID)
-}
+WRONG |= mistakes(exercises.CHAPTER, ID)
 ANSWERS = {
     ID: Answers(
         stub,
@@ -75,7 +67,7 @@ TestNotebook = notebook_suite(NAME)
 
 def test_the_teaching_solution_is_the_one_on_the_page():
     section = teaching_solution(library()[ID])
-    page = cells()[f"solution-{ID}"]
+    page = cells(NAME)[f"solution-{ID}"]
     assert section.count("\n") <= 15 and page.metadata["tags"] == ["solution"]
     assert f"```python\n{section}```" in page.source
 
@@ -204,7 +196,7 @@ def test_what_the_page_says_of_the_reference_runs():
 def test_the_report_is_graded_with_twenty_points():
     posed = [q for q in written_questions().values() if q.notebook == NAME]
     assert sum(q.points for q in posed) == 20
-    rows = re.findall(r"^\| \d (.+?) \|.*\| (\d) \|$", cells()["report"].source, re.M)
+    rows = re.findall(r"^\| \d (.+?) \|.*\| (\d) \|$", cells(NAME)["report"].source, re.M)
     template = (NOTEBOOK.parents[1] / "docs" / "capstone-report.md").read_text(encoding="utf-8")
     assert [(q.title, f"{q.points:g}") for q in posed] == rows
     assert re.findall(r"^## \d (.+) \((\d) points\)$", template, re.M) == rows

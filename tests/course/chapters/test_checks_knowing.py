@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import json
-import re
 from pathlib import Path
 
-import nbformat
 import pytest
 import torch
 import torch.nn.functional as F
-from checking import Answers, notebook_suite, quiz_suite, suite
+from checking import Answers, cells, mistakes, notebook_suite, quiz_suite, stub, suite
 
 import kt_core as kt
 from kt_course.chapters.what_does_it_know import capacity, confidence, exercises, solutions
@@ -20,17 +18,6 @@ from kt_course.exercises.solutions import teaching_solution
 NAME = "14_what_does_it_know"
 NOTEBOOK = Path(__file__).resolve().parents[3] / "notebooks" / f"{NAME}.ipynb"
 IDS = list(exercises.PIECES)
-
-
-def cells() -> dict[str, nbformat.NotebookNode]:
-    return {cell.id: cell for cell in nbformat.read(NOTEBOOK, as_version=4).cells}
-
-
-def stub(id: str):
-    """The blank answer, as the notebook has it."""
-    namespace = vars(solutions) | {"exercise": lambda id: lambda fn: fn}
-    exec(cells()[f"answer-{id}"].source, namespace)
-    return namespace[library()[id].name]
 
 
 # ---------------------------------------------------------------- answers in other words
@@ -195,16 +182,10 @@ def borrow(id: str):
     return lambda *inputs: getattr(solutions, library()[id].name)(*inputs)
 
 
-def mistakes(id: str):
-    """The solution with each mistake of exercises.toml, and the diagnosis that it must get."""
-    for name, source, text in exercises.CHAPTER.mistakes(id):
-        yield name, (exercises.CHAPTER.execute(source, library()[id].name), re.escape(text))
-
-
 ANSWERS = {
     id: Answers(
-        stub(id),
-        OTHERS.get(id, {}) | dict(mistakes(id)),
+        stub(NAME, solutions, id),
+        OTHERS.get(id, {}) | mistakes(exercises.CHAPTER, id),
         {"other words": RIGHT[id]},
         BORROWED.get(id, borrow(id)),
     )
@@ -217,7 +198,7 @@ TestNotebook = notebook_suite(NAME)
 
 @pytest.mark.parametrize("id", IDS)
 def test_a_teaching_solution_is_the_one_on_the_page(id):
-    page = cells()[f"solution-{id}"]
+    page = cells(NAME)[f"solution-{id}"]
     assert page.metadata["tags"] == ["solution"]
     section = teaching_solution(library()[id]).rstrip()
     assert f"```python\n{section}\n```" in page.source

@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import functools
 import json
-import re
 from pathlib import Path
 
-import nbformat
 import pytest
 import torch
 import torch.nn.functional as F
-from checking import Answers, notebook_suite, quiz_suite, suite
+from checking import Answers, cells, mistakes, notebook_suite, quiz_suite, stub, suite
 from torch import nn
 
 import kt_core as kt
@@ -23,18 +20,6 @@ from kt_course.exercises.solutions import teaching_solution
 NAME = "13_vision_transformer"
 NOTEBOOK = Path(__file__).resolve().parents[3] / "notebooks" / f"{NAME}.ipynb"
 IDS = list(exercises.ANSWERS)
-
-
-@functools.cache
-def cells() -> dict[str, nbformat.NotebookNode]:
-    return {cell.id: cell for cell in nbformat.read(NOTEBOOK, as_version=4).cells}
-
-
-def stub(id: str):
-    """The blank answer, as the notebook has it."""
-    namespace = vars(solutions) | {"exercise": lambda id: lambda fn: fn}
-    exec(cells()[f"answer-{id}"].source, namespace)
-    return namespace[library()[id].name]
 
 
 # ---------------------------------------------------------------- answers in other words
@@ -152,14 +137,13 @@ BORROWED = {
 }
 
 
-def mistakes(id: str):
-    """The solution with each mistake of exercises.toml, and the diagnosis that it must get."""
-    for name, source, text in exercises.CHAPTER.mistakes(id):
-        yield name, (exercises.CHAPTER.execute(source, library()[id].name), re.escape(text))
-
-
 ANSWERS = {
-    id: Answers(stub(id), OTHERS[id] | dict(mistakes(id)), {"other words": RIGHT[id]}, BORROWED[id])
+    id: Answers(
+        stub(NAME, solutions, id),
+        OTHERS[id] | mistakes(exercises.CHAPTER, id),
+        {"other words": RIGHT[id]},
+        BORROWED[id],
+    )
     for id in IDS
 }
 TestExercises = suite(NAME, ANSWERS)
@@ -172,7 +156,7 @@ TestNotebook = notebook_suite(NAME)
 
 @pytest.mark.parametrize("id", IDS)
 def test_a_teaching_solution_is_the_one_on_the_page(id):
-    section, page = teaching_solution(library()[id]), cells()[f"solution-{id}"]
+    section, page = teaching_solution(library()[id]), cells(NAME)[f"solution-{id}"]
     assert page.metadata["tags"] == ["solution"]
     assert f"```python\n{section}```" in page.source and page.source.startswith("<details>")
 
@@ -217,7 +201,7 @@ def test_the_learners_blocks_have_the_weights_of_kt_cores(monkeypatch):
     monkeypatch.setenv("KT_MY_GPT", "off")
     mine = my_gpt.load()
     namespace = {"Block": mine.Block, "FullAttention": solutions.FullAttention, "nn": nn}
-    exec(cells()["blocks"].source.split("\n\n\ntorch.manual_seed")[0], namespace)
+    exec(cells(NAME)["blocks"].source.split("\n\n\ntorch.manual_seed")[0], namespace)
     torch.manual_seed(0)
     theirs, ours = namespace["make_block"](config()), solutions.make_block(config())
     theirs.load_state_dict(ours.state_dict())

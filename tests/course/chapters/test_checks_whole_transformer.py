@@ -1,15 +1,13 @@
 """The checks of notebook 9: each names its mistakes, and takes every correct answer."""
 
 import json
-import re
 from pathlib import Path
 
-import nbformat
 import pytest
 import torch
 import torch.nn.functional as F
 from answering import NOTEBOOKS
-from checking import Answers, notebook_suite, quiz_suite, suite
+from checking import Answers, cells, mistakes, notebook_suite, quiz_suite, suite
 from experiments import FOLDER
 from torch import nn
 
@@ -603,12 +601,6 @@ class TurnedMask(Transformer):
         return Memory(memory.states, ~memory.mask)
 
 
-def mistakes(id):
-    """The solution with each mistake of exercises.toml, and the diagnosis that it must get."""
-    for name, source, text in exercises.CHAPTER.mistakes(id):
-        yield name, (exercises.CHAPTER.execute(source, library()[id].name), re.escape(text))
-
-
 WHOLE = Answers(
     stub=Blank,
     wrong={
@@ -618,7 +610,7 @@ WHOLE = Answers(
         "no Memory": (NoMemory, r"should give a Memory"),
         "mask turned": (TurnedMask, "True where source is not 0"),
     }
-    | dict(mistakes("whole-transformer")),
+    | mistakes(exercises.CHAPTER, "whole-transformer"),
     right={"another": Another},
     borrowed=type("Mine", (Transformer,), {"encode": lambda self, s: Transformer.encode(self, s)}),
 )
@@ -638,7 +630,7 @@ def by_loops(logits, temperature=1.0, top_k=None, top_p=None):
 
 PROBABILITIES = Answers(
     stub=lambda logits, temperature=1.0, top_k=None, top_p=None: ...,
-    wrong=dict(mistakes("next-probabilities")),
+    wrong=mistakes(exercises.CHAPTER, "next-probabilities"),
     right={"by loops": by_loops},
     borrowed=lambda logits, **how: solutions.next_probabilities(logits, **how),
 )
@@ -678,13 +670,9 @@ def test_the_script_model_answers_by_heart():
 # ---------------------------------------------------------------- the page
 
 
-def cells():
-    return {c.id: c for c in nbformat.read(NOTEBOOKS / f"{NAME}.ipynb", as_version=4).cells}
-
-
 @pytest.mark.parametrize("id", ANSWERS)
 def test_a_teaching_solution_is_the_one_on_the_page(id):
-    section, page = teaching_solution(library()[id]), cells()[f"solution-{id}"]
+    section, page = teaching_solution(library()[id]), cells(NAME)[f"solution-{id}"]
     assert page.metadata["tags"] == ["solution"]
     assert f"```python\n{section}```" in page.source and page.source.startswith("<details>")
 
@@ -692,7 +680,7 @@ def test_a_teaching_solution_is_the_one_on_the_page(id):
 @pytest.mark.parametrize("id", ["recurrent-code", "loop-code", "first-letter"])
 def test_the_page_shows_the_code_of_the_experiments(id):
     script = (FOLDER / "whole_transformer.py").read_text(encoding="utf-8")
-    assert cells()[id].source.split("\n\n\n")[0].strip() in script
+    assert cells(NAME)[id].source.split("\n\n\n")[0].strip() in script
 
 
 def test_what_the_page_says_of_the_experiments_is_in_their_results():

@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import functools
 import json
-import re
 from pathlib import Path
 
-import nbformat
 import pytest
 import torch
-from checking import Answers, notebook_suite, quiz_suite, suite
+from checking import Answers, cells, mistakes, notebook_suite, quiz_suite, stub, suite
 from torch import nn
 
 import kt_core as kt
@@ -27,18 +25,6 @@ from kt_course.exercises.solutions import teaching_solution
 NAME = "06_perceiver_ar"
 NOTEBOOK = Path(__file__).resolve().parents[3] / "notebooks" / f"{NAME}.ipynb"
 IDS = list(exercises.ANSWERS)
-
-
-@functools.cache
-def cells() -> dict[str, nbformat.NotebookNode]:
-    return {cell.id: cell for cell in nbformat.read(NOTEBOOK, as_version=4).cells}
-
-
-def stub(id: str):
-    """The blank answer, as the notebook has it."""
-    namespace = vars(solutions) | {"exercise": lambda id: lambda fn: fn}
-    exec(cells()[f"answer-{id}"].source, namespace)
-    return namespace[library()[id].name]
 
 
 # ---------------------------------------------------------------- answers in other words
@@ -74,7 +60,7 @@ def up_in_steps(self, x, z):
 
 def with_forward(id: str, forward):
     """The page's class, whose constructor is given, with this forward."""
-    return type(library()[id].name, (stub(id),), {"forward": forward})
+    return type(library()[id].name, (stub(NAME, solutions, id),), {"forward": forward})
 
 
 def newest_by_loop(local, x):
@@ -189,14 +175,13 @@ BORROWED = {
 }
 
 
-def mistakes(id: str):
-    """The solution with each mistake of exercises.toml, and the diagnosis that it must get."""
-    for name, source, text in exercises.CHAPTER.mistakes(id):
-        yield name, (exercises.CHAPTER.execute(source, library()[id].name), re.escape(text))
-
-
 ANSWERS = {
-    id: Answers(stub(id), OTHERS[id] | dict(mistakes(id)), {"other words": RIGHT[id]}, BORROWED[id])
+    id: Answers(
+        stub(NAME, solutions, id),
+        OTHERS[id] | mistakes(exercises.CHAPTER, id),
+        {"other words": RIGHT[id]},
+        BORROWED[id],
+    )
     for id in IDS
 }
 TestExercises = suite(NAME, ANSWERS)
@@ -209,7 +194,7 @@ TestNotebook = notebook_suite(NAME)
 
 @pytest.mark.parametrize("id", IDS)
 def test_a_teaching_solution_is_the_one_on_the_page(id):
-    section, page = teaching_solution(library()[id]), cells()[f"solution-{id}"]
+    section, page = teaching_solution(library()[id]), cells(NAME)[f"solution-{id}"]
     assert page.metadata["tags"] == ["solution"]
     assert f"```python\n{section}```" in page.source and page.source.startswith("<details>")
 
@@ -218,7 +203,7 @@ def perceiver_gpt(pieces):
     """The page's own class, built on these pieces."""
     names = "CrossAttention", "DownProjectBlock", "UpProjectBlock"
     namespace = {"kt": kt} | vars(gpt) | {name: getattr(pieces, name) for name in names}
-    exec(cells()["perceiver"].source, namespace)
+    exec(cells(NAME)["perceiver"].source, namespace)
     return namespace["PerceiverGPT"]
 
 

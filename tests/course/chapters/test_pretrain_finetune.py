@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import copy
 import json
-import re
 from pathlib import Path
 
-import nbformat
 import pytest
 import torch
-from checking import Answers, notebook_suite, quiz_suite, suite
+from checking import Answers, cells, mistakes, notebook_suite, quiz_suite, suite
 
 import kt_core as kt
 from kt_course.chapters.build_a_gpt.solutions import GPT, train
@@ -21,10 +19,6 @@ from kt_course.exercises.solutions import teaching_solution
 NAME = "05_pretrain_finetune"
 NOTEBOOK = Path(__file__).resolve().parents[3] / "notebooks" / f"{NAME}.ipynb"
 ID = "pretrain-finetune"
-
-
-def cells() -> dict[str, nbformat.NotebookNode]:
-    return {cell.id: cell for cell in nbformat.read(NOTEBOOK, as_version=4).cells}
 
 
 # ---------------------------------------------------------------- answers in other words
@@ -107,10 +101,7 @@ WRONG = {
     "means": (returns_means, "two lists of numbers"),
     "a fixed plan": (fixed_plan, "wrong for other numbers of epochs"),
 }
-WRONG |= {
-    name: (exercises.CHAPTER.execute(source, library()[ID].name), re.escape(text))
-    for name, source, text in exercises.CHAPTER.mistakes(ID)
-}
+WRONG |= mistakes(exercises.CHAPTER, ID)
 ANSWERS = {
     ID: Answers(
         stub,
@@ -127,7 +118,7 @@ TestNotebook = notebook_suite(NAME)
 def test_the_teaching_solution_is_the_one_on_the_page():
     section = teaching_solution(library()[ID])
     assert section.count("\n") <= 15
-    page = cells()[f"solution-{ID}"]
+    page = cells(NAME)[f"solution-{ID}"]
     assert page.metadata["tags"] == ["solution"]
     assert f"```python\n{section}```" in page.source and page.source.startswith("<details>")
 

@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import json
 import random
-import re
 from pathlib import Path
 
-import nbformat
 import numpy as np
 import pytest
 import torch
-from checking import Answers, notebook_suite, quiz_suite, suite
+from checking import Answers, cells, mistakes, notebook_suite, quiz_suite, stub, suite
 
 import kt_core as kt
 from kt_core import datasets
@@ -22,17 +20,6 @@ from kt_course.exercises.solutions import teaching_solution
 NAME = "03_span_corruption"
 NOTEBOOK = Path(__file__).resolve().parents[3] / "notebooks" / f"{NAME}.ipynb"
 IDS = list(exercises.PIECES)
-
-
-def cells() -> dict[str, nbformat.NotebookNode]:
-    return {cell.id: cell for cell in nbformat.read(NOTEBOOK, as_version=4).cells}
-
-
-def stub(id: str):
-    """The blank answer, as the notebook has it."""
-    namespace = vars(solutions) | {"exercise": lambda id: lambda fn: fn}
-    exec(cells()[f"answer-{id}"].source, namespace)
-    return namespace[library()[id].name]
 
 
 # ---------------------------------------------------------------- answers in other words
@@ -127,15 +114,13 @@ BORROWED = {
 }
 
 
-def mistakes(id: str):
-    """The solution with each mistake of exercises.toml, and the diagnosis that it must get."""
-    for name, source, text in exercises.CHAPTER.mistakes(id):
-        diagnosis = re.escape(" ".join(text.split()))
-        yield name, (exercises.CHAPTER.execute(source, library()[id].name), diagnosis)
-
-
 ANSWERS = {
-    id: Answers(stub(id), OTHERS[id] | dict(mistakes(id)), {"other words": RIGHT[id]}, BORROWED[id])
+    id: Answers(
+        stub(NAME, solutions, id),
+        OTHERS[id] | mistakes(exercises.CHAPTER, id),
+        {"other words": RIGHT[id]},
+        BORROWED[id],
+    )
     for id in IDS
 }
 TestExercises = suite(NAME, ANSWERS)
@@ -148,7 +133,7 @@ TestNotebook = notebook_suite(NAME)
 
 @pytest.mark.parametrize("id", IDS)
 def test_a_teaching_solution_is_the_one_on_the_page(id):
-    page = cells()[f"solution-{id}"]
+    page = cells(NAME)[f"solution-{id}"]
     assert page.metadata["tags"] == ["solution"]
     assert f"```python\n{teaching_solution(library()[id])}```" in page.source
 
