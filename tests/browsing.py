@@ -328,6 +328,10 @@ class Notebook:
         self.sources = [
             c.source for c in nbformat.read(lab.folder / f"{name}.ipynb", as_version=4).cells
         ]
+        page.add_locator_handler(  # JupyterLab asks when the list of kernels comes late
+            page.locator(".jp-Dialog", has_text="Select kernel for"),
+            lambda dialog: dialog.locator(".jp-mod-accept").click(),
+        )
         page.goto(lab.url(name))
         page.locator(".jp-Notebook .jp-Cell").nth(len(self.sources) - 1).wait_for(state="attached")
         page.wait_for_function(_READY, arg=f"{name}.ipynb")

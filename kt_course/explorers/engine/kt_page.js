@@ -255,6 +255,8 @@ export function mount(root, { view, models, examples = [], label = "", start = {
     theme: "light",
   };
   root.classList.add("kt-live");
+  // JupyterLab would take arrow keys and letters from what is focused, e.g. from a slider.
+  root.addEventListener("focusin", (event) => (event.target.dataset.lmSuppressShortcuts = "true"));
   root.setAttribute("role", "region");
   root.setAttribute("aria-label", label || `Explorer: ${view}`);
   watchTheme(root, (theme) => {
