@@ -92,7 +92,8 @@ class Experiment:
             model = tasks.letters_model(train, labels)
             shares[what] = sum(model.predict(asked) == gold) / len(gold)
         common = max(range(len(tasks.REGIONS)), key=labels.count)
-        return {k: float(v) for k, v in shares.items()} | {"commonest": gold.count(common) / len(gold)}
+        shares["commonest"] = gold.count(common) / len(gold)
+        return {name: float(share) for name, share in shares.items()}
 
     def other_task(self, task: str, is_pretrained: bool, rate: float, seed: int) -> dict:
         """Train a tagger or a span finder on everything, and score it; seed 0 scores on dev."""

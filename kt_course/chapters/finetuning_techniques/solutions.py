@@ -29,7 +29,7 @@ class Classifier(nn.Module):
         return logits, loss
 
 
-# ======== exercise finetune ========
+# ======== exercise finetune-groups ========
 def finetune(model, batches, groups):
     """Train on each batch (ids, targets) once; return the losses. groups: for AdamW, with "lr"."""
     optimizer = torch.optim.AdamW(groups, weight_decay=0.01)
@@ -70,7 +70,8 @@ def train_top(model, n):
 def layer_rates(model, peak, factor):
     """Return groups for AdamW: the head and last norm have `peak`, each layer below / factor."""
     body = model.body
-    top_down = [[model.head, body.ln_f], *[[b] for b in reversed(list(body.blocks))], [body.tok_emb]]
+    blocks = [[block] for block in reversed(list(body.blocks))]
+    top_down = [[model.head, body.ln_f], *blocks, [body.tok_emb]]
     groups = []
     for k, layer in enumerate(top_down):  # k layers below the top
         trained = [p for part in layer for p in part.parameters() if p.requires_grad]

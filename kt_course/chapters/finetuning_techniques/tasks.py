@@ -70,7 +70,8 @@ class Rows:
         """Pad ids with 0 and targets with -1; return both as tensors."""
         ids, targets = ([torch.tensor(x) for x in part] for part in zip(*rows, strict=True))
         pad = functools.partial(pad_sequence, batch_first=True)
-        return pad(ids), pad(targets, padding_value=-1) if targets[0].dim() else torch.stack(targets)
+        is_list = targets[0].dim() > 0
+        return pad(ids), pad(targets, padding_value=-1) if is_list else torch.stack(targets)
 
 
 def batch_list(rows: Sequence[Row], steps: int, batch_size: int, seed: int) -> list[tuple]:
@@ -91,7 +92,8 @@ def logits_of(model, rows: Sequence[Row], batch_size: int = 50) -> list[Tensor]:
     for i in range(0, len(rows), batch_size):
         part = rows[i : i + batch_size]
         outputs = model(Rows(part).stack(part)[0].to(device))[0].cpu()
-        logits += [z[: len(ids)] if z.dim() > 1 else z for z, (ids, _) in zip(outputs, part)]
+        pairs = zip(outputs, part, strict=True)
+        logits += [z[: len(ids)] if z.dim() > 1 else z for z, (ids, _) in pairs]
     return logits
 
 
@@ -264,7 +266,8 @@ def features_model(rows: Sequence[dict[str, float]], labels: Sequence[int]):
     from sklearn.linear_model import LogisticRegression
     from sklearn.pipeline import make_pipeline
 
-    return make_pipeline(DictVectorizer(), LogisticRegression(max_iter=2000, C=10)).fit(rows, labels)
+    model = make_pipeline(DictVectorizer(), LogisticRegression(max_iter=2000, C=10))
+    return model.fit(rows, labels)
 
 
 def ngram_tagging(train: Sequence, test: Sequence) -> float:

@@ -77,6 +77,14 @@ def switch(layers: Sequence[nn.Module], is_on: bool) -> None:
         layer.is_on = is_on
 
 
+def merge_all(body: GPT) -> None:
+    """Replace every LoRA layer of a body by its merged linear layer."""
+    for module in list(body.modules()):
+        for name, child in list(module.named_children()):
+            if hasattr(child, "merge"):
+                setattr(module, name, child.merge())
+
+
 def new_body(body: GPT, seed: int, is_pretrained: bool = True) -> GPT:
     """Return a copy of a body, or one of the same shape with random weights."""
     torch.manual_seed(seed)
