@@ -82,15 +82,15 @@ class Experiment:
         labelled, _, test = tasks.split_people(seed, self.sizes["n_train"], self.sizes["n_dev"])
         gold = [tasks.region_of(place) for _, place in test]
         labels = [tasks.region_of(place) for _, place in labelled]
-        said = techniques.ask(self.body, self.vocab, test)
+        replies = techniques.ask(self.body, self.vocab, test)
         texts = {
             "question": ([q for q, _ in labelled], [q for q, _ in test]),
-            "answer": ([place for _, place in labelled], said),
+            "answer": ([place for _, place in labelled], replies),
         }
         shares = {}
-        for what, (train, asked) in texts.items():
+        for what, (train, test_texts) in texts.items():
             model = tasks.letters_model(train, labels)
-            shares[what] = sum(model.predict(asked) == gold) / len(gold)
+            shares[what] = sum(model.predict(test_texts) == gold) / len(gold)
         common = max(range(len(tasks.REGIONS)), key=labels.count)
         shares["commonest"] = gold.count(common) / len(gold)
         return {name: float(share) for name, share in shares.items()}

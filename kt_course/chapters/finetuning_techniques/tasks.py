@@ -110,8 +110,8 @@ def region_of(city: str) -> int:
 def region_rows(vocab: CharVocab, pairs: Sequence, answers: Sequence[str]) -> list[Row]:
     """Make a row per question: "Where was NAME born?⁇answer⁇" -> region of the true birthplace."""
     return [
-        (encode(vocab, f"{asked}{MASK}{text}{MASK}"), region_of(place))
-        for (asked, place), text in zip(pairs, answers, strict=True)
+        (encode(vocab, f"{text}{MASK}{reply}{MASK}"), region_of(place))
+        for (text, place), reply in zip(pairs, answers, strict=True)
     ]
 
 
@@ -173,12 +173,12 @@ def span_task(split: str, n: int, seed: int) -> list[tuple[str, int, int]]:
     rng, examples = random.Random(f"span {split} {seed}"), []
     for i in rng.sample(getattr(world()[0], split), len(getattr(world()[0], split))):
         person = people[i]
-        asked = question(person.name) + MASK
+        prefix = question(person.name) + MASK
         line = rng.choice(lines[i]).removeprefix(f"{person.name}. ")
         others = [person.facts.get(key) for key in ("study", "work", "death")]
-        start = len(asked) + line.index(person.birthplace)
-        if any(city and city in line for city in others) and len(asked + line) <= MAX_TEXT:
-            examples.append((asked + line, start, start + len(person.birthplace) - 1))
+        start = len(prefix) + line.index(person.birthplace)
+        if any(city and city in line for city in others) and len(prefix + line) <= MAX_TEXT:
+            examples.append((prefix + line, start, start + len(person.birthplace) - 1))
     return examples[:n]
 
 

@@ -112,7 +112,7 @@ def tune(
 
 def ask(body: GPT, vocab: CharVocab, pairs: Sequence[tuple[str, str]]) -> list[str]:
     """Let a body answer the questions of pairs."""
-    return answer(body, vocab, [asked for asked, _ in pairs], max_new=LONGEST)
+    return answer(body, vocab, [text for text, _ in pairs], max_new=LONGEST)
 
 
 def classify(
