@@ -49,7 +49,7 @@ class Experiment:
         steps: int = techniques.STEPS,
     ):
         self.body, self.vocab, self.save, self.steps = body, vocab, save, steps
-        self.sizes = sizes or SIZES
+        self.sizes, self.answers = sizes or SIZES, {}
         self.table = table or {part: [] for part in LISTS}
 
     def add(self, part: str, key: dict, compute: Callable[[], dict]) -> None:
@@ -57,6 +57,12 @@ class Experiment:
         if not any(all(row.get(k) == v for k, v in key.items()) for row in self.table[part]):
             self.table[part].append(key | compute())
             self.save(self.table)
+
+    def before(self, part: str, pairs: Sequence) -> list[str]:
+        """What the body answers, computed once per part: the people are the same for all seeds."""
+        if part not in self.answers:
+            self.answers[part] = techniques.ask(self.body, self.vocab, pairs)
+        return self.answers[part]
 
     def region(self, name: str, rate: float, seed: int, part: str) -> None:
         """Train one classifier of regions and measure it."""
@@ -72,7 +78,7 @@ class Experiment:
             seconds = round(time.process_time() - began, 2)
             trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
             pairs = dev if part == "choosing" else test
-            counts = techniques.measure(model, layers, self.body, self.vocab, pairs)
+            counts = techniques.measure(model, layers, self.vocab, pairs, self.before(part, pairs))
             return dict(trained=trained, seconds=seconds) | counts
 
         self.add(part, dict(technique=name, rate=rate, seed=seed), compute)
@@ -82,7 +88,7 @@ class Experiment:
         labelled, _, test = tasks.split_people(seed, self.sizes["n_train"], self.sizes["n_dev"])
         gold = [tasks.region_of(place) for _, place in test]
         labels = [tasks.region_of(place) for _, place in labelled]
-        replies = techniques.ask(self.body, self.vocab, test)
+        replies = self.before("rows", test)
         texts = {
             "question": ([q for q, _ in labelled], [q for q, _ in test]),
             "answer": ([place for _, place in labelled], replies),

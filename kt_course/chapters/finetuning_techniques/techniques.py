@@ -132,16 +132,20 @@ def retained(before: Sequence[str], after: Sequence[str], gold: Sequence[str]) -
 
 
 def measure(
-    model: nn.Module, layers: Sequence, body: GPT, vocab: CharVocab, pairs: Sequence
+    model: nn.Module, layers: Sequence, vocab: CharVocab, pairs: Sequence, before: Sequence[str]
 ) -> dict[str, Any]:
     """Measure a finetuned classifier on pairs (question, birthplace).
 
+    Args:
+        layers: The model's LoRA layers, if it has some.
+        before: What the body answered before the finetuning.
+
     Returns:
         Counts: `alone`, correct regions if the finetuned model first answers the question itself
-        (LoRA is switched off for that); `assisted`, if the body as it was answers; `kept` of
-        `known` birthplaces; `total`.
+        (LoRA is switched off for that); `assisted`, the same after the answers `before`; `kept` of
+        `known` birthplaces, and `kept_off` without LoRA; `total`.
     """
-    gold, before = [place for _, place in pairs], ask(body, vocab, pairs)
+    gold = [place for _, place in pairs]
     after = ask(model.body, vocab, pairs)
     switch(layers, False)
     own = ask(model.body, vocab, pairs) if layers else after

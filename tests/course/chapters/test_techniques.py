@@ -14,6 +14,7 @@ from kt_course.chapters.finetuning_techniques.figures import TechniqueTable, mea
 from kt_course.chapters.finetuning_techniques.techniques import (
     TECHNIQUES,
     add_lora,
+    ask,
     chosen_rate,
     measure,
     merge_all,
@@ -162,7 +163,7 @@ def test_retained_counts_of_what_was_known():
 def test_a_frozen_body_keeps_everything_and_answers_as_before():
     model, (rows, test) = body(), region_rows()
     tuned, layers = tune(TECHNIQUES["frozen"], model, rows, rate=0.1, seed=1, steps=2)
-    counts = measure(tuned, layers, model, VOCAB, test)
+    counts = measure(tuned, layers, VOCAB, test, ask(model, VOCAB, test))
     assert counts["kept"] == counts["known"] and counts["alone"] == counts["assisted"]
     assert counts["total"] == len(test)
 
