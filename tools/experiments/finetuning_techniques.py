@@ -21,7 +21,7 @@ import torch
 from kt_core.corpora.files import write_json
 from kt_core.models import GPT
 from kt_core.runs.checkpoints import hardware
-from kt_core.vocab import CharVocab
+from kt_core.vocab import MASK, CharVocab
 from kt_course.chapters.finetuning_techniques import solutions, tasks, techniques
 from kt_course.chapters.finetuning_techniques.techniques import TECHNIQUES, chosen_rate
 from kt_course.shipped import shipped
@@ -101,6 +101,20 @@ class Experiment:
         shares["commonest"] = gold.count(common) / len(gold)
         return {name: float(share) for name, share in shares.items()}
 
+    def closed_book(self, seed: int) -> float:
+        """Train everything to name the region from the question alone, without any answer."""
+        labelled, _, test = tasks.split_people(seed, self.sizes["n_train"], self.sizes["n_dev"])
+        train_rows, test_rows = (
+            [(tasks.encode(self.vocab, q + MASK), tasks.region_of(place)) for q, place in pairs]
+            for pairs in (labelled, test)
+        )
+        model, _ = techniques.tune(
+            TECHNIQUES["all"], self.body, train_rows, rate=3e-4, seed=seed, steps=self.steps
+        )
+        outputs = tasks.logits_of(model, test_rows)
+        hits = [int(z.argmax()) == row[1] for z, row in zip(outputs, test_rows, strict=True)]
+        return sum(hits) / len(hits)
+
     def other_task(self, task: str, is_pretrained: bool, rate: float, seed: int) -> dict:
         """Train a tagger or a span finder on everything, and score it; seed 0 scores on dev."""
         split = "test" if seed else "dev"
@@ -123,6 +137,7 @@ class Experiment:
     def baselines(self, seed: int) -> dict[str, float]:
         """All n-gram baselines of a seed."""
         n, scores = self.sizes, self.region_baseline(seed)
+        scores["closed_book"] = self.closed_book(seed)
         drawn = [tasks.tagging_task(s, n[k], seed) for s, k in PARTS["n_lines"]]
         scores["tagging"] = tasks.ngram_tagging(*drawn)
         drawn = [tasks.span_task(s, n[k], seed) for s, k in PARTS["n_texts"]]
