@@ -50,7 +50,7 @@ class Experiment:
     ):
         self.body, self.vocab, self.save, self.steps = body, vocab, save, steps
         self.sizes, self.answers = sizes or SIZES, {}
-        self.table = table or {part: [] for part in LISTS}
+        self.table = table or {part: [] for part in (*LISTS, "seeds")}
 
     def add(self, part: str, key: dict, compute: Callable[[], dict]) -> None:
         """Append a row, unless the table has it."""
@@ -148,38 +148,35 @@ class Experiment:
         """Choose rates with seed 0 on dev, then test with `seeds`; return the table."""
         if 0 in seeds:
             raise ValueError("seed 0 chooses the rates: test with others")
-        self.table["seeds"] = list(seeds)
+        kinds = [(task, flag) for task in ("tagging", "span") for flag in (True, False)]
         for name in names:
             for rate in TECHNIQUES[name].rates:
                 self.region(name, rate, 0, "choosing")
+        for task, flag in kinds:
+            for rate in TASK_RATES:
+                self.train_task("choosing_tasks", task, flag, rate, 0)
         for seed in seeds:
             for name in names:
                 best = chosen_rate(self.table["choosing"], name)
                 for rate in TECHNIQUES[name].rates if name == "all" else (best,):
                     self.region(name, rate, seed, "rows")
+            for task, flag in kinds:
+                self.train_task("tasks", task, flag, self.best_task_rate(task, flag), seed)
             self.add("baselines", dict(seed=seed), lambda seed=seed: self.baselines(seed))
-        for task in ("tagging", "span"):
-            for is_pretrained in (True, False):
-                self.compare_rates(task, is_pretrained, seeds)
+            self.table["seeds"] = sorted({*self.table["seeds"], seed})
         return self.table
 
-    def compare_rates(self, task: str, is_pretrained: bool, seeds: Sequence[int]) -> None:
-        """Train with each rate and seed 0; then, with the best of them, with the other seeds."""
+    def train_task(self, part: str, task: str, is_pretrained: bool, rate: float, seed: int) -> None:
+        """Train and score one of the other tasks."""
+        key = dict(task=task, is_pretrained=is_pretrained, rate=rate, seed=seed)
+        self.add(part, key, lambda: self.other_task(*key.values()))
 
-        def train(part: str, rate: float, seed: int) -> None:
-            key = dict(task=task, is_pretrained=is_pretrained, rate=rate, seed=seed)
-            self.add(part, key, lambda: self.other_task(*key.values()))
-
-        for rate in TASK_RATES:
-            train("choosing_tasks", rate, 0)
-        rows = [
-            r
-            for r in self.table["choosing_tasks"]
-            if (r["task"], r["is_pretrained"]) == (task, is_pretrained)
-        ]
-        best = max(rows, key=lambda row: (row["score"], -row["rate"]))["rate"]
-        for seed in seeds:
-            train("tasks", best, seed)
+    def best_task_rate(self, task: str, is_pretrained: bool) -> float:
+        """Find the rate that was best on dev; of equal ones the smaller."""
+        kind = task, is_pretrained
+        rows = self.table["choosing_tasks"]
+        rows = [row for row in rows if (row["task"], row["is_pretrained"]) == kind]
+        return max(rows, key=lambda row: (row["score"], -row["rate"]))["rate"]
 
 
 PARTS = {key: (("train", key), ("test", "n_test")) for key in ("n_lines", "n_texts")}
