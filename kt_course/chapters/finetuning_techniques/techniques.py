@@ -175,7 +175,8 @@ def chosen_rate(rows: Sequence[Mapping], name: str) -> float:
 def rows_of(table: Mapping, name: str, rate: float | None = None) -> list[dict]:
     """Return a technique's rows, one per seed, with the chosen rate or another one."""
     rate = rate or chosen_rate(table["choosing"], name)
-    return [r for r in table["rows"] if r["technique"] == name and r["rate"] == rate]
+    rows = [row for row in table["rows"] if (row["technique"], row["rate"]) == (name, rate)]
+    return sorted(rows, key=lambda row: row["seed"])
 
 
 def shares(rows: Sequence[Mapping], counted: str) -> list[float]:
