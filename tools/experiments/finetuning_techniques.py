@@ -1,10 +1,10 @@
-"""Compare ways of finetuning a shipped model: accuracy, parameters, seconds, what is retained.
+"""Compare ways of finetuning a shipped model, and three tasks with and without pretraining.
 
     python tools/experiments/finetuning_techniques.py --out data/results/finetuning.json
 
-Every technique tries its learning rates with seed 0 and takes the one that is best on dev
-sentences. With that rate it is trained once for each of the other seeds, on other sentences, and
-tested: no test sentence has chosen anything. A file that already has rows is resumed.
+Each technique tries its learning rates with seed 0 on dev people. With the best rate it is trained
+once per further seed and tested on other people ("everything" with all its rates). About ten
+minutes on one core; a file that already has rows is resumed.
 """
 
 from __future__ import annotations
@@ -13,168 +13,194 @@ import argparse
 import json
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from kt_core._validation import one_of
+import torch
+
 from kt_core.corpora.files import write_json
-from kt_core.corpora.loading import load_corpus
-from kt_core.evaluation import Score, exact_match
 from kt_core.models import GPT
 from kt_core.runs.checkpoints import hardware
-from kt_core.vocab import CharVocab
-from kt_course.chapters.finetuning_techniques.classify import n_trained
-from kt_course.chapters.finetuning_techniques.sentiment import (
-    KINDS,
-    Task,
-    bag_of_words,
-    load_task,
-    score_labels,
-)
-from kt_course.chapters.finetuning_techniques.techniques import (
-    TECHNIQUES,
-    Birthplaces,
-    accuracy,
-    chosen_rate,
-    tune,
-)
+from kt_core.vocab import MASK, CharVocab
+from kt_course.chapters.finetuning_techniques import solutions, tasks, techniques
+from kt_course.chapters.finetuning_techniques.techniques import TECHNIQUES, chosen_rate
 from kt_course.shipped import shipped
 
-
-def measure(
-    name: str,
-    body: GPT,
-    vocab: CharVocab,
-    task: Task,
-    places: Birthplaces,
-    *,
-    rate: float,
-    seed: int,
-    is_choosing: bool = False,
-    **settings: Any,
-) -> dict:
-    """Train once and make a row of the table. `is_choosing`: on dev, without the test sentences."""
-    began = time.process_time()
-    tuned, adapter, history = tune(
-        TECHNIQUES[name], body, vocab, task.train, rate=rate, seed=seed, **settings
-    )
-    row = dict(
-        technique=name,
-        seed=seed,
-        rate=rate,
-        trained=n_trained(tuned),
-        steps=history[-1]["step"],
-        seconds=round(time.process_time() - began, 2),
-        loss=round(history[-1]["loss"], 4),
-        dev=accuracy(tuned, vocab, task.dev).accuracy,
-    )
-    if not is_choosing:
-        row["test"] = round(accuracy(tuned, vocab, task.test).accuracy, 4)
-        by_kind = {kind: [s for s in task.test if s.kind == kind] for kind in KINDS}
-        row["kinds"] = {k: round(accuracy(tuned, vocab, s).accuracy, 4) for k, s in by_kind.items()}
-        row["new"] = accuracy(tuned, vocab, task.new).accuracy
-    score = places.retained(tuned.body)
-    row |= dict(kept=score.correct, known=score.total)
-    if adapter is not None:
-        with adapter.disable_adapter():
-            row["switched_off_as_before"] = places.ask(tuned.body) == places.before
-    return row
+SIZES = dict(n_train=200, n_dev=100, n_lines=40, n_texts=150, n_test=100)
+TASK_RATES = (1e-3, 3e-3)
+LISTS = ("choosing", "rows", "choosing_tasks", "tasks", "baselines")
 
 
-def compare(
-    body: GPT,
-    vocab: CharVocab,
-    pairs: Sequence[tuple[str, str]],
-    *,
-    old: Sequence[tuple[str, str]] = (),
-    seeds: Sequence[int] = (1, 2, 3, 4, 5),
-    names: Sequence[str] = tuple(TECHNIQUES),
-    table: dict | None = None,
-    save: Callable[[dict], None] = lambda table: None,
-    sizes: dict[str, int] | None = None,
-    **settings: Any,
-) -> dict:
-    """Choose rates with seed 0 on dev, then test with `seeds`.
+class Experiment:
+    """All trainings, each saved as a row as soon as it is done.
 
     Args:
-        pairs: Birthplace questions with their answers, to see what is retained.
-        old: Those that a replay trains on.
-        table: A table to resume.
-        save: Called with the table after each training.
-        sizes: Arguments of `load_task`.
-        settings: Fields of `TrainConfig` for all trainings.
-
-    Returns:
-        The table as JSON holds it.
+        table: The rows of an earlier, interrupted run.
+        save: Called with the table after each row.
     """
-    for name in names:
-        one_of("technique", name, TECHNIQUES)
-    if 0 in seeds:
-        raise ValueError("seed 0 chooses the rates: test with others")
-    places = Birthplaces(body, vocab, pairs)
-    tasks = {seed: load_task(seed, **sizes or {}) for seed in (0, *seeds)}
-    table = table or dict(choosing=[], rows=[], words=[])
-    known: Score = exact_match(places.before, places.gold)
-    table |= dict(seeds=list(seeds), known=known.correct, asked=known.total)
-    table["techniques"] = {name: asdict(TECHNIQUES[name]) for name in names}
 
-    def add(part: str, name: str, rate: float, seed: int) -> None:
-        key = dict(technique=name, rate=rate, seed=seed)
-        if not any(all(row[k] == v for k, v in key.items()) for row in table[part]):
-            more = dict(old=old, is_choosing=part == "choosing", **settings)
-            row = measure(name, body, vocab, tasks[seed], places, rate=rate, seed=seed, **more)
-            table[part].append(row)
-            save(table)
+    def __init__(
+        self,
+        body: GPT,
+        vocab: CharVocab,
+        table: dict | None = None,
+        save: Callable[[dict], None] = lambda table: None,
+        sizes: dict[str, int] | None = None,
+        steps: int = techniques.STEPS,
+    ):
+        self.body, self.vocab, self.save, self.steps = body, vocab, save, steps
+        self.sizes, self.answers = sizes or SIZES, {}
+        self.table = table or {part: [] for part in (*LISTS, "seeds")}
 
-    for name in names:
-        for rate in TECHNIQUES[name].rates:
-            add("choosing", name, rate, 0)
-    rates = {name: chosen_rate(table["choosing"], name) for name in names}
-    table["rows"] = [row for row in table["rows"] if row["rate"] == rates.get(row["technique"])]
-    for seed in seeds:
-        if not any(row["seed"] == seed for row in table["words"]):
-            table["words"].append(bag_row(tasks[seed], seed))
+    def add(self, part: str, key: dict, compute: Callable[[], dict]) -> None:
+        """Append a row, unless the table has it."""
+        if not any(all(row.get(k) == v for k, v in key.items()) for row in self.table[part]):
+            self.table[part].append(key | compute())
+            self.save(self.table)
+
+    def before(self, part: str, pairs: Sequence) -> list[str]:
+        """What the body answers, computed once per part: the people are the same for all seeds."""
+        if part not in self.answers:
+            self.answers[part] = techniques.ask(self.body, self.vocab, pairs)
+        return self.answers[part]
+
+    def region(self, name: str, rate: float, seed: int, part: str) -> None:
+        """Train one classifier of regions and measure it."""
+
+        def compute() -> dict[str, Any]:
+            n = self.sizes["n_train"], self.sizes["n_dev"]
+            labelled, dev, test = tasks.split_people(seed, *n)
+            rows = tasks.region_rows(self.vocab, labelled, [place for _, place in labelled])
+            began = time.process_time()
+            model, layers = techniques.tune(
+                TECHNIQUES[name], self.body, rows, rate=rate, seed=seed, steps=self.steps
+            )
+            seconds = round(time.process_time() - began, 2)
+            trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
+            pairs = dev if part == "choosing" else test
+            counts = techniques.measure(model, layers, self.vocab, pairs, self.before(part, pairs))
+            return dict(trained=trained, seconds=seconds) | counts
+
+        self.add(part, dict(technique=name, rate=rate, seed=seed), compute)
+
+    def region_baseline(self, seed: int) -> dict[str, float]:
+        """N-grams of letters, on the name alone and on the body's answer."""
+        labelled, _, test = tasks.split_people(seed, self.sizes["n_train"], self.sizes["n_dev"])
+        gold = [tasks.region_of(place) for _, place in test]
+        labels = [tasks.region_of(place) for _, place in labelled]
+        replies = self.before("rows", test)
+        texts = {
+            "question": ([q for q, _ in labelled], [q for q, _ in test]),
+            "answer": ([place for _, place in labelled], replies),
+        }
+        shares = {}
+        for what, (train, test_texts) in texts.items():
+            model = tasks.letters_model(train, labels)
+            shares[what] = sum(model.predict(test_texts) == gold) / len(gold)
+        common = max(range(len(tasks.REGIONS)), key=labels.count)
+        shares["commonest"] = gold.count(common) / len(gold)
+        return {name: float(share) for name, share in shares.items()}
+
+    def closed_book(self, seed: int) -> float:
+        """Train everything to name the region from the question alone, without any answer."""
+        labelled, _, test = tasks.split_people(seed, self.sizes["n_train"], self.sizes["n_dev"])
+        train_rows, test_rows = (
+            [(tasks.encode(self.vocab, q + MASK), tasks.region_of(place)) for q, place in pairs]
+            for pairs in (labelled, test)
+        )
+        model, _ = techniques.tune(
+            TECHNIQUES["all"], self.body, train_rows, rate=3e-4, seed=seed, steps=self.steps
+        )
+        outputs = tasks.logits_of(model, test_rows)
+        hits = [int(z.argmax()) == row[1] for z, row in zip(outputs, test_rows, strict=True)]
+        return sum(hits) / len(hits)
+
+    def other_task(self, task: str, is_pretrained: bool, rate: float, seed: int) -> dict:
+        """Train a tagger or a span finder on everything, and score it; seed 0 scores on dev."""
+        split = "test" if seed else "dev"
+        n, body = self.sizes, techniques.new_body(self.body, seed, is_pretrained)
+        if task == "tagging":
+            train = tasks.tagging_task("train", n["n_lines"], seed)
+            test = tasks.tagging_task(split, n["n_test"], seed)
+            rows, model = tasks.tag_rows(self.vocab, train), solutions.Tagger(body, len(tasks.TAGS))
+            evaluate = tasks.evaluate_tagger
+        else:
+            train = tasks.span_task("train", n["n_texts"], seed)
+            test = tasks.span_task(split, n["n_test"], seed)
+            rows, model = tasks.span_rows(self.vocab, train), solutions.SpanFinder(body)
+            evaluate = tasks.evaluate_spans
+        solutions.train_top(model, body.config.n_layer + 1)
+        groups = solutions.layer_rates(model, rate, 1.0)
+        solutions.finetune(model.train(), tasks.batch_list(rows, self.steps, 8, seed), groups)
+        return dict(score=round(evaluate(model.eval(), self.vocab, test), 4), n=len(test))
+
+    def baselines(self, seed: int) -> dict[str, float]:
+        """All n-gram baselines of a seed."""
+        n, scores = self.sizes, self.region_baseline(seed)
+        scores["closed_book"] = self.closed_book(seed)
+        drawn = [tasks.tagging_task(s, n[k], seed) for s, k in PARTS["n_lines"]]
+        scores["tagging"] = tasks.ngram_tagging(*drawn)
+        drawn = [tasks.span_task(s, n[k], seed) for s, k in PARTS["n_texts"]]
+        scores["span"] = tasks.ngram_spans(*drawn)
+        return {name: round(score, 4) for name, score in scores.items()}
+
+    def run(self, seeds: Sequence[int], names: Sequence[str] = tuple(TECHNIQUES)) -> dict:
+        """Choose rates with seed 0 on dev, then test with `seeds`; return the table."""
+        if 0 in seeds:
+            raise ValueError("seed 0 chooses the rates: test with others")
+        kinds = [(task, flag) for task in ("tagging", "span") for flag in (True, False)]
         for name in names:
-            add("rows", name, rates[name], seed)
-    order = list(TECHNIQUES).index
-    table["choosing"].sort(key=lambda row: (order(row["technique"]), row["rate"]))
-    table["rows"].sort(key=lambda row: (row["seed"], order(row["technique"])))
-    return table
+            for rate in TECHNIQUES[name].rates:
+                self.region(name, rate, 0, "choosing")
+        for task, flag in kinds:
+            for rate in TASK_RATES:
+                self.train_task("choosing_tasks", task, flag, rate, 0)
+        for seed in seeds:
+            for name in names:
+                best = chosen_rate(self.table["choosing"], name)
+                for rate in TECHNIQUES[name].rates if name == "all" else (best,):
+                    self.region(name, rate, seed, "rows")
+            for task, flag in kinds:
+                self.train_task("tasks", task, flag, self.best_task_rate(task, flag), seed)
+            self.add("baselines", dict(seed=seed), lambda seed=seed: self.baselines(seed))
+            self.table["seeds"] = sorted({*self.table["seeds"], seed})
+        return self.table
+
+    def train_task(self, part: str, task: str, is_pretrained: bool, rate: float, seed: int) -> None:
+        """Train and score one of the other tasks."""
+        key = dict(task=task, is_pretrained=is_pretrained, rate=rate, seed=seed)
+        self.add(part, key, lambda: self.other_task(*key.values()))
+
+    def best_task_rate(self, task: str, is_pretrained: bool) -> float:
+        """Find the rate that was best on dev; of equal ones the smaller."""
+        kind = task, is_pretrained
+        rows = self.table["choosing_tasks"]
+        rows = [row for row in rows if (row["task"], row["is_pretrained"]) == kind]
+        return max(rows, key=lambda row: (row["score"], -row["rate"]))["rate"]
 
 
-def bag_row(task: Task, seed: int) -> dict:
-    """What bags of words, and of n-grams of up to three, reach on the test sentences."""
-    bags = {n: score_labels(bag_of_words(task.train, task.test, n), task.test) for n in (1, 3)}
-    return dict(seed=seed, words=bags[1].accuracy, runs_of_3=bags[3].accuracy)
+PARTS = {key: (("train", key), ("test", "n_test")) for key in ("n_lines", "n_texts")}
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--out", type=Path, required=True, metavar="FILE", help="the table, JSON")
-    parser.add_argument("--variant", default="rope", help="of the shipped bios model")
     parser.add_argument("--seeds", type=int, default=5, help="test with seeds 1 ... SEEDS")
     options = parser.parse_args(arguments)
     if options.seeds < 1:
         parser.error(f"--seeds must be at least 1, not {options.seeds}")
-    body, vocab, card = shipped("bios", options.variant, "finetuned")
-    corpus = load_corpus("bios")
-    name = f"bios-{options.variant}-finetuned"
-    about = dict(body=name, body_seed=card["seed"], hardware=hardware())
-    about["sizes"] = dict(train=600, dev=200, test=300, new=100)
+    torch.set_num_threads(1)
+    body, vocab, card = shipped("bios", "rope", "finetuned")
+    about = dict(body="bios-rope-finetuned", body_sha256=card["sha256"], hardware=hardware())
+    about |= dict(sizes=SIZES, steps=techniques.STEPS, batch_size=techniques.BATCH_SIZE)
     table = json.loads(options.out.read_text("utf-8")) if options.out.is_file() else None
-    if table and table["body"] != name:
-        parser.error(f"{options.out} is a table of {table['body']}: give another --out")
+    if table and table["body_sha256"] != card["sha256"]:
+        parser.error(f"{options.out} is a table of another body: give another --out")
 
     def save(table: dict) -> None:
         write_json(options.out, about | table)
-        row = table["rows"][-1] if table["rows"] else table["choosing"][-1]
-        numbers = {key: value for key, value in row.items() if key != "kinds"}
-        print(", ".join(f"{key} {value}" for key, value in numbers.items()), flush=True)
 
-    seeds = range(1, options.seeds + 1)
-    table = compare(body, vocab, corpus.dev, old=corpus.train, seeds=seeds, table=table, save=save)
-    write_json(options.out, about | table)
+    save(Experiment(body.eval(), vocab, table, save).run(range(1, options.seeds + 1)))
 
 
 if __name__ == "__main__":

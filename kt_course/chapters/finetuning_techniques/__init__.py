@@ -1,1 +1,1 @@
-"""Lesson code of notebook 12: a GPT as a classifier, finetuned in several ways."""
+"""Lesson code of notebook 12: three heads on a pretrained body, finetuned in several ways."""

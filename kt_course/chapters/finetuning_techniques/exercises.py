@@ -1,307 +1,201 @@
-"""Exercises of notebook 12: one vector per text, freezing, rates, low rank, what is retained."""
+"""Exercises of "Ways of finetuning": what each answer is run on. The texts: exercises.toml."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable
 from typing import Any
 
 import torch
-from torch import Tensor
+import torch.nn.functional as F
+from torch import Tensor, nn
 
-from kt_core.evaluation import Score
 from kt_core.models import GPT, GPTConfig
-from kt_course.chapters.finetuning_techniques.classify import (
-    Classifier,
-    depth,
-    layer_rates,
-    low_rank,
-    n_trained,
-    pool,
-    retained,
-    train_top,
-)
-from kt_course.exercises.assertions import (
-    Wrong,
-    close,
-    describe,
-    expect_value_error,
-    fresh_cases,
-    tensor,
-)
-from kt_course.exercises.diagnoses import diagnoses
-from kt_course.exercises.random_cases import draw, fresh_random, numbers
+from kt_course.chapters.finetuning_techniques import solutions
+from kt_course.exercises.assertions import Wrong, describe
+from kt_course.exercises.comparison import Comparison, Results
+from kt_course.exercises.random_cases import numbers, randomise
 from kt_course.exercises.registry import Exercise
 
 NOTEBOOK = "12_finetuning_techniques"
+CHAPTER = Comparison(solutions)
+TEXTS = CHAPTER.texts
 
 
-# ---------------------------------------------------------------- one vector per text
+def small_body(seed: int, n_layer: int = 3) -> GPT:
+    """Return a body with random weights, in float64: 2 heads, 8 channels, 11 characters."""
+    config = GPTConfig(11, 9, n_layer, 2, 8, "rope", dropout=0.0)
+    return randomise(GPT(config), seed).double()
 
 
-def texts_of(lengths: Sequence[int], width: int) -> Tensor:
-    """Ids of texts of these lengths, padded on the right with 0."""
-    rows = [[3 + i for i in range(n)] + [0] * (width - n) for n in lengths]
-    return torch.tensor(rows)
+def padded_ids(seed: int) -> Tensor:
+    """Return ids (3, 6) of texts of different lengths, padded with 0."""
+    ids = torch.randint(1, 11, (3, 6), generator=torch.Generator().manual_seed(seed))
+    for row, n in enumerate((4 if seed == 0 else 1 + seed % 5, 6, 2)):
+        ids[row, n:] = 0
+    return ids
 
 
-def check_pool(fn: Callable) -> str:
-    wrong = diagnoses(__file__, "pool")
-    hidden, idx = numbers(3, 6, 4, seed=1), texts_of((3, 6, 1), 6)
-    for how, other in (("last", "mean"), ("mean", "last")):
-        got = fn(hidden, idx, how)
-        wrong.reject({"over batch": isinstance(got, Tensor) and got.shape == (6, 4)}, how=how)
-        got = tensor(got, (3, 4), f"{how}: the result for hidden of (3, 6, 4)")
-        wrong.reject({"other way": close(got, pool(hidden, idx, other))}, how=how, other=other)
-        what = f"{how}: the result"
-        wrong.compare(pool, got, lambda f, how=how: f(hidden, idx, how), what, table=how)
-    got = tensor(fn(hidden, idx), (3, 4), "without how the result")
-    wrong.reject({"default": not close(got, pool(hidden, idx))})
-    expect_value_error('how="first"', fn, hidden, idx, "first")
-    rule = "the length is the number of ids that are not 0"
-    with fresh_cases(f"right for the example, not for other texts: {rule}"):
-        for _ in range(3):
-            lengths = draw(1, 9, 5)
-            hidden, idx = numbers(5, max(lengths), 3), texts_of(lengths, max(lengths))
-            idx = idx * torch.tensor(draw(1, 7, 1))  # other ids, and none of them 0
-            for how in ("last", "mean"):
-                got = tensor(fn(hidden, idx, how), (5, 3), "it")
-                assert close(got, pool(hidden, idx, how))
-    return "the last character's vector or the mean of all, and no padding"
+def tensor_of(result: Any, what: str) -> Tensor:
+    if not isinstance(result, Tensor):
+        raise Wrong(f"{what} should be a tensor, not {describe(result)}")
+    return result.detach().double()
 
 
-# ---------------------------------------------------------------- what is trained
+# ---------------------------------------------------------------- heads
 
 
-def tiny_classifier(n_layer: int = 3, variant: str = "rope") -> Classifier:
-    """A classifier of a few parameters."""
-    return Classifier(GPT(GPTConfig(5, 8, n_layer, 1, 4, variant, dropout=0.0)))
-
-
-def parameters_by_layer(classifier: Classifier) -> dict[int, list[Tensor]]:
-    """Parameters by their depth; the classifier's own head has a layer of its own, L + 2."""
-    L, layers = classifier.body.config.n_layer, {}
-    for name, p in classifier.named_parameters():
-        d = L + 2 if name.startswith("head.") else depth(name, L)
-        layers.setdefault(d, []).append(p)
-    return layers
-
-
-def layer_name(d: int, L: int) -> str:
-    """A depth in words."""
-    names = {-1: "the body's own head", 0: "the embedding"}
-    names |= {L + 1: "the last norm", L + 2: "the classifier's head"}
-    return names.get(d, f"block {d - 1}")
-
-
-def check_frozen(classifier: Classifier, n: int, case: str) -> None:
-    """Wrong, unless the top n parts of a classifier are trained and all others are frozen."""
-    L, layers = classifier.body.config.n_layer, parameters_by_layer(classifier)
-    flags = {d: {p.requires_grad for p in layer} for d, layer in layers.items()}
-    is_trained = {d: any(flag) for d, flag in flags.items()}
-    expected = {d: d == L + 2 or (n > 0 and d > L - n and d >= 0) for d in flags}
-    mixed = [layer_name(d, L) for d, flag in flags.items() if len(flag) > 1]
-    blocks = [is_trained[d] for d in range(1, L + 1)]
-    mistakes = {
-        "mixed": mixed,
-        "head": not is_trained[L + 2],
-        "own head": is_trained[-1],
-        "first": 0 < n < L and blocks == [True] * n + [False] * (L - n),
-        "slice of 0": n == 0 and any(blocks) and all(blocks),
-        "off by one": 0 < n <= L and sum(blocks) in (n - 1, n + 1),
+def head_results(model: Any, ids: Tensor, targets: Tensor, size: int, seed: int) -> Results:
+    """Run a head with and without targets; Wrong unless it has `body` and `head`."""
+    if not isinstance(getattr(model, "body", None), GPT):
+        raise Wrong("keep the body as self.body")
+    head = getattr(model, "head", None)
+    if not isinstance(head, nn.Linear) or head.weight.shape != (size, 8):
+        raise Wrong(f"self.head should be nn.Linear(8, {size}) here, not {describe(head)}")
+    randomise(head, seed + 5)
+    model.body.zero_grad()
+    outputs = model(ids, targets), model(ids)
+    if not all(isinstance(pair, tuple) and len(pair) == 2 for pair in outputs):
+        raise Wrong("forward should return two things: (logits, loss)")
+    (logits, loss), (alone, nothing) = outputs
+    results = {
+        "logits": tensor_of(logits, "logits").clamp(min=-1e4),
+        "the loss": tensor_of(loss, "the loss"),
+        "logits without targets": tensor_of(alone, "logits").clamp(min=-1e4),
+        "the loss without targets": str(nothing),
     }
-    named = dict(case=case, n=n, mixed=mixed[0] if mixed else "", blocks=sum(blocks))
-    wrong = diagnoses(__file__, "train-top")
-    wrong.reject(mistakes, **named)
-    for d in sorted(flags, reverse=True):
-        state = "trained" if is_trained[d] else "frozen"
-        named = dict(case=case, part=layer_name(d, L), state=state)
-        wrong.reject({"other": is_trained[d] != expected[d]}, **named)
+    if loss.requires_grad:
+        loss.backward()
+    grad = model.body.tok_emb.weight.grad
+    return results | {"the body's gradient": torch.zeros(11, 8) if grad is None else grad}
 
 
-def check_count(got: Any, classifier: Classifier, case: str) -> None:
-    """Wrong, unless `got` is the number of trained parameters."""
-    wrong, number = diagnoses(__file__, "train-top"), n_trained(classifier)
-    if not isinstance(got, (Tensor, bool)) and got == number:
-        return
-    parameters = list(classifier.parameters())
-    n_all = sum(p.numel() for p in parameters)
-    counts = {
-        sum(p.requires_grad for p in parameters): "tensors",
-        n_all: "all counted",
-        n_all - number: "frozen counted",
-        None: "no number",
+def classifier_of(answer: Callable, seed: int) -> Results:
+    targets = torch.tensor([2, 0, 1])
+    return head_results(answer(small_body(seed), 3), padded_ids(seed), targets, 3, seed)
+
+
+def tagger_of(answer: Callable, seed: int) -> Results:
+    ids = padded_ids(seed)
+    targets = torch.where((ids == 0) | (ids % 4 == 1), -1, ids % 3)
+    targets[1, :2] = torch.tensor([0, 2])
+    return head_results(answer(small_body(seed), 3), ids, targets, 3, seed)
+
+
+def span_finder_of(answer: Callable, seed: int) -> Results:
+    targets = torch.tensor([[0, 0], [2, 5], [0, 1]])
+    return head_results(answer(small_body(seed)), padded_ids(seed), targets, 2, seed)
+
+
+# ---------------------------------------------------------------- training
+
+
+class Toy(nn.Module):
+    """Two weight matrices, to see what a training loop does to each."""
+
+    def __init__(self, seed: int):
+        super().__init__()
+        self.first, self.second = (nn.Parameter(numbers(4, 4, seed=seed + i)) for i in (1, 2))
+
+    def forward(self, ids: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
+        output = ids @ self.first @ self.second
+        return output, F.mse_loss(output, targets)
+
+
+def finetune_of(answer: Callable, seed: int) -> Results:
+    model, n = Toy(seed), 12 if seed == 0 else 9 + seed % 9
+    batches = [(numbers(5, 4, seed=seed + 2 * i), numbers(5, 4, seed=seed - i)) for i in range(n)]
+    groups = [{"params": [model.first], "lr": 0.1}, {"params": [model.second], "lr": 0.01}]
+    with torch.enable_grad():
+        losses = answer(model, batches, groups)
+    if not isinstance(losses, list) or not all(isinstance(loss, float) for loss in losses):
+        raise Wrong(f"it should return a list of floats, loss.item(), not {describe(losses)}")
+    return {
+        "the list of losses": torch.tensor(losses, dtype=torch.double),
+        "a weight of the first group": model.first.detach(),
+        "a weight of the second group": model.second.detach(),
     }
-    why = wrong(counts.get(None if isinstance(got, (Tensor, bool)) else got, "count"))
-    raise wrong("returned", case=case, got=describe(got), number=number, why=why)
 
 
-def check_train_top(fn: Callable) -> str:
-    def compare(classifier: Classifier, n: int) -> None:
-        case = f"n = {n} of {classifier.body.config.n_layer} blocks"
-        got = fn(classifier, n)
-        check_frozen(classifier, n, case)
-        check_count(got, classifier, case)
-
-    for n in (4, 0, 1, 2, 3):  # everything first: what has to be frozen is not frozen before
-        compare(tiny_classifier(), n)
-    reused = tiny_classifier()
-    compare(reused, 0)
-    try:
-        compare(reused, 2)
-    except Wrong as error:
-        raise diagnoses(__file__, "train-top")("no thaw") from error
-    for n in (5, -1):
-        expect_value_error(f"n = {n} of 3 blocks (0 ... 4 make sense)", fn, tiny_classifier(), n)
-    rule = "a table of positions belongs to the embeddings"
-    with fresh_cases(f"right for rope with 3 blocks, not for other models: {rule}"):
-        for L in draw(1, 4, 2):
-            for n in range(L + 2):
-                compare(tiny_classifier(L, "vanilla"), n)
-    return "always the head, then the last blocks, then the embeddings, never the body's own head"
+def train_top_of(answer: Callable, seed: int) -> Results:
+    L = 3 if seed == 0 else 1 + seed % 4
+    results: Results = {}
+    model = solutions.Classifier(small_body(seed, L), 3)
+    for n in (L + 1, 0, 1, min(2, L), L):
+        count = answer(model, n)
+        flags = {name: p.requires_grad for name, p in model.named_parameters()}
+        for name, flag in flags.items():
+            results[f"n = {n} of {L} blocks: {name}"] = "trained" if flag else "frozen"
+        results[f"the number for n = {n}"] = str(count)
+    for n in (-1, L + 2):
+        try:
+            answer(model, n)
+            results[f"n = {n}"] = "accepted"
+        except ValueError:
+            results[f"n = {n}"] = "ValueError"
+    return results
 
 
-# ---------------------------------------------------------------- learning rates
+def layer_rates_of(answer: Callable, seed: int) -> Results:
+    L = 3 if seed == 0 else 1 + seed % 4
+    peak, factor = (0.8, 2.0) if seed == 0 else (0.1, 1.5 + seed % 3)
+    results: Results = {}
+    for n in (L + 1, 1):
+        model = solutions.Classifier(small_body(seed, L), 3)
+        solutions.train_top(model, n)
+        groups = answer(model, peak, factor)
+        is_list = isinstance(groups, list) and all(isinstance(g, dict) for g in groups)
+        if not is_list or not all({"params", "lr"} <= set(g) for g in groups):
+            raise Wrong('it should return a list of dicts with "params" and "lr"')
+        lr = {id(p): float(g["lr"]) for g in groups for p in g["params"]}
+        for name, p in model.named_parameters():
+            results[f"top {n} of {L} blocks: the rate of {name}"] = torch.tensor(lr.get(id(p), 0.0))
+        results[f"top {n} of {L} blocks: the number of groups"] = str(len(groups))
+    return results
 
 
-def rates_by_layer(groups: Any, classifier: Classifier) -> dict[int, float]:
-    """The rate of each layer by its depth; Wrong for groups that no optimiser could use."""
-    wrong, layers = diagnoses(__file__, "layer-rates"), parameters_by_layer(classifier)
-    is_list = isinstance(groups, (list, tuple)) and all(isinstance(g, Mapping) for g in groups)
-    wrong.reject({"no list": not is_list}, got=describe(groups))
-    wrong.reject({"keys": any("params" not in g or "lr" not in g for g in groups)})
-    pairs = [(list(g["params"]), float(g["lr"])) for g in groups]
-    all_params = [p for params, _ in pairs for p in params]
-    rate_of = {id(p): lr for params, lr in pairs for p in params}
-    mistakes = {
-        "no parameters": not all(isinstance(p, Tensor) for p in all_params),
-        "empty": any(not params for params, _ in pairs),
-        "twice": len(rate_of) < len(all_params),
+def lora_of(answer: Callable, seed: int) -> Results:
+    rank, alpha = (2, 6.0) if seed == 0 else (1 + seed % 4, 1.0 + seed % 9)
+    linear, x = randomise(nn.Linear(5, 4), seed), numbers(2, 3, 5, seed=seed)
+    expected, lora = linear(x).detach(), answer(linear, rank, alpha)
+    for name, shape in (("down", (rank, 5)), ("up", (4, rank))):
+        if not isinstance(p := getattr(lora, name, None), nn.Parameter) or p.shape != shape:
+            raise Wrong(f"self.{name} should be a parameter of shape {shape}, not {describe(p)}")
+    lora = lora.double()
+    results: Results = {
+        "up at the start": lora.up.detach().clone(),
+        "down at the start": "random" if lora.down.detach().std() > 0.01 else "constant",
+        "the number of trained parameters": str(
+            sum(p.numel() for p in lora.parameters() if p.requires_grad)
+        ),
     }
-    wrong.reject(mistakes)
-    rates = {}
-    for d, layer in layers.items():
-        layer_lrs = {rate_of.get(id(p)) for p in layer if p.requires_grad}
-        mistakes = {
-            "frozen": any(not p.requires_grad and id(p) in rate_of for p in layer),
-            "missing": None in layer_lrs,
-            "mixed": len(layer_lrs) > 1,
-        }
-        wrong.reject(mistakes, part=layer_name(d, classifier.body.config.n_layer))
-        if layer_lrs:
-            rates[d] = layer_lrs.pop()
-    return rates
+    lora.down.data, lora.up.data = numbers(rank, 5, seed=seed), numbers(4, rank, seed=seed)
+    results["the output"] = tensor_of(lora(x), "the output")
+    lora.is_on = False
+    results["the output, switched off, minus that of linear"] = lora(x).detach() - expected
+    lora.is_on = True
+    merged = lora.merge()
+    if not isinstance(merged, nn.Linear):
+        raise Wrong(f"merge should return a linear layer, not {describe(merged)}")
+    results["the output of merge()"] = merged(x).detach()
+    return results | {"the output after merge() was called": lora(x).detach()}
 
 
-def check_layer_rates(fn: Callable) -> str:
-    wrong, peak, factor = diagnoses(__file__, "layer-rates"), 0.8, 2.0
-
-    def rates(f: Callable, classifier: Classifier, *args: float) -> Tensor:
-        layers = rates_by_layer(f(classifier, *args), classifier)
-        return torch.tensor([layers[d] for d in sorted(layers)], dtype=torch.double)
-
-    def matches(make: Callable[[], Classifier], *args: float) -> bool:
-        return close(rates(fn, make(), *args), rates(layer_rates, make(), *args), 1e-6)
-
-    def top_is_trained() -> Classifier:
-        classifier = tiny_classifier()
-        train_top(classifier, 1)
-        return classifier
-
-    got = rates(fn, tiny_classifier(), peak, factor)
-    right = rates(layer_rates, tiny_classifier(), peak, factor)
-    if not close(got, right, 1e-6):
-        for variant, text in wrong.variants(layer_rates, "rates").values():
-            if close(got, rates(variant, tiny_classifier(), peak, factor), 1e-6):
-                raise Wrong(text)
-        wrong.reject({"head": abs(got[-1] - peak) > 1e-9}, rate=got[-1])
-        at = int((got - right).abs().gt(1e-9).nonzero()[-1])
-        raise wrong("other", part=layer_name(at, 3), rate=got[at], right=right[at])
-    mistakes = {
-        "frozen depth": not matches(top_is_trained, peak, factor),
-        "factor 2": not matches(tiny_classifier, peak, 4.0),
-        "default": not matches(tiny_classifier, peak),
-    }
-    wrong.reject(mistakes)
-    with fresh_cases("right for 3 blocks, not for other models"):
-        for n in draw(1, 5, 2):
-            assert matches(lambda n=n: tiny_classifier(n, "vanilla"), 0.1, 1.7)
-    return "peak for the head and the last norm, divided by factor for each layer down"
-
-
-# ---------------------------------------------------------------- low rank
-
-
-def check_low_rank(fn: Callable) -> str:
-    def case(
-        n_in: int, n_out: int, r: int, *batch: int, seed: int | None = None
-    ) -> tuple[Tensor, ...]:
-        shapes = ((*batch, n_in), (n_out, n_in), (n_out,), (r, n_in), (n_out, r))
-        seeds = [None if seed is None else seed + i for i in range(5)]
-        return tuple(numbers(*shape, seed=s) for shape, s in zip(shapes, seeds, strict=True))
-
-    wrong = diagnoses(__file__, "low-rank")
-    args = case(5, 4, 2, 3, seed=1)
-    sizes = "x of (3, 5), weight (4, 5), down (2, 5), up (4, 2)"
-    got = tensor(fn(*args, 6.0), (3, 4), f"the result for {sizes}")
-    wrong.compare(low_rank, got, lambda f: f(*args, 6.0), "the result")
-    x, weight, bias, down, up = args
-    start = fn(x, weight, bias, down, 0 * up, 6.0)
-    wrong.reject({"start": not close(start, x @ weight.T + bias)})
-    batch = case(5, 4, 2, 2, 3, seed=9)
-    got = tensor(fn(*batch, 6.0), (2, 3, 4), "the result for x of (2, 3, 5)")
-    wrong.reject({"batch": not close(got, low_rank(*batch, 6.0))})
-    with fresh_cases("right for the examples, not for other sizes, ranks and alphas"):
-        sizes = zip(draw(1, 9, 4), draw(1, 9, 4), draw(1, 5, 4), draw(1, 32, 4), strict=True)
-        for n_in, n_out, r, alpha in sizes:
-            args = case(n_in, n_out, r, 2)
-            assert close(fn(*args, float(alpha)), low_rank(*args, float(alpha)))
-    return "the frozen map and, times alpha / r, the map through r numbers"
-
-
-# ---------------------------------------------------------------- what is retained
-
-
-def check_retained(fn: Callable) -> str:
-    wrong = diagnoses(__file__, "retained")
-
-    def score(before: list[str], after: list[str], gold: list[str], case: str) -> tuple[int, int]:
-        got = fn(before, after, gold)
-        wrong.reject({"no score": not isinstance(got, Score)}, case=case, got=describe(got))
-        return got.correct, got.total
-
-    # 6 are correct before, one of them with a space; afterwards 4 of these are, and 2 others
-    gold = "Rome,Oslo,Bern,Riga,Kyiv,Lima,Doha,Bonn,Cork,Pisa,Graz".split(",")
-    before = "Rome,Oslo, Bern,Riga,Kyiv,Lima,Cork,Oslo,Rome,Lima,Oslo".split(",")
-    after = "Rome ,Oslo,Bern,Riga,Rome,,Doha,Oslo,Cork,Lima,Oslo".split(",")
-    got = score(before, after, gold, "11 questions")
-    counts = f"{got[0]} of {got[1]}"
-    if got != (4, 6):
-        still = "of the 6 answers that were correct before, 4 still are"
-        why = wrong.texts("counts").get(counts, still)
-        raise wrong("score", got=counts, why=why)
-    try:
-        nothing = score(["x"], ["Rome"], ["Rome"], "nothing was known")
-    except ZeroDivisionError:
-        raise wrong("divides") from None
-    wrong.reject({"nothing": nothing != (0, 0)})
-    expect_value_error("one answer less than questions", fn, before, after[:-1], gold)
-    with fresh_cases("right for the example, not for other answers"):
-        rng = fresh_random()
-        for n in draw(1, 30, 4):
-            gold, before, after = ([rng.choice("abc") for _ in range(n)] for _ in range(3))
-            known = [i for i in range(n) if before[i] == gold[i]]
-            n_kept = sum(after[i] == gold[i] for i in known)
-            assert score(before, after, gold, "it") == (n_kept, len(known))
-    return "kept of those that were known, spaces aside"
-
-
+PIECES: dict[str, tuple[Any, Callable]] = {
+    "classifier": (solutions.Classifier, classifier_of),
+    "finetune-groups": (solutions.finetune, finetune_of),
+    "train-top": (solutions.train_top, train_top_of),
+    "layer-rates": (solutions.layer_rates, layer_rates_of),
+    "lora": (solutions.LoRALinear, lora_of),
+    "tagger": (solutions.Tagger, tagger_of),
+    "span-finder": (solutions.SpanFinder, span_finder_of),
+}
 EXERCISES = tuple(
-    Exercise(id, NOTEBOOK, *details)
-    for id, *details in (
-        ("pool", "One vector a text", 2, 10, pool, check_pool),
-        ("train-top", "Freeze and thaw", 3, 15, train_top, check_train_top),
-        ("layer-rates", "A rate for each layer", 3, 15, layer_rates, check_layer_rates),
-        ("low-rank", "Around the frozen map", 2, 8, low_rank, check_low_rank),
-        ("retained", "What is left", 1, 5, retained, check_retained),
+    Exercise(
+        id,
+        NOTEBOOK,
+        *(TEXTS[id][key] for key in ("title", "difficulty", "minutes")),
+        reference,
+        CHAPTER.check(id, reference.__name__, compute),
     )
+    for id, (reference, compute) in PIECES.items()
 )

@@ -1,38 +1,28 @@
-"""Ways to finetune one body on sentiment, and the results of comparing them.
+"""Ways to finetune one body, as the table of chapter 12 compares them.
 
-The comparison is in data/results/finetuning.json, written by
-`python tools/experiments/finetuning_techniques.py`. Each technique tried its learning rates with
-seed 0, on dev sentences, and was then tested with other seeds, on other sentences.
+data/results/finetuning.json holds the comparison; tools/experiments/finetuning_techniques.py wrote
+it. A learning rate is chosen on dev people with seed 0; the other seeds are tested on others.
 """
 
 from __future__ import annotations
 
 import copy
-import tomllib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
-from statistics import mean
 from typing import Any
 
 import torch
+from torch import nn
 
-from kt_core.datasets import NamePlace
 from kt_core.decoding import answer
-from kt_core.evaluation import Score
+from kt_core.evaluation import Score, exact_match
 from kt_core.models import GPT
-from kt_core.train_config import TrainConfig
 from kt_core.vocab import CharVocab
-from kt_course.chapters.finetuning_techniques.classify import (
-    Classifier,
-    add_lora,
-    finetune,
-    predict,
-    retained,
-    train_top,
-)
-from kt_course.chapters.finetuning_techniques.sentiment import KINDS, Sentence, score_labels
+from kt_course.chapters.finetuning_techniques import solutions, tasks
 
+LINEAR = ("query", "key", "value", "proj", "up")  # the linear maps of a block
+RANK, ALPHA = 8, 16.0
+STEPS, BATCH_SIZE = 75, 16
 LONGEST = 24  # characters of a birthplace
 
 
@@ -40,142 +30,156 @@ LONGEST = 24  # characters of a birthplace
 class Technique:
     """A way of finetuning.
 
-    Args:
+    Attributes:
         rates: The peak learning rates that it tries.
-        top: How much of the body is trained (`train_top`), None for everything.
-        factor: Of `layer_rates`.
-        rank: Of LoRA, 0 without.
-        pretrained: False re-initialises the body.
-        replay: Whether the old task's questions are trained on too.
+        top: How many blocks are trained (`solutions.train_top`); None for everything.
+        factor: Of `solutions.layer_rates`.
+        has_lora, is_pretrained: LoRA beside a frozen body; False re-initialises the body.
     """
 
     label: str
-    rates: Sequence[float]
-    epochs: float = 3.0
-    batch_size: int = 8
+    rates: tuple[float, ...]
     top: int | None = None
     factor: float = 1.0
-    rank: int = 0
-    pretrained: bool = True
-    replay: bool = False
+    has_lora: bool = False
+    is_pretrained: bool = True
 
 
-_TABLES = tomllib.loads(Path(__file__).with_name("techniques.toml").read_text(encoding="utf-8"))
-TECHNIQUES = {name: Technique(**table) for name, table in _TABLES.items()}
+TECHNIQUES = {
+    "scratch": Technique("from scratch", (1e-3, 3e-3), is_pretrained=False),
+    "frozen": Technique("frozen body", (3e-2, 1e-1), top=0),
+    "top2": Technique("top 2 blocks", (1e-3, 2e-3), top=2),
+    "layers": Technique("a rate per layer", (2e-3, 4e-3), factor=2.6),
+    "all": Technique("everything", (1e-4, 3e-4, 1e-3, 3e-3)),
+    "lora": Technique("LoRA, rank 8", (4e-3, 8e-3), has_lora=True),
+}
+
+
+def add_lora(model: nn.Module, rank: int = RANK, alpha: float = ALPHA, layer=None) -> list:
+    """Freeze a model's body, put LoRA layers into its blocks, and return these layers.
+
+    Args:
+        layer: The class, `solutions.LoRALinear` or a learner's.
+    """
+    model.body.requires_grad_(False)
+    added = []
+    for module in list(model.body.blocks.modules()):
+        for name, child in list(module.named_children()):
+            if name in LINEAR and isinstance(child, nn.Linear):
+                setattr(module, name, (layer or solutions.LoRALinear)(child, rank, alpha))
+                added.append(getattr(module, name))
+    return added
+
+
+def switch(layers: Sequence[nn.Module], is_on: bool) -> None:
+    """Switch LoRA layers on or off."""
+    for layer in layers:
+        layer.is_on = is_on
+
+
+def merge_all(body: GPT) -> None:
+    """Replace every LoRA layer of a body by its merged linear layer."""
+    for module in list(body.modules()):
+        for name, child in list(module.named_children()):
+            if hasattr(child, "merge"):
+                setattr(module, name, child.merge())
+
+
+def new_body(body: GPT, seed: int, is_pretrained: bool = True) -> GPT:
+    """Return a copy of a body, or one of the same shape with random weights."""
+    torch.manual_seed(seed)
+    return copy.deepcopy(body) if is_pretrained else GPT(body.config)
 
 
 def tune(
-    technique: Technique,
-    body: GPT,
-    vocab: CharVocab,
-    train: Sequence[Sentence],
-    *,
-    rate: float,
-    seed: int = 0,
-    old: Sequence[tuple[str, str]] = (),
-    **settings: Any,
-) -> tuple[Classifier, Any, list[dict]]:
-    """Finetune a copy of `body` in one way.
-
-    Args:
-        old: (question, answer) pairs of the old task, for a technique that replays it.
-        settings: Fields of `TrainConfig` to change.
+    technique: Technique, body: GPT, rows: Sequence, *, rate: float, seed: int, steps: int = STEPS
+) -> tuple[nn.Module, list]:
+    """Finetune a classifier of regions on a copy of `body`.
 
     Returns:
-        The classifier, peft's model (None without LoRA) and the history.
+        The classifier, and its LoRA layers (none without LoRA).
     """
-    body = copy.deepcopy(body)
-    if not technique.pretrained:
-        torch.manual_seed(seed)
-        body = GPT(body.config).to(body.tok_emb.weight.device)
-    tuned, adapter = Classifier(body, seed=seed), None
-    if technique.top is not None:
-        train_top(tuned, min(technique.top, body.config.n_layer + 1))
-    if technique.rank:
-        adapter = add_lora(tuned, technique.rank, alpha=2.0 * technique.rank, seed=seed)
-    usual = dict(
-        epochs=technique.epochs,
-        batch_size=technique.batch_size,
-        learning_rate=rate,
-        schedule="linear",
-        warmup_steps=8,
-        cooldown_from=0.5,
-        final_fraction=0.0,
-        weight_decay=0.01,
-        seed=seed,
-        device=str(body.tok_emb.weight.device),
+    copied = new_body(body, seed, technique.is_pretrained)
+    model = solutions.Classifier(copied, len(tasks.REGIONS))
+    added = add_lora(model) if technique.has_lora else []
+    if not added:
+        L = body.config.n_layer
+        solutions.train_top(model, L + 1 if technique.top is None else min(technique.top, L))
+    groups = solutions.layer_rates(model, rate, technique.factor)
+    solutions.finetune(model.train(), tasks.batch_list(rows, steps, BATCH_SIZE, seed), groups)
+    return model.eval(), added
+
+
+def ask(body: GPT, vocab: CharVocab, pairs: Sequence[tuple[str, str]]) -> list[str]:
+    """Let a body answer the questions of pairs."""
+    return answer(body, vocab, [text for text, _ in pairs], max_new=LONGEST)
+
+
+def classify(
+    model: nn.Module, vocab: CharVocab, pairs: Sequence[tuple[str, str]], answers: Sequence[str]
+) -> list[bool]:
+    """Return, for each person, whether the region is correct, after these answers."""
+    rows = tasks.region_rows(vocab, pairs, answers)
+    outputs = tasks.logits_of(model, rows)
+    return [int(z.argmax()) == target for z, (_, target) in zip(outputs, rows, strict=True)]
+
+
+def retained(before: Sequence[str], after: Sequence[str], gold: Sequence[str]) -> Score:
+    """Count, of the answers that were correct before, those that are correct afterwards."""
+    known = [i for i, place in enumerate(gold) if before[i].strip() == place.strip()]
+    kept = exact_match([after[i] for i in known], [gold[i] for i in known])
+    return Score(kept.correct, len(known))
+
+
+def measure(
+    model: nn.Module, layers: Sequence, vocab: CharVocab, pairs: Sequence, before: Sequence[str]
+) -> dict[str, Any]:
+    """Measure a finetuned classifier on pairs (question, birthplace).
+
+    Args:
+        layers: The model's LoRA layers, if it has some.
+        before: What the body answered before the finetuning.
+
+    Returns:
+        Counts: `alone`, correct regions if the finetuned model first answers the question itself
+        (LoRA is switched off for that); `assisted`, the same after the answers `before`; `kept` of
+        `known` birthplaces, and `kept_off` without LoRA; `total`.
+    """
+    gold = [place for _, place in pairs]
+    after = ask(model.body, vocab, pairs)
+    switch(layers, False)
+    own = ask(model.body, vocab, pairs) if layers else after
+    switch(layers, True)
+    score = retained(before, after, gold)
+    return dict(
+        alone=sum(classify(model, vocab, pairs, own)),
+        assisted=sum(classify(model, vocab, pairs, before)),
+        kept=score.correct,
+        known=score.total,
+        kept_off=retained(before, own, gold).correct,
+        total=len(pairs),
     )
-    config = TrainConfig(**usual | settings)
-    replay = NamePlace(old, vocab, body.config.block_size) if technique.replay else None
-    history = finetune(tuned, vocab, train, config, factor=technique.factor, replay=replay)
-    return tuned, adapter, history
 
 
-def accuracy(tuned: Classifier, vocab: CharVocab, sentences: Sequence[Sentence]) -> Score:
-    """Count the sentences that a classifier labels correctly."""
-    return score_labels(predict(tuned, vocab, [s.text for s in sentences]), sentences)
+# ---------------------------------------------------------------- the file of results
 
 
-class Birthplaces:
-    """The body's old task: its questions, and its answers before anything was finetuned."""
-
-    def __init__(self, body: GPT, vocab: CharVocab, pairs: Sequence[tuple[str, str]]):
-        self.vocab = vocab
-        self.questions, self.gold = [q for q, _ in pairs], [a for _, a in pairs]
-        self.before = self.ask(body)
-
-    def ask(self, body: GPT) -> list[str]:
-        """Answer the questions with a body."""
-        return answer(body, self.vocab, self.questions, max_new=LONGEST)
-
-    def retained(self, body: GPT) -> Score:
-        """Count, of the answers that were correct before, those that a body gives now."""
-        return retained(self.before, self.ask(body), self.gold)
-
-
-# ---------------------------------------------------------------- the table of results
-
-
-def chosen_rate(rows: Sequence[dict], name: str) -> float:
-    """Find the rate of a technique's rows that is best on dev; of equal ones the smallest."""
+def chosen_rate(rows: Sequence[Mapping], name: str) -> float:
+    """Find the rate of a technique that is best on dev; of equal ones the smallest."""
     candidates = [row for row in rows if row["technique"] == name]
     if not candidates:
         raise ValueError(f"no row of technique {name!r} to choose a rate from")
-    return max(candidates, key=lambda row: (row["dev"], -row["rate"]))["rate"]
+    return max(candidates, key=lambda row: (row["alone"], -row["rate"]))["rate"]
 
 
-def summary(table: dict) -> dict[str, dict]:
-    """Summarise each technique of the table.
-
-    Returns:
-        Rate, number of trained parameters, seconds, accuracy by kind of sentence, and (mean, low,
-        high) over seeds of the shares test, new and kept.
-    """
-    result = {}
-    for name in dict.fromkeys(row["technique"] for row in table["rows"]):
-        rows = [row for row in table["rows"] if row["technique"] == name]
-        result[name] = dict(
-            label=TECHNIQUES[name].label,
-            rate=rows[0]["rate"],
-            trained=rows[0]["trained"],
-            seconds=mean(row["seconds"] for row in rows),
-            kinds={kind: mean(row["kinds"][kind] for row in rows) for kind in KINDS},
-            test=interval([row["test"] for row in rows]),
-            new=interval([row["new"] for row in rows]),
-            kept=interval([row["kept"] / max(row["known"], 1) for row in rows]),
-        )
-    return result
+def rows_of(table: Mapping, name: str, rate: float | None = None) -> list[dict]:
+    """Return a technique's rows, one per seed, with the chosen rate or another one."""
+    rate = rate or chosen_rate(table["choosing"], name)
+    rows = [row for row in table["rows"] if (row["technique"], row["rate"]) == (name, rate)]
+    return sorted(rows, key=lambda row: row["seed"])
 
 
-def interval(shares: Sequence[float]) -> tuple[float, float, float]:
-    """Compute (mean, low, high) of shares over seeds: Student's 95 % interval, cut at 0 and 1.
-
-    One seed has no interval: its value comes three times.
-    """
-    from scipy import stats
-
-    middle, n = mean(shares), len(shares)
-    if n == 1 or len(set(shares)) == 1:
-        return middle, middle, middle
-    low, high = stats.t.interval(0.95, n - 1, middle, stats.sem(shares))
-    return middle, max(float(low), 0.0), min(float(high), 1.0)
+def shares(rows: Sequence[Mapping], counted: str) -> list[float]:
+    """Return a share per seed: of `alone`, `assisted` or `kept`."""
+    of = "known" if counted.startswith("kept") else "total"
+    return [row[counted] / max(row[of], 1) for row in rows]

@@ -1,8 +1,7 @@
-"""Techniques of finetuning, and their comparison: rates chosen on dev alone, resumable tables."""
+"""Techniques and tasks of finetuning: data, measures, LoRA in a body, the resumable experiment."""
 
 import copy
 import json
-from dataclasses import replace
 
 import pytest
 import torch
@@ -10,198 +9,221 @@ from experiments import load_experiment
 
 import kt_core as kt
 from kt_core.corpora.paths import data_dir
-from kt_course.chapters.finetuning_techniques.sentiment import load_task, sentences
+from kt_course.chapters.finetuning_techniques import solutions, tasks
+from kt_course.chapters.finetuning_techniques.figures import TechniqueTable, mean_and_interval
 from kt_course.chapters.finetuning_techniques.techniques import (
     TECHNIQUES,
-    Birthplaces,
-    Technique,
+    add_lora,
+    ask,
     chosen_rate,
-    interval,
-    summary,
+    measure,
+    merge_all,
+    retained,
+    rows_of,
+    shares,
+    switch,
     tune,
 )
 
 experiment = load_experiment("finetuning_techniques")
-compare = experiment.compare
-
-PEOPLE = [("Where was Ann born?", "Rome"), ("Where was Bob born?", "Oslo")]
-VOCAB = kt.CharVocab.from_documents([s.text for s in sentences(60)] + [q + a for q, a in PEOPLE])
-SIZES = dict(n_train=12, n_dev=8, n_test=10, n_new=4)
+VOCAB = kt.load_corpus("bios").vocab
+SIZES = dict(n_train=8, n_dev=3, n_lines=6, n_texts=8, n_test=4)
 
 
 def body(n_layer=2):
     torch.manual_seed(0)
-    return kt.GPT(kt.GPTConfig(len(VOCAB), 64, n_layer, 2, 16, "rope", dropout=0.0)).eval()
+    return kt.GPT(kt.GPTConfig(len(VOCAB), 128, n_layer, 2, 16, "rope", dropout=0.0)).eval()
 
 
-def test_train_and_dev_share_no_sentence_and_test_has_none_of_them():
-    task = load_task(1)
-    parts = [{s.text for s in part} for part in (task.train, task.dev, task.test, task.new)]
-    assert [len(part) for part in parts] == [600, 200, 300, 100]
-    assert len(set.union(*parts)) == sum(map(len, parts))
-    assert not {s.text for s in load_task(0).test} & parts[0]
+def region_rows(n=8):
+    labelled, _, test = tasks.split_people(1, n, 2)
+    return tasks.region_rows(VOCAB, labelled, [place for _, place in labelled]), test
+
+
+# ---------------------------------------------------------------- tasks
+
+
+def test_people_who_choose_and_people_who_test_are_not_labelled():
+    parts = [{asked for asked, _ in part} for part in tasks.split_people(3, 200, 100)]
+    assert [len(part) for part in parts] == [200, 100, 150]
+    assert len(set.union(*parts)) == 450
+    assert {asked for asked, _ in tasks.split_people(4, 200, 100)[0]} != parts[0]
+
+
+def test_regions():
+    names = [tasks.REGIONS[tasks.region_of(city)] for city in ("Leeds", "Boston", "Oslo", "Lima")]
+    assert names == list(tasks.REGIONS)
+    assert tasks.region_of("no city") == 3
+    cities = tasks.world()[1]
+    assert {tasks.region_of(city) for city in cities} == {0, 1, 2, 3}
+    known = {*tasks.BRITISH, *tasks.AMERICAN, *tasks.EUROPEAN}
+    assert known - set(cities.values()) <= {"Romania", "Russia"}
+
+
+def test_a_region_row_is_question_answer_and_the_region_of_the_true_place():
+    rows = tasks.region_rows(VOCAB, [("Where was Ann born?", "Oslo")], ["Lima"])
+    ids, target = rows[0]
+    assert VOCAB.decode(ids) == "Where was Ann born?⁇Lima⁇" and target == 2
+
+
+def test_tags_and_entities_of_a_line():
+    text, tags = tasks.tagged_line("Al J. Roe", "Al J. Roe. He was born in New York. He died.")
+    assert text == "He was born in New York. Al J. Roe died."
+    words = tasks.word_tags(text, tags)
+    found = {(text[a:b], tag) for a, b, tag in tasks.entities(text, words)}
+    assert found == {("New York", 2), ("Al J. Roe", 1)}
+    assert tasks.tagged_line("Al", "Al. Born in Rome.") is None
+    rows = tasks.tag_rows(VOCAB, [(text, tags)])
+    assert [t for t in rows[0][1] if t >= 0] == words
+
+
+def test_span_texts_hold_their_answer_and_another_city():
+    examples = tasks.span_task("train", 20, 1)
+    assert len(examples) == 20 and examples == tasks.span_task("train", 20, 1)
+    for text, start, end in examples:
+        assert len(text) <= tasks.MAX_TEXT
+        assert text[start : end + 1] in tasks.world()[1]
+        assert len({m[0] for m in tasks.place_pattern().finditer(text)}) > 1
+
+
+def test_f1():
+    assert tasks.f1_score([{(0, 2, 1)}], [{(0, 2, 1)}]) == 1
+    assert tasks.f1_score([{(0, 2, 1), (3, 4, 2)}], [{(0, 2, 1)}]) == pytest.approx(2 / 3)
+    assert tasks.f1_score([set()], [set()]) == 0
+
+
+def test_batches_pad_ids_with_0_and_targets_with_minus_1():
+    rows = [([5, 6, 7], [0, 1, -1]), ([5], [2])]
+    ids, targets = tasks.Rows(rows).stack(rows)
+    assert ids.tolist() == [[5, 6, 7], [5, 0, 0]]
+    assert targets.tolist() == [[0, 1, -1], [2, -1, -1]]
+    assert len(tasks.batch_list(region_rows()[0], 5, 3, 0)) == 5
+
+
+def test_the_ngram_baselines_learn_something():
+    examples = [tasks.tagging_task(split, 20, 1) for split in ("train", "test")]
+    assert tasks.ngram_tagging(*examples) > 0.5
+    texts = [tasks.span_task(split, 40, 1) for split in ("train", "test")]
+    assert tasks.ngram_spans(*texts) > 0.3
+
+
+# ---------------------------------------------------------------- techniques
 
 
 @pytest.mark.parametrize("name", TECHNIQUES)
 def test_a_technique_leaves_the_body_that_it_was_given(name):
-    if TECHNIQUES[name].rank:
-        pytest.importorskip("peft")
-    model = body()
+    model, technique = body(), TECHNIQUES[name]
     before = copy.deepcopy(model.state_dict())
-    task = load_task(0, **SIZES)
-    tuned, adapter, history = tune(
-        TECHNIQUES[name], model, VOCAB, task.train, rate=1e-2, old=PEOPLE, steps=2, warmup_steps=0
-    )
+    tuned, layers = tune(technique, model, region_rows()[0], rate=1e-2, seed=1, steps=2)
     assert all(torch.equal(value, before[key]) for key, value in model.state_dict().items())
-    assert history[-1]["step"] == 2 and (adapter is not None) == bool(TECHNIQUES[name].rank)
-    moved = [not torch.equal(p, before[n]) for n, p in tuned.body.named_parameters() if n in before]
-    assert any(moved) == (name not in ("probe", "lora"))
+    assert bool(layers) == technique.has_lora and not tuned.training
+    after = tuned.body.state_dict()
+    moved = any(key in after and not torch.equal(after[key], before[key]) for key in before)
+    assert moved == (name not in ("frozen", "lora"))
 
 
-def test_from_scratch_is_another_body_for_each_seed():
-    model, train = body(), load_task(0, **SIZES).train
-    weights = [
-        tune(TECHNIQUES["scratch"], model, VOCAB, train, rate=1e-9, seed=seed, steps=1)[
-            0
-        ].body.tok_emb.weight
-        for seed in (1, 1, 2)
-    ]
-    assert torch.allclose(weights[0], weights[1]) and not torch.allclose(
-        weights[0], weights[2], atol=1e-3
-    )
-    assert not torch.allclose(weights[0], model.tok_emb.weight, atol=1e-3)
+def test_lora_in_a_body_can_be_switched_off_and_merged():
+    model = solutions.Classifier(body(), 4)
+    ids = torch.tensor([[4, 5, 6]])
+    plain = model.body.hidden(ids)
+    layers = add_lora(model, rank=2, alpha=4.0)
+    assert len(layers) == 12
+    assert torch.allclose(model.body.hidden(ids), plain), "B is 0"
+    for layer in layers:
+        torch.nn.init.normal_(layer.up)
+    changed = model.body.hidden(ids)
+    assert not torch.allclose(changed, plain, atol=1e-3)
+    switch(layers, False)
+    assert torch.allclose(model.body.hidden(ids), plain)
+    switch(layers, True)
+    merge_all(model.body)
+    assert torch.allclose(model.body.hidden(ids), changed, atol=1e-4)
+    assert not any(isinstance(m, solutions.LoRALinear) for m in model.modules())
 
 
-def test_known_is_what_was_right_before():
-    model = body()
-    places = Birthplaces(model, VOCAB, PEOPLE)
-    places.gold = [places.before[0], "x"]
-    score = places.retained(model)
-    assert (score.correct, score.total) == (1, 1)
+def test_our_lora_is_pefts():
+    peft = pytest.importorskip("peft")
+    model, config = body(), peft.LoraConfig(r=4, lora_alpha=8, target_modules=["up"])
+    theirs = peft.get_peft_model(copy.deepcopy(model), config).base_model.model
+    other = theirs.blocks[1].mlp.up
+    ours = solutions.LoRALinear(copy.deepcopy(model.blocks[1].mlp.up), 4, 8.0)
+    ours.down.data = other.lora_A["default"].weight.data
+    other.lora_B["default"].weight.data = ours.up.data = torch.randn(64, 4)
+    x = torch.randn(2, 3, 16)
+    assert torch.allclose(ours(x), other(x), atol=1e-5)
+
+
+def test_retained_counts_of_what_was_known():
+    gold = ["Rome", "Oslo", "Bern", "Riga"]
+    score = retained(["Rome ", "Oslo", "x", "Riga"], ["Rome", "x", "Bern", "Riga "], gold)
+    assert (score.correct, score.total) == (2, 3)
+    assert retained(["x"], ["Rome"], ["Rome"]).total == 0
+
+
+def test_a_frozen_body_keeps_everything_and_answers_as_before():
+    model, (rows, test) = body(), region_rows()
+    tuned, layers = tune(TECHNIQUES["frozen"], model, rows, rate=0.1, seed=1, steps=2)
+    counts = measure(tuned, layers, VOCAB, test, ask(model, VOCAB, test))
+    assert counts["kept"] == counts["known"] and counts["alone"] == counts["assisted"]
+    assert counts["total"] == len(test)
+
+
+# ---------------------------------------------------------------- the table
 
 
 def test_the_rate_is_devs_and_the_smaller_of_equals():
-    rows = [
-        dict(technique="a", rate=r, dev=d, test=t)
-        for r, d, t in ((1, 0.5, 1), (3, 0.9, 0), (2, 0.9, 0))
-    ]
+    rows = [dict(technique="a", rate=r, alone=n) for r, n in ((1, 5), (3, 9), (2, 9))]
     assert chosen_rate(rows, "a") == 2
     with pytest.raises(ValueError, match="no row of technique 'b'"):
         chosen_rate(rows, "b")
 
 
-@pytest.fixture
-def short(monkeypatch):
-    """Two techniques of two rates, trained for two steps."""
-    some = {name: replace(TECHNIQUES[name], rates=(1e-3, 1e-2)) for name in ("probe", "all")}
-    monkeypatch.setattr(experiment, "TECHNIQUES", some)
-    return dict(seeds=(1, 2), sizes=SIZES, steps=2, names=tuple(some))
+def run(table=None, save=lambda table: None):
+    names = ("frozen", "all")
+    return experiment.Experiment(body(), VOCAB, table, save, SIZES, steps=1).run((1, 2), names)
 
 
-def test_a_table_is_complete_and_can_be_resumed(short):
+def without_seconds(table):
+    lists = [table[part] for part in experiment.LISTS]
+    return [[{k: v for k, v in row.items() if k != "seconds"} for row in rows] for rows in lists]
+
+
+def test_an_interrupted_experiment_is_resumed():
     tables = []
-    table = compare(
-        body(), VOCAB, PEOPLE, save=lambda t: tables.append(json.loads(json.dumps(t))), **short
-    )
-    assert [(r["technique"], r["rate"]) for r in table["choosing"]] == [
-        ("probe", 1e-3),
-        ("probe", 1e-2),
-        ("all", 1e-3),
-        ("all", 1e-2),
-    ]
-    assert not any("test" in row for row in table["choosing"]), (
-        "test sentences are not looked at to choose"
-    )
-    assert [(r["technique"], r["seed"]) for r in table["rows"]] == [
-        ("probe", 1),
-        ("all", 1),
-        ("probe", 2),
-        ("all", 2),
-    ]
-    assert all(
-        row["rate"] == chosen_rate(table["choosing"], row["technique"]) for row in table["rows"]
-    )
-    stopped, again = tables[4], []
-    more = compare(body(), VOCAB, PEOPLE, table=stopped, save=again.append, **short)
-    assert len(again) == 3
-
-    def figures(table):
-        return [
-            {k: v for k, v in row.items() if k != "seconds"}
-            for row in table["choosing"] + table["rows"]
-        ]
-
-    assert figures(more) == figures(table)
-
-
-def test_a_row_with_a_rate_that_is_not_chosen_any_more_is_measured_again(short):
-    table = compare(body(), VOCAB, PEOPLE, **short)
-    table["rows"][0]["rate"] = 7.0
+    table = run(save=lambda t: tables.append(json.loads(json.dumps(t))))
+    assert [len(table[part]) for part in experiment.LISTS] == [6, 10, 8, 8, 2]
+    assert {row["seed"] for row in table["choosing"]} == {0}
+    rows = table["rows"]
+    assert {r["rate"] for r in rows if r["technique"] == "all"} == set(TECHNIQUES["all"].rates)
     again = []
-    compare(
-        body(),
-        VOCAB,
-        PEOPLE,
-        table=table,
-        save=lambda t: again.append(t["rows"][-1]["technique"]),
-        **short,
-    )
-    assert again == ["probe"] and 7.0 not in [row["rate"] for row in table["rows"]]
-
-
-def test_a_summary_is_over_seeds(short):
-    table = compare(body(), VOCAB, PEOPLE, **short)
-    result = summary(table)
-    tests = [row["test"] for row in table["rows"] if row["technique"] == "all"]
-    assert list(result) == ["probe", "all"]
-    assert result["all"]["test"] == interval(tests)
-    assert result["all"]["test"][0] == pytest.approx(sum(tests) / 2)
-    assert result["probe"]["trained"] == 34
-
-
-@pytest.mark.parametrize("values", [[0.9, 0.95, 0.85], [0.1, 0.5], [0.3] * 4 + [0.7] * 6])
-def test_the_interval_over_seeds_is_students(values):
-    middle, low, high = interval(values)
-    n, quantile = len(values), {3: 4.303, 2: 12.706, 10: 2.262}[len(values)]
-    half = quantile * torch.tensor(values).double().std().item() / n**0.5
-    assert middle == pytest.approx(sum(values) / n)
-    expected = (max(middle - half, 0.0), min(middle + half, 1.0))
-    assert (low, high) == pytest.approx(expected, abs=1e-3)
-
-
-def test_an_interval_stays_between_0_and_1():
-    assert interval([0.9, 1.0])[2] == 1.0 and interval([0.0, 0.1])[1] == 0.0
-    assert interval([0.4]) == (0.4, 0.4, 0.4)
+    more = run(tables[-4], again.append)
+    assert len(again) == 3 and without_seconds(more) == without_seconds(table)
 
 
 def test_what_cannot_be_is_refused():
-    with pytest.raises(ValueError, match="no technique 'laura'"):
-        compare(body(), VOCAB, PEOPLE, names=("laura",))
     with pytest.raises(ValueError, match="seed 0 chooses the rates"):
-        compare(body(), VOCAB, PEOPLE, seeds=(0, 1))
+        experiment.Experiment(body(), VOCAB, sizes=SIZES, steps=1).run((0, 1))
     with pytest.raises(SystemExit):
         experiment.main(["--out", "x.json", "--seeds", "0"])
 
 
-def test_every_technique_says_what_it_is():
-    assert all(isinstance(t, Technique) and t.label and t.rates for t in TECHNIQUES.values())
-    assert len({t.label for t in TECHNIQUES.values()}) == len(TECHNIQUES)
+def test_an_interval_is_cut_at_0_and_100():
+    assert mean_and_interval([0.9, 1.0]) == "95 [31, 100]"
+    assert mean_and_interval([0.5, 0.5]) == "50 [50, 50]"
 
 
-def test_the_shipped_table_has_all_techniques_with_equal_seeds():
-    path = data_dir() / "results" / "finetuning.json"
-    table = json.loads(path.read_text(encoding="utf-8"))
-    result = {
-        name: [row for row in table["rows"] if row["technique"] == name] for name in TECHNIQUES
-    }
-    assert all([row["seed"] for row in rows] == table["seeds"] for rows in result.values())
-    assert all(
-        {row["rate"] for row in rows} == {chosen_rate(table["choosing"], n)}
-        for n, rows in result.items()
-    )
-    assert {r["rate"] for r in table["choosing"] if r["technique"] == "all"} == set(
-        TECHNIQUES["all"].rates
-    )
-    assert all(row["switched_off_as_before"] for row in result["lora"])
-    assert all(row["kept"] == row["known"] == table["known"] for row in result["probe"])
-    assert table["hardware"] and table["body"] and table["body_seed"] is not None
+def shipped_table():
+    return json.loads((data_dir() / "results" / "finetuning.json").read_text(encoding="utf-8"))
+
+
+def test_the_shipped_table_is_complete():
+    table = shipped_table()
+    assert len(table["seeds"]) == 5 and table["hardware"] and table["body_sha256"]
+    for name in TECHNIQUES:
+        assert [row["seed"] for row in rows_of(table, name)] == table["seeds"]
+    assert all(row["kept"] == row["known"] for row in rows_of(table, "frozen"))
+    assert all(row["kept_off"] == row["known"] for row in rows_of(table, "lora"))
+    assert len(TechniqueTable(table).cells()) == len(TECHNIQUES)
+    for rate in TECHNIQUES["all"].rates:
+        assert len(shares(rows_of(table, "all", rate), "alone")) == 5
+    assert len(table["tasks"]) == 20 and len(table["baselines"]) == 5

@@ -1,0 +1,113 @@
+"""The table and the pictures of chapter 12, from data/results/finetuning.json."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import matplotlib.pyplot as plt
+
+from kt_course.chapters.finetuning_techniques.techniques import TECHNIQUES, rows_of, shares
+from kt_course.figures.alt_text import show
+from kt_course.figures.style import BLUE, COLOURS, GREEN, GREY, VERMILION, WIDTH, in_style
+from kt_course.statistics import SeedSummary, Table
+
+MEASURES = {
+    "alone": ("region, the finetuned model answers", BLUE, "o-"),
+    "assisted": ("region, the body as it was answers", GREEN, "s--"),
+    "kept": ("birthplaces retained", VERMILION, "^:"),
+}
+
+
+@dataclass(frozen=True, repr=False)
+class TechniqueTable(Table):
+    """One row per technique: rate, trained parameters, seconds, and shares over seeds."""
+
+    table: Mapping[str, Any]
+    headers = (
+        "",
+        "rate",
+        "trained",
+        "seconds",
+        "region, alone (%)",
+        "region, assisted (%)",
+        "retained (%)",
+    )
+
+    def cells(self) -> list[list[str]]:
+        """Return the rows: mean over seeds, and its 95 % t-interval."""
+        cells = []
+        for name, technique in TECHNIQUES.items():
+            rows = rows_of(self.table, name)
+            seconds = SeedSummary(tuple(row["seconds"] for row in rows)).mean
+            first = [technique.label, f"{rows[0]['rate']:g}", f"{rows[0]['trained']:,}"]
+            means = [mean_and_interval(shares(rows, key)) for key in MEASURES]
+            cells.append([*first, f"{seconds:.1f}", *means])
+        return cells
+
+
+def mean_and_interval(values: Sequence[float]) -> str:
+    """Write a mean of shares and its 95 % t-interval in per cent, cut at 0 and 100."""
+    summary = SeedSummary(tuple(values))
+    low, high = max(summary.low, 0.0), min(summary.high, 1.0)
+    return f"{100 * summary.mean:.0f} [{100 * low:.0f}, {100 * high:.0f}]"
+
+
+def _bars(summaries: Sequence[SeedSummary]) -> tuple[list[float], list[list[float]]]:
+    """Means in per cent, and the lengths of the interval below and above."""
+    low, high = ([100 * getattr(s, end) for s in summaries] for end in ("low", "high"))
+    means = [100 * s.mean for s in summaries]
+    below = [m - max(end, 0.0) for m, end in zip(means, low, strict=True)]
+    above = [min(end, 100.0) - m for m, end in zip(means, high, strict=True)]
+    return means, [below, above]
+
+
+@in_style
+def rate_and_forgetting(table: Mapping, title: str) -> None:
+    """Draw accuracy and retention against the learning rate, for everything trained."""
+    rates, parts = TECHNIQUES["all"].rates, []
+    figure, ax = plt.subplots(figsize=(WIDTH, 3.8))
+    for key, (label, colour, line) in MEASURES.items():
+        values = [SeedSummary(tuple(shares(rows_of(table, "all", r), key))) for r in rates]
+        means, bars = _bars(values)
+        ax.errorbar(rates, means, bars, fmt=line, color=colour, capsize=3, label=label)
+        parts.append(f"{label} {', '.join(f'{m:.0f} %' for m in means)}")
+    ax.set(xscale="log", xlabel="peak learning rate", ylabel="per cent of people", ylim=(0, 105))
+    ax.set_xticks(rates, [f"{rate:g}" for rate in rates])
+    ax.minorticks_off()
+    ax.set_title(title)
+    ax.legend(loc="center left", bbox_to_anchor=(1, 0.5))
+    figures = f"At the rates {', '.join(f'{rate:g}' for rate in rates)}: {'; '.join(parts)}."
+    show(figure, figures)
+
+
+@in_style
+def learned_and_forgotten(table: Mapping, title: str) -> None:
+    """Draw each technique as a point: birthplaces retained, and accuracy on the new task."""
+    figure, ax = plt.subplots(figsize=(WIDTH, 3.8))
+    parts = []
+    for colour, (name, technique) in zip(COLOURS, TECHNIQUES.items(), strict=False):
+        rows = rows_of(table, name)
+        x, x_bars = _bars([SeedSummary(tuple(shares(rows, "kept")))])
+        y, y_bars = _bars([SeedSummary(tuple(shares(rows, "assisted")))])
+        ax.errorbar(x, y, y_bars, x_bars, "o", color=colour, capsize=3, label=technique.label)
+        parts.append(f"{technique.label} {x[0]:.0f} % and {y[0]:.0f} %")
+    ax.set(xlabel="birthplaces retained (%)", ylabel="correct regions (%)", title=title)
+    ax.set(xlim=(-3, 104), ylim=(20, 100))
+    ax.legend(loc="center left", bbox_to_anchor=(1, 0.5))
+    show(figure, f"Birthplaces retained and correct regions: {'; '.join(parts)}.")
+
+
+@in_style
+def rank_curve(ranks: Sequence[int], accuracies: Sequence[float], share: Sequence, title: str):
+    """Draw accuracy, and the share of the change, against the directions that are kept."""
+    figure, ax = plt.subplots(figsize=(WIDTH, 3.2))
+    x = range(len(ranks))
+    ax.plot(x, [100 * a for a in accuracies], "o-", color=BLUE, label="correct regions")
+    ax.plot(x, [100 * s for s in share], "s--", color=GREY, label="share of the squared change")
+    ax.set_xticks(x, ranks)
+    ax.set(xlabel="directions kept in every matrix", ylabel="per cent", ylim=(0, 105), title=title)
+    ax.legend(loc="center left", bbox_to_anchor=(1, 0.5))
+    pairs = ", ".join(f"{k}: {100 * a:.0f} %" for k, a in zip(ranks, accuracies, strict=True))
+    show(figure, f"Correct regions by the number of directions kept: {pairs}.")
