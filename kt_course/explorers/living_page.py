@@ -25,7 +25,9 @@ from kt_course.explorers.packed_models import Given, PackedModel, pack, unpack, 
 from kt_course.figures.alt_text import small_png
 
 VIEWS = ("attention", "ask", "lens", "replay")
-DATA_VIEWS = ("patches", "reach", "rotation", "spans", "tokens", "translation", "windows")
+DATA_VIEWS = (
+    *("forgetting", "patches", "reach", "rotation", "spans", "tokens", "translation", "windows"),
+)
 MIME = "application/vnd.kt.living-page+json"  # what an exported page is made from
 # ---------------------------------------------------------------- one explorer
 

@@ -28,7 +28,7 @@ from kt_course.shipped import shipped
 
 SIZES = dict(n_train=200, n_dev=100, n_lines=40, n_texts=150, n_test=100)
 TASK_RATES = (1e-3, 3e-3)
-LISTS = ("choosing", "rows", "choosing_tasks", "tasks", "baselines")
+LISTS = ("choosing", "rows", "choosing_tasks", "tasks", "baselines", "people")
 
 
 class Experiment:
@@ -50,7 +50,7 @@ class Experiment:
     ):
         self.body, self.vocab, self.save, self.steps = body, vocab, save, steps
         self.sizes, self.answers = sizes or SIZES, {}
-        self.table = table or {part: [] for part in (*LISTS, "seeds")}
+        self.table = {part: [] for part in (*LISTS, "seeds")} | (table or {})
 
     def add(self, part: str, key: dict, compute: Callable[[], dict]) -> None:
         """Append a row, unless the table has it."""
@@ -82,6 +82,21 @@ class Experiment:
             return dict(trained=trained, seconds=seconds) | counts
 
         self.add(part, dict(technique=name, rate=rate, seed=seed), compute)
+
+    def person_by_person(self, rate: float, n: int = 6) -> dict[str, Any]:
+        """What everything, trained with a rate and seed 1, says about the first test people."""
+        labelled, _, test = tasks.split_people(1, self.sizes["n_train"], self.sizes["n_dev"])
+        rows = tasks.region_rows(self.vocab, labelled, [place for _, place in labelled])
+        everything = TECHNIQUES["all"]
+        model, _ = techniques.tune(everything, self.body, rows, rate=rate, seed=1, steps=self.steps)
+        after = techniques.ask(model.body, self.vocab, test[:n])
+        rows = tasks.region_rows(self.vocab, test[:n], after)
+        regions = [int(logits.argmax()) for logits in tasks.logits_of(model, rows)]
+        people = [
+            dict(question=question, birthplace=place, answer=said, region=tasks.REGIONS[region])
+            for (question, place), said, region in zip(test[:n], after, regions, strict=True)
+        ]
+        return dict(people=people, regions=[tasks.REGIONS[target] for _, target in rows])
 
     def region_baseline(self, seed: int) -> dict[str, float]:
         """N-grams of letters, on the name alone and on the body's answer."""
@@ -155,6 +170,8 @@ class Experiment:
         for task, flag in kinds:
             for rate in TASK_RATES:
                 self.train_task("choosing_tasks", task, flag, rate, 0)
+        for rate in TECHNIQUES["all"].rates:
+            self.add("people", dict(rate=rate), lambda rate=rate: self.person_by_person(rate))
         for seed in seeds:
             for name in names:
                 best = chosen_rate(self.table["choosing"], name)

@@ -7,8 +7,10 @@ from dataclasses import dataclass
 from typing import Any
 
 import matplotlib.pyplot as plt
+from matplotlib.figure import Figure
 
 from kt_course.chapters.finetuning_techniques.techniques import TECHNIQUES, rows_of, shares
+from kt_course.explorers.living_page import LivingView, attach_data
 from kt_course.figures.alt_text import show
 from kt_course.figures.style import BLUE, COLOURS, GREEN, GREY, VERMILION, WIDTH, in_style
 from kt_course.statistics import SeedSummary, Table
@@ -63,23 +65,39 @@ def _bars(summaries: Sequence[SeedSummary]) -> tuple[list[float], list[list[floa
     return means, [below, above]
 
 
+def explore_forgetting(table: Mapping) -> LivingView:
+    """Choose the rate for everything trained: shares over seeds, and what six people get."""
+    rates = TECHNIQUES["all"].rates
+    summaries = {
+        key: [SeedSummary(tuple(shares(rows_of(table, "all", rate), key))) for rate in rates]
+        for key in MEASURES
+    }
+    bars = [
+        {label: summaries[key][i].mean for key, (label, *_) in MEASURES.items()}
+        for i in range(len(rates))
+    ]
+    parts = [
+        f"{label} {', '.join(f'{100 * s.mean:.0f} %' for s in summaries[key])}"
+        for key, (label, *_) in MEASURES.items()
+    ]
+    alt = f"At the rates {', '.join(f'{rate:g}' for rate in rates)}: {'; '.join(parts)}."
+    data = dict(rates=rates, bars=bars, people=table["people"], n_seeds=len(table["seeds"]))
+    return attach_data("forgetting", data, alt=alt, picture=_draw_rates(rates, summaries))
+
+
 @in_style
-def rate_and_forgetting(table: Mapping, title: str) -> None:
-    """Draw accuracy and retention against the learning rate, for everything trained."""
-    rates, parts = TECHNIQUES["all"].rates, []
+def _draw_rates(rates: Sequence[float], summaries: Mapping[str, Sequence[SeedSummary]]) -> Figure:
     figure, ax = plt.subplots(figsize=(WIDTH, 3.8))
     for key, (label, colour, line) in MEASURES.items():
-        values = [SeedSummary(tuple(shares(rows_of(table, "all", r), key))) for r in rates]
-        means, bars = _bars(values)
+        means, bars = _bars(summaries[key])
         ax.errorbar(rates, means, bars, fmt=line, color=colour, capsize=3, label=label)
-        parts.append(f"{label} {', '.join(f'{m:.0f} %' for m in means)}")
     ax.set(xscale="log", xlabel="peak learning rate", ylabel="per cent of people", ylim=(0, 105))
     ax.set_xticks(rates, [f"{rate:g}" for rate in rates])
     ax.minorticks_off()
-    ax.set_title(title)
+    ax.set_title("Larger rates learn more regions and lose more birthplaces")
     ax.legend(loc="center left", bbox_to_anchor=(1, 0.5))
-    figures = f"At the rates {', '.join(f'{rate:g}' for rate in rates)}: {'; '.join(parts)}."
-    show(figure, figures)
+    plt.close(figure)
+    return figure
 
 
 @in_style

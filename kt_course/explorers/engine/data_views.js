@@ -577,3 +577,56 @@ export function translationView(page) {
     },
   });
 }
+
+// ---------------------------------------------------------------- learning rate and forgetting
+
+/**
+ * One learning rate of several: shares over seeds, and what the finetuned model says about people.
+ *
+ * @param {Page} page data: rates, bars {name: share} and people {people, regions} per rate, n_seeds
+ * @returns {HTMLElement}
+ */
+export function forgettingView(page) {
+  const { rates, bars: shares, people, n_seeds } = page.data;
+  page.expose("shares(rate)", "{measure: share} with the rate of this number", (i) => shares[i], "shares(0)");
+  const cell = (text, isGood) =>
+    el("td", { class: isGood ? "kt-good" : undefined }, (text || "(empty)") + (isGood ? " ✓" : ""));
+  return dataView(page, {
+    hint: "move the rate to the right: the answers break, while the regions improve if assisted.",
+    fields: {
+      i: { label: "Peak learning rate", value: 1, max: rates.length - 1, say: (i) => rates[i] },
+    },
+    draw({ i }) {
+      const rows = Object.entries(shares[i]).map(([name, share]) => ({ name, share }));
+      const said = people[i].people.map(({ question, birthplace, answer, region }, k) =>
+        el(
+          "tr",
+          {},
+          el("th", { scope: "row" }, question.replace(/^Where was (.*) born\?$/, "$1")),
+          el("td", {}, birthplace),
+          cell(answer, answer === birthplace),
+          cell(region, region === people[i].regions[k]),
+        ),
+      );
+      const head = ["person", "birthplace", "finetuned model answers", "then its region"];
+      return {
+        sentence:
+          `Rate ${rates[i]}, mean of ${n_seeds} seeds: ` +
+          `${rows.map(({ name, share }) => `${name} ${percent(share)}`).join("; ")}.`,
+        parts: [
+          el("ol", { class: "kt-answers" }, ...bars(rows)),
+          el(
+            "div",
+            { class: "kt-scroll", tabindex: "0", role: "group", "aria-label": "Six people" },
+            el(
+              "table",
+              { class: "kt-table" },
+              el("thead", {}, el("tr", {}, ...head.map((text) => el("th", { scope: "col" }, text)))),
+              el("tbody", {}, ...said),
+            ),
+          ),
+        ],
+      };
+    },
+  });
+}

@@ -6,6 +6,7 @@ import { lensView } from "./lens_view.js";
 import { patchView } from "./patch_view.js";
 import { replayView } from "./replay_view.js";
 import {
+  forgettingView,
   reachView,
   rotationView,
   spansView,
@@ -17,6 +18,7 @@ import {
 const VIEWS = {
   attention: attentionView,
   ask: askView,
+  forgetting: forgettingView,
   lens: lensView,
   patches: patchView,
   replay: replayView,

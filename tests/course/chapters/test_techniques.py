@@ -191,7 +191,7 @@ def without_seconds(table):
 def test_an_interrupted_experiment_is_resumed():
     tables = []
     table = run(save=lambda t: tables.append(json.loads(json.dumps(t))))
-    assert [len(table[part]) for part in experiment.LISTS] == [6, 10, 8, 8, 2]
+    assert [len(table[part]) for part in experiment.LISTS] == [6, 10, 8, 8, 2, 4]
     assert {row["seed"] for row in table["choosing"]} == {0}
     rows = table["rows"]
     assert {r["rate"] for r in rows if r["technique"] == "all"} == set(TECHNIQUES["all"].rates)

@@ -11,6 +11,8 @@ from test_living_page import DESKTOP, PAINTED, PHONE, opened, skip_if_busy
 
 import kt_core as kt
 from kt_core.positions import rotary_table, rotate
+from kt_course.chapters.finetuning_techniques.figures import explore_forgetting
+from kt_course.chapters.finetuning_techniques.techniques import rows_of
 from kt_course.chapters.pretrained_models.hub import train_bpe
 from kt_course.chapters.span_corruption.birthplaces import fate, fate_shares
 from kt_course.chapters.span_corruption.solutions import cut
@@ -32,6 +34,7 @@ STEPS = [
 ]
 TRANSLATIONS = [dict(source=["the", "cat"], steps=STEPS), dict(source=["a", "dog"], steps=STEPS)]
 MOVES = {  # keys that change what the first control says: a list, a list, a slider ...
+    "forgetting": "ArrowRight",
     "reach": "ArrowDown",
     "replay": "ArrowLeft",
     "rotation": "ArrowLeft",
@@ -66,6 +69,7 @@ def views(rope, tokenizers) -> dict:
     record = shipped_result("replay")
     vocab = kt.CharVocab.from_documents([text for text, *_ in LINES])
     return {
+        "forgetting": explore_forgetting(shipped_result("finetuning")),
         "reach": data_views.explore_reach(TEXT),
         "replay": attach(
             {shot["name"]: f"replay/{shot['name']}" for shot in record["snapshots"]},
@@ -129,6 +133,13 @@ class TestThePageComputesWhatPythonComputes:
     @on("translation")
     def test_a_step_of_a_translation(self, page):
         assert page.evaluate("kt.step(0, 1)") == STEPS[1]
+
+    @on("forgetting")
+    def test_shares_of_a_learning_rate(self, page):
+        table = shipped_result("finetuning")
+        kept = [row["kept"] / row["known"] for row in rows_of(table, "all", 3e-3)]
+        share = page.evaluate("kt.shares(3)")["birthplaces retained"]
+        assert share == pytest.approx(sum(kept) / len(kept))
 
     @on("reach")
     def test_reach_is_where_gradients_flow(self, page):
