@@ -16,8 +16,8 @@ from kt_course.figures.style import BLUE, COLOURS, GREEN, GREY, VERMILION, WIDTH
 from kt_course.statistics import SeedSummary, Table
 
 MEASURES = {
-    "alone": ("region, the finetuned model answers", BLUE, "o-"),
-    "assisted": ("region, the body as it was answers", GREEN, "s--"),
+    "alone": ("region, alone", BLUE, "o-"),
+    "assisted": ("region, assisted", GREEN, "s--"),
     "kept": ("birthplaces retained", VERMILION, "^:"),
 }
 
