@@ -48,7 +48,7 @@ test: check $(if $(CI),lms) ## check, all other tests, the notebooks against the
 	$(PYTEST) -m slow $(QUICK_TESTS)
 	$(PYTEST) tests/course tests/benchmarks tests/adversarial
 	$(PYTEST) --nbval notebooks --nbval-current-env \
-		--nbval-sanitize-with tests/nbval_sanitize.cfg --nbval-cell-timeout 300
+		--nbval-sanitize-with tests/nbval_sanitize.cfg --nbval-cell-timeout 900
 	rm -rf runs/test-smoke
 	$(ONE_THREAD) $(BIN)/kt workbook --profile smoke --jobs $(JOBS) --out runs/test-smoke
 	@$(BIN)/python tests/browsing.py
