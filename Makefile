@@ -63,7 +63,7 @@ references: setup ## execute the committed notebooks anew, in place
 	$(ONE_THREAD) $(BIN)/python tools/references.py
 
 checkpoints: setup ## train the shipped checkpoints anew
-	$(BIN)/kt checkpoints $(ARGS)
+	$(BIN)/python tools/checkpoints.py $(ARGS)
 
 lint: setup ## ruff over packages, tests and notebooks, and who may import whom
 	$(BIN)/ruff check . && $(BIN)/ruff format --check kt_core kt_course tests tools

@@ -44,21 +44,21 @@ class Lesson:
     def __init__(self, name: str, namespace: dict[str, Any]):
         self.name = name
         _refuse_unknown(namespace)
-        given = {key: namespace[key] for key in PARAMETERS if key in namespace}
-        for key, value in given.items():
+        parameters = {key: namespace[key] for key in PARAMETERS if key in namespace}
+        for key, value in parameters.items():
             if not isinstance(value, PARAMETERS[key]) or isinstance(value, bool):
                 kind = PARAMETERS[key].__name__
                 raise ValueError(f"parameter {key} must be a {kind}, not {value!r}")
-        self.parameters = given
-        self.profile = one_of("profile", given.get("profile", "quick"), PROFILES)
-        self.variant = one_of("variant", given.get("variant", "vanilla"), VARIANTS)
-        self.seed = given.get("seed", 0)
-        self.device = choose_device(given.get("device", "auto"))
-        self.runs_dir = Path(given.get("runs_dir", "runs/notebooks"))
-        self.corpus_name = given.get("corpus", "bios")
+        self.parameters = parameters
+        self.profile = one_of("profile", parameters.get("profile", "quick"), PROFILES)
+        self.variant = one_of("variant", parameters.get("variant", "vanilla"), VARIANTS)
+        self.seed = parameters.get("seed", 0)
+        self.device = choose_device(parameters.get("device", "auto"))
+        self.runs_dir = Path(parameters.get("runs_dir", "runs/notebooks"))
+        self.corpus_name = parameters.get("corpus", "bios")
         by_corpus = shipped.RECIPE_OF.get(self.corpus_name, "quick")
         by_profile = "smoke" if self.profile == "smoke" else by_corpus
-        self.recipe: Recipe = recipe(by_profile, **given.get("overrides", {}))
+        self.recipe: Recipe = recipe(by_profile, **parameters.get("overrides", {}))
         torch.manual_seed(self.seed)
 
     @cached_property
@@ -130,9 +130,9 @@ class Lesson:
             print(f"{only}: this is that of {variant}")
             phase = "finetuned"
         model, vocab, card = shipped.shipped(self.corpus_name, variant, phase, self.device)
-        wanted = asdict(self.recipe.model_config(len(vocab), variant))
+        config_values = asdict(self.recipe.model_config(len(vocab), variant))
         has = asdict(model.config)
-        if other := [f"{key} {value}" for key, value in wanted.items() if has[key] != value]:
+        if other := [f"{key} {value}" for key, value in config_values.items() if has[key] != value]:
             raise ValueError(
                 f"the shipped {variant} model cannot have {', '.join(other)}: "
                 "profile full trains one that has"

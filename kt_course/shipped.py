@@ -2,7 +2,7 @@
 
 data/checkpoints/CORPUS-VARIANT-PHASE.safetensors with its card; PHASE is pretrained, finetuned or
 scratch (finetuned without pretraining), or one of the small models of the chapter on masked
-language models. `kt checkpoints` trains them again.
+language models. `tools/checkpoints.py` trains them again.
 """
 
 from __future__ import annotations
@@ -39,9 +39,9 @@ def shipped(
     """
     path = shipped_path(corpus, variant, phase)
     if not path.exists():
-        known = ", ".join(shipped_cards()) or "none"
+        names = ", ".join(shipped_cards()) or "none"
         raise ValueError(
-            f"no checkpoint ships for {corpus}, {variant}, {phase}; there are: {known}"
+            f"no checkpoint ships for {corpus}, {variant}, {phase}; there are: {names}"
         )
     return load_checkpoint(path, device)
 
@@ -58,7 +58,7 @@ def shipped_result(name: str) -> dict[str, Any]:
 
 
 def learning_curve(corpus: str, variant: str, seed: int = 0) -> list[dict]:
-    """Rows (phase, step, loss, dev, characters, …) of the run behind a shipped model; or none."""
+    """Rows (phase, step, loss, dev, …) of the run that trained a shipped model; or none."""
     name = f"{corpus}-{variant}-seed{seed}"
     is_there = (data_dir() / "results" / f"{name}.json").is_file()
     return shipped_result(name)["curve"] if is_there else []

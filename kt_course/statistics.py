@@ -145,8 +145,8 @@ def compare_answers(
         ValueError: If there are not two models, or lists differ in length.
     """
     correct = {
-        name: [bool(exact_match([a], [g]).correct) for a, g in zip(given, gold, strict=True)]
-        for name, given in answers.items()
+        name: [bool(exact_match([a], [g]).correct) for a, g in zip(texts, gold, strict=True)]
+        for name, texts in answers.items()
     }
     return compare_correct(correct)
 

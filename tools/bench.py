@@ -31,6 +31,7 @@ from pathlib import Path
 import step_profile
 import torch
 from cyclopts import App, Parameter
+from step_profile import spread, text_table
 
 import kt_core
 from kt_core.corpora.files import write_json
@@ -46,7 +47,6 @@ from kt_core.trainer import Trainer
 from kt_core.vocab import CharVocab
 from kt_course.shipped import learning_curve
 from kt_course.tools import options as opt
-from kt_course.tools.tables import spread, text_table
 
 N_NEW = 32  # characters that the assignment generates for every question
 Work = Callable[[], int]  # does one piece of work and returns its size
@@ -244,7 +244,7 @@ def table(figures: dict) -> str:
         rates = figures[work]
         each = [spread(**rates[way]) for way in ("assignment", "ours")]
         rows.append([f"{work}, {figures['units'][work]}", *each, f"{rates['ratio']:.1f}"])
-    lines = [text_table(["", "assignment", "ours", "ratio"], rows, "lrrr")]
+    lines = [text_table(["", "assignment", "ours", "ratio"], rows)]
     if quarter := figures.get("to_a_quarter"):
         lines.append(
             f"the assignment's {quarter['steps']:,} steps: {quarter['hours']:.1f} hours; ours to "

@@ -12,13 +12,13 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 
 import torch
+from tabulate import tabulate
 from torch.profiler import ProfilerActivity, profile
 
 from kt_core.devices import choose_device
 from kt_core.runs.hooks import Precision
 from kt_core.runs.recipes import Recipe, recipe
 from kt_core.trainer import Hook, Trainer
-from kt_course.tools.tables import spread, text_table
 
 VOCAB_SIZE = 256
 TOKENS = 4096  # per step, for any block size
@@ -199,6 +199,17 @@ def product_rate(step: Step, device: torch.device, share: float) -> float:
     return rate(multiply, share)
 
 
+def spread(median: float, low: float, high: float, *, digits: int = 1, **_) -> str:
+    """Write a median with the lowest and the highest value: "1,583.0 (1,500.1-1,600.2)"."""
+    return f"{median:,.{digits}f} ({low:,.{digits}f}-{high:,.{digits}f})"
+
+
+def text_table(headers: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """Write a table for a terminal; all columns but the first are aligned to the right."""
+    align = ["left"] + ["right"] * (len(headers) - 1)
+    return tabulate(rows, headers, "simple", colalign=align, disable_numparse=True)
+
+
 def table(costs: dict) -> str:
     """Write what `profile_steps` measured."""
     step = costs["step"]
@@ -209,7 +220,7 @@ def table(costs: dict) -> str:
     ]
     shares = sorted(step["shares"].items(), key=lambda item: -item[1])
     rows = [[kind, f"{100 * share:.1f} %"] for kind, share in shares]
-    lines += ["", text_table(["kind of operation", "share"], rows, "lr"), ""]
+    lines += ["", text_table(["kind of operation", "share"], rows), ""]
     rows = []
     for name, row in costs["variants"].items():
         ratio = f"{row['ratio']:.2f} ({row['ratio_low']:.2f}-{row['ratio_high']:.2f})"
@@ -217,4 +228,4 @@ def table(costs: dict) -> str:
     for key in ("block", "width"):
         rows += [[f"{key} {row['value']}", spread(**row, digits=0), ""] for row in costs[key]]
     headers = ["step", "characters per second, median (lowest-highest)", "x rope"]
-    return "\n".join([*lines, text_table(headers, rows, "lrr")])
+    return "\n".join([*lines, text_table(headers, rows)])

@@ -104,7 +104,7 @@ class Answer:
         self.fn = fn
         self.calls = 0
         self.latest: Any = None
-        self.given: list[tuple[tuple, dict]] = []  # arguments of the first calls
+        self.arguments: list[tuple[tuple, dict]] = []  # arguments of the first calls
         self.codes = set(codes_of(fn))
         self.guarded = fn
         if not inspect.isclass(fn):
@@ -128,7 +128,7 @@ class Answer:
                 raise Wrong(f"it cannot be called as the exercise says: {error}") from error
             raise
         self.calls += 1
-        self.given += [(args, kwargs)] if self.calls <= 6 else []
+        self.arguments += [(args, kwargs)] if self.calls <= 6 else []
         if self.calls == 1 and (self.latest is None or self.latest is ...):
             is_stub = self.latest is ... or all(map(is_blank, self.codes))
             raise NotAttempted("" if is_stub else "It gives back None: is the `return` missing?")
@@ -149,8 +149,8 @@ class Answer:
                 return flows(fn(*map(tracked, args), **options))
 
         return any(
-            flows_through(reference, *given) and not flows_through(self.fn, *given)
-            for given in self.given
+            flows_through(reference, *arguments) and not flows_through(self.fn, *arguments)
+            for arguments in self.arguments
         )
 
     def has_blank_method(self) -> bool:

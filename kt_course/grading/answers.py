@@ -100,14 +100,14 @@ class Answer:
     def define(self, right: Collection[str] = ()) -> Any:
         """Run the statements, which is untrusted code, and return what the last one hands in.
 
-        As in the notebook, kt_core's own function stands in for the answer to an earlier exercise
-        unless that answer is in `right`.
+        As in the notebook, kt_core's own function replaces the answer to an earlier exercise unless
+        that answer is in `right`.
         """
-        given: dict[str, Any] = {}
+        functions: dict[str, Any] = {}
 
         def take(id: str) -> Callable:
             def choose(fn: Any) -> Any:
-                given[id] = fn
+                functions[id] = fn
                 is_kept = id == self.id or id in right or id not in library()
                 return fn if is_kept else library()[id].reference
 
@@ -117,11 +117,11 @@ class Answer:
         for statement in self.statements[:-1]:
             with suppress(Exception):  # a missing name is reported where it is used
                 exec(statement.code, namespace)
-        given.pop(self.id, None)
+        functions.pop(self.id, None)
         exec(self.statements[-1].code, namespace)
-        if self.id not in given:
+        if self.id not in functions:
             raise NameError(f"exercise({self.id!r}) is not reached")
-        return given[self.id]
+        return functions[self.id]
 
 
 def answers(sources: Sequence[str]) -> dict[str, Answer | str]:

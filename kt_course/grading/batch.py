@@ -34,7 +34,7 @@ from kt_course.grading.sandbox import Limits, Outcome, bubblewrap_problem, run_c
 from kt_course.grading.similarity import similar_pairs
 from kt_course.grading.written import marking_page, written_answers
 from kt_course.tools import options as opt
-from kt_course.tools.tables import csv_text, printable
+from kt_course.tools.tables import csv_text, printable, write_csv
 
 MAX_BYTES = 50 * 2**20  # of a submission
 OUT_OF_MEMORY = ("MemoryError", "allocate memory", "not enough memory", "out of memory")
@@ -53,12 +53,12 @@ class Row:
 
     @property
     def right(self) -> int:
-        """Number of right answers, those that are unconfirmed left out."""
+        """Number of correct answers, those that are unconfirmed left out."""
         return sum(verdict == "right" for verdict in self.verdicts.values())
 
     @property
     def unconfirmed(self) -> int:
-        """Number of right answers that could not be confirmed where they cannot reach the check."""
+        """Number of correct answers that could not be confirmed where they cannot reach the check."""
         return sum(verdict.startswith("right, ") for verdict in self.verdicts.values())
 
     def __str__(self) -> str:
@@ -113,8 +113,8 @@ def grade_command(
     refuse_output(out, roster, points, marks)
     if rest := [path for path in notebooks if path not in earlier]:
         find_submissions(rest)  # refuses nothing to grade
-    if kept := keep_previous(out):
-        print(f"the {out.name} that was there is now {kept.name}")
+    if previous := keep_previous(out):
+        print(f"the {out.name} that was there is now {previous.name}")
     if rest:
         jobs = jobs or psutil.cpu_count(logical=False) or 1
         rows += grade(rest, out, limits, profile, jobs=jobs)
@@ -138,8 +138,8 @@ def read_rows(path: Path) -> list[Row]:
     for line in lines:
         file = line["file"].removeprefix("'")
         verdicts = {id: text for id in lines.fieldnames[len(FIELDS) :] if (text := line[id])}
-        known = dict(notebook=line["notebook"], verdicts=verdicts)
-        rows.append(Row(file, line["status"], float(line["seconds"]), **known))
+        seconds = float(line["seconds"])
+        rows.append(Row(file, line["status"], seconds, line["notebook"], verdicts))
     return rows
 
 
@@ -165,31 +165,25 @@ def write_for_reading(book: Gradebook, out: Path) -> list[Path]:
                 ids = ID.findall(str(cell.get("source", "")))
                 if len(ids) == 1 and row.verdicts.get(ids[0], "not attempted") != "not attempted":
                     sources.setdefault(ids[0], {})[student.id] = str(cell["source"])
-    written = []
+    paths = []
     if marking:
         path = base.with_name(f"{base.name}-written")
         write_atomically(path.with_suffix(".html"), marking_page(marking).encode())
         lines = [[student, id, "", "", text] for student, id, text in marking]
         headers = ["student", "question", "points", "comment", "answer"]
         keep_previous(path.with_suffix(".csv"))  # somebody may have filled it in
-        write_atomically(path.with_suffix(".csv"), csv_text(headers, lines).encode())
-        written += [path.with_suffix(".html"), path.with_suffix(".csv")]
+        paths += [path.with_suffix(".html"), write_csv(path.with_suffix(".csv"), headers, lines)]
     if pairs := similar_pairs(sources):
-        path = base.with_name(f"{base.name}-similar-answers.csv")
         headers = "student,other student,exercise,similarity %,median of the class %,same text"
-        lines = [
-            [
-                *pair.students,
-                pair.exercise,
-                round(100 * pair.similarity),
-                "" if pair.typical is None else round(100 * pair.typical),
-                "same" if pair.is_copy else "",
-            ]
-            for pair in pairs
-        ]
-        write_atomically(path, csv_text(headers.split(","), lines).encode())
-        written.append(path)
-    return written
+        lines = []
+        for pair in pairs:
+            typical = "" if pair.typical is None else round(100 * pair.typical)
+            copy = "same" if pair.is_copy else ""
+            similarity = round(100 * pair.similarity)
+            lines.append([*pair.students, pair.exercise, similarity, typical, copy])
+        path = base.with_name(f"{base.name}-similar-answers.csv")
+        paths.append(write_csv(path, headers.split(","), lines))
+    return paths
 
 
 def cells_of(file: str) -> list[dict]:
@@ -276,8 +270,10 @@ def grade_one(path: Path, limits: Limits, profile: str | None, bubblewrap: bool)
     """Judge a submission's answers, then run it; whatever goes wrong is in the row."""
     began = time.monotonic()
 
-    def row(status: str, **known) -> Row:
-        return Row(str(path), one_line(status)[:300], round(time.monotonic() - began, 1), **known)
+    def row(status: str, **judgement) -> Row:
+        return Row(
+            str(path), one_line(status)[:300], round(time.monotonic() - began, 1), **judgement
+        )
 
     try:
         data = read_submission(path)

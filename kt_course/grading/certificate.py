@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import datetime
-import html
 from pathlib import Path
 
 from kt_core.corpora.files import write_atomically
 from kt_course.exercises.progress import count_statuses, progress
 from kt_course.exercises.registry import library
-from kt_course.grading.written import page
+from kt_course.grading.written import render
 from kt_course.tools.options import check_output
 
 
@@ -34,18 +33,11 @@ def report(*, certificate: Path | None = None, name: str = "") -> None:
 
 def certificate_page(name: str) -> str:
     """Return the page: chapters with correct answers, their minutes, and what it is worth."""
-    lines, minutes = [], 0
+    chapters, minutes = [], 0
     for notebook, (ids, done) in count_statuses().items():
         minutes += sum(library()[id].minutes for id in done if id in library())
         if done:
-            cells = f"<td>{html.escape(notebook)}</td><td>{len(done)} of {len(ids)}</td>"
-            lines.append(f"<tr>{cells}</tr>")
-    date = datetime.date.today().isoformat()
-    table = f"<table><tr><th>chapter</th><th>correct</th></tr>{''.join(lines)}</table>"
-    return page(
-        "Knowledge transfer: certificate of completion",
-        f"<p><b>{html.escape(name) or 'A learner'}</b>, {date}</p>{table}"
-        f"<p>Exercises and questions with a correct answer; the exercises alone are planned "
-        f"for {minutes} minutes.</p><p>The learner's own computer keeps this record, and nobody "
-        "supervised it. For a grade, a teacher runs <code>kt grade</code> on the notebooks.</p>",
-    )
+            chapters.append((notebook, len(done), len(ids)))
+    date, name = datetime.date.today().isoformat(), name or "A learner"
+    values = dict(name=name, date=date, chapters=chapters, minutes=minutes)
+    return render("certificate.html.j2", **values)

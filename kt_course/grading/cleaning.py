@@ -60,15 +60,15 @@ def clean_notebook(
     except Exception as error:  # JSON of any other shape
         raise ValueError(f"{path}: not a notebook ({type(error).__name__}: {error})") from error
     notebook.metadata = NotebookNode(kernelspec=KERNEL, language_info=LANGUAGE)
-    known, cells, own = project_cells(), [], []
+    project, cells, own = project_cells(), [], []
     for number, cell in enumerate(notebook.cells, 1):
         if cell.cell_type == "raw" or not with_solutions and "solution" in _tags(cell):
             continue
-        if ids := _exercises_of(cell, known, f"{path}, cell {number}"):
+        if ids := _exercises_of(cell, project, f"{path}, cell {number}"):
             cell = NotebookNode(cell_type="code", id=cell.get("id"), metadata={})
-            cell.source = "\n\n\n".join(known["posed"][id] for id in ids)
+            cell.source = "\n\n\n".join(project["posed"][id] for id in ids)
             cell.metadata = NotebookNode(tags=["exercise"])
-        elif cell.source not in known["sources"]:
+        elif cell.source not in project["sources"]:
             own.append(number)
         cells.append(_strip(cell, with_solutions))
     notebook.cells = cells + (question_cells(path.stem) if with_questions else [])
@@ -93,20 +93,20 @@ def project_cells() -> dict[str, Any]:
     return dict(sources=sources, posed=posed, by_cell=by_cell)
 
 
-def _exercises_of(cell: NotebookNode, known: dict[str, Any], where: str) -> list[str]:
+def _exercises_of(cell: NotebookNode, project: dict[str, Any], where: str) -> list[str]:
     """The ids of the exercises that a cell poses or answers; [] for any other cell."""
     if cell.cell_type != "code":
         return []
-    source, posed = cell.source, known["posed"]
+    source, posed = cell.source, project["posed"]
     is_tagged, calls = "exercise" in _tags(cell), re.search(r"\bexercise\s*\(", source)
     ids = [id for id in ID.findall(source) if id in posed]
     if not ids and (is_tagged or calls) or not calls and DEFINES.search(source):
         name = Path(where.rpartition(", cell ")[0]).name
-        at_home = known["by_cell"].get((name, cell.get("id")))
+        at_home = project["by_cell"].get((name, cell.get("id")))
         ids = [at_home] if at_home else []
-        if not ids and source not in known["sources"]:
+        if not ids and source not in project["sources"]:
             ids = [id for id in STRING.findall(source) if id in posed and "-" in id]
-    if not ids and (is_tagged or calls and source not in known["sources"]):
+    if not ids and (is_tagged or calls and source not in project["sources"]):
         unknown = [id for id in ID.findall(source) if id not in library()]
         what = f"no exercise {unknown[0]!r}" if unknown else "its exercise cannot be recognised"
         raise ValueError(f'{where}: {what}; write @exercise("the-id") above the function')
@@ -131,8 +131,8 @@ def _strip(cell: NotebookNode, with_solutions: bool) -> NotebookNode:
     if not with_solutions:
         clean.source = fold_away_answers(cell.source)
     attachments = cell.get("attachments", {})
-    if shown := {n: a for n, a in attachments.items() if f"attachment:{n}" in clean.source}:
-        clean.attachments = NotebookNode(shown)
+    if images := {n: a for n, a in attachments.items() if f"attachment:{n}" in clean.source}:
+        clean.attachments = NotebookNode(images)
     return clean
 
 

@@ -63,9 +63,9 @@ def _with_region(stub: re.Match) -> str:
 
 
 def _nbgrader_cells(cell: NotebookNode) -> list[NotebookNode]:
-    def mark(cell: NotebookNode, id: str, **known) -> NotebookNode:
+    def mark(cell: NotebookNode, id: str, **settings) -> NotebookNode:
         plain = dict(grade=False, locked=False, solution=False, task=False, schema_version=3)
-        cell.metadata["nbgrader"] = {**plain, "grade_id": id, **known}
+        cell.metadata["nbgrader"] = {**plain, "grade_id": id, **settings}
         return cell
 
     if id := _exercise_of(cell):

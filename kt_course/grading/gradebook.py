@@ -13,7 +13,6 @@ The deadline and penalties for late work are left to the LMS.
 from __future__ import annotations
 
 import csv
-import html
 import io
 import re
 import tomllib
@@ -27,10 +26,9 @@ from kt_core._validation import one_of
 from kt_core.corpora.files import write_atomically, write_json
 from kt_core.corpora.textfiles import read_numbered_lines
 from kt_course.exercises.registry import library
-from kt_course.grading.written import Question, page, written_questions
-from kt_course.tools.tables import csv_text, printable
+from kt_course.grading.written import Question, render, written_questions
+from kt_course.tools.tables import printable, write_csv
 
-LMS = ("canvas", "moodle", "gradescope")
 NOTEBOOK = re.compile(r"\b\d\d_[a-z]+(_[a-z]+)*")  # a notebook's name, which is nobody's
 # Names that the columns of a roster may have, in other systems' exports too
 COLUMNS = {
@@ -94,13 +92,12 @@ def read_roster(path: str | Path) -> list[Student]:
 
 
 def _students(path: str | Path, lines: csv.DictReader) -> dict[str, Student]:
-    known = {spelling: name for name, spellings in COLUMNS.items() for spelling in spellings}
-    headers = {
-        h: known[plain_header(h)] for h in lines.fieldnames or () if plain_header(h) in known
-    }
+    names = {spelling: name for name, spellings in COLUMNS.items() for spelling in spellings}
+    plain_headers = {h: plain_header(h) for h in lines.fieldnames or ()}
+    headers = {h: names[text] for h, text in plain_headers.items() if text in names}
     if missing := [name for name in ("id", "name") if name not in headers.values()]:
-        found = ", ".join(map(str, lines.fieldnames or ["nothing"]))
-        raise ValueError(f"{path}, line 1: no column {missing[0]!r}; there are {found}")
+        present = ", ".join(map(str, lines.fieldnames or ["nothing"]))
+        raise ValueError(f"{path}, line 1: no column {missing[0]!r}; there are {present}")
     students: dict[str, Student] = {}
     for line in lines:
         if None in line:
@@ -123,22 +120,24 @@ def read_points(path: str | Path | None) -> Points:
         return Points()
     text = _read_text(path)
     try:
-        given = tomllib.loads(text)
-        for key in given:
+        content = tomllib.loads(text)
+        for key in content:
             one_of("entry of a points file", key, ("default", "unconfirmed", "exercises"))
-        if not isinstance(given.get("exercises", {}), dict):
+        if not isinstance(content.get("exercises", {}), dict):
             raise ValueError("exercises must be a table: [exercises], and a line for each")
-        for id in given.get("exercises", {}):
+        for id in content.get("exercises", {}):
             one_of("exercise", id, library())
     except (ValueError, RecursionError) as error:
         raise ValueError(f"{path}: {error}") from None
-    numbers = [*given.get("exercises", {}).items(), ("default", given.get("default", 1))]
+    numbers = [*content.get("exercises", {}).items(), ("default", content.get("default", 1))]
     for key, value in numbers:
         if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < 1e6:
             raise ValueError(f"{path}: {key} must be a number of 0 or more, not {value!r}")
-    if not isinstance(given.get("unconfirmed", True), bool):
+    if not isinstance(content.get("unconfirmed", True), bool):
         raise ValueError(f"{path}: unconfirmed must be true or false")
-    return Points(given.get("exercises", {}), given.get("default"), given.get("unconfirmed", True))
+    return Points(
+        content.get("exercises", {}), content.get("default"), content.get("unconfirmed", True)
+    )
 
 
 def _read_text(path: str | Path) -> str:
@@ -282,9 +281,13 @@ class Gradebook:
             "right": "",
             "not attempted": f"Start with the first hint; about {library()[id].minutes} minutes.",
         }.get(kind.partition(",")[0], "Read the diagnosis, then the hints, and run the cell again.")
-        shown = kind if not why or kind.startswith("right") else f"{kind}: {why}"
+        text = kind if not why or kind.startswith("right") else f"{kind}: {why}"
         title = f"{library()[id].title} ({id})"
-        return Item(title, self.points.earned(id, verdict), self.points.of(id), shown, step)
+        return Item(title, self.points.earned(id, verdict), self.points.of(id), text, step)
+
+    def cells(self, student: Student) -> list[str]:
+        """Return the points of a student in all columns."""
+        return [self.cell(student, column) for column in self.notebooks]
 
     def cell(self, student: Student, column: str) -> str:
         """Return the points of a student in a column; "" if nothing was handed in or marked."""
@@ -299,21 +302,18 @@ def write_gradebook(book: Gradebook, out: Path, lms: str | None) -> list[Path]:
     Returns:
         What was written.
     """
-    notebooks = list(book.notebooks)
     base = out.with_suffix("")
-    points_file = base.with_name(f"{base.name}-points.csv")
-    possible = [f"{n} ({book.notebooks[n]:g})" for n in notebooks]
-    lines = [[s.id, s.name, *(book.cell(s, n) for n in notebooks)] for s in book.students]
-    write_atomically(points_file, csv_text(["id", "name", *possible], lines).encode())
-    written = [points_file]
+    headers = ["id", "name", *(f"{name} ({most:g})" for name, most in book.notebooks.items())]
+    lines = [[s.id, s.name, *book.cells(s)] for s in book.students]
+    paths = [write_csv(base.with_name(f"{base.name}-points.csv"), headers, lines)]
     feedback = base.with_name(f"{base.name}-feedback")
     for student in book.students:
         target = feedback / f"{_file_name(student.id)}.html"
         write_atomically(target, feedback_page(book, student).encode())
-    written.append(feedback)
+    paths.append(feedback)
     if lms:
-        written.append(WRITERS[one_of("learning management system", lms, LMS)](book, base))
-    return written
+        paths.append(WRITERS[one_of("learning management system", lms, WRITERS)](book, base))
+    return paths
 
 
 def _file_name(text: str) -> str:
@@ -323,27 +323,10 @@ def _file_name(text: str) -> str:
 
 def feedback_page(book: Gradebook, student: Student) -> str:
     """Return a student's page: points, and for each exercise the verdict and what to do next."""
-    parts = [f"<p>{html.escape(student.name)} ({html.escape(student.id)})</p>"]
     rows = book.rows[student.id]
-    columns = [column for column in {**book.notebooks, **rows} if book.cell(student, column)]
-    for column in sorted(columns) or ["Nothing was handed in"]:
-        items, points = book.items(student, column), book.cell(student, column) if columns else ""
-        total = f": {points} of {book.notebooks.get(column, 0):g} points" if items else ""
-        name = column or rows[column].file
-        parts.append(f"<h2>{html.escape(name)}{total}</h2>")
-        if column in rows:
-            status = html.escape(printable(rows[column].status))
-            parts.append(f"<p>The notebook as a whole: {status}.</p>")
-        if items:
-            head = "<tr><th>exercise</th><th>points</th><th>verdict</th><th>next step</th></tr>"
-            parts.append(f"<table>{head}{''.join(map(_feedback_line, items))}</table>")
-    return page("Feedback", "\n".join(parts))
-
-
-def _feedback_line(item: Item) -> str:
-    points = f"{item.earned:g} of {item.possible:g}"
-    cells = item.title, points, printable(item.verdict), printable(item.step)
-    return f"<tr>{''.join(f'<td>{html.escape(cell)}</td>' for cell in cells)}</tr>"
+    columns = sorted(column for column in {**book.notebooks, **rows} if book.cell(student, column))
+    values = dict(book=book, student=student, rows=rows, columns=columns)
+    return render("feedback.html.j2", **values)
 
 
 # ---------------------------------------------------------------- learning management systems
@@ -354,22 +337,14 @@ def _write_canvas(book: Gradebook, base: Path) -> Path:
     possible = ["    Points Possible", *[""] * 4, *(f"{p:g}" for p in book.notebooks.values())]
     lines: list[list[str]] = [possible]
     for s in book.students:
-        cells = [book.cell(s, notebook) for notebook in book.notebooks]
-        lines.append([s.name, s.id, s.sis_id, s.login, s.section, *cells])
-    path = base.with_name(f"{base.name}-canvas.csv")
-    write_atomically(path, csv_text(headers, lines).encode())
-    return path
+        lines.append([s.name, s.id, s.sis_id, s.login, s.section, *book.cells(s)])
+    return write_csv(base.with_name(f"{base.name}-canvas.csv"), headers, lines)
 
 
 def _write_moodle(book: Gradebook, base: Path) -> Path:
     headers = ["ID number", "Full name", "Email address", *book.notebooks]
-    lines = [
-        [s.id, s.name, s.email, *(book.cell(s, notebook) for notebook in book.notebooks)]
-        for s in book.students
-    ]
-    path = base.with_name(f"{base.name}-moodle.csv")
-    write_atomically(path, csv_text(headers, lines).encode())
-    return path
+    lines = [[s.id, s.name, s.email, *book.cells(s)] for s in book.students]
+    return write_csv(base.with_name(f"{base.name}-moodle.csv"), headers, lines)
 
 
 def _write_gradescope(book: Gradebook, base: Path) -> Path:

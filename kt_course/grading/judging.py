@@ -40,41 +40,13 @@ from kt_course.grading.running import end, report, run_notebook, seal
 # Checks of effects: what a call does to its arguments, gradients through it, or modules and models
 # that it makes or gets. A copy cannot give those back.
 BY_EFFECT = (
-    "pretrain-finetune",
-    "cross-attention",
-    "down-project",
-    "up-project",
-    "rotary-attention",
-    "run-with-edits",
-    "cut-a-span",
-    "span-corruption",
-    "batches",
-    "finetune",
-    "through-latents",
-    "one-hot-kl",
-    "masked-training",
-    "pair-model",
-    "line-pairs",
-    "classifier",
-    "finetune-groups",
-    "train-top",
-    "layer-rates",
-    "lora",
-    "tagger",
-    "span-finder",
-    "layer-norm-module",
-    "mlp",
-    "attention-module",
-    "block",
-    "gpt",
-    "training-loop",
-    "greedy-continuation",
-    "full-attention",
-    "vision-transformer",
-    "encoder-block",
-    "decoder-block",
-    "whole-transformer",
-)
+    "pretrain-finetune cross-attention down-project up-project rotary-attention run-with-edits "
+    "cut-a-span span-corruption batches finetune through-latents one-hot-kl masked-training "
+    "pair-model line-pairs classifier finetune-groups train-top layer-rates lora tagger "
+    "span-finder layer-norm-module mlp attention-module block gpt training-loop "
+    "greedy-continuation full-attention vision-transformer encoder-block decoder-block "
+    "whole-transformer"
+).split()
 UNCONFIRMED = "right, unconfirmed"
 MAX_RESULT = 256 * 2**20  # bytes
 
@@ -112,13 +84,13 @@ def judge_notebook(data: bytes) -> dict[str, Any]:
         sources = read_sources(data)
     except ValueError as error:
         return {"problem": f"not a notebook: {one_line(str(error))[:200]}"}
-    known = {id: answer for id, answer in answers(sources).items() if id in library()}
-    if not known:
+    posed = {id: answer for id, answer in answers(sources).items() if id in library()}
+    if not posed:
         return {"problem": "nothing to grade: no exercise of this workbook is in it"}
-    notebook = Counter(library()[id].notebook for id in known).most_common(1)[0][0]
+    notebook = Counter(library()[id].notebook for id in posed).most_common(1)[0][0]
     verdicts = dict.fromkeys(exercise_ids(notebook), "not attempted: its cell is missing")
     right: set[str] = set()
-    for id, answer in known.items():
+    for id, answer in posed.items():
         if id in verdicts:
             verdicts[id] = verdict(library()[id], answer, right)
             right |= {id} if verdicts[id].startswith("right") else set()

@@ -135,9 +135,9 @@ async def run(fd: int, text: str, seconds: int, profile: str | None, kernel: For
     notebook = nbformat.reads(text, as_version=4)
     if profile:
         tagged = [n for n, c in enumerate(notebook.cells, 1) if "parameters" in tags_of(c)]
-        given = nbformat.v4.new_code_cell(f"profile = {profile!r}")
-        given.metadata["tags"] = ["injected-parameters"]
-        notebook.cells.insert(tagged[0] if tagged else 0, given)
+        injected = nbformat.v4.new_code_cell(f"profile = {profile!r}")
+        injected.metadata["tags"] = ["injected-parameters"]
+        notebook.cells.insert(tagged[0] if tagged else 0, injected)
     local_provisioner.launch_kernel = kernel.launch
     client = Client(notebook, timeout=seconds, kernel_name="python3")
     number = 0

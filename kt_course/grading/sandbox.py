@@ -90,13 +90,13 @@ def bubblewrap_problem() -> str:
 
 
 def run_confined(
-    arguments: Sequence[str], given: bytes, limits: Limits, seconds: float, bubblewrap: bool
+    arguments: Sequence[str], data: bytes, limits: Limits, seconds: float, bubblewrap: bool
 ) -> Outcome:
     """Run Python in a process of its own; stop it, and all that it started, beyond the limits.
 
     Args:
-        arguments: Of Python; "FD" stands for the file descriptor to which it reports.
-        given: Its standard input.
+        arguments: Of Python; "FD" is replaced by the descriptor to which it reports.
+        data: Its standard input.
         limits: Memory, files and processes.
         seconds: Wall-clock time.
         bubblewrap: Isolate it from files, processes and the network.
@@ -107,7 +107,7 @@ def run_confined(
         tempfile.TemporaryDirectory(prefix="kt-", ignore_cleanup_errors=True) as folder,
         tempfile.TemporaryFile() as stdin,
     ):
-        stdin.write(given)
+        stdin.write(data)
         stdin.seek(0)
         home = Path("/tmp" if bubblewrap else folder)
         if not bubblewrap:
@@ -129,10 +129,10 @@ def run_confined(
         finally:
             os.close(writing)
         try:
-            data, stopped = _watch(process, report.fileno(), limits, seconds)
+            lines, stopped = _watch(process, report.fileno(), limits, seconds)
         finally:
             _end(process)
-    complete_lines = data.split(b"\n")[:-1]
+    complete_lines = lines.split(b"\n")[:-1]
     return Outcome([json.loads(line) for line in complete_lines], stopped)
 
 
@@ -155,7 +155,7 @@ def _watch(
             return data, f"timed out: more than {seconds:g} s in all"
         if len(processes) > limits.processes:
             return data, f"failed: more than {limits.processes} processes"
-        if all(use(processes) > limits.memory * 2**30 for use in (_resident, _proportional)):
+        if all(_memory(processes, exact) > limits.memory * 2**30 for exact in (False, True)):
             return data, f"out of memory: more than {limits.memory:g} GB"
 
 
@@ -173,21 +173,12 @@ def _is_alive(process: psutil.Process) -> bool:
     return False
 
 
-def _resident(processes: Sequence[psutil.Process]) -> int:
-    """Bytes of memory, an upper bound: pages of forks count for each. It is fast to ask for."""
+def _memory(processes: Sequence[psutil.Process], exact: bool) -> int:
+    """Bytes of memory: a fast upper bound, or with pages of forks counted once where possible."""
     total = 0
     for process in processes:
         with suppress(psutil.Error):
-            total += process.memory_info().rss
-    return total
-
-
-def _proportional(processes: Sequence[psutil.Process]) -> int:
-    """Bytes of memory, pages of forks counted once, where the system knows."""
-    total = 0
-    for process in processes:
-        with suppress(psutil.Error):
-            memory = process.memory_full_info()
+            memory = process.memory_full_info() if exact else process.memory_info()
             total += getattr(memory, "pss", memory.rss)
     return total
 
@@ -271,20 +262,8 @@ def _bubblewrap(limits: Limits) -> list[str]:
     visible = [*SYSTEM, *map(str, ours)]
     return [
         *("bwrap", "--unshare-all", "--die-with-parent", "--new-session", "--cap-drop", "ALL"),
-        *(
-            "--proc",
-            "/proc",
-            "--ro-bind",
-            "/proc/sys",
-            "/proc/sys",
-            "--dev",
-            "/dev",
-            *size,
-            "/dev/shm",
-            *size,
-            "/tmp",
-        ),
-        *("--dir", "/tmp/home", "--dir", "/tmp/work"),
+        *("--proc", "/proc", "--ro-bind", "/proc/sys", "/proc/sys", "--dev", "/dev"),
+        *(*size, "/dev/shm", *size, "/tmp", "--dir", "/tmp/home", "--dir", "/tmp/work"),
         *(word for path in visible if path != "/" for word in ("--ro-bind-try", path, path)),
         *("--remount-ro", "/dev", "--remount-ro", "/", "--chdir", "/tmp/work"),
     ]

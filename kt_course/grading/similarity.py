@@ -55,15 +55,15 @@ def _pairs(id: str, sources: Mapping[str, str]) -> list[Pair]:
     codes = {student: tokens for student, text in sources.items() if (tokens := normal_code(text))}
     codes = {student: tokens for student, tokens in codes.items() if len(tokens) >= LEAST}
     texts = {student: re.sub(r"\s+", "", sources[student]) for student in codes}
-    close, found = [], []
+    close, matches = [], []
     for a, b in itertools.combinations(sorted(codes), 2):
         matcher = SequenceMatcher(None, codes[a], codes[b], autojunk=False)
         close.append(matcher.quick_ratio())  # an upper bound, and fast
         if close[-1] >= LIMIT and (ratio := matcher.ratio()) >= LIMIT:
-            found.append(((a, b), ratio, texts[a] == texts[b]))
+            matches.append(((a, b), ratio, texts[a] == texts[b]))
     typical = statistics.median(close) if len(codes) >= FEW else None
     is_rare = typical is None or typical < LIMIT
-    return [Pair(id, who, ratio, typical, same) for who, ratio, same in found if is_rare or same]
+    return [Pair(id, ab, ratio, typical, same) for ab, ratio, same in matches if is_rare or same]
 
 
 def normal_code(source: str) -> tuple[str, ...]:

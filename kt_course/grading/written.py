@@ -3,22 +3,20 @@
 from __future__ import annotations
 
 import functools
-import html
 import re
 import tomllib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
+import jinja2
 from nbformat import NotebookNode
+
+from kt_course.tools.tables import printable
 
 MARK = re.compile(r"\s*<!-- answer to ([\w-]+) -->")
 BLANK = "*Write your answer here.*"
-STYLE = (
-    "body{font:16px/1.5 system-ui,sans-serif;max-width:46em;margin:2em auto;padding:0 1em}"
-    "pre{white-space:pre-wrap;background:#f4f4f4;padding:.8em}table{border-collapse:collapse}"
-    "td,th{border:1px solid #999;padding:.3em .6em;text-align:left;vertical-align:top}"
-)
 
 
 @dataclass(frozen=True)
@@ -91,27 +89,22 @@ def marking_page(answers: Sequence[tuple[str, str, str]]) -> str:
     Args:
         answers: (student, question id, text).
     """
-    parts = []
+    questions = []
     for q in written_questions().values():
-        given = [(student, text) for student, id, text in answers if id == q.id]
-        if not given:
-            continue
-        rubric = "".join(f"<li>{html.escape(line)}</li>" for line in q.rubric)
-        title = f"{html.escape(q.title)} ({q.points:g} points; {html.escape(q.editions)})"
-        parts += [f"<h2>{title}</h2><p>{html.escape(q.question.strip())}</p>"]
-        parts += [f"<p><b>Rubric</b></p><ul>{rubric}</ul>"]
-        parts += [f"<details><summary>Answer</summary><pre>{html.escape(q.answer)}</pre></details>"]
-        for student, text in given:
-            shown = html.escape(text) or "<i>no answer</i>"
-            parts.append(f"<h3>{html.escape(student)}</h3><pre>{shown}</pre>")
-    return page("Written answers", "\n".join(parts))
+        if texts := [(student, text) for student, id, text in answers if id == q.id]:
+            questions.append((q, texts))
+    return render("marking.html.j2", questions=questions)
 
 
-def page(title: str, body: str) -> str:
-    """Return an HTML page that needs no network; `body` is HTML already."""
-    title = html.escape(title)
-    return (
-        '<!doctype html><html lang="en"><meta charset="utf-8">'
-        '<meta name="viewport" content="width=device-width, initial-scale=1">'
-        f"<title>{title}</title><style>{STYLE}</style><h1>{title}</h1>\n{body}\n</html>\n"
-    )
+def render(template: str, **values: Any) -> str:
+    """Return an HTML page made from a template in `pages`; text in `values` is escaped."""
+    return _templates().get_template(template).render(**values)
+
+
+@functools.cache
+def _templates() -> jinja2.Environment:
+    loader = jinja2.FileSystemLoader(Path(__file__).with_name("pages"))
+    options = dict(autoescape=True, trim_blocks=True, lstrip_blocks=True)
+    environment = jinja2.Environment(loader=loader, keep_trailing_newline=True, **options)
+    environment.filters["printable"] = printable
+    return environment

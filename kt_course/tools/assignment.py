@@ -89,19 +89,19 @@ class Options:
 
     def find_recipe(self) -> Recipe:
         """The named recipe with the options that set a part of it."""
-        given = {
+        options = {
             "model.bottleneck": self.bottleneck_dim,
             "pretrain.lr": self.pretrain_lr,
             "finetune.lr": self.finetune_lr,
             "scratch.lr": self.finetune_lr,
         }
-        given = {key: str(value) for key, value in given.items() if value is not None}
+        options = {key: str(value) for key, value in options.items() if value is not None}
         settings = opt.parse_settings(self.settings)
-        if twice := [key for key in given if settings.get(key, given[key]) != given[key]]:
+        if twice := [key for key in options if settings.get(key, options[key]) != options[key]]:
             raise ValueError(
-                f"--set {twice[0]}={settings[twice[0]]}: an option says {given[twice[0]]}"
+                f"--set {twice[0]}={settings[twice[0]]}: an option says {options[twice[0]]}"
             )
-        return recipe(self.recipe, **given | settings)
+        return recipe(self.recipe, **options | settings)
 
 
 def _files(checkpoint: Path | None) -> list[Path]:
@@ -230,8 +230,8 @@ def _train(
     with one_writer(out.parent / f".{out.name}.lock", str(out)):
         last = fit(model, data, config, tensorboard=options.tb_expt_name, **fit_options)[-1]
         for path in _files(out):
-            if kept := keep_previous(path):
-                print(f"the {path.name} that was there is now {kept.name}")
+            if previous := keep_previous(path):
+                print(f"the {path.name} that was there is now {previous.name}")
         cost = cost_of(last)
         card = dict(variant=model.config.variant, recipe=options.recipe, phase=command)
         card |= dict(seed=options.seed, steps=last["step"], cost=cost)

@@ -1,12 +1,7 @@
 """The `kt` command: each command is a function elsewhere, and its signature is its command line.
 
-cyclopts reads the options from the signature and their help from the docstring. We compared it with
-tyro (1.0 against cyclopts 5.5). Both start in half a second and take dataclasses. cyclopts answers
-a mistake in one sentence with a suggestion, for commands and choices too (Unknown command "runn".
-Did you mean "run"?), and collects repeated options (`--set a=1 --set b=2`), where tyro keeps the
-last one and prints a box of several lines. It imports a command's module only when that command
-runs, so `kt --help` does not wait for PyTorch. It depends on attrs, rich, rich-rst and
-docstring-parser.
+cyclopts reads the options from the signature and their help from the docstring. It imports a
+command's module only when that command runs, so `kt --help` does not wait for PyTorch.
 """
 
 from __future__ import annotations
@@ -41,7 +36,6 @@ COMMANDS = {
     "release": ("grading.release:release", "write clean notebooks for learners"),
     "grade": ("grading.batch:grade_command", "run and judge learners' notebooks into a CSV file"),
     "export": ("tools.run_commands:export", "write a checkpoint for the transformers library"),
-    "checkpoints": ("tools.checkpoints:checkpoints", "retrain the checkpoints that ship"),
 }
 
 

@@ -7,9 +7,7 @@ installation is reported instead of ending the command. Where `kt` itself does n
 
 from __future__ import annotations
 
-import hashlib
 import importlib
-import json
 import os
 import platform
 import shutil
@@ -80,11 +78,11 @@ def _without_errors(group: Callable[[], Check | Iterable[Check]]) -> list[Check]
 
 def check_python() -> Check:
     """Compare the version of Python with the oldest that works."""
-    version, wanted = platform.python_version(), ".".join(map(str, PYTHON))
+    version, needed = platform.python_version(), ".".join(map(str, PYTHON))
     if tuple(sys.version_info[:2]) >= PYTHON:
         return Check("python", True, version)
     cure = "make setup PYTHON=python3.12, or use conda"
-    return Check("python", False, f"{version}, needed: >= {wanted}", cure)
+    return Check("python", False, f"{version}, needed: >= {needed}", cure)
 
 
 def requirements() -> list[str]:
@@ -108,20 +106,20 @@ def check_package(line: str) -> Check:
     """Check one dependency, such as "torch>=2.6"."""
     from packaging.requirements import Requirement
 
-    wanted = Requirement(line)
+    needed = Requirement(line)
     cure = f'pip install "{line}"'
     try:
-        version = metadata.version(wanted.name)
+        version = metadata.version(needed.name)
     except metadata.PackageNotFoundError:
-        return Check(wanted.name, False, f"not installed, needed: {wanted.specifier}", cure)
-    if not wanted.specifier.contains(version, prereleases=True):
-        return Check(wanted.name, False, f"{version}, needed: {wanted.specifier}", cure)
+        return Check(needed.name, False, f"not installed, needed: {needed.specifier}", cure)
+    if not needed.specifier.contains(version, prereleases=True):
+        return Check(needed.name, False, f"{version}, needed: {needed.specifier}", cure)
     try:
-        importlib.import_module(MODULES.get(wanted.name, wanted.name.replace("-", "_")))
+        importlib.import_module(MODULES.get(needed.name, needed.name.replace("-", "_")))
     except Exception as error:  # a broken build raises anything
-        cure = f"pip install --force-reinstall {wanted.name}"
-        return Check(wanted.name, False, f"{version}, but import fails: {error}", cure)
-    return Check(wanted.name, True, version)
+        cure = f"pip install --force-reinstall {needed.name}"
+        return Check(needed.name, False, f"{version}, but import fails: {error}", cure)
+    return Check(needed.name, True, version)
 
 
 # ---------------------------------------------------------------- machine
@@ -188,43 +186,35 @@ def check_bios() -> Check:
 def check_wiki() -> Check:
     """Compare the fetched corpus with its SHA-256, if it was fetched."""
     from kt_core.corpora import wiki
+    from kt_core.corpora.files import sha256
 
     folder, cure = wiki.wiki_dir(), "kt fetch wiki"
     if not any((folder / name).is_file() for name in wiki.WIKI_HASHES):
         return Check("corpus wiki", None, "not fetched, optional", cure)
-    for name, accepted in wiki.WIKI_HASHES.items():
+    for name, digests in wiki.WIKI_HASHES.items():
         path = folder / name
         if not path.is_file():
             return Check("corpus wiki", False, f"{path} is missing", cure)
-        if _sha256(path) not in accepted:
+        if sha256(path.read_bytes()) not in digests:
             return Check("corpus wiki", False, f"{path} has the wrong SHA-256", cure)
     return Check("corpus wiki", True, f"{len(wiki.WIKI_HASHES)} files in {folder}")
 
 
 def check_checkpoints() -> Check:
-    """Compare every shipped checkpoint with the SHA-256 in its card."""
+    """Load every shipped checkpoint, which compares it with the SHA-256 in its card."""
     from kt_core.corpora import paths
+    from kt_core.runs.checkpoints import load_checkpoint
 
-    folder, cure = paths.checkpoints_dir(), "restore data/checkpoints, or: kt checkpoints"
+    folder, cure = paths.checkpoints_dir(), "restore data/checkpoints, or install again"
     files = sorted(folder.glob("*.safetensors"))
     if not files:
         return Check("checkpoints", False, f"none in {folder}", cure)
     for path in files:
         try:
-            card = json.loads(Path(f"{path}.json").read_text(encoding="utf-8"))
-            wanted = card["sha256"]
-        except (OSError, ValueError, KeyError, TypeError):
-            problem = f"its card {path.name}.json is missing or damaged"
-        else:
-            matches = _sha256(path) == wanted
-            problem = "" if matches else "its SHA-256 is not the one in its card"
-        if problem:
-            return Check("checkpoints", False, f"{path.name}: {problem}", cure)
+            load_checkpoint(path)
+        except (OSError, ValueError) as error:
+            return Check("checkpoints", False, str(error), cure)
     return Check("checkpoints", True, f"{len(files)} in {folder}")
-
-
-def _sha256(path: Path) -> str:
-    return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
 if __name__ == "__main__":

@@ -19,9 +19,9 @@ from kt_core.evaluation import Score
 from kt_core.runs.experiment import Result
 from kt_core.runs.recipes import RECIPES
 from kt_course.figures import plots
-from kt_course.tools.tables import csv_text, markdown_table, markdown_text, percent
+from kt_course.tools.tables import markdown_table, markdown_text, percent, write_csv
 
-# What the course asks of dev accuracy (CS224n, assignment 5, 2024-25 handout)
+# The dev accuracy that the course asks for (CS224n, assignment 5, 2024-25 handout).
 PASS_MARKS = {"vanilla": 0.10, "rope": 0.20, "perceiver": 0.06}
 PLAIN = {"text.parse_math": False}  # a name with $ in it is no formula
 COLUMNS = "corpus variant recipe kind seed dev test characters minutes hardware".split()
@@ -74,7 +74,7 @@ def write_report(paths: Iterable[str | Path], out: str | Path) -> str:
         values += [*(getattr(row, name) for name in COLUMNS[7:]), row.pass_mark, row.path]
         lines.append([f"{v:.4f}" if isinstance(v, float) else v for v in values])
     write_atomically(out / "report.md", f"# Runs\n\n{text}\n".encode())
-    write_atomically(out / "report.csv", csv_text(headers, lines).encode())
+    write_csv(out / "report.csv", headers, lines)
     write_atomically(out / "report.png", chart(rows))
     return text
 
@@ -119,7 +119,7 @@ def gather(paths: Iterable[str | Path]) -> tuple[list[Row], dict[str, str]]:
 
 def find_runs(paths: Iterable[str | Path]) -> list[Path]:
     """Run folders in `paths`, each once: those with a config.json or a result.json."""
-    found: dict[Path, Path] = {}
+    folders: dict[Path, Path] = {}
     for path in map(Path, paths):
         if not path.is_dir():
             hint = "give folders of runs, or folders that hold such folders"
@@ -129,8 +129,8 @@ def find_runs(paths: Iterable[str | Path]) -> list[Path]:
         if not inside:
             raise ValueError(f"{path}: no run in it (a run's folder holds config.json)")
         for folder in sorted(inside):
-            found.setdefault(folder.resolve(), folder)
-    return list(found.values())
+            folders.setdefault(folder.resolve(), folder)
+    return list(folders.values())
 
 
 def _row(result: Result) -> Row:

@@ -1,4 +1,4 @@
-"""Commands around one run: `kt run`, `baseline`, `fetch`, `export` and `checkpoints`."""
+"""Commands around one run: `kt run`, `baseline`, `fetch` and `export`."""
 
 from __future__ import annotations
 

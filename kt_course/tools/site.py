@@ -152,7 +152,7 @@ def _sentences() -> dict[str, str]:
 
 
 def cover(notebook: nbformat.NotebookNode) -> bytes | None:
-    """The PNG that stands for an executed chapter: that of the cell tagged `cover`, else the first.
+    """The cover of an executed chapter, a PNG: that of the cell tagged `cover`, else the first.
 
     None for a chapter without pictures.
     """

@@ -1,4 +1,4 @@
-"""The results of a sweep: a table (Markdown, CSV, JSON) and a plot. Seeds share a row."""
+"""The results of a sweep: a table (Markdown, CSV, JSON) and a plot. Seeds are in one row."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from kt_core.corpora.files import write_atomically, write_json
 from kt_core.runs.experiment import Result
 from kt_course.figures import plots
 from kt_course.tools.report import PLAIN, png
-from kt_course.tools.tables import csv_text, markdown_table, markdown_text, percent
+from kt_course.tools.tables import markdown_table, markdown_text, percent, write_csv
 from kt_course.tools.workbook import numbers, read_notebooks, scores
 
 
@@ -31,19 +31,15 @@ def read_values(folder: Path) -> dict[str, float]:
 
 def write_results(rows: Sequence[dict], out: Path, title: str, x: str | None, y: str | None) -> str:
     """Write sweep.json, .csv, .md and, if there is something to plot, .png; return the Markdown."""
-    keys, names = (
-        list(rows[0]["settings"]),
-        list(dict.fromkeys(n for r in rows for n in r["values"])),
-    )
+    names = list(dict.fromkeys(name for row in rows for name in row["values"]))
     lines = [
         [*row["settings"].values(), *map(row["values"].get, names), row["error"], row["folder"]]
         for row in rows
     ]
     text = f"{markdown_text(title)}\n\n{markdown(rows, names)}"
     write_json(out / "sweep.json", dict(title=title, cells=list(rows)))
-    write_atomically(
-        out / "sweep.csv", csv_text([*keys, *names, "error", "folder"], lines).encode()
-    )
+    headers = [*rows[0]["settings"], *names, "error", "folder"]
+    write_csv(out / "sweep.csv", headers, lines)
     write_atomically(out / "sweep.md", f"# Sweep\n\n{text}\n".encode())
     if names:
         with plots.plt.rc_context(PLAIN):
@@ -53,13 +49,13 @@ def write_results(rows: Sequence[dict], out: Path, title: str, x: str | None, y:
 
 def over_seeds(rows: Sequence[dict], name: str) -> tuple[float | None, float | None, float | None]:
     """(mean, lowest, highest) over seeds; for one seed the ends of a score's 95 % interval."""
-    found = [row["values"] for row in rows if name in row["values"]]
-    values = [each[name] for each in found]
+    results = [row["values"] for row in rows if name in row["values"]]
+    values = [result[name] for result in results]
     if len(values) > 1:
         return sum(values) / len(values), min(values), max(values)
-    return (
-        (values[0], *map(found[0].get, (f"{name}_low", f"{name}_high"))) if found else (None,) * 3
-    )
+    if not results:
+        return None, None, None
+    return values[0], results[0].get(f"{name}_low"), results[0].get(f"{name}_high")
 
 
 def group_seeds(rows: Sequence[dict]) -> list[list[dict]]:

@@ -1,13 +1,16 @@
-"""Tables of results: Markdown, plain text, CSV, and how an accuracy is written."""
+"""Tables of results: Markdown, CSV, and how an accuracy is written."""
 
 from __future__ import annotations
 
 import csv
 import io
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 from tabulate import tabulate
+
+from kt_core.corpora.files import write_atomically
 
 
 def percent(accuracy: float | None, low: float | None = None, high: float | None = None) -> str:
@@ -18,11 +21,6 @@ def percent(accuracy: float | None, low: float | None = None, high: float | None
     return f"{100 * accuracy:.1f}{bounds}"
 
 
-def spread(median: float, low: float, high: float, *, digits: int = 1, **_) -> str:
-    """Write a median with the lowest and the highest value: "1,583.0 (1,500.1-1,600.2)"."""
-    return f"{median:,.{digits}f} ({low:,.{digits}f}-{high:,.{digits}f})"
-
-
 def markdown_table(headers: Sequence[str], rows: Sequence[Sequence[Any]], numbers: str = "") -> str:
     """Write a Markdown table.
 
@@ -31,24 +29,16 @@ def markdown_table(headers: Sequence[str], rows: Sequence[Sequence[Any]], number
         rows: Cells, written as `str` gives them; None is an empty cell.
         numbers: One letter per column, r for columns that are aligned to the right.
     """
-    return _table(headers, rows, numbers, "pipe").replace("\\\\|", "\\|")
-
-
-def text_table(headers: Sequence[str], rows: Sequence[Sequence[Any]], numbers: str = "") -> str:
-    """Write a table for a terminal; arguments as in `markdown_table`."""
-    return _table(headers, rows, numbers, "simple")
-
-
-def _table(headers: Sequence[str], rows: Sequence[Sequence[Any]], numbers: str, style: str) -> str:
     align = ["right" if letter == "r" else "left" for letter in numbers.ljust(len(headers))]
-    cells = [[_cell(value, style) for value in row] for row in rows]
-    headers = [_cell(header, style) for header in headers]
-    return tabulate(cells, headers, tablefmt=style, colalign=align, disable_numparse=True)
+    cells = [[_cell(value) for value in row] for row in rows]
+    titles = list(map(_cell, headers))
+    text = tabulate(cells, titles, tablefmt="pipe", colalign=align, disable_numparse=True)
+    return text.replace("\\\\|", "\\|")
 
 
-def _cell(value: Any, style: str) -> str:
-    text = "" if value is None else " ".join(printable(str(value), keep="\t\n").split())
-    return markdown_text(text).replace("|", "\\|") if style == "pipe" else text
+def _cell(value: Any) -> str:
+    text = "" if value is None else printable(str(value), keep="\t\n")
+    return markdown_text(text).replace("|", "\\|")
 
 
 def markdown_text(text: str) -> str:
@@ -71,6 +61,12 @@ def _csv_cell(value: Any) -> Any:
         return value
     text = printable(value)
     return f"'{text}" if text.lstrip()[:1] in tuple("=+-@＝＋－＠") else text
+
+
+def write_csv(path: Path, headers: Sequence[str], rows: Sequence[Sequence[Any]]) -> Path:
+    """Write `csv_text` to a file and return its path."""
+    write_atomically(path, csv_text(headers, rows).encode())
+    return path
 
 
 def printable(text: str, keep: str = "") -> str:

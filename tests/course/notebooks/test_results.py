@@ -5,12 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from checkpoints import planned_runs
 
 from kt_core.corpora.loading import load_corpus
 from kt_core.evaluation import exact_match
 from kt_core.runs.predictions import read_predictions
 from kt_course.shipped import shipped_result
-from kt_course.tools.checkpoints import planned_runs
 
 RESULTS = Path(__file__).resolve().parents[3] / "data" / "results"
 WIKI = sorted(path.stem for path in RESULTS.glob("wiki-*-seed0.json"))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import subprocess
 import sys
 from importlib import metadata
@@ -13,6 +12,7 @@ import psutil
 import pytest
 import torch
 
+import kt_core as kt
 from kt_core.corpora import paths
 from kt_core.corpora import wiki as fetch
 from kt_course.tools import doctor
@@ -23,10 +23,9 @@ from kt_course.tools.doctor import Check
 def checkpoints(tmp_path, monkeypatch):
     """A folder with one sound checkpoint, in place of the shipped ones."""
     folder = tmp_path / "checkpoints"
-    folder.mkdir()
-    (folder / "rope.safetensors").write_bytes(b"weights")
-    card = {"sha256": hashlib.sha256(b"weights").hexdigest()}
-    (folder / "rope.safetensors.json").write_text(json.dumps(card))
+    vocab = kt.CharVocab("ab")
+    model = kt.GPT(kt.GPTConfig(len(vocab), 8, 1, 1, 8, "rope"))
+    kt.save_checkpoint(folder / "rope.safetensors", model, vocab, {})
     monkeypatch.setattr(paths, "checkpoints_dir", lambda: folder)
     return folder
 
@@ -138,12 +137,14 @@ def test_wiki_fetched_damaged_and_missing(wiki):
 def test_checkpoints_sound_damaged_without_card_and_missing(checkpoints):
     assert doctor.check_checkpoints() == Check("checkpoints", True, f"1 in {checkpoints}")
     (checkpoints / "rope.safetensors").write_bytes(b"other")
-    assert "SHA-256" in doctor.check_checkpoints().detail
+    assert "rope.safetensors: SHA-256 is" in doctor.check_checkpoints().detail
     (checkpoints / "rope.safetensors.json").write_text("[]")
-    assert "rope.safetensors.json is missing or damaged" in doctor.check_checkpoints().detail
+    assert "rope.safetensors.json" in doctor.check_checkpoints().detail
+    (checkpoints / "rope.safetensors.json").unlink()
+    assert "rope.safetensors.json is missing" in doctor.check_checkpoints().detail
     (checkpoints / "rope.safetensors").unlink()
     check = doctor.check_checkpoints()
-    assert check.ok is False and "kt checkpoints" in check.cure
+    assert check.ok is False and "restore data/checkpoints" in check.cure
 
 
 def test_a_check_that_breaks_is_a_failed_check(monkeypatch):

@@ -1,20 +1,19 @@
-"""kt checkpoints: the shipped models trained again, half precision at the end."""
+"""tools/checkpoints.py: the shipped models trained again, half precision at the end."""
 
 from __future__ import annotations
 
 import json
 
+import checkpoints
 import pytest
 import torch
+from checkpoints import PlannedRun, keep_result, main, planned_runs, retrain, ship
 
 import kt_core as kt
 from kt_core.blocks import VARIANTS
 from kt_core.runs import hooks
 from kt_core.trainer import Trainer
 from kt_course import shipped
-from kt_course.tools import checkpoints
-from kt_course.tools.checkpoints import PlannedRun, keep_result, planned_runs, retrain, ship
-from kt_course.tools.cli import main
 
 CORPUS = "bios:people=20"
 SMALL = {
@@ -68,8 +67,8 @@ def test_half_precision_and_back(tmp_path, variant):
 
 
 def test_retrain_makes_every_checkpoint_and_again_trains_nothing(tmp_path, capsys, monkeypatch):
-    given = (CORPUS, ["vanilla", "rope"], 0, tmp_path / "runs", tmp_path / "out")
-    retrain(*given)
+    arguments = (CORPUS, ["vanilla", "rope"], 0, tmp_path / "runs", tmp_path / "out")
+    retrain(*arguments)
     out = capsys.readouterr().out
     assert out.count(f"{CORPUS}-vanilla-seed0: dev Correct: ") == 1
     assert out.count(f"{CORPUS}-vanilla-scratch-seed0: dev Correct: ") == 1
@@ -81,7 +80,7 @@ def test_retrain_makes_every_checkpoint_and_again_trains_nothing(tmp_path, capsy
     assert (card["kind"], card["phase"]) == ("no-pretrain", "finetune")
 
     monkeypatch.setattr(Trainer, "fit", lambda *_: pytest.fail("it is trained already"))
-    retrain(*given)
+    retrain(*arguments)
     assert {path.name: path.read_bytes() for path in (tmp_path / "out").iterdir()} == contents
 
 
@@ -105,15 +104,15 @@ def test_a_stopped_retraining_is_resumed(tmp_path, monkeypatch):
 def test_a_result_is_kept_with_its_learning_curve(tmp_path):
     result = kt.run_experiment(CORPUS, "vanilla", TINY, False, out=tmp_path / "run", device="cpu")
     keep_result(result.path, tmp_path / "kept.json")
-    kept = json.loads((tmp_path / "kept.json").read_text())
-    assert {key: value for key, value in kept.items() if key != "curve"} == result.details
-    assert {row["phase"] for row in kept["curve"]} == {"finetune"}
+    content = json.loads((tmp_path / "kept.json").read_text())
+    assert {key: value for key, value in content.items() if key != "curve"} == result.details
+    assert {row["phase"] for row in content["curve"]} == {"finetune"}
 
 
 def test_the_command(tmp_path, monkeypatch):
     calls, folder = [], str(tmp_path)
-    monkeypatch.setattr(checkpoints, "retrain", lambda *given: calls.append(given))
-    assert main(["checkpoints", "--variant", "rope", "--runs", folder, "--seed", "3"]) == 0
-    assert main(["checkpoints", "--corpus", "wiki", "--out", folder, "--runs", folder]) == 0
+    monkeypatch.setattr(checkpoints, "retrain", lambda *arguments: calls.append(arguments))
+    main(["--variant", "rope", "--runs", folder, "--seed", "3"])
+    main(["--corpus", "wiki", "--out", folder, "--runs", folder])
     assert calls[0] == ("bios", ["rope"], 3, tmp_path, None)
     assert calls[1] == ("wiki", VARIANTS, 0, tmp_path, tmp_path)

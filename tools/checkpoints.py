@@ -1,4 +1,4 @@
-"""`kt checkpoints`: train the checkpoints that ship again, from nothing."""
+"""`python tools/checkpoints.py`: train the checkpoints that ship again, from nothing."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Literal
 
 import torch
+from cyclopts import App, Parameter
 
 from kt_core.blocks import VARIANTS
 from kt_core.corpora.files import write_json
@@ -107,3 +108,13 @@ def keep_result(folder: Path, target: Path) -> None:
     result = json.loads((folder / "result.json").read_text(encoding="utf-8"))
     rows = (folder / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
     write_json(target, {**result, "curve": [json.loads(row) for row in rows]})
+
+
+def main(argv: list[str] | None = None) -> None:
+    """Run the command line."""
+    app = App(default_command=checkpoints, default_parameter=Parameter(negative=()))
+    app(argv, result_action="return_value")
+
+
+if __name__ == "__main__":
+    main()
