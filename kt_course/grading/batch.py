@@ -58,7 +58,7 @@ class Row:
 
     @property
     def unconfirmed(self) -> int:
-        """Number of correct answers that could not be confirmed where they cannot reach the check."""
+        """Number of correct answers that could not be confirmed out of reach of the check."""
         return sum(verdict.startswith("right, ") for verdict in self.verdicts.values())
 
     def __str__(self) -> str:

@@ -8,7 +8,7 @@ import re
 from latex2mathml.converter import convert as latex_to_mathml
 from nbconvert.filters.markdown_mistune import IPythonRenderer, MarkdownWithMath
 
-# latex2mathml knows align*: similar environments become it, and one around a single line goes
+# latex2mathml knows align* alone: similar environments are renamed, equation is removed.
 LIKE_ALIGN = re.compile(r"\\(begin|end)\{(?:align(?:ed|edat)?|split|gather(?:ed)?)\*?\}")
 EQUATION = re.compile(r"\\(?:begin|end)\{equation\*?\}")
 BOLD_ITALIC = re.compile(r'(?<=<mi mathvariant="bold-italic">)([A-Za-z])(?=</mi>)')

@@ -10,14 +10,13 @@ from pathlib import Path
 import nbformat
 
 from kt_core.blocks import VARIANTS
-from kt_core.corpora.files import write_atomically
 from kt_core.corpora.loading import load_corpus
 from kt_core.corpora.paths import data_dir
 from kt_core.evaluation import Score
 from kt_course.explorers.living_page import attach, page_fragments
 from kt_course.shipped import shipped_path, shipped_result
 from kt_course.tools.formulas import markdown_to_html
-from kt_course.tools.site import Chapter, Site, cover, small_picture, templates
+from kt_course.tools.site import Chapter, Site, cover, small_picture, write_from_template
 
 ASKED = {"no pretraining": "scratch", "pretrained + finetuned": "finetuned"}  # shipped phases
 KINDS = {
@@ -128,25 +127,19 @@ def write_front_page(folder: Path, site: Site, results: dict, report: str | None
         _card(folder, site.chapter(name), facts) for name, facts in results["notebooks"].items()
     ]
     parameters = (f"{name} {value}" for name, value in results["parameters"].items() if value)
-    text = (
-        templates()
-        .get_template("front.html.j2")
-        .render(
-            site=site,
-            first=cards[0].chapter if cards else None,
-            bars=bars,
-            chart_alt=chart_alt(bars),
-            chart_note=chart_note(corpus, bars),
-            ask=ask_fragment(),
-            cards=cards,
-            failures=[(card.chapter, card.error) for card in cards if card.error],
-            report=markdown_to_html(report, escape=True) if report else "",
-            report_alt="Bars of the dev accuracies in the table below, with 95 % intervals",
-            parameters=", ".join(parameters),
-            minutes=f"{results['seconds'] / 60:.0f}",
-        )
+    write_from_template(
+        folder / "index.html",
+        "front.html.j2",
+        site=site,
+        bars=bars,
+        chart_alt=chart_alt(bars),
+        chart_note=chart_note(corpus, bars),
+        ask=ask_fragment(),
+        cards=cards,
+        report=markdown_to_html(report, escape=True) if report else "",
+        parameters=", ".join(parameters),
+        minutes=f"{results['seconds'] / 60:.0f}",
     )
-    write_atomically(folder / "index.html", text.encode())
 
 
 def _card(folder: Path, chapter: Chapter, facts: dict) -> Card:

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from pathlib import Path
+from typing import Any
 
 import jinja2
 import nbformat
@@ -74,11 +75,9 @@ class Site:
 
     def neighbours(self, name: str) -> tuple[Chapter | None, Chapter | None]:
         """The chapters before and after that of this name."""
-        at = [one.name for one in self.chapters].index(name)
-        return (
-            self.chapters[at - 1] if at else None,
-            self.chapters[at + 1] if at + 1 < len(self.chapters) else None,
-        )
+        chapters = None, *self.chapters, None
+        at = chapters.index(self.chapter(name))
+        return chapters[at - 1], chapters[at + 1]
 
     def link_chapters(self, text: str) -> str:
         """HTML in which links to notebooks lead to their pages; those without a page are text."""
@@ -182,9 +181,13 @@ def small_picture(png: bytes, width: int = PICTURE_WIDTH) -> bytes:
 
 
 @lru_cache
-def templates() -> jinja2.Environment:
-    """The templates of all pages but the chapters', which nbconvert fills."""
+def _templates() -> jinja2.Environment:
     return jinja2.Environment(loader=jinja2.FileSystemLoader(TEMPLATES), trim_blocks=True)
+
+
+def write_from_template(path: Path, template: str, **values: Any) -> None:
+    """Write a page that is not a chapter's; nbconvert fills those."""
+    write_atomically(path, _templates().get_template(template).render(values).encode())
 
 
 @lru_cache
@@ -199,9 +202,5 @@ def write_appendices(site: Site, folder: Path) -> None:
     """Write the pages of text, such as the glossary."""
     for name, title in site.appendices.items():
         body = site.link_chapters(markdown_to_html(_document(name)))
-        text = (
-            templates()
-            .get_template("text.html.j2")
-            .render(site=site, name=name, title=title, body=body)
-        )
-        write_atomically(folder / f"{name}.html", text.encode())
+        values = dict(site=site, name=name, title=title, body=body)
+        write_from_template(folder / f"{name}.html", "text.html.j2", **values)

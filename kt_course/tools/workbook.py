@@ -1,10 +1,10 @@
 """`kt workbook`: run the notebooks in order, and gather everything in one folder.
 
-01_….ipynb  01_….html      each notebook as it ran, and a page of it that needs no network
-runs/                      what the notebooks trained, and their results (their runs_dir)
-report/                    the table of the runs trained here, if any
-index.html                 the front page; glossary.html and bibliography.html
-results.json               facts, seconds and peak memory of each notebook
+- 01_….ipynb, 01_….html: each notebook as it ran, and a page of it that needs no network.
+- runs/: what the notebooks trained, and their results (their runs_dir).
+- report/: the table of the runs trained here, if any.
+- index.html: the front page; glossary.html and bibliography.html.
+- results.json: facts, seconds and peak memory of each notebook.
 """
 
 from __future__ import annotations
@@ -57,23 +57,23 @@ def find_notebooks(names: Sequence[str] = (), folder: Path | None = None) -> lis
     Raises:
         ValueError: A name fits no notebook, or more than one.
     """
-    known = sorted((folder or notebooks_dir()).glob("[0-9]*.ipynb"))
-    if not known:
+    notebooks = sorted((folder or notebooks_dir()).glob("[0-9]*.ipynb"))
+    if not notebooks:
         raise ValueError(f"{folder or notebooks_dir()}: no notebooks there")
     chosen = set()
     for name in map(str, names):
         if name.endswith(".ipynb") and Path(name).is_file():
             chosen.add(Path(name).resolve())
             continue
-        wanted = f"{int(name):02d}_" if name.isdigit() else Path(name).name.removesuffix(".ipynb")
-        exact = [path for path in known if path.stem == wanted]
-        matches = exact or [path for path in known if path.stem.startswith(wanted)]
+        start = f"{int(name):02d}_" if name.isdigit() else Path(name).name.removesuffix(".ipynb")
+        matches = [path for path in notebooks if path.stem.startswith(start)]
+        matches = [path for path in matches if path.stem == start] or matches
         if len(matches) != 1:
             number = "more than one" if matches else "no"
-            stems = ", ".join(path.stem for path in known)
+            stems = ", ".join(path.stem for path in notebooks)
             raise ValueError(f"{number} notebook {name!r}; there are {stems}")
         chosen.add(matches[0])
-    return sorted(chosen) if chosen else known
+    return sorted(chosen) if chosen else notebooks
 
 
 # ---------------------------------------------------------------- one notebook
@@ -87,7 +87,7 @@ class _Kernel(AsyncKernelManager):
 
     @property
     def kernel_spec(self) -> KernelSpec:
-        quiet = "--IPKernelApp.log_level=40"  # else it warns on the terminal about its own sockets
+        quiet = "--IPKernelApp.log_level=40"  # no warnings about its own sockets
         argv = [sys.executable, "-m", "ipykernel_launcher", "-f", "{connection_file}", quiet]
         return KernelSpec(argv=argv, display_name="Python 3", language="python")
 
@@ -98,8 +98,7 @@ class _Kernel(AsyncKernelManager):
     start_kernel = _async_start_kernel
 
     async def _async_shutdown_kernel(self, *args: Any, **options: Any) -> None:
-        pid = getattr(self.provisioner, "pid", None)
-        type(self).peak_mib = _peak_mib(pid) or type(self).peak_mib
+        type(self).peak_mib = _peak_mib(getattr(self.provisioner, "pid", None))
         await super()._async_shutdown_kernel(*args, **options)
 
     shutdown_kernel = _async_shutdown_kernel
@@ -127,19 +126,16 @@ def known_parameters(notebook: str | Path) -> dict[str, Any]:
 
 
 def parameters_for(
-    notebooks: Sequence[Path], given: Mapping[str, Any]
+    notebooks: Sequence[Path], values: Mapping[str, Any]
 ) -> dict[Path, dict[str, Any]]:
-    """Which of the `given` parameters each notebook takes; ValueError if none takes one."""
-    known = {path: known_parameters(path) for path in notebooks}
-    every = sorted({name for names in known.values() for name in names})
-    for name in given:
-        if name not in every and given[name] != DEFAULTS.get(name):
+    """Which of the parameters in `values` each notebook takes; ValueError if none takes one."""
+    names_of = {path: known_parameters(path) for path in notebooks}
+    every = sorted(set().union(*names_of.values()))
+    for name, value in values.items():
+        if name not in every and value != DEFAULTS.get(name):
             stems = ", ".join(path.stem for path in notebooks)
             raise ValueError(f"no parameter {name!r} in {stems}; there are {', '.join(every)}")
-    return {
-        path: {name: value for name, value in given.items() if name in names}
-        for path, names in known.items()
-    }
+    return {path: {n: values[n] for n in values if n in names} for path, names in names_of.items()}
 
 
 @dataclass(frozen=True)
@@ -227,8 +223,8 @@ def run_workbook(
     load_corpus(corpus)  # refuses what is not there
     parameters = dict(profile=profile, corpus=corpus, variant=variant, seed=seed, device=device)
     parameters["overrides"] = overrides
-    given = {name: value for name, value in parameters.items() if value is not None}
-    chosen = parameters_for(paths, given | {"runs_dir": "runs"})
+    values = {name: value for name, value in parameters.items() if value is not None}
+    chosen = parameters_for(paths, values | {"runs_dir": "runs"})
     stamp = time.strftime("%Y%m%d-%H%M%S")
     out = (out or Path("runs") / f"workbook-{profile}-{stamp}").resolve()
     with one_writer(out / ".lock", str(out)):
@@ -309,8 +305,8 @@ def _is_done(path: Path, out: Path, results: dict) -> bool:
 def _record(out: Path, site: Site, results: dict, path: Path, outcome: Outcome, label: str) -> None:
     """Write a notebook's page, and keep its facts for results.json."""
     name, error = path.stem, outcome.error
-    kept, notebook = out / "runs" / f"{name}.json", out / f"{name}.ipynb"
-    facts = read_json(kept).get("facts") if kept.exists() else None
+    saved, notebook = out / "runs" / f"{name}.json", out / f"{name}.ipynb"
+    facts = read_json(saved).get("facts") if saved.exists() else None
     if notebook.exists():
         write_page(notebook, out / f"{name}.html", site, list(scores(facts)))
     results["notebooks"][name] = dict(

@@ -164,7 +164,7 @@ class Full(OSError):
 @pytest.mark.parametrize("line", [PRETRAIN, FINETUNE, EVALUATE], ids=["pre", "fine", "evaluate"])
 def test_a_disk_that_is_full_leaves_what_was_there(here, monkeypatch, line, stage):
     (here / "out").write_bytes(b"earlier")
-    kept = b"earlier"
+    earlier = b"earlier"
 
     def fail(*_, **__):
         raise OSError(28, "No space left on device")
@@ -176,9 +176,9 @@ def test_a_disk_that_is_full_leaves_what_was_there(here, monkeypatch, line, stag
         return
     assert ran.status == 2
     is_clear(ran.err, "No space left on device.*(out|state)")
-    found = files(here)
-    assert kept in (found.get("out"), found.get("out~1"))
-    assert not [name for name in found if name.startswith(".") and "lock" not in name]
+    contents = files(here)
+    assert earlier in (contents.get("out"), contents.get("out~1"))
+    assert not [name for name in contents if name.startswith(".") and "lock" not in name]
 
 
 @FIND

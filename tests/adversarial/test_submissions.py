@@ -33,8 +33,8 @@ def notebook(*cells):
 
 
 def judged(*cells, id="causal-mask"):
-    told = judge_notebook(notebook(IMPORTS, *cells))
-    return told.get("problem") or told["verdicts"][id]
+    facts = judge_notebook(notebook(IMPORTS, *cells))
+    return facts.get("problem") or facts["verdicts"][id]
 
 
 # ---------------------------------------------------------------- honest ways to hand in
@@ -151,7 +151,7 @@ def test_a_patched_check_and_no_data_is_wrong(result):
 
 
 def test_folders_named_like_notebooks_use_no_file_descriptors(tmp_path, monkeypatch):
-    monkeypatch.setattr(batch, "run_confined", lambda *given: Outcome([], "failed: x"))
+    monkeypatch.setattr(batch, "run_confined", lambda *arguments: Outcome([], "failed: x"))
     for number in range(50):
         (tmp_path / f"{number}.ipynb").mkdir()
     (tmp_path / "real.ipynb").write_bytes(b"{]")
@@ -198,8 +198,8 @@ CONTENTS = {
 @pytest.mark.parametrize("content", CONTENTS)
 def test_a_file_that_is_no_notebook_of_ours_is_said(content):
     with no_hang():
-        told = judge_notebook(CONTENTS[content])
-    is_clear(told["problem"], "not a notebook|nothing to grade")
+        facts = judge_notebook(CONTENTS[content])
+    is_clear(facts["problem"], "not a notebook|nothing to grade")
 
 
 @FIND
@@ -235,8 +235,8 @@ def test_any_bytes_are_judged(content):
     ).map("\n".join)
 )
 def test_any_cell_is_read_or_named(source):
-    for found in answers([source]).values():
-        assert not isinstance(found, str) or found.startswith("the cell cannot be read")
+    for answer in answers([source]).values():
+        assert not isinstance(answer, str) or answer.startswith("the cell cannot be read")
 
 
 # ---------------------------------------------------------------- rosters and points
@@ -329,7 +329,7 @@ def test_a_grading_that_cannot_be_meant(handed_in, line, words):
 
 
 def test_grades_of_last_term_are_kept(handed_in, monkeypatch):
-    monkeypatch.setattr(batch, "run_confined", lambda *given: Outcome([], "failed: x"))
+    monkeypatch.setattr(batch, "run_confined", lambda *arguments: Outcome([], "failed: x"))
     ran = kt(GRADE)
     assert ran.status == 0, ran
     assert (handed_in / "grades.csv~1").read_text() == "last term\n"

@@ -95,9 +95,7 @@ def test_a_result_that_cannot_be_used_is_described():
     is_wrong(DOUBLE, lambda x: "four", "the doubled row should be a tensor, not 'four'")
     is_wrong(DOUBLE, lambda x: x[:2], r"the doubled row has the shape \(2,\) instead of \(3,\)")
     exercise = Exercise("odd", "n", "t", 1, 1, double, lambda fn: str(fn(1) + 1))
-    lists = eval(
-        "lambda x: [x]"
-    )  # its code stands in another file than the check's, as in a notebook
+    lists = eval("lambda x: [x]")  # its code is in another file than the check's, as in a notebook
     is_wrong(exercise, lists, r"it gave back a list of 1, which the check cannot use \(TypeError")
 
 

@@ -58,7 +58,7 @@ def test_answers_are_kept_and_blanks_and_the_reference_are_not(progress_path, ca
         "causal-mask": "wrong",
         "scaled-score": "right",
     }
-    checks.check("causal-mask", None)  # the notebook opened anew
+    checks.check("causal-mask", None)  # the notebook opened again
     assert record.read_statuses()["causal-mask"] == "wrong"
     checks.progress()
     head, first, *_ = capsys.readouterr().out.splitlines()

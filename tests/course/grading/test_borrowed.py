@@ -69,12 +69,12 @@ def test_a_function_in_c_can_be_forbidden():
 
 
 def test_a_profiler_that_runs_already_goes_on():
-    seen = []
+    events = []
     before = sys.getprofile()
-    sys.setprofile(lambda frame, event, arg: seen.append(event))
+    sys.setprofile(lambda frame, event, arg: events.append(event))
     try:
         judge_strictly(DOUBLE, lambda x: x + x)
         assert sys.getprofile() is not None
     finally:
         sys.setprofile(before)
-    assert seen
+    assert events

@@ -193,8 +193,8 @@ def test_written_questions_are_complete_and_map_to_chapters():
     questions = written_questions().values()
     assert len(questions) >= 15
     for q in questions:
-        given = sum(float(re.search(r": ([\d.]+)(?: \(|$)", line)[1]) for line in q.rubric)
-        assert given == q.points, q.id
+        total = sum(float(re.search(r": ([\d.]+)(?: \(|$)", line)[1]) for line in q.rubric)
+        assert total == q.points, q.id
         assert q.answer.strip() and q.editions
 
 

@@ -55,7 +55,7 @@ def mask(body, above=""):
 
 
 def test_an_answer_takes_what_it_needs_of_the_cells_above_and_nothing_else():
-    found = answers(
+    collected = answers(
         [
             "import torch, math",
             "data = open('/nowhere/at/all')",
@@ -66,7 +66,7 @@ def test_an_answer_takes_what_it_needs_of_the_cells_above_and_nothing_else():
             "def mine(T):\n    return helper(T)",
         ]
     )
-    answer = found["causal-mask"]
+    answer = collected["causal-mask"]
     cells = [statement.code.co_filename for statement in answer.statements]
     assert cells == ["<cell 1>", "<cell 3>", "<cell 3>", "<cell 4>", "<cell 6>"]
     assert answer.define()(2).tolist() == [[4, 4], [4, 4]]
@@ -85,11 +85,11 @@ def test_an_earlier_exercise_stands_for_kt_cores_own_unless_it_is_right():
     user = (
         '@exercise("masked-softmax")\ndef mine(scores, mask=None):\n    return earlier(len(scores))'
     )
-    found = answers(['@exercise("causal-mask")\ndef earlier(T):\n    return T', user])[
+    collected = answers(['@exercise("causal-mask")\ndef earlier(T):\n    return T', user])[
         "masked-softmax"
     ]
-    assert found.define({"causal-mask"})([1, 2]) == 2
-    assert found.define()([1, 2]).tolist() == [[True, False], [True, True]]
+    assert collected.define({"causal-mask"})([1, 2]) == 2
+    assert collected.define()([1, 2]).tolist() == [[True, False], [True, True]]
 
 
 @pytest.mark.parametrize(
@@ -106,7 +106,7 @@ def test_a_cell_that_cannot_be_read_is_wrong_and_says_why(body):
 
 
 @pytest.mark.parametrize(
-    ("cells", "wanted"),
+    ("cells", "pattern"),
     [
         ([RIGHT], "right$"),
         (
@@ -129,9 +129,9 @@ def test_a_cell_that_cannot_be_read_is_wrong_and_says_why(body):
         (["mask = 1"], "not attempted: its cell is missing"),
     ],
 )
-def test_verdicts(cells, wanted):
+def test_verdicts(cells, pattern):
     other = '@exercise("scaled-score")\ndef score(query, key): ...'
-    assert re.match(wanted, judged(*cells, other))
+    assert re.match(pattern, judged(*cells, other))
 
 
 FORGED = """import io, os
@@ -154,7 +154,7 @@ ONLY_THERE = "wrong: it passes only where it can reach the check: "
 
 
 @pytest.mark.parametrize(
-    ("answer", "wanted"),
+    ("answer", "pattern"),
     [
         (mask(PATCHED + WRONG), "wrong: (leak|True and False)"),
         (mask(f"patched\n{WRONG}", PATCHED), ONLY_THERE + ".*leak"),
@@ -179,9 +179,9 @@ ONLY_THERE = "wrong: it passes only where it can reach the check: "
         "prints",
     ],
 )
-def test_an_answer_cannot_forge_its_verdict(answer, wanted):
+def test_an_answer_cannot_forge_its_verdict(answer, pattern):
     verdict = judged(answer)
-    assert re.match(wanted, verdict), verdict
+    assert re.match(pattern, verdict), verdict
 
 
 def test_subclasses_of_plain_data_are_handed_over_as_plain_data():
@@ -215,9 +215,9 @@ def test_a_right_answer_passes_by_its_results_alone(id):
     elsewhere = judging.call_in_copies(Reference(id), (), time.monotonic() + 60)
 
     def answer(
-        *given, **options
+        *arguments, **options
     ):  # the first calls elsewhere: some checks make hundreds of the same kind
-        return (elsewhere if next(calls) < 12 else exercise.reference)(*given, **options)
+        return (elsewhere if next(calls) < 12 else exercise.reference)(*arguments, **options)
 
     if id in BY_EFFECT:
         with pytest.raises((Exception, judging.Lost), match="."):
@@ -274,11 +274,11 @@ def test_what_is_no_notebook_of_ours_is_said(data, problem):
 # ---------------------------------------------------------------- limits
 
 
-def python(code, given=b"", limits=LIMITS, seconds=60, bubblewrap=False):
+def python(code, data=b"", limits=LIMITS, seconds=60, bubblewrap=False):
     """What Python code tells by `tell`."""
     above = "import json, os, subprocess, sys, time\ndef report(**fact):\n"
     above += "    os.write(int(sys.argv[1]), json.dumps(fact).encode() + b'\\n')\n"
-    return run_confined(["-c", above + code, "FD"], given, limits, seconds, bubblewrap)
+    return run_confined(["-c", above + code, "FD"], data, limits, seconds, bubblewrap)
 
 
 def running_sleeps(seconds):
@@ -386,7 +386,7 @@ run_notebook(int(sys.argv[1]), sys.stdin.read(), int(sys.argv[2]))
 
 
 @pytest.mark.parametrize(
-    ("cells", "wanted"),
+    ("cells", "pattern"),
     [
         (
             ["x = 1", "print(x)", "import os; assert os.environ['KT_PROGRESS'] == 'off'"],
@@ -413,11 +413,11 @@ run_notebook(int(sys.argv[1]), sys.stdin.read(), int(sys.argv[2]))
     ],
     ids=["finishes", "fails", "kernel dies", "kills", "memory", "output", "endless"],
 )
-def test_how_a_run_ends(cells, wanted):
-    seconds = "3" if "timed out" in wanted else "60"
+def test_how_a_run_ends(cells, pattern):
+    seconds = "3" if "timed out" in pattern else "60"
     command = ["-P", "-c", RUN, "FD", seconds]
     ran = run_confined(command, notebook(*cells), LIMITS, 90, False)
-    assert re.search(wanted, batch.describe_run(ran)), ran
+    assert re.search(pattern, batch.describe_run(ran)), ran
     assert not running_sleeps("61.25")
 
 
@@ -490,7 +490,7 @@ def test_kt_grade_gives_a_row_for_everything(tmp_path, capsys, monkeypatch):
 
 
 def test_a_submission_that_breaks_the_grader_gives_a_row(tmp_path, monkeypatch):
-    def broken(arguments, *given):
+    def broken(arguments, *rest):
         assert (
             arguments[0] == "-P"
         )  # else a module that an answer writes would be imported from the current folder
@@ -511,7 +511,7 @@ def test_a_submission_that_breaks_the_grader_gives_a_row(tmp_path, monkeypatch):
 
 
 def test_an_interrupted_batch_keeps_its_rows(tmp_path, monkeypatch):
-    def one(path, *given):
+    def one(path, *rest):
         if path.name == "b.ipynb":
             raise KeyboardInterrupt
         return Row(str(path), "finished", 1.0)
@@ -548,9 +548,9 @@ def test_a_table_is_harmless_in_a_spreadsheet():
 
 
 def test_kt_progress_tells_what_is_done_wrong_and_open(tmp_path, monkeypatch, capsys):
-    kept = tmp_path / "progress.json"
-    monkeypatch.setenv("KT_PROGRESS_FILE", str(kept))
-    kept.write_text('{"causal-mask": "right", "scaled-score": "wrong"}')
+    record = tmp_path / "progress.json"
+    monkeypatch.setenv("KT_PROGRESS_FILE", str(record))
+    record.write_text('{"causal-mask": "right", "scaled-score": "wrong"}')
     assert main(["progress"]) == 0
     lines = capsys.readouterr().out.splitlines()
     assert lines[0].split() == ["notebook", "done", "wrong", "open", "next"]

@@ -26,5 +26,5 @@ def test_release_to_lms_files_without_a_surprise(tmp_path):
     nbformat.write(new_notebook(cells=cells), tmp_path / "source" / "01_attention_math.ipynb")
     figures = rehearse(tmp_path / "course", KINDS, source=tmp_path / "source", jobs=2)
     assert figures["surprises"] == [] and figures["students"] == len(KINDS)
-    wanted = {"grades-canvas.csv", "final-moodle.csv", "final-gradescope", "final-feedback"}
-    assert wanted <= set(figures["files"])
+    expected = {"grades-canvas.csv", "final-moodle.csv", "final-gradescope", "final-feedback"}
+    assert expected <= set(figures["files"])

@@ -83,13 +83,13 @@ def test_outputs_counts_and_traces_go_and_an_answer_becomes_its_stub(answered):
 
 @pytest.mark.parametrize("path", find_notebooks(), ids=lambda path: path.stem)
 def test_the_projects_own_notebooks_keep_their_text_and_stubs(path):
-    own, given = (
+    own, released = (
         nbformat.read(path, as_version=4),
         nbformat.reads(clean_notebook(path).text, as_version=4),
     )
-    assert [cell.source for cell in given.cells] == [cell.source for cell in own.cells]
-    assert [cell.metadata for cell in given.cells] == [cell.metadata for cell in own.cells]
-    assert not any(cell.get("outputs") or cell.get("execution_count") for cell in given.cells)
+    assert [cell.source for cell in released.cells] == [cell.source for cell in own.cells]
+    assert [cell.metadata for cell in released.cells] == [cell.metadata for cell in own.cells]
+    assert not any(cell.get("outputs") or cell.get("execution_count") for cell in released.cells)
     exercises = [cell for cell in own.cells if "exercise" in cell.metadata.get("tags", [])]
     assert all("\n@exercise(" in f"\n{cell.source}" for cell in exercises)
     assert bool(exercises) == (path.stem != "16_from_gpt2_to_today")  # which is for reading

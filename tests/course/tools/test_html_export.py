@@ -26,11 +26,11 @@ def alts(path) -> list[str | None]:
 
 @pytest.mark.parametrize("path", find_notebooks(), ids=lambda path: path.stem)
 def test_every_picture_of_a_notebook_has_alt_text(path):
-    found = alts(path)
-    if not any(found):
+    texts = alts(path)
+    if not any(texts):
         pytest.skip("this notebook does not use `show` yet")
-    assert all(found), (
-        f"pictures without alt text: {[i for i, alt in enumerate(found, 1) if not alt]}"
+    assert all(texts), (
+        f"pictures without alt text: {[i for i, alt in enumerate(texts, 1) if not alt]}"
     )
 
 

@@ -188,13 +188,13 @@ class TestPages:
             assert page.evaluate("document.activeElement.parentElement.innerText").count(". ") > 0
             self.ask_by_keyboard(page)
 
-    def tab_to(self, page, wanted: str, most: int = 400) -> None:
-        """Press Tab until the element in focus is wanted."""
+    def tab_to(self, page, condition: str, most: int = 400) -> None:
+        """Press Tab until the element in focus fulfils the condition."""
         for _ in range(most):
             page.keyboard.press("Tab")
-            if page.evaluate(f"({wanted})(document.activeElement)"):
+            if page.evaluate(f"({condition})(document.activeElement)"):
                 return
-        pytest.fail(f"{most} times Tab did not reach {wanted}")
+        pytest.fail(f"{most} times Tab did not reach {condition}")
 
     def ask_by_keyboard(self, page) -> None:
         """Reach the explorer, type a question, and wait until its answer is another one."""

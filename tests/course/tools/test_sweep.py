@@ -97,7 +97,7 @@ def score(correct, total=100):
 
 
 class Pretended:
-    """What stands for the cells' processes: a function of the command, and what was run."""
+    """Replaces the cells' processes: a function of the command, and what was run."""
 
     work = staticmethod(lambda command: {})
     commands: list = []
@@ -114,7 +114,7 @@ def pretended_cell(command, folder, n_threads):
 
 @pytest.fixture
 def pretend(monkeypatch):
-    """A function that lets `work(command)` stand for a cell's process; returns what was run."""
+    """A function that lets `work(command)` replace a cell's process; returns what was run."""
 
     def replace(work):
         monkeypatch.setattr(Pretended, "work", staticmethod(work))

@@ -152,7 +152,7 @@ def test_a_folder_of_a_workbook_with_other_parameters_is_refused(tmp_path):
 
 
 def test_notebooks_are_found_by_number_and_name(notebooks):
-    names = lambda *wanted: [path.stem for path in find_notebooks(wanted, notebooks)]  # noqa: E731
+    names = lambda *patterns: [path.stem for path in find_notebooks(patterns, notebooks)]  # noqa: E731
     assert names() == ["01_one", "02_two"]
     assert names("2", "01") == ["01_one", "02_two"]
     assert names("02_two.ipynb") == names("02_t") == ["02_two"]
@@ -166,8 +166,8 @@ def test_notebooks_are_found_by_number_and_name(notebooks):
 
 def test_parameters_go_where_they_are_known_and_an_unknown_one_is_an_error(notebooks, tmp_path):
     paths = find_notebooks((), notebooks)
-    given = parameters_for(paths, {"variant": "rope", "seed": 1})
-    assert given == {paths[0]: {"seed": 1}, paths[1]: {"variant": "rope", "seed": 1}}
+    parameters = parameters_for(paths, {"variant": "rope", "seed": 1})
+    assert parameters == {paths[0]: {"seed": 1}, paths[1]: {"variant": "rope", "seed": 1}}
     with pytest.raises(
         ValueError, match="no parameter 'variant' in 01_one; there are corpus, device, overrides"
     ):
@@ -215,15 +215,17 @@ def test_pages_ask_nothing_of_the_network_and_draw_formulas_and_folds(tmp_path):
 
 
 def test_printed_columns_keep_their_lines_and_a_page_says_what_a_widgets_picture_is(tmp_path):
-    told = [
+    outputs = [
         nbformat.v4.new_output("stream", text="name      city\nAda Hall  Rome\n"),
         nbformat.v4.new_output("stream", text="    a sentence, which may wrap where it likes\n"),
         nbformat.v4.new_output("display_data", {"image/png": "iVBORw0KGgo="}),
     ]
-    widget = told[2].data | {"application/vnd.jupyter.widget-view+json": {"model_id": "x"}}
-    for data, told_so in ((told[2].data, 0), (widget, 1)):
-        told[2].data = data
-        nbformat.write(new_notebook(cells=[new_code_cell("1", outputs=told)]), tmp_path / "a.ipynb")
+    widget = outputs[2].data | {"application/vnd.jupyter.widget-view+json": {"model_id": "x"}}
+    for data, told_so in ((outputs[2].data, 0), (widget, 1)):
+        outputs[2].data = data
+        nbformat.write(
+            new_notebook(cells=[new_code_cell("1", outputs=outputs)]), tmp_path / "a.ipynb"
+        )
         write_page(tmp_path / "a.ipynb", tmp_path / "a.html")
         page = (tmp_path / "a.html").read_text(encoding="utf-8")
         assert page.count('<pre class="columns">name ') == page.count('<pre class="columns">') == 1
