@@ -1,11 +1,10 @@
 """The learner's own model: passing answers are saved in my_gpt.py, and later chapters train it.
 
-from kt_course.exercises import my_gpt
-mine = my_gpt.load()            # prints in one line which pieces are the learner's
-model = mine.GPT(config)        # missing or failing pieces are the course's own
-losses = mine.fit(model, data, epochs=10, batch_size=32, peak=3e-3)     # by the learner's `train`
-answers = mine.answer(model, vocab, questions)                          # by the learner's `greedy`
-my_gpt.replace("block")         # put the newest passing answer in place of the saved one
+    mine = my_gpt.load()            # Prints in one line which pieces are the learner's.
+    model = mine.GPT(config)        # Missing or failing pieces are the course's own.
+    losses = mine.fit(model, data, epochs=10)           # By the learner's `train`.
+    answers = mine.answer(model, vocab, questions)      # By the learner's `greedy`.
+    my_gpt.replace("block")         # Put the newest passing answer in place of the saved one.
 
 The model has the weights of a `kt_core.GPT` under the same names, so kt.answer, kt.save_checkpoint,
 kt.Trainer and living pages take it. `my_gpt.twin(model)` is the same model in kt_core's code, for

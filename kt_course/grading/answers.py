@@ -24,8 +24,8 @@ from kt_course.exercises.registry import library
 
 READS = {"LOAD_NAME", "LOAD_GLOBAL", "LOAD_FROM_DICT_OR_GLOBALS"}
 BINDS = {"STORE_NAME", "STORE_GLOBAL"}
-RUNS_PYTHON = re.compile(r"\s*%%(time|capture|prun)\b")  # other cell magics define nothing
-TAKE = "_take_answer_"  # what `exercise` is called instead
+RUNS_PYTHON = re.compile(r"\s*%%(time|capture|prun)\b")  # Other cell magics define nothing.
+TAKE = "_take_answer_"  # The name that replaces `exercise`.
 
 
 def parse(source: str) -> ast.Module:

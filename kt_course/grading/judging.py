@@ -63,7 +63,7 @@ def main(fd: int, seconds: int, profile: str | None = None) -> None:
     """Judge the notebook on standard input, then run it; report to the file descriptor `fd`."""
     seal()
     os.set_inheritable(fd, False)
-    sys.modules["rfc3987_syntax"] = None  # jsonschema's check of web addresses: 0.8 s to import
+    sys.modules["rfc3987_syntax"] = None  # jsonschema's check of web addresses, slow
     torch.set_num_threads(1)
     data = sys.stdin.buffer.read()
     facts = judge_notebook(data)
@@ -107,7 +107,7 @@ def read_sources(data: bytes) -> list[str]:
         kernel = notebook.metadata.get("kernelspec", {}).get("language")
         language = kernel or notebook.metadata.get("language_info", {}).get("name") or "python"
         sources = [str(cell.source) for cell in notebook.cells if cell.cell_type == "code"]
-    except Exception as error:  # JSON of any other shape
+    except Exception as error:  # JSON of any other shape.
         raise ValueError(f"{type(error).__name__}: {error}") from error
     if "python" not in str(language).lower():
         raise ValueError(f"its language is {language}")

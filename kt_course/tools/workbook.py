@@ -87,7 +87,7 @@ class _Kernel(AsyncKernelManager):
 
     @property
     def kernel_spec(self) -> KernelSpec:
-        quiet = "--IPKernelApp.log_level=40"  # no warnings about its own sockets
+        quiet = "--IPKernelApp.log_level=40"  # no warnings about its sockets.
         argv = [sys.executable, "-m", "ipykernel_launcher", "-f", "{connection_file}", quiet]
         return KernelSpec(argv=argv, display_name="Python 3", language="python")
 
@@ -98,7 +98,8 @@ class _Kernel(AsyncKernelManager):
     start_kernel = _async_start_kernel
 
     async def _async_shutdown_kernel(self, *args: Any, **options: Any) -> None:
-        type(self).peak_mib = _peak_mib(getattr(self.provisioner, "pid", None))
+        pid = getattr(self.provisioner, "pid", None)
+        type(self).peak_mib = _peak_mib(pid) or type(self).peak_mib
         await super()._async_shutdown_kernel(*args, **options)
 
     shutdown_kernel = _async_shutdown_kernel
