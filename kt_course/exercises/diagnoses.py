@@ -55,10 +55,6 @@ class Diagnoses:
         """Return a table of texts: the name of each typical mistake and its diagnosis."""
         return dict(self._texts[table])
 
-    def mistake(self, name: str) -> Wrong:
-        """Return `Wrong` with the text of a typical mistake, from the table `mistakes`."""
-        return Wrong(self._texts["mistakes"][name])
-
     def fresh_cases(self, key: str) -> AbstractContextManager[None]:
         """Turn any failure in the block into the text of `key`; see `assertions.fresh_cases`."""
         return fresh_cases(self._texts[key])
@@ -67,7 +63,7 @@ class Diagnoses:
         """Raise `Wrong` for the first of the `mistakes` whose outcome equals `result`."""
         for mistake, outcome in outcomes.items():
             if close(result, outcome, tolerance):
-                raise self.mistake(mistake)
+                raise Wrong(self._texts["mistakes"][mistake])
 
     def variants(self, reference: Callable, table="mistakes") -> dict[str, tuple[Callable, str]]:
         """Return (the reference with that mistake, its diagnosis) for each mistake of a table."""

@@ -207,13 +207,11 @@ def grade(
     """Grade notebooks, and those in folders, into a CSV file that is complete after every row.
 
     Args:
-        submissions: Notebooks, or folders of them.
-        out: The CSV file.
-        limits: What a submission may use.
+        submissions, out: Notebooks, or folders of them, and the CSV file.
+        limits, jobs: What a submission may use, and how many run at a time.
         profile: A value for the notebooks' parameter of that name, instead of their own.
         bubblewrap: Use it or not; by default where it works.
         log: Gets a line of text per submission.
-        jobs: How many submissions at a time.
 
     Raises:
         ValueError: There is nothing to grade, or this system cannot.
@@ -252,18 +250,15 @@ def find_submissions(submissions: Sequence[str | Path]) -> list[Path]:
 
 def describe_isolation(bubblewrap: bool) -> str:
     """One line that says what protects this machine from a submission."""
-    root = "; as root, the number of processes is watched but not limited"
-    root = root if os.getuid() == 0 else ""
     if bubblewrap:
-        return (
-            "isolated by bubblewrap: submissions see no file but the system's, Python's and "
-            f"kt_core's, and no network{root}"
-        )
-    problem = bubblewrap_problem() or "bubblewrap is turned off"
-    return (
-        f"NOT ISOLATED, {problem}: submissions can read and change your files and use the "
-        f"network; see docs/instructor.md{root}"
-    )
+        text = "isolated by bubblewrap: submissions see no file but the system's, Python's and "
+        text += "kt_core's, and no network"
+    else:
+        text = f"NOT ISOLATED, {bubblewrap_problem() or 'bubblewrap is turned off'}: submissions "
+        text += "can read and change your files and use the network; see docs/instructor.md"
+    if os.getuid() == 0:
+        text += "; as root, the number of processes is watched but not limited"
+    return text
 
 
 def grade_one(path: Path, limits: Limits, profile: str | None, bubblewrap: bool) -> Row:

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import nbformat
-from nbformat import NotebookNode
+from nbformat import NotebookNode, from_dict
 
 from kt_core.corpora.files import read_plain_file
 from kt_course.exercises.registry import library
@@ -65,9 +65,9 @@ def clean_notebook(
         if cell.cell_type == "raw" or not with_solutions and "solution" in _tags(cell):
             continue
         if ids := _exercises_of(cell, project, f"{path}, cell {number}"):
-            cell = NotebookNode(cell_type="code", id=cell.get("id"), metadata={})
-            cell.source = "\n\n\n".join(project["posed"][id] for id in ids)
-            cell.metadata = NotebookNode(tags=["exercise"])
+            source = "\n\n\n".join(project["posed"][id] for id in ids)
+            cell = dict(cell_type="code", id=cell.get("id"), source=source)
+            cell = from_dict(cell | {"metadata": {"tags": ["exercise"]}})
         elif cell.source not in project["sources"]:
             own.append(number)
         cells.append(_strip(cell, with_solutions))

@@ -79,11 +79,7 @@ class Points:
 
 
 def read_roster(path: str | Path) -> list[Student]:
-    """Read a CSV with the columns id and name, and perhaps email, login, sis_id, section.
-
-    Raises:
-        ValueError: It names the line, or the column that is missing.
-    """
+    """Read a CSV with the columns id and name, perhaps email, login, sis_id and section."""
     lines = csv.DictReader(io.StringIO(_read_text(path)), strict=True)
     try:
         return list(_students(path, lines).values())
@@ -123,21 +119,20 @@ def read_points(path: str | Path | None) -> Points:
         content = tomllib.loads(text)
         for key in content:
             one_of("entry of a points file", key, ("default", "unconfirmed", "exercises"))
-        if not isinstance(content.get("exercises", {}), dict):
+        exercises = content.get("exercises", {})
+        if not isinstance(exercises, dict):
             raise ValueError("exercises must be a table: [exercises], and a line for each")
-        for id in content.get("exercises", {}):
+        for id in exercises:
             one_of("exercise", id, library())
+        for key, value in [*exercises.items(), ("default", content.get("default", 1))]:
+            is_number = isinstance(value, int | float) and not isinstance(value, bool)
+            if not is_number or not 0 <= value < 1e6:
+                raise ValueError(f"{key} must be a number of 0 or more, not {value!r}")
+        if not isinstance(content.get("unconfirmed", True), bool):
+            raise ValueError("unconfirmed must be true or false")
     except (ValueError, RecursionError) as error:
         raise ValueError(f"{path}: {error}") from None
-    numbers = [*content.get("exercises", {}).items(), ("default", content.get("default", 1))]
-    for key, value in numbers:
-        if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < 1e6:
-            raise ValueError(f"{path}: {key} must be a number of 0 or more, not {value!r}")
-    if not isinstance(content.get("unconfirmed", True), bool):
-        raise ValueError(f"{path}: unconfirmed must be true or false")
-    return Points(
-        content.get("exercises", {}), content.get("default"), content.get("unconfirmed", True)
-    )
+    return Points(**content)
 
 
 def _read_text(path: str | Path) -> str:
@@ -152,9 +147,8 @@ def plain_header(text: str | None) -> str:
 def plain(text: str) -> str:
     """A name in small letters without accents and punctuation, to compare it."""
     letters = unicodedata.normalize("NFKD", text.casefold())
-    return " ".join(
-        re.findall(r"[^\W_]+", "".join(c for c in letters if c.isascii() or c.isalpha()))
-    )
+    letters = "".join(c for c in letters if c.isascii() or c.isalpha())
+    return " ".join(re.findall(r"[^\W_]+", letters))
 
 
 def find_student(file: str, students: Sequence[Student]) -> Student | None:
@@ -173,12 +167,8 @@ Marks = Mapping[tuple[str, str], tuple[float, str]]  # (student, question): poin
 
 
 def read_marks(path: str | Path, students: Sequence[Student]) -> Marks:
-    """Read the table of written answers after a person filled in its points and comments.
-
-    Raises:
-        ValueError: It names the line with a student, question or number that cannot be.
-    """
-    marks, ids = {}, [student.id for student in students]
+    """Read the table of written answers after a person filled in its points and comments."""
+    marks, ids, questions = {}, [student.id for student in students], written_questions()
     lines = csv.DictReader(io.StringIO(_read_text(path)))
     if missing := {"student", "question", "points"} - {*(lines.fieldnames or ())}:
         raise ValueError(f"{path}, line 1: no column {min(missing)!r}")
@@ -187,14 +177,12 @@ def read_marks(path: str | Path, students: Sequence[Student]) -> Marks:
             if not (points := (line["points"] or "").strip()):
                 continue
             student = one_of("student", (line["student"] or "").removeprefix("'"), ids)
-            question = written_questions()[
-                one_of("question", line["question"], written_questions())
-            ]
-            if not 0 <= float(points.replace(",", ".")) <= question.points:
-                raise ValueError(f"{question.id} has 0 to {question.points:g} points")
+            id = one_of("question", line["question"], questions)
+            if not 0 <= (number := float(points.replace(",", "."))) <= questions[id].points:
+                raise ValueError(f"{id} has 0 to {questions[id].points:g} points")
         except ValueError as error:
             raise ValueError(f"{path}, line {lines.line_num}: {error}") from None
-        marks[student, question.id] = float(points.replace(",", ".")), line.get("comment") or ""
+        marks[student, id] = number, line.get("comment") or ""
     return marks
 
 
@@ -249,8 +237,7 @@ class Gradebook:
             if before is None or book.score(row) > book.score(before):
                 by_student[student.id][row.notebook] = row
             if row.verdicts:
-                possible = sum(points.of(id) for id in row.verdicts)
-                book.notebooks[row.notebook] = possible
+                book.notebooks[row.notebook] = sum(map(points.of, row.verdicts))
         book.marks = marks or {}
         marked = {question for _, question in book.marks}
         for q in written_questions().values():
@@ -269,9 +256,7 @@ class Gradebook:
         """Return what a student's points in a column are made of."""
         if column in self.questions:
             marks = [(q, self.marks.get((student.id, q.id))) for q in self.questions[column]]
-            return [
-                Item(q.title, mark[0], q.points, "marked", mark[1]) for q, mark in marks if mark
-            ]
+            return [Item(q.title, m[0], q.points, "marked", m[1]) for q, m in marks if m]
         row = self.rows[student.id].get(column)
         return [self._item(id, verdict) for id, verdict in row.verdicts.items()] if row else []
 
@@ -297,11 +282,7 @@ class Gradebook:
 
 
 def write_gradebook(book: Gradebook, out: Path, lms: str | None) -> list[Path]:
-    """Write the points of all students, a feedback page each, and the files for an LMS.
-
-    Returns:
-        What was written.
-    """
+    """Write all points, a feedback page per student, and the files for an LMS; return the paths."""
     base = out.with_suffix("")
     headers = ["id", "name", *(f"{name} ({most:g})" for name, most in book.notebooks.items())]
     lines = [[s.id, s.name, *book.cells(s)] for s in book.students]
@@ -353,16 +334,12 @@ def _write_gradescope(book: Gradebook, base: Path) -> Path:
         for column in book.notebooks:
             if not book.cell(student, column):
                 continue
-            tests = [
-                dict(
-                    name=item.title,
-                    score=item.earned,
-                    max_score=item.possible,
-                    status="passed" if item.earned else "failed",
-                    output=printable(" ".join([item.verdict, item.step])),
-                )
-                for item in book.items(student, column)
-            ]
+            tests = []
+            for item in book.items(student, column):
+                text = printable(f"{item.verdict} {item.step}")
+                status = "passed" if item.earned else "failed"
+                test = dict(name=item.title, score=item.earned, max_score=item.possible)
+                tests.append(test | dict(status=status, output=text))
             target = folder / "results" / _file_name(student.email or student.id)
             score = sum(test["score"] for test in tests)
             write_json(target / f"{_file_name(column)}.json", dict(score=score, tests=tests))

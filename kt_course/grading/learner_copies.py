@@ -53,9 +53,6 @@ def update_copies(folder: str | Path) -> list[str]:
 
     Returns:
         Lines that say what was written.
-
-    Raises:
-        ValueError: The folder is a file.
     """
     folder = Path(folder)
     if folder.exists() and not folder.is_dir():

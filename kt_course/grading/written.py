@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import jinja2
-from nbformat import NotebookNode
+from nbformat import NotebookNode, from_dict
 
 from kt_course.tools.tables import printable
 
@@ -56,12 +56,11 @@ def question_cells(notebook: str) -> list[NotebookNode]:
         points = f"{q.points:g} point{'s' * (q.points != 1)}"
         texts.append(f"### W{number} · {q.title} ({points})\n\n{q.question.strip()}")
         texts.append(f"<!-- answer to {q.id} -->\n{BLANK}")
-    cells = []
-    for number, text in enumerate(texts if posed else []):
-        cell = NotebookNode(cell_type="markdown", id=f"written-{number}", source=text)
-        cell.metadata = NotebookNode(tags=["written"])
-        cells.append(cell)
-    return cells
+    metadata = {"tags": ["written"]}
+    return [
+        from_dict(dict(cell_type="markdown", id=f"written-{n}", source=text, metadata=metadata))
+        for n, text in enumerate(texts if posed else [])
+    ]
 
 
 def written_answers(cells: Iterable[Mapping]) -> dict[str, str]:

@@ -112,12 +112,11 @@ def ask_fragment() -> str:
 
 
 def write_front_page(folder: Path, site: Site, results: dict, report: str | None) -> None:
-    """Write index.html.
+    """Write index.html to the workbook's folder.
 
     Args:
-        folder: The workbook's folder, with the notebooks as they ran.
-        site: The chapters.
-        results: What results.json holds.
+        folder, site: The folder, with the notebooks as they ran, and the chapters.
+        results: The content of results.json.
         report: The report of the runs trained here, as Markdown, if there were any.
     """
     corpus = str(results["parameters"].get("corpus"))
