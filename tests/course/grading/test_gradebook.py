@@ -301,4 +301,4 @@ def test_the_command_writes_everything_and_keeps_what_was_there(tmp_path, monkey
     assert not (tmp_path / "final-written.csv").exists()
     assert main([*ask[:1], str(tmp_path / "r.csv"), *ask[2:]]) == 2
     assert "no table of kt grade" in capsys.readouterr().err
-    assert gradebook.LMS == ("canvas", "moodle", "gradescope")
+    assert tuple(gradebook.WRITERS) == ("canvas", "moodle", "gradescope")
