@@ -57,17 +57,11 @@ class Quiz:
 
 
 def read_quizzes(path: Path) -> list[Quiz]:
-    """Read the questions of one chapter.
+    """Read the questions of one chapter; ValueError with the file and the question that is wrong.
 
     Args:
         path: A quiz.toml: `notebook`, and one [[quiz]] per question with `id`, `question`,
             `answer` (the letters of all correct choices) and [[quiz.choices]] with `text`, `why`.
-
-    Returns:
-        The questions in the file's order.
-
-    Raises:
-        ValueError: Naming the file and the question with a missing, unknown or unfitting entry.
     """
     try:
         content = tomllib.loads(path.read_text(encoding="utf-8"))
@@ -129,11 +123,9 @@ def as_html(quiz: Quiz) -> str:
     """Question and choices, each with a folded explanation; no script, no style sheet."""
     rows = [f"<p><b>Question.</b> {html.escape(quiz.question)}</p>"]
     for letter, choice in zip(quiz.letters, quiz.choices, strict=True):
-        verdict = "Right" if choice.correct else "Wrong"
-        rows.append(
-            f"<details><summary>{letter}) {html.escape(choice.text)}</summary>"
-            f"<p>{verdict}. {html.escape(choice.why)}</p></details>"
-        )
+        summary = f"<summary>{letter}) {html.escape(choice.text)}</summary>"
+        why = f"{'Right' if choice.correct else 'Wrong'}. {html.escape(choice.why)}"
+        rows.append(f"<details>{summary}<p>{why}</p></details>")
     return f'<div class="kt-quiz">{"".join(rows)}</div>'
 
 

@@ -7,6 +7,7 @@ run it beside the answer, so an answer can deceive it. `kt grade` prevents that.
 from __future__ import annotations
 
 import re
+import textwrap
 from pathlib import Path
 
 import nbformat
@@ -17,7 +18,6 @@ from kt_course.exercises.registry import library
 from kt_course.grading.cleaning import ID
 from kt_course.grading.written import MARK, written_questions
 
-FORMATS = ("plain", "nbgrader", "otter")
 STUB = re.compile(r"^( *)(def .*:) \.\.\.$|^( +)\.\.\.$", re.MULTILINE)
 TEST = 'from kt_course.exercises import assert_right\n\nassert_right("{id}")'
 ASSIGNMENT = (
@@ -33,7 +33,7 @@ def file_for(name: str, format: str) -> Path:
 
 
 def convert(text: str, format: str) -> str:
-    """Return a clean notebook's text in a format of FORMATS."""
+    """Return a clean notebook's text as it is (plain), for nbgrader or for otter."""
     if format == "plain":
         return text
     notebook = nbformat.reads(text, as_version=4)
@@ -56,10 +56,7 @@ def _exercise_of(cell: NotebookNode) -> str:
 def _with_region(stub: re.Match) -> str:
     """A blank body, marked as the part that a learner writes."""
     header, indent = (f"{stub[1]}{stub[2]}\n", f"{stub[1]}    ") if stub[2] else ("", stub[3])
-    body = "\n".join(
-        f"{indent}{line}" for line in ("### BEGIN SOLUTION", "...", "### END SOLUTION")
-    )
-    return header + body
+    return header + textwrap.indent("### BEGIN SOLUTION\n...\n### END SOLUTION", indent)
 
 
 def _nbgrader_cells(cell: NotebookNode) -> list[NotebookNode]:

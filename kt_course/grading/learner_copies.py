@@ -7,7 +7,6 @@ notebook, that is laid beside it: `02_build_a_gpt (new version).ipynb`.
 from __future__ import annotations
 
 import importlib.util
-import json
 import subprocess
 import sys
 from contextlib import suppress
@@ -17,7 +16,7 @@ from typing import Annotated
 from cyclopts import Parameter
 from filelock import FileLock
 
-from kt_core.corpora.files import sha256, write_atomically, write_json
+from kt_core.corpora.files import read_json, sha256, write_atomically, write_json
 from kt_course.grading.cleaning import clean_notebook
 from kt_course.tools.workbook import find_notebooks
 
@@ -98,7 +97,5 @@ def _is_free(path: Path, record: dict[str, str]) -> bool:
 def _read_record(path: Path) -> dict[str, str]:
     """What was written before. If it cannot be read, all copies count as changed."""
     with suppress(OSError, ValueError):
-        record = json.loads(path.read_text(encoding="utf-8"))
-        if isinstance(record, dict):
-            return {str(name): str(digest) for name, digest in record.items()}
+        return {str(name): str(digest) for name, digest in read_json(path).items()}
     return {}

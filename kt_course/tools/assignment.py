@@ -72,15 +72,11 @@ class Options:
 
     def protect(self, corpus: Path) -> None:
         """Raise ValueError where an output would replace an input, or another output."""
-        reads = [
-            corpus,
-            self.finetune_corpus_path,
-            self.eval_corpus_path,
-            *_files(self.reading_params_path),
-        ]
+        corpora = filter(None, [corpus, self.finetune_corpus_path, self.eval_corpus_path])
+        inputs = [*corpora, *_files(self.reading_params_path)]
         outputs = [*_files(self.writing_params_path), *filter(None, [self.outputs_path])]
         for i, output in enumerate(outputs):
-            if any(path and _is_same(output, path) for path in reads):
+            if any(_is_same(output, path) for path in inputs):
                 raise ValueError(f"{output} is read and would be overwritten: name another file")
             if any(_is_same(output, path) for path in outputs[:i]):
                 raise ValueError(f"{output} would be written twice: name another file")
@@ -97,10 +93,9 @@ class Options:
         }
         options = {key: str(value) for key, value in options.items() if value is not None}
         settings = opt.parse_settings(self.settings)
-        if twice := [key for key in options if settings.get(key, options[key]) != options[key]]:
-            raise ValueError(
-                f"--set {twice[0]}={settings[twice[0]]}: an option says {options[twice[0]]}"
-            )
+        for key, value in options.items():
+            if settings.get(key, value) != value:
+                raise ValueError(f"--set {key}={settings[key]}: an option says {value}")
         return recipe(self.recipe, **options | settings)
 
 
@@ -232,9 +227,8 @@ def _train(
         for path in _files(out):
             if previous := keep_previous(path):
                 print(f"the {path.name} that was there is now {previous.name}")
-        cost = cost_of(last)
         card = dict(variant=model.config.variant, recipe=options.recipe, phase=command)
-        card |= dict(seed=options.seed, steps=last["step"], cost=cost)
+        card |= dict(seed=options.seed, steps=last["step"], cost=cost_of(last))
         card |= dict(settings=dataclasses.asdict(config), hardware=hardware(device))
         save_checkpoint(out, model, vocab, card)
         state.unlink(missing_ok=True)

@@ -23,19 +23,12 @@ def _read_whole(kind: type, tokens: Sequence[Token]) -> int:
     return parse_value(tokens[0].value, int)
 
 
-_SEED = validators.Number(gte=0, lt=2**63)
-Seed = Annotated[
-    int,
-    Parameter(
-        converter=_read_whole, validator=_SEED, help="seed of weights, data order and dropout"
-    ),
-]
-Count = Annotated[
-    int, Parameter(converter=_read_whole, validator=validators.Number(gte=1, lte=10**9))
-]
-Settings = Annotated[
-    list[str], Parameter("--set", help="KEY=VALUE, a setting of the recipe; may be repeated")
-]
+_SEED, _COUNT = validators.Number(gte=0, lt=2**63), validators.Number(gte=1, lte=10**9)
+_SEED_HELP = "seed of weights, data order and dropout"
+_SETTINGS_HELP = "KEY=VALUE, a setting of the recipe; may be repeated"
+Seed = Annotated[int, Parameter(converter=_read_whole, validator=_SEED, help=_SEED_HELP)]
+Count = Annotated[int, Parameter(converter=_read_whole, validator=_COUNT)]
+Settings = Annotated[list[str], Parameter("--set", help=_SETTINGS_HELP)]
 
 
 def parse_settings(pairs: Sequence[str], option: str = "--set") -> dict[str, str]:

@@ -200,17 +200,12 @@ def markdown(rows: Sequence[Row], problems: Mapping[str, str]) -> str:
     for row in rows:
         passes = row.dev and row.pass_mark and row.dev[0] >= row.pass_mark
         mark = "" if not row.pass_mark else " passes" if passes else " below the mark"
-        minutes = row.minutes
-        lines.append(
-            [
-                *(getattr(row, name) for name in COLUMNS[:5]),
-                percent(*(row.dev or [None])) + mark,
-                percent(*(row.test or [None])),
-                "" if row.characters is None else f"{row.characters:,}",
-                "" if minutes is None else f"{minutes:.{1 if minutes >= 1 else 2}f}",
-                row.hardware,
-            ]
-        )
+        line = [getattr(row, name) for name in COLUMNS[:5]]
+        line += [percent(*(row.dev or [None])) + mark, percent(*(row.test or [None]))]
+        line += ["" if row.characters is None else f"{row.characters:,}", "", row.hardware]
+        if row.minutes is not None:
+            line[-2] = f"{row.minutes:.{1 if row.minutes >= 1 else 2}f}"
+        lines.append(line)
     headers = list(COLUMNS)
     headers[5:7] = ["dev % [95 % interval]", "test % [95 % interval]"]
     parts = [markdown_table(headers, lines, "lllllrrrrl")]

@@ -38,19 +38,9 @@ def run(
         tensorboard: Write TensorBoard event files into the run's folder.
         test: --no-test leaves the test questions for one `kt score` at the end.
     """
-    result = run_experiment(
-        corpus,
-        variant,
-        recipe,
-        pretrain,
-        seed,
-        out,
-        overrides=opt.parse_settings(settings),
-        device=device,
-        resume=resume,
-        tensorboard=tensorboard,
-        test=test,
-    )
+    options = dict(device=device, resume=resume, tensorboard=tensorboard, test=test)
+    options["overrides"] = opt.parse_settings(settings)
+    result = run_experiment(corpus, variant, recipe, pretrain, seed, out, **options)
     if not is_first():
         return
     for split, score in (("dev", result.dev), ("test", result.test)):
