@@ -36,9 +36,6 @@ class Lesson:
     Args:
         name: The notebook's name, such as "01_attention_math".
         namespace: The notebook's `globals()`, from which the parameters are read.
-
-    Raises:
-        ValueError: A parameter has the wrong type or value, or a name is not a parameter.
     """
 
     def __init__(self, name: str, namespace: dict[str, Any]):

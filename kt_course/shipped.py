@@ -29,14 +29,7 @@ def shipped_path(corpus: str, variant: str, phase: str) -> Path:
 def shipped(
     corpus: str, variant: str, phase: str, device: str | torch.device = "cpu"
 ) -> tuple[GPT, CharVocab, dict]:
-    """Load a shipped checkpoint.
-
-    Returns:
-        The model, its vocabulary, its card.
-
-    Raises:
-        ValueError: This one does not ship; the message names those that do.
-    """
+    """Load the model, vocabulary and card of a shipped checkpoint; ValueError if none ships."""
     path = shipped_path(corpus, variant, phase)
     if not path.exists():
         names = ", ".join(shipped_cards()) or "none"

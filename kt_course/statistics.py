@@ -73,9 +73,7 @@ def score_table(scores: Mapping[str, Score], counted: str = "correct") -> ScoreT
     The intervals say how well each accuracy is known. Whether two models differ is another
     question: `compare_answers` tests it, if both answered about the same people.
 
-    Args:
-        scores: What was counted, by name.
-        counted: The column title of the counts, if they are not correct answers.
+    `counted` is the column title of the counts, if they are not correct answers.
     """
     return ScoreTable(dict(scores), counted)
 
@@ -140,9 +138,6 @@ def compare_answers(
     Args:
         answers: Two lists of answers, by the model's name.
         gold: The correct answers, in the same order.
-
-    Raises:
-        ValueError: If there are not two models, or lists differ in length.
     """
     correct = {
         name: [bool(exact_match([a], [g]).correct) for a, g in zip(texts, gold, strict=True)]

@@ -76,10 +76,6 @@ def pieces() -> dict[str, Exercise]:
 def save(exercise: Exercise, answer: Callable) -> str:
     """Save a passing answer as a section of my_gpt.py, unless the file has that section already.
 
-    Args:
-        exercise: A piece of the model.
-        answer: The function or class that passed.
-
     Returns:
         What happened, as a line; "" if the same code is saved already.
     """

@@ -125,10 +125,7 @@ class Answer:
 
 
 def answers(sources: Sequence[str]) -> dict[str, Answer | str]:
-    """Collect the answers of a notebook by exercise id; the last cell of an exercise counts.
-
-    Args:
-        sources: The sources of the code cells, in their order.
+    """Collect the answers in code cells by exercise id; the last cell of an exercise counts.
 
     Returns:
         Answers, or a string that says why a cell cannot be read.

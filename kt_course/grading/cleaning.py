@@ -34,15 +34,10 @@ DEFINES = re.compile(r"^\s*(?:def|class|async def) |\blambda\b", re.MULTILINE)
 
 @dataclass(frozen=True)
 class CleanNotebook:
-    """A notebook's text as a learner gets it.
-
-    Attributes:
-        text: The file.
-        own_cells: Numbers of the cells that are none of the project's; they stay as they are.
-    """
+    """A notebook's text as a learner gets it."""
 
     text: str
-    own_cells: tuple[int, ...]
+    own_cells: tuple[int, ...]  # numbers of the cells that are not the project's; they stay
 
 
 def clean_notebook(

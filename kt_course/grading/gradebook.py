@@ -199,23 +199,15 @@ class Item:
 
 @dataclass
 class Gradebook:
-    """Points by student and column: a notebook, or the written questions of one.
-
-    Attributes:
-        rows: The graded submissions (`batch.Row`) of each student id, by notebook, the best one.
-        unmatched: Files of nobody on the roster.
-        notebooks: The columns, with the points possible.
-        marks: Points and comments for written answers.
-        questions: The written questions of a column.
-    """
+    """Points by student and column: a notebook, or the written questions of one."""
 
     students: Sequence[Student]
     points: Points
-    rows: dict[str, dict[str, Any]]
-    unmatched: list[str]
-    notebooks: dict[str, float]
+    rows: dict[str, dict[str, Any]]  # the best graded submission (`batch.Row`), by id and notebook
+    unmatched: list[str]  # files of nobody on the roster
+    notebooks: dict[str, float]  # the columns, with the points possible
     marks: Marks = field(default_factory=dict)
-    questions: dict[str, list[Question]] = field(default_factory=dict)
+    questions: dict[str, list[Question]] = field(default_factory=dict)  # of a column
 
     @classmethod
     def of(

@@ -21,19 +21,13 @@ FEW = 5  # fewer answers than this have no meaningful median
 
 @dataclass(frozen=True)
 class Pair:
-    """Two answers to an exercise that are alike.
-
-    Attributes:
-        similarity: Share of tokens in common, from 0 to 1.
-        typical: The median over all pairs of the class; None if there are few answers.
-        is_copy: Are names and comments the same too?
-    """
+    """Two answers to an exercise that are alike."""
 
     exercise: str
     students: tuple[str, str]
-    similarity: float
-    typical: float | None
-    is_copy: bool
+    similarity: float  # share of tokens in common, from 0 to 1
+    typical: float | None  # the median over all pairs of the class; None if there are few answers
+    is_copy: bool  # names and comments are the same too
 
 
 def similar_pairs(answers: Mapping[str, Mapping[str, str]]) -> list[Pair]:

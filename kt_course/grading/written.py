@@ -21,17 +21,12 @@ BLANK = "*Write your answer here.*"
 
 @dataclass(frozen=True)
 class Question:
-    """A written question.
-
-    Attributes:
-        editions: Where the assignment asks it.
-        answer, rubric: For the person who marks it.
-    """
+    """A written question; answer and rubric are for the person who marks it."""
 
     id: str
     notebook: str
     title: str
-    editions: str
+    editions: str  # of the assignment, in which it is asked
     points: float
     question: str
     answer: str

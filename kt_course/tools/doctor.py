@@ -27,17 +27,12 @@ MODULES = {"scikit-learn": "sklearn", "dask": "distributed"}  # package: module 
 
 @dataclass(frozen=True)
 class Check:
-    """One fact about the machine.
-
-    Attributes:
-        ok: True, False (then `cure` says what to do), or None for something optional that is
-            missing.
-    """
+    """One fact about the machine."""
 
     name: str
-    ok: bool | None
+    ok: bool | None  # None for something optional that is missing
     detail: str
-    cure: str = ""
+    cure: str = ""  # what to do if it is not ok
 
     def __str__(self) -> str:
         mark = {True: "[OK]  ", False: "[FAIL]", None: "[--]  "}[self.ok]

@@ -22,11 +22,10 @@ def percent(accuracy: float | None, low: float | None = None, high: float | None
 
 
 def markdown_table(headers: Sequence[str], rows: Sequence[Sequence[Any]], numbers: str = "") -> str:
-    """Write a Markdown table.
+    """Write a Markdown table; None is an empty cell.
 
     Args:
-        headers: One title per column.
-        rows: Cells, written as `str` gives them; None is an empty cell.
+        headers, rows: One title per column, and the cells, written as `str` gives them.
         numbers: One letter per column, r for columns that are aligned to the right.
     """
     align = ["right" if letter == "r" else "left" for letter in numbers.ljust(len(headers))]

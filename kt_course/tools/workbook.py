@@ -53,9 +53,6 @@ def find_notebooks(names: Sequence[str] = (), folder: Path | None = None) -> lis
 
     Returns:
         The notebooks in order; all of `folder` if none is named.
-
-    Raises:
-        ValueError: A name fits no notebook, or more than one.
     """
     notebooks = sorted((folder or notebooks_dir()).glob("[0-9]*.ipynb"))
     if not notebooks:
