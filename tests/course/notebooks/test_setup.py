@@ -237,4 +237,5 @@ def test_the_wheel_holds_package_and_data(tmp_path):
         text=True,
     )
     assert done.stdout.startswith("['01.ipynb'] " + str(tmp_path)), done.stdout + done.stderr
-    assert {"kt_course/grading/run_autograder", "kt_course/grading/written.toml"} <= names
+    parts = ("run_autograder", "written.toml", "pages/frame.html.j2")
+    assert {f"kt_course/grading/{part}" for part in parts} <= names
