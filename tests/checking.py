@@ -35,6 +35,7 @@ from kt_course.exercises.check import STATUSES, Verdict, judge
 from kt_course.exercises.comparison import Comparison
 from kt_course.exercises.quizzes import quizzes
 from kt_course.exercises.registry import Exercise, library
+from kt_course.exercises.solutions import teaching_solution
 from kt_course.grading.borrowed import judge_strictly
 
 NOTEBOOKS = Path(__file__).resolve().parent.parent / "notebooks"
@@ -220,8 +221,11 @@ def quiz_suite(notebook: str) -> type:
     return TestQuizzes
 
 
-def notebook_suite(notebook: str) -> type:
-    """A test class over how the notebook poses its exercises and questions."""
+def notebook_suite(notebook: str, most_lines: int = 32) -> type:
+    """A test class over how the notebook poses its exercises and questions, and solves them.
+
+    `most_lines` is the longest that a teaching solution may be.
+    """
     path = NOTEBOOKS / f"{notebook}.ipynb"
     posed = [exercise for exercise in library().values() if exercise.notebook == notebook]
 
@@ -257,5 +261,12 @@ def notebook_suite(notebook: str) -> type:
             assert text.count("</details>") == len(folded)
             printed = cells[at].outputs[0].text
             assert printed.startswith(f"{exercise.id}: not attempted yet. ")
+
+        @pytest.mark.parametrize("exercise", posed, ids=[e.id for e in posed])
+        def test_a_teaching_solution_is_short_and_is_the_one_on_the_page(self, exercise):
+            section, page = teaching_solution(exercise), cells(notebook)[f"solution-{exercise.id}"]
+            assert 0 < len(section.splitlines()) <= most_lines
+            assert page.metadata["tags"] == ["solution"] and page.source.startswith("<details>")
+            assert f"```python\n{section}```" in page.source
 
     return TestNotebook

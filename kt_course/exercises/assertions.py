@@ -41,28 +41,23 @@ def fresh_cases(message: str) -> Iterator[None]:
         raise Wrong(message) from error
 
 
-def expect_value_error(what: str, fn: Callable, *args: Any) -> str:
-    """Return the message of the ValueError that fn(*args) raises; Wrong if it raises none."""
-    try:
-        result = fn(*args)
-    except Wrong:
-        raise
-    except ValueError as error:
-        return str(error)
-    except Exception as error:
-        kind = type(error).__name__
-        raise Wrong(f"{what} raises {kind}; raise a ValueError that says what is wrong") from error
-    raise Wrong(
-        f"{what} gives back {describe(result)} without a word; "
-        "raise a ValueError that says what is wrong"
-    )
+def any_tensor(result: Any, what: str) -> Tensor:
+    """Return `result` if it is a tensor; Wrong otherwise."""
+    if not isinstance(result, Tensor):
+        raise Wrong(f"{what} should be a tensor, not {describe(result)}")
+    return result
+
+
+def parts(result: Any, n: int, message: str) -> tuple | list:
+    """Return `result` if it is a tuple or list of n; else Wrong with its description filled in."""
+    if not isinstance(result, tuple | list) or len(result) != n:
+        raise Wrong(message.format(result=describe(result)))
+    return result
 
 
 def tensor(result: Any, shape: Sequence[int], what: str) -> Tensor:
     """Return `result`, detached, if it is a tensor of that shape; Wrong otherwise."""
-    if not isinstance(result, Tensor):
-        raise Wrong(f"{what} should be a tensor, not {describe(result)}")
-    if tuple(result.shape) != tuple(shape):
+    if tuple(any_tensor(result, what).shape) != tuple(shape):
         raise Wrong(f"{what} has the shape {tuple(result.shape)} instead of {tuple(shape)}")
     return result.detach()
 

@@ -8,11 +8,21 @@ computes what the answer computes gives the diagnosis:
     line = "self.ln2(x)"                # occurs once in the solution
     instead = "self.ln1(x)"
     text = "ln1 is used twice: the MLP has its own norm, ln2"
+
+A chapter's `exercises.py` says what an answer is run on; the rest is in its exercises.toml:
+
+    CHAPTER = Comparison(solutions, "02_build_a_gpt")
+
+    @CHAPTER.exercise("mlp", forbidden=(blocks.MLP,))
+    def mlp_of(answer: Callable, seed: int) -> Results: ...
+
+    EXERCISES = CHAPTER.exercises()
 """
 
 from __future__ import annotations
 
 import functools
+import re
 import tomllib
 from collections.abc import Callable
 from pathlib import Path
@@ -23,7 +33,7 @@ from torch import Tensor
 
 from kt_course.exercises.assertions import CUT_OFF, Wrong, close, flows, fresh_cases
 from kt_course.exercises.random_cases import draw
-from kt_course.exercises.registry import DIFFERENTIABLE
+from kt_course.exercises.registry import DIFFERENTIABLE, Exercise
 from kt_course.exercises.solutions import split_sections
 
 Results = dict[str, Tensor | str]  # what an answer computes, by name
@@ -34,19 +44,57 @@ class Comparison:
 
     Attributes:
         solutions: The chapter's module `solutions`.
-        texts: The content of exercises.toml: one table per exercise, with `mistakes`, `verified`
-            (for a correct answer) and `other` (correct for the fixed inputs only).
+        notebook: The chapter's notebook.
+        texts: The content of exercises.toml: one table per exercise, with `title`, `difficulty` and
+            `minutes`, `mistakes`, `verified` (for a correct answer) and `other` (correct for the
+            fixed inputs only).
+        sources: The source of each solution, by exercise, in the chapter's order.
     """
 
-    def __init__(self, solutions: ModuleType):
-        self.solutions, self.path = solutions, Path(solutions.__file__)
-        self.texts = tomllib.loads(self.path.with_name("exercises.toml").read_text("utf-8"))
+    def __init__(self, solutions: ModuleType, notebook: str):
+        self.solutions, self.notebook = solutions, notebook
+        path = Path(solutions.__file__)
+        self.texts = tomllib.loads(path.with_name("exercises.toml").read_text("utf-8"))
+        self.sources = split_sections(path.read_text("utf-8"))
+        self._exercises: dict[str, Exercise] = {}
+
+    def name(self, id: str) -> str:
+        """Return the name of an exercise's solution: the last function or class of its section."""
+        return re.findall(r"^(?:def|class) (\w+)", self.sources[id], re.MULTILINE)[-1]
+
+    def exercises(self) -> tuple[Exercise, ...]:
+        """Return the exercises in the chapter's order."""
+        return tuple(self._exercises[id] for id in self.sources if id in self._exercises)
+
+    def exercise(self, id: str, reference: Any = None, **options: Any) -> Callable:
+        """Decorate what an answer is run on, `compute(answer, seed)`; see `check`.
+
+        Args:
+            id: The exercise.
+            reference: What the notebook uses instead of an answer, if not the teaching solution.
+            options: `forbidden` and `is_piece`, see `Exercise`.
+        """
+        return self._adding(lambda compute: self.check(id, compute), id, reference, options)
+
+    def checked(self, id: str, reference: Any = None, **options: Any) -> Callable:
+        """Decorate a whole check, for an exercise with more than one correct result."""
+        return self._adding(lambda check: check, id, reference, options)
+
+    def _adding(self, make_check: Callable, id: str, reference: Any, options: dict) -> Callable:
+        reference = reference or getattr(self.solutions, self.name(id))
+        header = (self.texts[id][key] for key in ("title", "difficulty", "minutes"))
+
+        def add(function: Callable) -> Callable:
+            check = make_check(function)
+            self._exercises[id] = Exercise(id, self.notebook, *header, reference, check, **options)
+            return function
+
+        return add
 
     @functools.cache  # noqa: B019
     def mistakes(self, id: str) -> list[tuple[str, str, str]]:
         """Return (mistake, source of the solution with that mistake, diagnosis) for each one."""
-        source = split_sections(self.path.read_text(encoding="utf-8"))[id]
-        rows = []
+        source, rows = self.sources[id], []
         for name, mistake in self.texts[id]["mistakes"].items():
             if source.count(mistake["line"]) != 1:
                 raise ValueError(f"the line of {id}.mistakes.{name} is not in the solution once")
@@ -60,14 +108,14 @@ class Comparison:
         exec(source, namespace)
         return namespace[name]
 
-    def check(self, id: str, name: str, compute: Callable[[Any, int], Results]) -> Callable:
+    def check(self, id: str, compute: Callable[[Any, int], Results]) -> Callable:
         """Return the check of an exercise.
 
         Args:
             id: The exercise.
-            name: The function or class that is its solution.
             compute: Runs an answer on the inputs of a seed; 0 is the fixed case, with diagnoses.
         """
+        name = self.name(id)
         solution = getattr(self.solutions, name)
 
         def check(answer: Callable) -> str:

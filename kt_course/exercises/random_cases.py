@@ -7,9 +7,12 @@ from __future__ import annotations
 
 import random
 import string
+from typing import Any
 
 import torch
 from torch import Tensor, nn
+
+from kt_course.exercises.assertions import Wrong
 
 
 def fresh_generator() -> torch.Generator:
@@ -30,6 +33,11 @@ def draw(low: int, high: int, n: int, generator: torch.Generator | None = None) 
     return torch.randint(low, high + 1, (n,), generator=generator).tolist()
 
 
+def integers(low: int, high: int, *shape: int, seed: int) -> Tensor:
+    """Return random whole numbers from low to high, both included, (*shape)."""
+    return torch.randint(low, high + 1, shape, generator=torch.Generator().manual_seed(seed))
+
+
 def letters(n: int, rng: random.Random | None = None) -> str:
     """Return n random letters; the same ones in each run unless an `rng` is given."""
     return "".join((rng or random.Random(n)).choices(string.ascii_lowercase, k=n))
@@ -47,3 +55,23 @@ def randomise(module: nn.Module, seed: int | None = None) -> nn.Module:
     for p in module.double().parameters():
         p.data = 0.6 * torch.randn(p.shape, generator=generator, dtype=torch.double)
     return module.eval()
+
+
+def with_weights(module: Any, like: nn.Module, seed: int) -> nn.Module:
+    """Give an answer's module random weights; Wrong unless it has the parameters of `like`."""
+    have = {name: tuple(value.shape) for name, value in module.state_dict().items()}
+    want = {name: tuple(value.shape) for name, value in like.state_dict().items()}
+    extra = [name for name in have if name not in want]
+    for name, shape in want.items():
+        if name not in have:
+            near = f", but there is {extra[0]}" if extra else ""
+            hint = (
+                ": a plain Python list hides its blocks from PyTorch, nn.ModuleList registers them"
+            )
+            raise Wrong(f"there is no parameter {name}{near}{hint if '.0.' in name else ''}")
+        if have[name] != shape:
+            raise Wrong(f"{name} has the shape {have[name]} instead of {shape}")
+    if extra:
+        raise Wrong(f"the parameter {extra[0]} is one too many")
+    module.load_state_dict(randomise(like, seed).state_dict())
+    return module.double().eval()

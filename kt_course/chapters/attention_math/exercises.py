@@ -18,22 +18,17 @@ from torch import Tensor
 from kt_core import attention, positions
 from kt_course.chapters.attention_math import solutions
 from kt_course.chapters.attention_math.solutions import (
-    average_query,
     causal_mask,
     masked_softmax,
-    one_head,
     scaled_dot_product_score,
-    sees_future,
     sinusoidal_positions,
 )
 from kt_course.exercises.assertions import Wrong, close, describe, expect_close, tensor
 from kt_course.exercises.comparison import Comparison, Results
 from kt_course.exercises.diagnoses import diagnoses
 from kt_course.exercises.random_cases import draw, fresh_generator, numbers
-from kt_course.exercises.registry import Exercise
 
-NOTEBOOK = "01_attention_math"
-CHAPTER = Comparison(solutions)
+CHAPTER = Comparison(solutions, "01_attention_math")
 
 
 def fixed(*shape: int, seed: int = 0) -> Tensor:
@@ -49,6 +44,7 @@ def draw_sizes(*highest: int, n: int = 3) -> list[tuple[int, ...]]:
 # ---------------------------------------------------------------- scores
 
 
+@CHAPTER.checked("scaled-score", attention.scaled_dot_product_score, forbidden=(attention.attend,))
 def check_scaled(fn: Callable) -> str:
     wrong = diagnoses(__file__, "scaled-score")
     q, k = fixed(3, 16), fixed(5, 16, seed=1)
@@ -77,6 +73,7 @@ def check_scaled(fn: Callable) -> str:
 # ---------------------------------------------------------------- masks and softmax
 
 
+@CHAPTER.checked("causal-mask", attention.causal_mask, forbidden=(attention.reach_mask,))
 def check_causal_mask(fn: Callable) -> str:
     wrong = diagnoses(__file__, "causal-mask")
     mask, expected = tensor(fn(6), (6, 6), "the mask for T = 6"), causal_mask(6)
@@ -100,6 +97,7 @@ def check_causal_mask(fn: Callable) -> str:
     return "position t sees 0 ... t, for every T"
 
 
+@CHAPTER.checked("masked-softmax", attention.masked_softmax, forbidden=(attention.attend,))
 def check_softmax(fn: Callable) -> str:
     wrong = diagnoses(__file__, "masked-softmax")
     scores = fixed(3, 5)
@@ -170,6 +168,7 @@ def check_extreme_scores(fn: Callable, scores: Tensor, mask: Tensor) -> None:
 # ---------------------------------------------------------------- one head
 
 
+@CHAPTER.exercise("one-head", forbidden=(attention.attend, F.scaled_dot_product_attention))
 def head_of(answer: Callable, seed: int) -> Results:
     B, T, d, C = (2, 4, 3, 6) if seed == 0 else (1 + seed % n for n in (3, 5, 4, 7))
     x, weights = numbers(B, T, C, seed=seed), [numbers(C, d, seed=seed + i) for i in (1, 2, 3)]
@@ -188,6 +187,7 @@ def head_of(answer: Callable, seed: int) -> Results:
 # ---------------------------------------------------------------- an average of two
 
 
+@CHAPTER.checked("average-of-two")
 def check_average(fn: Callable) -> str:
     wrong = diagnoses(__file__, "average-of-two")
     fixed_case = 32, torch.Generator().manual_seed(0)
@@ -215,6 +215,7 @@ def check_average(fn: Callable) -> str:
 # ---------------------------------------------------------------- positions
 
 
+@CHAPTER.checked("sinusoidal-positions", positions.sinusoidal_positions)
 def check_clocks(fn: Callable) -> str:
     wrong = diagnoses(__file__, "sinusoidal-positions")
     T, C = 50, 8
@@ -284,6 +285,7 @@ def layers_to_judge(T: int, d: int, generator: torch.Generator) -> dict[str, tup
     }
 
 
+@CHAPTER.checked("leak-detector")
 def check_leak_detector(fn: Callable) -> str:
     wrong = diagnoses(__file__, "leak-detector")
     fixed_case = 6, torch.Generator().manual_seed(0)
@@ -299,47 +301,4 @@ def check_leak_detector(fn: Callable) -> str:
     return "finds eight kinds of leak and clears three honest layers"
 
 
-# answer, title, difficulty, minutes, check, what grading does not let an answer call
-POSED: dict[str, tuple[Callable, str, int, int, Callable, tuple]] = {
-    "scaled-score": (
-        attention.scaled_dot_product_score,
-        "The scaled dot product",
-        *(1, 3),
-        check_scaled,
-        (attention.attend,),
-    ),
-    "causal-mask": (
-        attention.causal_mask,
-        "The causal mask",
-        *(1, 3),
-        check_causal_mask,
-        (attention.reach_mask,),
-    ),
-    "masked-softmax": (
-        attention.masked_softmax,
-        "Softmax under a mask",
-        *(3, 10),
-        check_softmax,
-        (attention.attend,),
-    ),
-    "one-head": (
-        one_head,
-        "One attention head",
-        *(2, 5),
-        CHAPTER.check("one-head", "one_head", head_of),
-        (attention.attend, F.scaled_dot_product_attention),
-    ),
-    "average-of-two": (average_query, "A query for two", *(2, 5), check_average, ()),
-    "sinusoidal-positions": (
-        positions.sinusoidal_positions,
-        "Sinusoidal positions",
-        *(3, 10),
-        check_clocks,
-        (),
-    ),
-    "leak-detector": (sees_future, "A leak detector", *(4, 20), check_leak_detector, ()),
-}
-EXERCISES = tuple(
-    Exercise(id, NOTEBOOK, title, difficulty, minutes, reference, check, forbidden)
-    for id, (reference, title, difficulty, minutes, check, forbidden) in POSED.items()
-)
+EXERCISES = CHAPTER.exercises()

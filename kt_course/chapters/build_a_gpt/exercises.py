@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Callable
 from types import SimpleNamespace
-from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -16,18 +14,13 @@ from kt_core.decoding import generate
 from kt_core.models import GPTConfig
 from kt_core.trainer import Trainer
 from kt_course.chapters.build_a_gpt import solutions
-from kt_course.exercises.assertions import Wrong, describe
+from kt_course.exercises.assertions import Wrong, any_tensor, describe
 from kt_course.exercises.comparison import Comparison, Results
-from kt_course.exercises.random_cases import numbers, randomise
-from kt_course.exercises.registry import Exercise
+from kt_course.exercises.random_cases import integers, numbers, with_weights
 
-CHAPTER = Comparison(solutions)
+CHAPTER = Comparison(solutions, "02_build_a_gpt")
 TEXTS = CHAPTER.texts
-
-
-def integers(seed: int, low: int, high: int, *shape: int) -> Tensor:
-    """Return random integers from `low` to `high` - 1."""
-    return torch.randint(low, high, shape, generator=torch.Generator().manual_seed(seed))
+ATTENTION = (attention.MultiHeadAttention, nn.MultiheadAttention, F.scaled_dot_product_attention)
 
 
 def size(seed: int, fixed: int, low: int, high: int) -> int:
@@ -38,55 +31,34 @@ def size(seed: int, fixed: int, low: int, high: int) -> int:
 # ---------------------------------------------------------------- functions
 
 
+@CHAPTER.exercise("cross-entropy", forbidden=(F.cross_entropy, F.nll_loss), is_piece=True)
 def loss_of(answer: Callable, seed: int) -> Results:
     B, T, V = size(seed, 2, 1, 4), size(seed, 4, 2, 6), size(seed, 5, 3, 9)
-    logits, targets = numbers(B, T, V, seed=seed), integers(seed, 1, V, B, T)
+    logits, targets = numbers(B, T, V, seed=seed), integers(1, V - 1, B, T, seed=seed)
     targets[:, -1] = 0
     return {
-        "the loss": tensor_of(answer(logits, targets), "the loss"),
-        "the loss of logits in the thousands": tensor_of(
+        "the loss": any_tensor(answer(logits, targets), "the loss"),
+        "the loss of logits in the thousands": any_tensor(
             answer(1000 * logits, targets), "the loss"
         ),
     }
 
 
+@CHAPTER.exercise("embedding", is_piece=True)
 def embedding_of(answer: Callable, seed: int) -> Results:
-    idx = integers(seed, 0, 6, 2, size(seed, 3, 1, 6))
+    idx = integers(0, 5, 2, size(seed, 3, 1, 6), seed=seed)
     tables = numbers(6, 4, seed=seed), numbers(6, 4, seed=seed + 1)
-    return {"the embedding": tensor_of(answer(idx, *tables), "the embedding")}
-
-
-def tensor_of(result: Any, what: str) -> Tensor:
-    if not isinstance(result, Tensor):
-        raise Wrong(f"{what} should be a tensor, not {describe(result)}")
-    return result
+    return {"the embedding": any_tensor(answer(idx, *tables), "the embedding")}
 
 
 # ---------------------------------------------------------------- layers
 
 
-def with_weights(module: Any, like: nn.Module, seed: int) -> nn.Module:
-    """Give an answer's module random weights; Wrong unless it has the parameters of `like`."""
-    have = {name: tuple(value.shape) for name, value in module.state_dict().items()}
-    want = {name: tuple(value.shape) for name, value in like.state_dict().items()}
-    extra = [name for name in have if name not in want]
-    for name, shape in want.items():
-        if name not in have:
-            near = f", but there is {extra[0]}" if extra else ""
-            hint = TEXTS["gpt"]["plain_list"] if name.startswith("blocks.") else ""
-            raise Wrong(f"there is no parameter {name}{near}{hint}")
-        if have[name] != shape:
-            raise Wrong(f"{name} has the shape {have[name]} instead of {shape}")
-    if extra:
-        raise Wrong(f"the parameter {extra[0]} is one too many")
-    module.load_state_dict(randomise(like, seed).state_dict())
-    return module.double().eval()
-
-
 def output_of(module: nn.Module, x: Tensor) -> Tensor:
-    return tensor_of(module(x), "the output")
+    return any_tensor(module(x), "the output")
 
 
+@CHAPTER.exercise("attention-module", forbidden=ATTENTION, is_piece=True)
 def attention_of(answer: Callable, seed: int) -> Results:
     n_head, d, T = size(seed, 3, 1, 4), size(seed, 4, 2, 5), size(seed, 5, 1, 7)
     x, like = numbers(2, T, n_head * d, seed=seed), solutions.Attention(n_head * d, n_head)
@@ -107,6 +79,17 @@ def layer_of(answer: Callable, seed: int, like: Callable) -> Results:
     return {"the output": output_of(module, numbers(2, 5, config(seed).n_embd, seed=seed))}
 
 
+@CHAPTER.exercise("mlp", forbidden=(blocks.MLP,), is_piece=True)
+def mlp_of(answer: Callable, seed: int) -> Results:
+    return layer_of(answer, seed, solutions.MLP)
+
+
+@CHAPTER.exercise("block", forbidden=(blocks.Block,), is_piece=True)
+def block_of(answer: Callable, seed: int) -> Results:
+    return layer_of(answer, seed, solutions.Block)
+
+
+@CHAPTER.exercise("layer-norm-module", forbidden=(nn.LayerNorm, F.layer_norm), is_piece=True)
 def norm_of(answer: Callable, seed: int) -> Results:
     C = size(seed, 8, 2, 9)
     module, x = with_weights(answer(C), nn.LayerNorm(C), seed), numbers(2, 5, C, seed=seed)
@@ -117,6 +100,7 @@ def norm_of(answer: Callable, seed: int) -> Results:
     } | {f"{name} at the start": value for name, value in answer(C).state_dict().items()}
 
 
+@CHAPTER.exercise("gpt", forbidden=(models.GPT,), is_piece=True)
 def gpt_of(answer: Callable, seed: int) -> Results:
     torch.manual_seed(seed)
     c, T = config(seed), size(seed, 6, 1, 9)
@@ -131,14 +115,14 @@ def gpt_of(answer: Callable, seed: int) -> Results:
     model = with_weights(model, models.GPT(c), seed)
     if len({id(block) for block in model.blocks}) < c.n_layer:
         raise Wrong(TEXTS["gpt"]["one_block"])
-    idx, targets = integers(seed, 2, 11, 2, T), integers(seed + 1, 0, 11, 2, T)
+    idx, targets = integers(2, 10, 2, T, seed=seed), integers(0, 10, 2, T, seed=seed + 1)
     targets[0, 0] = 1
     pairs = [model(idx), model(idx, targets)]
     if not all(isinstance(pair, tuple) and len(pair) == 2 for pair in pairs):
         raise Wrong(TEXTS["gpt"]["no_pair"])
     if pairs[0][1] is not None:
         raise Wrong(TEXTS["gpt"]["loss_without_targets"])
-    logits, loss = tensor_of(pairs[1][0], "logits"), tensor_of(pairs[1][1], "the loss")
+    logits, loss = any_tensor(pairs[1][0], "logits"), any_tensor(pairs[1][1], "the loss")
     return {"the logits": logits, "the loss": loss} | spreads
 
 
@@ -163,6 +147,7 @@ class Spy(nn.Module):
         return logits, (logits - targets).square().mean()
 
 
+@CHAPTER.exercise("training-loop", forbidden=(Trainer.fit,), is_piece=True)
 def training_of(answer: Callable, seed: int) -> Results:
     n, model = size(seed, 6, 1, 9), Spy().eval()
     pairs = [(numbers(3, seed=seed + i).float(), numbers(3, seed=i).float()) for i in range(n)]
@@ -197,8 +182,9 @@ class Counter(nn.Module):
         return F.one_hot((idx + 1) % 8, 8).double() + F.one_hot((idx + 3) % 8, 8) / 2, None
 
 
+@CHAPTER.exercise("greedy-continuation", forbidden=(generate,), is_piece=True)
 def decoding_of(answer: Callable, seed: int) -> Results:
-    prompt, results = integers(seed, 0, 3, size(seed, 3, 1, 7)).tolist(), {}
+    prompt, results = integers(0, 2, size(seed, 3, 1, 7), seed=seed).tolist(), {}
     for max_new in (9, 3):
         model, ids = Counter().train(), list(prompt)
         new = answer(model, ids, max_new, 7)
@@ -217,28 +203,4 @@ def decoding_of(answer: Callable, seed: int) -> Results:
     return results
 
 
-ATTENTION = (attention.MultiHeadAttention, nn.MultiheadAttention, F.scaled_dot_product_attention)
-# exercise: teaching solution, what it is compared on, what grading does not let an answer call
-PIECES: dict[str, tuple[Any, Callable, tuple]] = {
-    "cross-entropy": (solutions.cross_entropy, loss_of, (F.cross_entropy, F.nll_loss)),
-    "embedding": (solutions.embed, embedding_of, ()),
-    "attention-module": (solutions.Attention, attention_of, ATTENTION),
-    "mlp": (solutions.MLP, functools.partial(layer_of, like=solutions.MLP), (blocks.MLP,)),
-    "layer-norm-module": (solutions.LayerNorm, norm_of, (nn.LayerNorm, F.layer_norm)),
-    "block": (solutions.Block, functools.partial(layer_of, like=solutions.Block), (blocks.Block,)),
-    "gpt": (solutions.GPT, gpt_of, (models.GPT,)),
-    "training-loop": (solutions.train, training_of, (Trainer.fit,)),
-    "greedy-continuation": (solutions.greedy, decoding_of, (generate,)),
-}
-EXERCISES = tuple(
-    Exercise(
-        id,
-        "02_build_a_gpt",
-        *(TEXTS[id][key] for key in ("title", "difficulty", "minutes")),
-        reference,
-        CHAPTER.check(id, reference.__name__, compute),
-        forbidden,
-        is_piece=True,
-    )
-    for id, (reference, compute, forbidden) in PIECES.items()
-)
+EXERCISES = CHAPTER.exercises()

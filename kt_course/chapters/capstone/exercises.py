@@ -6,25 +6,20 @@ from collections.abc import Callable
 from random import Random
 
 from kt_course.chapters.capstone import solutions
-from kt_course.exercises.assertions import Wrong, describe
+from kt_course.exercises.assertions import parts
 from kt_course.exercises.comparison import Comparison, Results
-from kt_course.exercises.registry import Exercise
 
-CHAPTER = Comparison(solutions)
-ID, REFERENCE = "compare-recipes", solutions.compare_recipes
-TEXTS = CHAPTER.texts[ID]
+CHAPTER = Comparison(solutions, "15_capstone")
 
 
+@CHAPTER.exercise("compare-recipes")
 def wins_and_losses(answer: Callable, seed: int) -> Results:
     """Run an answer on two recipes with three seeds and some people."""
     rng, n = Random(seed), 12 + seed % 9
     recipes = [[[rng.random() < p for _ in range(n)] for _ in range(3)] for p in (0.6, 0.4)]
     result = answer(*recipes)
-    if not isinstance(result, tuple | list) or len(result) != 2:
-        raise Wrong(TEXTS["not_a_pair"].format(result=describe(result)))
-    return {"(wins, losses)": str(tuple(int(count) for count in result))}
+    pair = parts(result, 2, CHAPTER.texts["compare-recipes"]["not_a_pair"])
+    return {"(wins, losses)": str(tuple(int(count) for count in pair))}
 
 
-CHECK = CHAPTER.check(ID, REFERENCE.__name__, wins_and_losses)
-POSED = (TEXTS[key] for key in ("title", "difficulty", "minutes"))
-EXERCISES = (Exercise(ID, "15_capstone", *POSED, REFERENCE, CHECK),)
+EXERCISES = CHAPTER.exercises()

@@ -11,14 +11,11 @@ from torch import Tensor, nn
 
 from kt_core.models import GPT, GPTConfig
 from kt_course.chapters.finetuning_techniques import solutions
-from kt_course.exercises.assertions import Wrong, describe
+from kt_course.exercises.assertions import Wrong, any_tensor, describe
 from kt_course.exercises.comparison import Comparison, Results
-from kt_course.exercises.random_cases import numbers, randomise
-from kt_course.exercises.registry import Exercise
+from kt_course.exercises.random_cases import integers, numbers, randomise
 
-NOTEBOOK = "12_finetuning_techniques"
-CHAPTER = Comparison(solutions)
-TEXTS = CHAPTER.texts
+CHAPTER = Comparison(solutions, "12_finetuning_techniques")
 
 
 def small_body(seed: int, n_layer: int = 3) -> GPT:
@@ -29,16 +26,10 @@ def small_body(seed: int, n_layer: int = 3) -> GPT:
 
 def padded_ids(seed: int) -> Tensor:
     """Return ids (3, 6) of texts of different lengths, padded with 0."""
-    ids = torch.randint(1, 11, (3, 6), generator=torch.Generator().manual_seed(seed))
+    ids = integers(1, 10, 3, 6, seed=seed)
     for row, n in enumerate((4 if seed == 0 else 1 + seed % 5, 6, 2)):
         ids[row, n:] = 0
     return ids
-
-
-def tensor_of(result: Any, what: str) -> Tensor:
-    if not isinstance(result, Tensor):
-        raise Wrong(f"{what} should be a tensor, not {describe(result)}")
-    return result.detach().double()
 
 
 # ---------------------------------------------------------------- heads
@@ -58,9 +49,9 @@ def head_results(model: Any, ids: Tensor, targets: Tensor, size: int, seed: int)
         raise Wrong("forward should return two things: (logits, loss)")
     (logits, loss), (alone, nothing) = outputs
     results = {
-        "logits": tensor_of(logits, "logits").clamp(min=-1e4),
-        "the loss": tensor_of(loss, "the loss"),
-        "logits without targets": tensor_of(alone, "logits").clamp(min=-1e4),
+        "logits": any_tensor(logits, "logits").clamp(min=-1e4),
+        "the loss": any_tensor(loss, "the loss"),
+        "logits without targets": any_tensor(alone, "logits").clamp(min=-1e4),
         "the loss without targets": str(nothing),
     }
     if loss.requires_grad:
@@ -69,11 +60,13 @@ def head_results(model: Any, ids: Tensor, targets: Tensor, size: int, seed: int)
     return results | {"the body's gradient": torch.zeros(11, 8) if grad is None else grad}
 
 
+@CHAPTER.exercise("classifier")
 def classifier_of(answer: Callable, seed: int) -> Results:
     targets = torch.tensor([2, 0, 1])
     return head_results(answer(small_body(seed), 3), padded_ids(seed), targets, 3, seed)
 
 
+@CHAPTER.exercise("tagger")
 def tagger_of(answer: Callable, seed: int) -> Results:
     ids = padded_ids(seed)
     targets = torch.where((ids == 0) | (ids % 4 == 1), -1, ids % 3)
@@ -81,6 +74,7 @@ def tagger_of(answer: Callable, seed: int) -> Results:
     return head_results(answer(small_body(seed), 3), ids, targets, 3, seed)
 
 
+@CHAPTER.exercise("span-finder")
 def span_finder_of(answer: Callable, seed: int) -> Results:
     targets = torch.tensor([[0, 0], [2, 5], [0, 1]])
     return head_results(answer(small_body(seed)), padded_ids(seed), targets, 2, seed)
@@ -101,6 +95,7 @@ class Toy(nn.Module):
         return output, F.mse_loss(output, targets)
 
 
+@CHAPTER.exercise("finetune-groups")
 def finetune_of(answer: Callable, seed: int) -> Results:
     model, n = Toy(seed), 12 if seed == 0 else 9 + seed % 9
     batches = [(numbers(5, 4, seed=seed + 2 * i), numbers(5, 4, seed=seed - i)) for i in range(n)]
@@ -116,6 +111,7 @@ def finetune_of(answer: Callable, seed: int) -> Results:
     }
 
 
+@CHAPTER.exercise("train-top")
 def train_top_of(answer: Callable, seed: int) -> Results:
     L = 3 if seed == 0 else 1 + seed % 4
     results: Results = {}
@@ -135,6 +131,7 @@ def train_top_of(answer: Callable, seed: int) -> Results:
     return results
 
 
+@CHAPTER.exercise("layer-rates")
 def layer_rates_of(answer: Callable, seed: int) -> Results:
     L = 3 if seed == 0 else 1 + seed % 4
     peak, factor = (0.8, 2.0) if seed == 0 else (0.1, 1.5 + seed % 3)
@@ -153,6 +150,7 @@ def layer_rates_of(answer: Callable, seed: int) -> Results:
     return results
 
 
+@CHAPTER.exercise("lora")
 def lora_of(answer: Callable, seed: int) -> Results:
     rank, alpha = (2, 6.0) if seed == 0 else (1 + seed % 4, 1.0 + seed % 9)
     linear, x = randomise(nn.Linear(5, 4), seed), numbers(2, 3, 5, seed=seed)
@@ -169,7 +167,7 @@ def lora_of(answer: Callable, seed: int) -> Results:
         ),
     }
     lora.down.data, lora.up.data = numbers(rank, 5, seed=seed), numbers(4, rank, seed=seed)
-    results["the output"] = tensor_of(lora(x), "the output")
+    results["the output"] = any_tensor(lora(x), "the output")
     lora.is_on = False
     results["the output, switched off, minus that of linear"] = lora(x).detach() - expected
     lora.is_on = True
@@ -180,22 +178,4 @@ def lora_of(answer: Callable, seed: int) -> Results:
     return results | {"the output after merge() was called": lora(x).detach()}
 
 
-PIECES: dict[str, tuple[Any, Callable]] = {
-    "classifier": (solutions.Classifier, classifier_of),
-    "finetune-groups": (solutions.finetune, finetune_of),
-    "train-top": (solutions.train_top, train_top_of),
-    "layer-rates": (solutions.layer_rates, layer_rates_of),
-    "lora": (solutions.LoRALinear, lora_of),
-    "tagger": (solutions.Tagger, tagger_of),
-    "span-finder": (solutions.SpanFinder, span_finder_of),
-}
-EXERCISES = tuple(
-    Exercise(
-        id,
-        NOTEBOOK,
-        *(TEXTS[id][key] for key in ("title", "difficulty", "minutes")),
-        reference,
-        CHAPTER.check(id, reference.__name__, compute),
-    )
-    for id, (reference, compute) in PIECES.items()
-)
+EXERCISES = CHAPTER.exercises()

@@ -8,22 +8,24 @@ from collections import Counter
 from collections.abc import Callable
 
 from kt_core.runs.question_windows import QuestionWindows
+from kt_course.chapters.making_knowledge_extractable import solutions
 from kt_course.chapters.making_knowledge_extractable.solutions import (
     make_window,
     stored_and_retrieved,
 )
 from kt_course.exercises.assertions import Wrong, describe, fresh_cases
+from kt_course.exercises.comparison import Comparison
 from kt_course.exercises.diagnoses import Diagnoses, diagnoses
 from kt_course.exercises.random_cases import fresh_random, letters
-from kt_course.exercises.registry import Exercise
 
-NOTEBOOK = "08_making_knowledge_extractable"
+CHAPTER = Comparison(solutions, "08_making_knowledge_extractable")
 
 # ---------------------------------------------------------------- stored and retrieved
 
 SCORES = ("stored", "retrieved", "guessed")
 
 
+@CHAPTER.checked("stored-and-retrieved")
 def check_stored_and_retrieved(fn: Callable) -> str:
     wrong = diagnoses(__file__, "stored-and-retrieved")
 
@@ -77,6 +79,7 @@ FACTS = [
 N_DRAWS = 1200
 
 
+@CHAPTER.checked("question-window", forbidden=(QuestionWindows.window,))
 def check_make_window(fn: Callable) -> str:
     wrong = diagnoses(__file__, "question-window")
 
@@ -170,24 +173,4 @@ NAMES = [name for name, *_ in FACTS]
 SHARES = [6 / 11, 3 / 11, 2 / 11]  # 1 : 1/2 : 1/3
 
 
-EXERCISES = (
-    Exercise(
-        "stored-and-retrieved",
-        NOTEBOOK,
-        "Stored, retrieved, guessed",
-        2,
-        8,
-        stored_and_retrieved,
-        check_stored_and_retrieved,
-    ),
-    Exercise(
-        "question-window",
-        NOTEBOOK,
-        "A training window",
-        3,
-        25,
-        make_window,
-        check_make_window,
-        (QuestionWindows.window,),
-    ),
-)
+EXERCISES = CHAPTER.exercises()

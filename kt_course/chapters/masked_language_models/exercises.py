@@ -14,13 +14,6 @@ from kt_core.blocks import GPTConfig
 from kt_core.models import GPT
 from kt_core.trainer import Trainer
 from kt_course.chapters.masked_language_models import solutions
-from kt_course.chapters.masked_language_models.solutions import (
-    PairModel,
-    best_span,
-    divergence,
-    hide_units,
-    train_masked,
-)
 from kt_course.exercises.assertions import (
     Wrong,
     close,
@@ -33,16 +26,15 @@ from kt_course.exercises.assertions import (
 from kt_course.exercises.comparison import Comparison, Results
 from kt_course.exercises.diagnoses import Diagnoses, diagnoses
 from kt_course.exercises.random_cases import draw, numbers
-from kt_course.exercises.registry import Exercise
 
-NOTEBOOK = "10_masked_language_models"
-CHAPTER = Comparison(solutions)
+CHAPTER = Comparison(solutions, "10_masked_language_models")
 TEXTS = CHAPTER.texts
 KL_MISTAKES = diagnoses(__file__, "one-hot-kl").texts("mistakes")
 
 # ---------------------------------------------------------------- BERT's rule
 
 
+@CHAPTER.checked("bert-rule")
 def check_hide_units(fn: Callable) -> str:
     wrong = diagnoses(__file__, "bert-rule")
 
@@ -142,6 +134,7 @@ def kl_with(logits: Tensor, targets: Tensor, mistake: str = "") -> Tensor:
     return means.get(mistake, loss.sum() / chosen.sum())
 
 
+@CHAPTER.checked("one-hot-kl", forbidden=(F.cross_entropy, F.nll_loss))
 def check_one_hot_kl(fn: Callable) -> str:
     wrong = diagnoses(__file__, "one-hot-kl")
     logits = 2 * numbers(3, 5, 7, seed=1)
@@ -194,6 +187,7 @@ class WatchedModel(nn.Module):
         return logits, F.cross_entropy(logits.flatten(0, 1), targets.flatten(), ignore_index=0)
 
 
+@CHAPTER.exercise("masked-training", forbidden=(Trainer.fit,))
 def training_of(answer: Callable, seed: int) -> Results:
     """Train a `WatchedModel` on texts that open with their number."""
     n, epochs, batch_size = 7 + seed % 5, 3 + seed % 2, 3
@@ -229,6 +223,7 @@ def training_of(answer: Callable, seed: int) -> Results:
     }
 
 
+@CHAPTER.exercise("pair-model")
 def pair_model_of(answer: Callable, seed: int) -> Results:
     """Run a PairModel with random weights on two texts of different length."""
     torch.manual_seed(seed)
@@ -257,6 +252,7 @@ def pair_model_of(answer: Callable, seed: int) -> Results:
     }
 
 
+@CHAPTER.exercise("best-span")
 def span_of(answer: Callable, seed: int) -> Results:
     """Find spans of several random scores."""
     spans = []
@@ -271,26 +267,4 @@ def span_of(answer: Callable, seed: int) -> Results:
     return {"the spans": torch.tensor(spans)}
 
 
-def compared(id: str, reference: Callable, compute: Callable, *forbidden: Callable) -> Exercise:
-    """Return an exercise whose check and texts come from exercises.toml."""
-    header = (TEXTS[id][key] for key in ("title", "difficulty", "minutes"))
-    check = CHAPTER.check(id, reference.__name__, compute)
-    return Exercise(id, NOTEBOOK, *header, reference, check, forbidden)
-
-
-EXERCISES = (
-    Exercise("bert-rule", NOTEBOOK, "Hide by BERT's rule", 2, 12, hide_units, check_hide_units),
-    Exercise(
-        "one-hot-kl",
-        NOTEBOOK,
-        "The loss as a divergence",
-        2,
-        12,
-        divergence,
-        check_one_hot_kl,
-        (F.cross_entropy, F.nll_loss),
-    ),
-    compared("masked-training", train_masked, training_of, Trainer.fit),
-    compared("pair-model", PairModel, pair_model_of),
-    compared("best-span", best_span, span_of),
-)
+EXERCISES = CHAPTER.exercises()

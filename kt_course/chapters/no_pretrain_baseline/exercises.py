@@ -5,7 +5,6 @@ from __future__ import annotations
 import random
 from collections.abc import Callable
 from types import SimpleNamespace
-from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -17,11 +16,10 @@ from kt_core.trainer import Trainer
 from kt_core.vocab import PAD, CharVocab
 from kt_course import statistics
 from kt_course.chapters.no_pretrain_baseline import solutions
-from kt_course.exercises.assertions import Wrong, describe
+from kt_course.exercises.assertions import Wrong, describe, parts
 from kt_course.exercises.comparison import Comparison, Results
-from kt_course.exercises.registry import Exercise
 
-CHAPTER = Comparison(solutions)
+CHAPTER = Comparison(solutions, "04_no_pretrain_baseline")
 TEXTS = CHAPTER.texts
 
 
@@ -57,6 +55,7 @@ class Examples(TokenDataset):
         return [2 + (5 * i + j) % 90 for j in range(3)], 1
 
 
+@CHAPTER.exercise("finetune", forbidden=(Trainer.fit,), is_piece=True)
 def finetune_of(answer: Callable, seed: int) -> Results:
     rng = random.Random(seed)
     n = rng.randint(7, 30) if seed else 11
@@ -76,8 +75,8 @@ def finetune_of(answer: Callable, seed: int) -> Results:
             f"the losses{name}": torch.tensor([float(loss) for loss in losses]),
         }
         if calls or "measure" in options:
-            told = ", ".join(f"epoch {epoch} after {steps} steps" for epoch, steps in calls)
-            results["the calls of measure"] = told or "none"
+            texts = [f"epoch {epoch} after {steps} steps" for epoch, steps in calls]
+            results["the calls of measure"] = ", ".join(texts) or "none"
     return results
 
 
@@ -85,7 +84,7 @@ def finetune_of(answer: Callable, seed: int) -> Results:
 
 
 class Parrot(nn.Module):
-    """A model that answers given questions with given texts."""
+    """A model that answers some questions with some texts."""
 
     def __init__(self, vocab: CharVocab, answers: dict[str, str]):
         super().__init__()
@@ -105,20 +104,19 @@ class Parrot(nn.Module):
         return self.vocab.encode(next(known, "x"))[0]
 
 
+@CHAPTER.exercise("evaluate", forbidden=(decoding.answer, evaluation.exact_match), is_piece=True)
 def evaluate_of(answer: Callable, seed: int) -> Results:
     pairs = ("Oslo", "Oslo"), ("New York", "York"), ("Rome", " Rome "), ("Bath", "bath")
     pairs += ("San Francisco", "San Francisco"), ("Lima", "Lima Peru"), ("Cairo", "CAIRO")
     pairs += ("Delhi", "delhi"), ("Ankara", "Ankara, Turkey"), ("Buenos Aires", "Bonn")
     pairs = random.Random(seed).sample(pairs, 6) if seed else pairs
-    gold, given = zip(*pairs, strict=True)
+    gold, replies = zip(*pairs, strict=True)
     questions = [f"Where was {chr(65 + i)} born?" for i in range(len(gold))]
-    vocab = CharVocab.from_documents([*questions, *gold, *given, "x"])
-    model = Parrot(vocab, dict(zip(questions, given, strict=True)))
+    vocab = CharVocab.from_documents([*questions, *gold, *replies, "x"])
+    model = Parrot(vocab, dict(zip(questions, replies, strict=True)))
     result = answer(model, vocab, list(zip(questions, gold, strict=True)))
     texts = TEXTS["evaluate"]
-    if not isinstance(result, tuple | list) or len(result) != 2:
-        raise Wrong(texts["not_a_pair"].format(result=describe(result)))
-    answers, score = result
+    answers, score = parts(result, 2, texts["not_a_pair"])
     if not isinstance(answers, list) or not all(isinstance(a, str) for a in answers):
         raise Wrong(texts["not_answers"].format(result=describe(answers)))
     if not isinstance(score, evaluation.Score):
@@ -130,6 +128,7 @@ def evaluate_of(answer: Callable, seed: int) -> Results:
 # ---------------------------------------------------------------- statistics
 
 
+@CHAPTER.exercise("wilson-interval", forbidden=(evaluation.wilson_interval,))
 def wilson_of(answer: Callable, seed: int) -> Results:
     cases = [(13, 250, {}), (0, 20, {}), (20, 20, {}), (1, 3, {}), (0, 0, {}), (5, 40, {"z": 1.0})]
     if seed:
@@ -137,14 +136,14 @@ def wilson_of(answer: Callable, seed: int) -> Results:
         cases = [(random.Random(seed + 1).randint(0, n), n, {})]
     results: Results = {}
     for correct, total, options in cases:
-        pair = answer(correct, total, **options)
-        if not isinstance(pair, tuple | list) or len(pair) != 2:
-            raise Wrong(TEXTS["wilson-interval"]["not_a_pair"].format(result=describe(pair)))
+        result = answer(correct, total, **options)
+        pair = parts(result, 2, TEXTS["wilson-interval"]["not_a_pair"])
         name = f"the interval for {correct} of {total}" + (" with z = 1" if options else "")
         results[name] = torch.tensor([float(end) for end in pair])
     return results
 
 
+@CHAPTER.exercise("sign-test", forbidden=(statistics.sign_test,))
 def sign_test_of(answer: Callable, seed: int) -> Results:
     cases = [(9, 1), (1, 9), (6, 0), (5, 5), (20, 8), (0, 0)]
     if seed:
@@ -158,23 +157,4 @@ def sign_test_of(answer: Callable, seed: int) -> Results:
     return results
 
 
-# exercise: teaching solution, what it is compared on, what grading does not let an answer call,
-# whether it is a piece of my_gpt.py
-PIECES: dict[str, tuple[Any, Callable, tuple, bool]] = {
-    "finetune": (solutions.finetune, finetune_of, (Trainer.fit,), True),
-    "evaluate": (solutions.evaluate, evaluate_of, (decoding.answer, evaluation.exact_match), True),
-    "wilson-interval": (solutions.wilson, wilson_of, (evaluation.wilson_interval,), False),
-    "sign-test": (solutions.sign_test, sign_test_of, (statistics.sign_test,), False),
-}
-EXERCISES = tuple(
-    Exercise(
-        id,
-        "04_no_pretrain_baseline",
-        *(TEXTS[id][key] for key in ("title", "difficulty", "minutes")),
-        reference,
-        CHAPTER.check(id, reference.__name__, compute),
-        forbidden,
-        is_piece=is_piece,
-    )
-    for id, (reference, compute, forbidden, is_piece) in PIECES.items()
-)
+EXERCISES = CHAPTER.exercises()

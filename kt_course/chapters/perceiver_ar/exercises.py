@@ -12,45 +12,28 @@ from torch import Tensor, nn
 from kt_core import attention, blocks, perceiver
 from kt_core.models import GPT, GPTConfig
 from kt_course.chapters.perceiver_ar import solutions
-from kt_course.exercises.assertions import Wrong, describe
+from kt_course.exercises.assertions import Wrong, any_tensor
 from kt_course.exercises.comparison import Comparison, Results
-from kt_course.exercises.random_cases import numbers, randomise
-from kt_course.exercises.registry import Exercise
+from kt_course.exercises.random_cases import numbers, randomise, with_weights
 
-CHAPTER = Comparison(solutions)
+CHAPTER = Comparison(solutions, "06_perceiver_ar")
 TEXTS = CHAPTER.texts
-
-
-def tensor_of(result: Any, what: str) -> Tensor:
-    """Return an answer's tensor; Wrong if it is none or cannot be trained."""
-    if not isinstance(result, Tensor):
-        raise Wrong(f"{what} should be a tensor, not {describe(result)}")
-    return result
+ATTENTION = (attention.MultiHeadAttention.forward, nn.functional.scaled_dot_product_attention)
 
 
 def output_of(result: Any) -> Tensor:
     """Return a layer's output; Wrong if no gradient flows back from it."""
-    if not tensor_of(result, "the output").requires_grad:
+    if not any_tensor(result, "the output").requires_grad:
         raise Wrong(
             "the output is cut off from the weights (detach, no_grad): it cannot be trained"
         )
     return result.detach()
 
 
-def with_weights(module: Any, like: nn.Module, seed: int) -> nn.Module:
-    """Give an answer's module random weights; Wrong unless it has the parameters of `like`."""
-    have, want = module.state_dict(), like.state_dict()
-    for name in (*want, *have):
-        shapes = [tuple(d[name].shape) if name in d else "none" for d in (have, want)]
-        if shapes[0] != shapes[1]:
-            raise Wrong(f"parameter {name}: shape {shapes[0]}, but {shapes[1]} is needed")
-    module.load_state_dict(randomise(like, seed).state_dict())
-    return module.double().eval()
-
-
 # ---------------------------------------------------------------- attention and masks
 
 
+@CHAPTER.exercise("cross-attention", forbidden=ATTENTION, is_piece=True)
 def attention_of(answer: Callable, seed: int) -> Results:
     n_head, d = 3 + seed % 2, 4 + seed % 3
     x, source = numbers(2, 4, n_head * d, seed=seed), numbers(2, 6, n_head * d, seed=seed + 1)
@@ -66,6 +49,7 @@ def attention_of(answer: Callable, seed: int) -> Results:
     return results
 
 
+@CHAPTER.exercise("reach-mask", forbidden=(attention.reach_mask,), is_piece=True)
 def mask_of(answer: Callable, seed: int) -> Results:
     shift = seed % 5
     inputs, latents = torch.arange(6) + shift, torch.tensor([1, 3, 5]) + shift
@@ -78,7 +62,7 @@ def mask_of(answer: Callable, seed: int) -> Results:
     }
     results = {}
     for name, (query, key) in cases.items():
-        mask = tensor_of(answer(query, key), f"the mask {name}")
+        mask = any_tensor(answer(query, key), f"the mask {name}")
         if mask.dtype != torch.bool:
             raise Wrong(TEXTS["reach-mask"]["not_boolean"].format(dtype=mask.dtype))
         results[f"the mask {name}"] = mask
@@ -94,6 +78,7 @@ def config(seed: int) -> GPTConfig:
     return GPTConfig(9, 8, 3, n_head, 4 * n_head, "perceiver", bottleneck=4, dropout=0.0)
 
 
+@CHAPTER.exercise("down-project", forbidden=(blocks.Block.forward,), is_piece=True)
 def down_of(answer: Callable, seed: int) -> Results:
     c = config(seed)
     block = with_weights(answer(c), solutions.DownProjectBlock(c), seed)
@@ -104,6 +89,7 @@ def down_of(answer: Callable, seed: int) -> Results:
     }
 
 
+@CHAPTER.exercise("up-project", forbidden=(blocks.Block.forward,), is_piece=True)
 def up_of(answer: Callable, seed: int) -> Results:
     c, results = config(seed), {}
     block = with_weights(answer(c), solutions.UpProjectBlock(c), seed)
@@ -113,19 +99,21 @@ def up_of(answer: Callable, seed: int) -> Results:
     return results
 
 
-# ---------------------------------------------------------------- perceiver_ar
+# ---------------------------------------------------------------- perceiver_ar, on kt_core's blocks
 
 
+@CHAPTER.exercise("newest-inputs", forbidden=(perceiver.newest_inputs,))
 def newest_of(answer: Callable, seed: int) -> Results:
     T, n = 5 + seed % 3, 2 + seed % 2
     x = numbers(2, T, 3, seed=seed)
     local = {n: numbers(n, 3, seed=seed + 1), 0: x[0, :0], T + 1: numbers(T + 1, 3, seed=seed + 2)}
     return {
-        f"the sum with {k} weights": tensor_of(answer(weights, x), "the sum")
+        f"the sum with {k} weights": any_tensor(answer(weights, x), "the sum")
         for k, weights in local.items()
     }
 
 
+@CHAPTER.exercise("through-latents", forbidden=(perceiver.PerceiverStack.forward,))
 def stack_of(answer: Callable, seed: int) -> Results:
     """Outputs for two strides, and first the inputs that each output depends on."""
     results: Results = {}
@@ -134,7 +122,7 @@ def stack_of(answer: Callable, seed: int) -> Results:
         model = randomise(GPT(GPTConfig(4, n, 3, 2, 8, "perceiver_ar", m, dropout=0.0)), seed)
         connect = functools.partial(perceiver.mask_and_rotation, rotary=model.rotary)
         x, s = numbers(2, T, 8, seed=seed).requires_grad_(), model.config.stride
-        y = tensor_of(answer(model.blocks, x, connect), "the result")
+        y = any_tensor(answer(model.blocks, x, connect), "the result")
         output_of(y)
         if y.shape == x.shape:
             for t, row in enumerate(dependence(y, x)):
@@ -154,25 +142,4 @@ def dependence(y: Tensor, x: Tensor) -> Tensor:
     return torch.stack(rows).ne(0).any(-1)
 
 
-ATTENTION = (attention.MultiHeadAttention.forward, nn.functional.scaled_dot_product_attention)
-# exercise: teaching solution, what it is compared on, what grading does not let an answer call
-ANSWERS: dict[str, tuple[Any, Callable, tuple]] = {
-    "cross-attention": (solutions.CrossAttention, attention_of, ATTENTION),
-    "reach-mask": (solutions.reach_mask, mask_of, (attention.reach_mask,)),
-    "down-project": (solutions.DownProjectBlock, down_of, (blocks.Block.forward,)),
-    "up-project": (solutions.UpProjectBlock, up_of, (blocks.Block.forward,)),
-    "newest-inputs": (solutions.newest_inputs, newest_of, (perceiver.newest_inputs,)),
-    "through-latents": (solutions.through_latents, stack_of, (perceiver.PerceiverStack.forward,)),
-}
-EXERCISES = tuple(
-    Exercise(
-        id,
-        "06_perceiver_ar",
-        *(TEXTS[id][key] for key in ("title", "difficulty", "minutes")),
-        reference,
-        CHAPTER.check(id, reference.__name__, compute),
-        forbidden,
-        is_piece=id not in ("newest-inputs", "through-latents"),  # those run on kt_core's blocks
-    )
-    for id, (reference, compute, forbidden) in ANSWERS.items()
-)
+EXERCISES = CHAPTER.exercises()

@@ -14,9 +14,8 @@ from kt_core.trainer import Trainer
 from kt_course.chapters.pretrain_finetune import solutions
 from kt_course.exercises.assertions import Wrong, describe
 from kt_course.exercises.comparison import Comparison, Results
-from kt_course.exercises.registry import Exercise
 
-CHAPTER = Comparison(solutions)
+CHAPTER = Comparison(solutions, "05_pretrain_finetune")
 TEXTS = CHAPTER.texts
 STAGES = ("pretraining", "finetuning")
 MOST_STEPS = 10_000  # an endless iterator ends here
@@ -50,6 +49,7 @@ class RecordingTrain:
         return [float(first + step) for step in range(min(len(batches), len(rates)))]
 
 
+@CHAPTER.exercise("pretrain-finetune", forbidden=(Trainer.fit,))
 def stages_of(answer: Callable, seed: int) -> Results:
     """Run an answer with a `train` that records, and describe both stages in numbers."""
     n_windows, n_pairs = 11 + seed % 7, 5 + seed % 4
@@ -94,14 +94,4 @@ def is_numbers(losses) -> bool:
     )
 
 
-ID, REFERENCE = "pretrain-finetune", solutions.pretrain_finetune
-EXERCISES = (
-    Exercise(
-        ID,
-        "05_pretrain_finetune",
-        *(TEXTS[ID][key] for key in ("title", "difficulty", "minutes")),
-        REFERENCE,
-        CHAPTER.check(ID, REFERENCE.__name__, stages_of),
-        (Trainer.fit,),
-    ),
-)
+EXERCISES = CHAPTER.exercises()

@@ -25,9 +25,8 @@ from kt_course.exercises.random_cases import (
     numbers,
     randomise,
 )
-from kt_course.exercises.registry import Exercise
 
-NOTEBOOK = "11_pretrained_models"
+CHAPTER = Comparison(solutions, "11_pretrained_models")
 
 
 # ---------------------------------------------------------------- a merge
@@ -68,6 +67,7 @@ def merge_with(fn: Callable, words: dict[Word, int], case: str) -> tuple[Any, di
     return pair, merged
 
 
+@CHAPTER.checked("bpe-merge", forbidden=(merge_step,))
 def check_merge(fn: Callable) -> str:
     wrong = diagnoses(__file__, "bpe-merge")
     pair, merged = merge_with(fn, WEIGHTED, "words with t h 8 times and t o 9 times")
@@ -124,6 +124,7 @@ BITS_MISTAKES = {
 }
 
 
+@CHAPTER.checked("bits-per-character", forbidden=(bits_per_character,))
 def check_bits(fn: Callable) -> str:
     wrong = diagnoses(__file__, "bits-per-character")
 
@@ -173,6 +174,7 @@ def attention_weights_of(
     return {name: tensor(got[name], expected[name], name) for name in SHAPES}
 
 
+@CHAPTER.checked("gpt2-attention", forbidden=(gpt2_attention,))
 def check_gpt2_attention(fn: Callable) -> str:
     wrong = diagnoses(__file__, "gpt2-attention")
     layer = randomise(MultiHeadAttention(12, 3), seed=1)
@@ -215,6 +217,7 @@ def tokens_match(packed: Tensor, idx: Tensor, mask: Tensor) -> bool:
     )
 
 
+@CHAPTER.checked("left-padding", forbidden=(left_aligned,))
 def check_padding(fn: Callable) -> str:
     wrong = diagnoses(__file__, "left-padding")
 
@@ -268,8 +271,6 @@ def check_padding(fn: Callable) -> str:
 
 # ---------------------------------------------------------------- BERT
 
-CHAPTER = Comparison(solutions)
-
 
 def bert_weights(seed: int, C: int, n_layer: int) -> dict[str, Tensor]:
     """Return random weights with the names of a BertModel, in float64."""
@@ -294,6 +295,7 @@ def bert_weights(seed: int, C: int, n_layer: int) -> dict[str, Tensor]:
     return weights
 
 
+@CHAPTER.exercise("bert-forward")
 def bert_of(answer: Callable, seed: int) -> Results:
     n_head, d, T = (2, 3, 6) if seed == 0 else (1 + seed % 3, 2 + seed % 4, 3 + seed % 8)
     weights = bert_weights(1000 + seed, n_head * d, 2)
@@ -306,6 +308,7 @@ def bert_of(answer: Callable, seed: int) -> Results:
     return {"the hidden states of the tokens": hidden[mask == 1]}
 
 
+@CHAPTER.exercise("mean-pooling")
 def pooling_of(answer: Callable, seed: int) -> Results:
     T = 5 if seed == 0 else 3 + seed % 7
     mask = torch.ones(3, T, dtype=torch.long)
@@ -313,34 +316,4 @@ def pooling_of(answer: Callable, seed: int) -> Results:
     return {"the vectors": tensor(answer(numbers(3, T, 4, seed=seed), mask), (3, 4), "the result")}
 
 
-def compared(id: str, name: str, compute: Callable) -> tuple:
-    """Return an exercise's title, difficulty, minutes, reference and check from exercises.toml."""
-    texts, reference = CHAPTER.texts[id], getattr(solutions, name)
-    check = CHAPTER.check(id, name, compute)
-    return texts["title"], texts["difficulty"], texts["minutes"], reference, check
-
-
-bits, attention = bits_per_character, gpt2_attention
-EXERCISES = tuple(
-    Exercise(id, NOTEBOOK, *details)
-    for id, *details in (
-        ("bert-forward", *compared("bert-forward", "bert_hidden", bert_of)),
-        ("mean-pooling", *compared("mean-pooling", "mean_pool", pooling_of)),
-        ("bpe-merge", "One merge", 3, 15, solutions.merge, check_merge, (merge_step,)),
-        (
-            "bits-per-character",
-            "Losses that can be compared",
-            *(1, 5, solutions.bits, check_bits, (bits,)),
-        ),
-        (
-            "gpt2-attention",
-            "Three matrices in one",
-            *(3, 12, solutions.fuse, check_gpt2_attention, (attention,)),
-        ),
-        (
-            "left-padding",
-            "Padding on the wrong side",
-            *(3, 15, solutions.pack, check_padding, (left_aligned,)),
-        ),
-    )
-)
+EXERCISES = CHAPTER.exercises()

@@ -12,29 +12,25 @@ from torch import Tensor
 from kt_core import datasets
 from kt_core.vocab import CharVocab
 from kt_course.chapters.span_corruption import solutions
-from kt_course.exercises.assertions import Wrong, describe
+from kt_course.exercises.assertions import Wrong, any_tensor, describe, parts
 from kt_course.exercises.comparison import Comparison, Results
 from kt_course.exercises.random_cases import letters
-from kt_course.exercises.registry import Exercise
 
-CHAPTER = Comparison(solutions)
+CHAPTER = Comparison(solutions, "03_span_corruption")
 TEXTS = CHAPTER.texts
 VOCAB = CharVocab("abcdefghijklmnopqrstuvwxyz")
 
 
 def x_and_y(result: Any, message: str) -> tuple[Tensor, Tensor]:
     """Return a pair of tensors of ids; Wrong for anything else."""
-    if not isinstance(result, tuple | list) or len(result) != 2:
-        raise Wrong(message.format(result=describe(result)))
-    for name, value in zip("xy", result, strict=True):
-        if not isinstance(value, Tensor):
-            raise Wrong(f"{name} should be a tensor, not {describe(value)}")
-        if value.dtype != torch.int64:
+    for name, value in zip("xy", parts(result, 2, message), strict=True):
+        if any_tensor(value, name).dtype != torch.int64:
             dtype = str(value.dtype).removeprefix("torch.")
             raise Wrong(TEXTS["shift-and-pad"]["dtype"].format(name=name, dtype=dtype))
     return result[0], result[1]
 
 
+@CHAPTER.exercise("shift-and-pad", forbidden=(datasets.collate,), is_piece=True)
 def collate_of(answer: Callable, seed: int) -> Results:
     rng = random.Random(seed)
     cases = {"[5, 6, 7, 8], loss from index 2": ([([5, 6, 7, 8], 2)], 6)}
@@ -49,6 +45,7 @@ def collate_of(answer: Callable, seed: int) -> Results:
     return results
 
 
+@CHAPTER.exercise("cut-a-span", forbidden=(datasets.SpanCorruption.pieces,), is_piece=True)
 def cut_of(answer: Callable, seed: int) -> Results:
     results, texts = {}, TEXTS["cut-a-span"]
     sizes = [(300, 128), (60, 128), (300, 64), (6, 128), (2, 128), (1, 128)]
@@ -71,6 +68,7 @@ def cut_of(answer: Callable, seed: int) -> Results:
     return results
 
 
+@CHAPTER.exercise("span-corruption", forbidden=(datasets.SpanCorruption,), is_piece=True)
 def tokens_of(answer: Callable, seed: int) -> Results:
     rng, results = random.Random(seed), {}
     documents = [letters(rng.randint(20, 60), rng) for _ in range(3)]
@@ -111,6 +109,7 @@ class Examples(datasets.TokenDataset):
         return [2 + (7 * i + 13 * epoch + j) % 90 for j in range(self.lengths[i])], 1
 
 
+@CHAPTER.exercise("batches", forbidden=(datasets.batches,), is_piece=True)
 def batches_of(answer: Callable, seed: int) -> Results:
     rng = random.Random(seed)
     data = Examples([rng.choice([3, 5, 5, 5, 9, 12]) for _ in range(21 + seed % 7)])
@@ -130,22 +129,4 @@ def batches_of(answer: Callable, seed: int) -> Results:
     return results
 
 
-# exercise: teaching solution, what it is compared on, what grading does not let an answer call
-PIECES: dict[str, tuple[Any, Callable, tuple]] = {
-    "shift-and-pad": (solutions.collate, collate_of, (datasets.collate,)),
-    "cut-a-span": (solutions.cut, cut_of, (datasets.SpanCorruption.pieces,)),
-    "span-corruption": (solutions.SpanCorruption, tokens_of, (datasets.SpanCorruption,)),
-    "batches": (solutions.batches, batches_of, (datasets.batches,)),
-}
-EXERCISES = tuple(
-    Exercise(
-        id,
-        "03_span_corruption",
-        *(TEXTS[id][key] for key in ("title", "difficulty", "minutes")),
-        reference,
-        CHAPTER.check(id, reference.__name__, compute),
-        forbidden,
-        is_piece=True,
-    )
-    for id, (reference, compute, forbidden) in PIECES.items()
-)
+EXERCISES = CHAPTER.exercises()

@@ -14,17 +14,13 @@ from kt_course.chapters.the_whole_transformer.solutions import (
     DecoderBlock,
     EncoderBlock,
     Transformer,
-    teacher_forcing,
 )
 from kt_course.exercises.assertions import Wrong, close, describe, fresh_cases, recognise, tensor
 from kt_course.exercises.comparison import Comparison, Results
 from kt_course.exercises.diagnoses import diagnoses
 from kt_course.exercises.random_cases import draw, numbers, randomise
-from kt_course.exercises.registry import Exercise
 
-NOTEBOOK = "09_the_whole_transformer"
-
-CHAPTER = Comparison(solutions)
+CHAPTER = Comparison(solutions, "09_the_whole_transformer")
 
 
 def generator(seed: int) -> torch.Generator:
@@ -34,6 +30,7 @@ def generator(seed: int) -> torch.Generator:
 # ---------------------------------------------------------------- teacher forcing
 
 
+@CHAPTER.exercise("teacher-forcing")
 def forcing_of(answer: Callable, seed: int) -> Results:
     """Shift a target with a short row; others for other seeds."""
     target = torch.tensor([[5, 6, 7, 8], [9, 4, 0, 0]])
@@ -127,6 +124,7 @@ def block_check(kind: type, id: str, extra: tuple[int, ...], verified: str) -> C
 # ---------------------------------------------------------------- the whole model
 
 
+@CHAPTER.exercise("whole-transformer")
 def model_outputs(answer: type, seed: int) -> Results:
     """Encode and decode a batch with padding, for both positions of the norm."""
     results: Results = {}
@@ -151,6 +149,7 @@ def model_outputs(answer: type, seed: int) -> Results:
     return results
 
 
+@CHAPTER.exercise("next-probabilities")
 def probabilities_of(answer: Callable, seed: int) -> Results:
     """Filter fixed or random logits in five ways."""
     B, V = (1, 6) if seed == 0 else (1 + seed % 3, 5 + seed % 4)
@@ -202,6 +201,7 @@ class ScriptModel(nn.Module):
         return logits
 
 
+@CHAPTER.checked("greedy-decoding")
 def check_greedy(fn: Callable) -> str:
     wrong = diagnoses(__file__, "greedy-decoding")
 
@@ -239,6 +239,7 @@ def check_greedy(fn: Callable) -> str:
     return "token after token, each row to its own end"
 
 
+@CHAPTER.exercise("beam-step")
 def beam_step_of(answer: Callable, seed: int) -> Results:
     """Extend two beginnings; the two best extensions belong to one. Other sizes if seed > 0."""
     texts, results = CHAPTER.texts["beam-step"], {}
@@ -261,24 +262,10 @@ def beam_step_of(answer: Callable, seed: int) -> Results:
     return results
 
 
-CHECK_ENCODER, CHECK_DECODER = (
-    block_check(EncoderBlock, "encoder-block", (), "both residuals and norms, padding masked"),
-    block_check(DecoderBlock, "decoder-block", (3, 2), "three residuals, no future, all sources"),
-)
-EXERCISES = tuple(
-    Exercise(id, NOTEBOOK, *details)
-    for id, *details in (
-        ("teacher-forcing", "Read one token, predict the next", 2, 8, teacher_forcing)
-        + (CHAPTER.check("teacher-forcing", "teacher_forcing", forcing_of),),
-        ("greedy-decoding", "Write token by token", 3, 15, solutions.write, check_greedy),
-        ("encoder-block", "The encoder's block", 3, 12, EncoderBlock, CHECK_ENCODER),
-        ("decoder-block", "The decoder's block", 4, 15, DecoderBlock, CHECK_DECODER),
-        ("whole-transformer", "The whole Transformer", 4, 30, Transformer)
-        + (CHAPTER.check("whole-transformer", "Transformer", model_outputs),),
-        ("next-probabilities", "Temperature, top-k and nucleus", 3, 20)
-        + (solutions.next_probabilities,)
-        + (CHAPTER.check("next-probabilities", "next_probabilities", probabilities_of),),
-        ("beam-step", "One step of beam search", 3, 10, solutions.beam_step)
-        + (CHAPTER.check("beam-step", "beam_step", beam_step_of),),
-    )
-)
+BLOCKS = {
+    "encoder-block": (EncoderBlock, (), "both residuals and norms, padding masked"),
+    "decoder-block": (DecoderBlock, (3, 2), "three residuals, no future, all sources"),
+}
+for id, (kind, extra, verified) in BLOCKS.items():
+    CHAPTER.checked(id)(block_check(kind, id, extra, verified))
+EXERCISES = CHAPTER.exercises()

@@ -11,38 +11,23 @@ from torch import Tensor
 from kt_core.blocks import GPTConfig
 from kt_core.models import GPT
 from kt_course.chapters.what_does_it_know import capacity, confidence, solutions
-from kt_course.exercises.assertions import Wrong, describe
+from kt_course.exercises.assertions import Wrong, any_tensor, describe
 from kt_course.exercises.comparison import Comparison, Results
-from kt_course.exercises.random_cases import numbers, randomise
-from kt_course.exercises.registry import Exercise
+from kt_course.exercises.random_cases import integers, numbers, randomise
 
-NOTEBOOK = "14_what_does_it_know"
-CHAPTER = Comparison(solutions)
+CHAPTER = Comparison(solutions, "14_what_does_it_know")
 TEXTS = CHAPTER.texts
 PROJ = "blocks.1.attn.proj"
 MISSING = torch.zeros(())
 
 
-def tensor_of(result: Any, what: str) -> Tensor:
-    """Return a tensor, or a plain number as one; Wrong for anything else."""
+def number_of(result: Any, what: str) -> Tensor:
+    """Return one number, plain or in a tensor, as a tensor without axes; Wrong otherwise."""
     if isinstance(result, int | float) and not isinstance(result, bool):
         return torch.tensor(float(result), dtype=torch.double)
-    if not isinstance(result, Tensor):
-        raise Wrong(f"{what} should be a tensor, not {describe(result)}")
-    return result.detach().double()
-
-
-def number_of(result: Any, what: str) -> Tensor:
-    """Return one number as a tensor without axes; Wrong for anything else."""
-    value = tensor_of(result, what)
-    if value.numel() != 1:
+    if any_tensor(result, what).numel() != 1:
         raise Wrong(f"{what} should be one number, not {describe(result)}")
-    return value.reshape(())
-
-
-def integers(seed: int, high: int, *shape: int) -> Tensor:
-    """Return random integers from 0 to `high` - 1."""
-    return torch.randint(high, shape, generator=torch.Generator().manual_seed(seed))
+    return result.double().reshape(())
 
 
 def small_gpt(seed: int) -> GPT:
@@ -54,8 +39,9 @@ def small_gpt(seed: int) -> GPT:
 # ---------------------------------------------------------------- hooks
 
 
+@CHAPTER.exercise("record-inputs")
 def recording_of(answer: Callable, seed: int) -> Results:
-    model, ids = small_gpt(seed), integers(seed, 11, 2, 6)
+    model, ids = small_gpt(seed), integers(0, 10, 2, 6, seed=seed)
     names = ["blocks.0", PROJ, "ln_f"]
     with torch.enable_grad():
         result = answer(model, ids, names)
@@ -65,19 +51,20 @@ def recording_of(answer: Callable, seed: int) -> Results:
     if extra := set(inputs) - set(names):
         raise Wrong(f"the dict should have the keys {names}, not {extra.pop()!r}")
     inputs |= {name: MISSING for name in names if name not in inputs}
-    results = {f"the input of {name}": tensor_of(inputs[name], name) for name in names}
+    results = {f"the input of {name}": any_tensor(inputs[name], name) for name in names}
     n_tracked = sum(value.requires_grad for value in inputs.values())
     with torch.no_grad():
         model(ids.flip(1))  # a hook that stays writes again
     return results | {
-        "the logits": tensor_of(logits, "the logits"),
-        "the input of ln_f after a later run of the model": tensor_of(inputs["ln_f"], "it"),
+        "the logits": any_tensor(logits, "the logits"),
+        "the input of ln_f after a later run of the model": any_tensor(inputs["ln_f"], "it"),
         "the number of inputs that record gradients": torch.tensor(n_tracked),
     }
 
 
+@CHAPTER.exercise("run-with-edits")
 def editing_of(answer: Callable, seed: int) -> Results:
-    model, ids, inputs = small_gpt(seed), integers(seed, 11, 2, 6), {}
+    model, ids, inputs = small_gpt(seed), integers(0, 10, 2, 6, seed=seed), {}
 
     def double(x: Tensor) -> Tensor:
         x *= 2  # in place
@@ -91,7 +78,7 @@ def editing_of(answer: Callable, seed: int) -> Results:
         return edit
 
     edits = {PROJ: double, "blocks.2": keep("blocks.2"), "ln_f": keep("ln_f")}
-    results = {"the logits": tensor_of(answer(model, ids, edits), "the logits")}
+    results = {"the logits": any_tensor(answer(model, ids, edits), "the logits")}
     for name in ("blocks.2", "ln_f"):
         results[f"what the edit of {name} gets"] = inputs.get(name, MISSING)
     results |= later_run(model, ids)
@@ -110,25 +97,28 @@ def later_run(model: GPT, ids: Tensor) -> Results:
 # ---------------------------------------------------------------- heads and paths
 
 
+@CHAPTER.exercise("induction-score")
 def induction_of(answer: Callable, seed: int) -> Results:
     T, period = (7, 3) if seed == 0 else (8 + seed % 4, 2 + seed % 5)
     weights = numbers(2, 3, T, T, seed=seed).softmax(-1)
-    return {"the scores": tensor_of(answer(weights, period), "the scores")}
+    return {"the scores": any_tensor(answer(weights, period), "the scores")}
 
 
+@CHAPTER.exercise("head-output")
 def head_of(answer: Callable, seed: int) -> Results:
     model, z = small_gpt(seed), numbers(2, 5, 8, seed=seed)
     return {
-        f"what head {head} of layer {layer} adds": tensor_of(answer(model, z, layer, head), "it")
+        f"what head {head} of layer {layer} adds": any_tensor(answer(model, z, layer, head), "it")
         for layer, head in ((1, 1), (2, 0))
     }
 
 
+@CHAPTER.exercise("path-patch")
 def path_of(answer: Callable, seed: int) -> Results:
-    model, ids, other = small_gpt(seed), integers(seed, 11, 1, 7), integers(seed + 1, 11, 1, 7)
+    model, (ids, other) = small_gpt(seed), integers(0, 10, 2, 1, 7, seed=seed)
     paths = [((0, 1), (1, "key")), ((1, 0), (2, "query")), ((0, 0), (2, "value"))]
     results = {
-        f"the logits for {sender} -> {receiver}": tensor_of(
+        f"the logits for {sender} -> {receiver}": any_tensor(
             answer(model, ids, other, sender, receiver), "the logits"
         )
         for sender, receiver in paths
@@ -136,52 +126,50 @@ def path_of(answer: Callable, seed: int) -> Results:
     return results | later_run(model, ids)
 
 
+@CHAPTER.exercise("logit-attribution")
 def attribution_of(answer: Callable, seed: int) -> Results:
     model, stream = small_gpt(seed), 3 + 2 * numbers(4, 8, seed=seed)
     part = 1 + numbers(4, 8, seed=seed + 1)
-    return {"the contributions": tensor_of(answer(model, part, stream, 3, 7), "the result")}
+    return {"the contributions": any_tensor(answer(model, part, stream, 3, 7), "the result")}
 
 
+@CHAPTER.exercise("logit-lens")
 def lens_of(answer: Callable, seed: int) -> Results:
     states = 2 + numbers(3, 2, 8, seed=seed)
-    return {"the probabilities": tensor_of(answer(small_gpt(seed), states), "the result")}
+    return {"the probabilities": any_tensor(answer(small_gpt(seed), states), "the result")}
 
 
+@CHAPTER.exercise("patch-state")
 def patch_of(answer: Callable, seed: int) -> Results:
-    model, clean, corrupted = (
-        small_gpt(seed),
-        integers(seed, 11, 1, 7),
-        integers(seed + 9, 11, 1, 7),
-    )
+    model, (clean, corrupted) = small_gpt(seed), integers(0, 10, 2, 1, 7, seed=seed)
     return {
-        f"the logits with {name} at {positions}": tensor_of(
+        f"the logits with {name} at {positions}": any_tensor(
             answer(model, clean, corrupted, name, positions), "the logits"
         )
         for name, positions in (("blocks.1", [2, 4]), (PROJ, [6]), ("ln_f", [3]))
     } | later_run(model, clean)
 
 
+@CHAPTER.exercise("head-effects")
 def effects_of(answer: Callable, seed: int) -> Results:
-    model, clean, corrupted = (
-        small_gpt(seed),
-        integers(seed, 11, 1, 6),
-        integers(seed + 9, 11, 1, 6),
-    )
-    return {"the effects": tensor_of(answer(model, clean, corrupted, 3, 7), "the effects")}
+    model, (clean, corrupted) = small_gpt(seed), integers(0, 10, 2, 1, 6, seed=seed)
+    return {"the effects": any_tensor(answer(model, clean, corrupted, 3, 7), "the effects")}
 
 
+@CHAPTER.exercise("ridge-probe")
 def probe_of(answer: Callable, seed: int) -> Results:
     n, d, k = (9, 4, 3) if seed == 0 else (3 + seed % 20, 2 + seed % 7, 1 + seed % 4)
     arguments = numbers(n, d, seed=seed), numbers(n, k, seed=seed + 1), 2.5 + seed % 5
-    return {"the weights": tensor_of(answer(*arguments), "the weights")}
+    return {"the weights": any_tensor(answer(*arguments), "the weights")}
 
 
 # ---------------------------------------------------------------- confidence and bits
 
 
+@CHAPTER.exercise("answer-probability", forbidden=(confidence.answer_log_probability,))
 def probability_of(answer: Callable, seed: int) -> Results:
     T, V, start = (9, 6, 5) if seed == 0 else (7 + seed % 9, 4 + seed % 20, 1 + seed % 6)
-    logits, ids = numbers(T, V, seed=seed), integers(seed, V, T)
+    logits, ids = numbers(T, V, seed=seed), integers(0, V - 1, T, seed=seed)
     return {
         "the log-probability": number_of(answer(logits, ids, start), "the result"),
         "it without the last row of logits": number_of(
@@ -190,6 +178,7 @@ def probability_of(answer: Callable, seed: int) -> Results:
     }
 
 
+@CHAPTER.exercise("calibration-error", forbidden=(confidence.reliability,))
 def calibration_of(answer: Callable, seed: int) -> Results:
     if seed == 0:
         values = [0.97, 0.93, 0.91, 0.71, 0.76, 0.62, 0.33, 0.38, 1.0, 1.0, 1.0, 0.05]
@@ -198,8 +187,8 @@ def calibration_of(answer: Callable, seed: int) -> Results:
     else:  # no confidence lies on an edge of a bin
         n, bins = 5 + seed % 60, 3 + seed % 15
         inside = 0.1 + 0.8 * numbers(n, seed=seed).sigmoid()
-        confidences = (integers(seed, bins, n) + inside) / bins
-        correct = integers(seed + 1, 2, n).bool()
+        confidences = (integers(0, bins - 1, n, seed=seed) + inside) / bins
+        correct = integers(0, 1, n, seed=seed + 1).bool()
     results = {
         f"the error with {bins} bins": number_of(answer(confidences, correct, bins), "the error")
     }
@@ -219,11 +208,14 @@ THRESHOLDS = [
 ]
 
 
+@CHAPTER.exercise(
+    "abstention-threshold", forbidden=(confidence.choose_threshold, confidence.risk_coverage)
+)
 def threshold_of(answer: Callable, seed: int) -> Results:
     cases: list = THRESHOLDS
     if seed:
-        values = (integers(seed, 12, 60).double() / 12).tolist()
-        cases = [(values, integers(seed + 1, 2, 60).tolist(), seed % 11 / 10)]
+        values = (integers(0, 11, 60, seed=seed).double() / 12).tolist()
+        cases = [(values, integers(0, 1, 60, seed=seed + 1).tolist(), seed % 11 / 10)]
     results = {}
     for values, right, accuracy in cases:
         given = torch.tensor(values).double(), torch.tensor(right).bool(), accuracy
@@ -232,45 +224,11 @@ def threshold_of(answer: Callable, seed: int) -> Results:
     return results
 
 
+@CHAPTER.exercise("learned-bits", forbidden=(capacity.learned_bits,))
 def bits_of(answer: Callable, seed: int) -> Results:
     n = 5 if seed == 0 else 1 + seed % 30
     nats, share = 3 * numbers(n, seed=seed).abs(), 0.01 + 0.4 * numbers(n, seed=seed + 1).sigmoid()
     return {"the bits": number_of(answer(nats, share), "the result")}
 
 
-# exercise: teaching solution, what it is compared on, what grading does not let an answer call
-PIECES: dict[str, tuple[Callable, Callable, tuple]] = {
-    "record-inputs": (solutions.record_inputs, recording_of, ()),
-    "run-with-edits": (solutions.run_with_edits, editing_of, ()),
-    "induction-score": (solutions.induction_score, induction_of, ()),
-    "head-output": (solutions.head_output, head_of, ()),
-    "path-patch": (solutions.patch_path, path_of, ()),
-    "logit-attribution": (solutions.logit_contribution, attribution_of, ()),
-    "logit-lens": (solutions.logit_lens, lens_of, ()),
-    "patch-state": (solutions.patch_state, patch_of, ()),
-    "head-effects": (solutions.head_effects, effects_of, ()),
-    "ridge-probe": (solutions.fit_linear, probe_of, ()),
-    "answer-probability": (
-        solutions.log_probability_of,
-        probability_of,
-        (confidence.answer_log_probability,),
-    ),
-    "calibration-error": (solutions.calibration_error, calibration_of, (confidence.reliability,)),
-    "abstention-threshold": (
-        solutions.lowest_threshold,
-        threshold_of,
-        (confidence.choose_threshold, confidence.risk_coverage),
-    ),
-    "learned-bits": (solutions.bits_learned, bits_of, (capacity.learned_bits,)),
-}
-EXERCISES = tuple(
-    Exercise(
-        id,
-        NOTEBOOK,
-        *(TEXTS[id][key] for key in ("title", "difficulty", "minutes")),
-        reference,
-        CHAPTER.check(id, reference.__name__, compute),
-        forbidden,
-    )
-    for id, (reference, compute, forbidden) in PIECES.items()
-)
+EXERCISES = CHAPTER.exercises()

@@ -13,8 +13,6 @@ from checking import Answers, cells, mistakes, notebook_suite, quiz_suite, suite
 import kt_core as kt
 from kt_core.runs.experiment import Result, run_experiment
 from kt_course.chapters.capstone import exercises, leaderboard, scoring, solutions
-from kt_course.exercises.registry import library
-from kt_course.exercises.solutions import teaching_solution
 from kt_course.grading.written import written_questions
 from kt_course.shipped import shipped_result
 from kt_course.tools.cli import main, make_app
@@ -62,14 +60,7 @@ ANSWERS = {
 }
 TestExercises = suite(NAME, ANSWERS)
 TestQuizzes = quiz_suite(NAME)
-TestNotebook = notebook_suite(NAME)
-
-
-def test_the_teaching_solution_is_the_one_on_the_page():
-    section = teaching_solution(library()[ID])
-    page = cells(NAME)[f"solution-{ID}"]
-    assert section.count("\n") <= 15 and page.metadata["tags"] == ["solution"]
-    assert f"```python\n{section}```" in page.source
+TestNotebook = notebook_suite(NAME, most_lines=15)
 
 
 # ---------------------------------------------------------------- scoring once

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ast
 import json
 import random
 from pathlib import Path
@@ -28,7 +27,7 @@ from kt_course.chapters.making_knowledge_extractable.window_counts import (
     count_windows,
 )
 from kt_course.exercises.registry import library
-from kt_course.exercises.solutions import split_sections, teaching_solution
+from kt_course.exercises.solutions import teaching_solution
 
 NAME = "08_making_knowledge_extractable"
 RESULTS = Path(__file__).resolve().parents[3] / "data" / "results"
@@ -182,14 +181,7 @@ WINDOW = Answers(
 ANSWERS = {"stored-and-retrieved": STORED, "question-window": WINDOW}
 TestExercises = suite(NAME, ANSWERS)
 TestQuizzes = quiz_suite(NAME)
-TestNotebook = notebook_suite(NAME)
-
-
-def test_teaching_solutions_have_15_lines_at_most():
-    source = Path(solutions.__file__).read_text(encoding="utf-8")
-    for id, section in split_sections(source).items():
-        for node in ast.parse(section).body if id else ():
-            assert node.end_lineno - node.lineno + 1 <= 15, id
+TestNotebook = notebook_suite(NAME, most_lines=15)
 
 
 def test_the_window_of_the_teaching_solution_is_the_packages(small_corpus):

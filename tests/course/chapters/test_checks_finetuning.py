@@ -14,12 +14,11 @@ from checking import Answers, notebook_suite, quiz_suite, suite
 from torch import nn
 
 from kt_course.chapters.finetuning_techniques import exercises, solutions
-from kt_course.exercises.registry import library
-from kt_course.exercises.solutions import teaching_solution
+from kt_course.exercises.registry import exercise_ids, library
 
 NAME = "12_finetuning_techniques"
 NOTEBOOK = Path(__file__).resolve().parents[3] / "notebooks" / f"{NAME}.ipynb"
-IDS = list(exercises.PIECES)
+IDS = exercise_ids(NAME)
 
 
 def cells() -> dict[str, nbformat.NotebookNode]:
@@ -168,13 +167,6 @@ ANSWERS = {
 TestExercises = suite(NAME, ANSWERS)
 TestQuizzes = quiz_suite(NAME)
 TestNotebook = notebook_suite(NAME)
-
-
-@pytest.mark.parametrize("id", IDS)
-def test_a_teaching_solution_is_the_one_on_the_page(id):
-    page = cells()[f"solution-{id}"]
-    assert page.metadata["tags"] == ["solution"]
-    assert f"```python\n{teaching_solution(library()[id]).rstrip()}\n```" in page.source
 
 
 @pytest.mark.slow

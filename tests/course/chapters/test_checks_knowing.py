@@ -8,16 +8,15 @@ from pathlib import Path
 import pytest
 import torch
 import torch.nn.functional as F
-from checking import Answers, cells, mistakes, notebook_suite, quiz_suite, stub, suite
+from checking import Answers, mistakes, notebook_suite, quiz_suite, stub, suite
 
 import kt_core as kt
 from kt_course.chapters.what_does_it_know import capacity, confidence, exercises, solutions
-from kt_course.exercises.registry import library
-from kt_course.exercises.solutions import teaching_solution
+from kt_course.exercises.registry import exercise_ids, library
 
 NAME = "14_what_does_it_know"
 NOTEBOOK = Path(__file__).resolve().parents[3] / "notebooks" / f"{NAME}.ipynb"
-IDS = list(exercises.PIECES)
+IDS = exercise_ids(NAME)
 
 
 # ---------------------------------------------------------------- answers in other words
@@ -194,14 +193,6 @@ ANSWERS = {
 TestExercises = suite(NAME, ANSWERS)
 TestQuizzes = quiz_suite(NAME)
 TestNotebook = notebook_suite(NAME)
-
-
-@pytest.mark.parametrize("id", IDS)
-def test_a_teaching_solution_is_the_one_on_the_page(id):
-    page = cells(NAME)[f"solution-{id}"]
-    assert page.metadata["tags"] == ["solution"]
-    section = teaching_solution(library()[id]).rstrip()
-    assert f"```python\n{section}\n```" in page.source
 
 
 def test_the_parts_of_the_stream_add_up_to_the_logit_difference():

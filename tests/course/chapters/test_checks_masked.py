@@ -2,9 +2,7 @@
 
 import random
 import re
-from pathlib import Path
 
-import nbformat
 import torch
 import torch.nn.functional as F
 from checking import Answers, notebook_suite, quiz_suite, suite
@@ -12,7 +10,6 @@ from checking import Answers, notebook_suite, quiz_suite, suite
 from kt_course.chapters.masked_language_models import exercises, solutions
 from kt_course.chapters.masked_language_models.exercises import KL_MISTAKES, kl_with
 from kt_course.chapters.masked_language_models.masked_data import RULE
-from kt_course.exercises.solutions import teaching_solution
 
 # ---------------------------------------------------------------- the rule
 
@@ -338,16 +335,7 @@ ANSWERS = {
 }
 TestExercises = suite("10_masked_language_models", ANSWERS)
 TestQuizzes = quiz_suite("10_masked_language_models")
-TestNotebook = notebook_suite("10_masked_language_models")
-
-
-def test_teaching_solutions_are_short_and_on_the_page():
-    path = Path(__file__).resolve().parents[3] / "notebooks" / "10_masked_language_models.ipynb"
-    cells = {cell.id: cell.source for cell in nbformat.read(path, as_version=4).cells}
-    for exercise in exercises.EXERCISES:
-        section = teaching_solution(exercise)
-        assert section.count("\n") <= 15, exercise.id
-        assert f"```python\n{section}```" in cells[f"solution-{exercise.id}"]
+TestNotebook = notebook_suite("10_masked_language_models", most_lines=15)
 
 
 def test_the_formulas_of_the_checks_are_the_packages():

@@ -3,9 +3,7 @@
 import math
 import re
 from collections import Counter
-from pathlib import Path
 
-import nbformat
 import pytest
 import torch
 import torch.nn.functional as F
@@ -16,8 +14,6 @@ from kt_core.attention import MultiHeadAttention
 from kt_course.chapters.pretrained_models import exercises as pretrained
 from kt_course.chapters.pretrained_models import hub, solutions
 from kt_course.exercises.diagnoses import diagnoses
-from kt_course.exercises.registry import library
-from kt_course.exercises.solutions import teaching_solution
 
 FUSED = diagnoses(pretrained.__file__, "gpt2-attention").variants(hub.gpt2_attention)
 
@@ -533,12 +529,3 @@ def test_the_solutions_agree_with_the_course_and_the_library():
         theirs = model(input_ids=ids, attention_mask=mask).last_hidden_state
         ours = solutions.bert_hidden(model.state_dict(), ids, mask, 4)
     assert torch.allclose(ours[mask == 1], theirs[mask == 1], atol=1e-5)
-
-
-@pytest.mark.parametrize("id", list(ANSWERS))
-def test_a_teaching_solution_is_the_one_on_the_page(id):
-    path = Path(__file__).resolve().parents[3] / "notebooks" / "11_pretrained_models.ipynb"
-    pages = {cell.id: cell for cell in nbformat.read(path, as_version=4).cells}
-    page = pages[f"solution-{id}"]
-    assert page.metadata["tags"] == ["solution"]
-    assert f"```python\n{teaching_solution(library()[id]).rstrip()}\n```" in page.source

@@ -14,12 +14,11 @@ from torch import nn
 import kt_core as kt
 from kt_core.attention import MultiHeadAttention, attend
 from kt_course.chapters.vision_transformer import exercises, solutions
-from kt_course.exercises.registry import library
-from kt_course.exercises.solutions import teaching_solution
+from kt_course.exercises.registry import exercise_ids
 
 NAME = "13_vision_transformer"
 NOTEBOOK = Path(__file__).resolve().parents[3] / "notebooks" / f"{NAME}.ipynb"
-IDS = list(exercises.ANSWERS)
+IDS = exercise_ids(NAME)
 
 
 # ---------------------------------------------------------------- answers in other words
@@ -152,13 +151,6 @@ TestNotebook = notebook_suite(NAME)
 
 
 # ---------------------------------------------------------------- teaching solutions
-
-
-@pytest.mark.parametrize("id", IDS)
-def test_a_teaching_solution_is_the_one_on_the_page(id):
-    section, page = teaching_solution(library()[id]), cells(NAME)[f"solution-{id}"]
-    assert page.metadata["tags"] == ["solution"]
-    assert f"```python\n{section}```" in page.source and page.source.startswith("<details>")
 
 
 def config(**changes):

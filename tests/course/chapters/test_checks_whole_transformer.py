@@ -24,8 +24,6 @@ from kt_course.chapters.the_whole_transformer.solutions import (
     write,
 )
 from kt_course.exercises.random_cases import numbers
-from kt_course.exercises.registry import library
-from kt_course.exercises.solutions import teaching_solution
 
 NAME = "09_the_whole_transformer"
 
@@ -668,13 +666,6 @@ def test_the_script_model_answers_by_heart():
 
 
 # ---------------------------------------------------------------- the page
-
-
-@pytest.mark.parametrize("id", ANSWERS)
-def test_a_teaching_solution_is_the_one_on_the_page(id):
-    section, page = teaching_solution(library()[id]), cells(NAME)[f"solution-{id}"]
-    assert page.metadata["tags"] == ["solution"]
-    assert f"```python\n{section}```" in page.source and page.source.startswith("<details>")
 
 
 @pytest.mark.parametrize("id", ["recurrent-code", "loop-code", "first-letter"])

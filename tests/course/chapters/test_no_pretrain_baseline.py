@@ -8,19 +8,18 @@ from pathlib import Path
 
 import pytest
 import torch
-from checking import Answers, cells, mistakes, notebook_suite, quiz_suite, stub, suite
+from checking import Answers, mistakes, notebook_suite, quiz_suite, stub, suite
 
 import kt_core as kt
 from kt_core.evaluation import wilson_interval
 from kt_course import statistics
 from kt_course.chapters.no_pretrain_baseline import exercises, names, simulations, solutions
-from kt_course.exercises.registry import library
-from kt_course.exercises.solutions import teaching_solution
+from kt_course.exercises.registry import exercise_ids
 from kt_course.exercises.training import schedule
 
 NAME = "04_no_pretrain_baseline"
 NOTEBOOK = Path(__file__).resolve().parents[3] / "notebooks" / f"{NAME}.ipynb"
-IDS = list(exercises.PIECES)
+IDS = exercise_ids(NAME)
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -121,13 +120,6 @@ TestNotebook = notebook_suite(NAME)
 
 
 # ---------------------------------------------------------------- teaching solutions
-
-
-@pytest.mark.parametrize("id", IDS)
-def test_a_teaching_solution_is_the_one_on_the_page(id):
-    page = cells(NAME)[f"solution-{id}"]
-    assert page.metadata["tags"] == ["solution"]
-    assert f"```python\n{teaching_solution(library()[id])}```" in page.source
 
 
 def test_the_statistics_are_those_of_the_package():

@@ -19,12 +19,11 @@ from kt_core.perceiver import newest_inputs as core_newest
 from kt_course.chapters.build_a_gpt import solutions as gpt
 from kt_course.chapters.perceiver_ar import exercises, solutions
 from kt_course.exercises.random_cases import randomise
-from kt_course.exercises.registry import library
-from kt_course.exercises.solutions import teaching_solution
+from kt_course.exercises.registry import exercise_ids, library
 
 NAME = "06_perceiver_ar"
 NOTEBOOK = Path(__file__).resolve().parents[3] / "notebooks" / f"{NAME}.ipynb"
-IDS = list(exercises.ANSWERS)
+IDS = exercise_ids(NAME)
 
 
 # ---------------------------------------------------------------- answers in other words
@@ -190,13 +189,6 @@ TestNotebook = notebook_suite(NAME)
 
 
 # ---------------------------------------------------------------- teaching solutions
-
-
-@pytest.mark.parametrize("id", IDS)
-def test_a_teaching_solution_is_the_one_on_the_page(id):
-    section, page = teaching_solution(library()[id]), cells(NAME)[f"solution-{id}"]
-    assert page.metadata["tags"] == ["solution"]
-    assert f"```python\n{section}```" in page.source and page.source.startswith("<details>")
 
 
 def perceiver_gpt(pieces):

@@ -8,13 +8,11 @@ from pathlib import Path
 
 import pytest
 import torch
-from checking import Answers, cells, mistakes, notebook_suite, quiz_suite, suite
+from checking import Answers, mistakes, notebook_suite, quiz_suite, suite
 
 import kt_core as kt
 from kt_course.chapters.build_a_gpt.solutions import GPT, train
 from kt_course.chapters.pretrain_finetune import exercises, figures, solutions
-from kt_course.exercises.registry import library
-from kt_course.exercises.solutions import teaching_solution
 
 NAME = "05_pretrain_finetune"
 NOTEBOOK = Path(__file__).resolve().parents[3] / "notebooks" / f"{NAME}.ipynb"
@@ -112,15 +110,7 @@ ANSWERS = {
 }
 TestExercises = suite(NAME, ANSWERS)
 TestQuizzes = quiz_suite(NAME)
-TestNotebook = notebook_suite(NAME)
-
-
-def test_the_teaching_solution_is_the_one_on_the_page():
-    section = teaching_solution(library()[ID])
-    assert section.count("\n") <= 15
-    page = cells(NAME)[f"solution-{ID}"]
-    assert page.metadata["tags"] == ["solution"]
-    assert f"```python\n{section}```" in page.source and page.source.startswith("<details>")
+TestNotebook = notebook_suite(NAME, most_lines=15)
 
 
 def test_the_solution_trains_the_learners_model(small_corpus):

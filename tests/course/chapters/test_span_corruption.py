@@ -9,17 +9,16 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from checking import Answers, cells, mistakes, notebook_suite, quiz_suite, stub, suite
+from checking import Answers, mistakes, notebook_suite, quiz_suite, stub, suite
 
 import kt_core as kt
 from kt_core import datasets
 from kt_course.chapters.span_corruption import birthplaces, exercises, solutions
-from kt_course.exercises.registry import library
-from kt_course.exercises.solutions import teaching_solution
+from kt_course.exercises.registry import exercise_ids
 
 NAME = "03_span_corruption"
 NOTEBOOK = Path(__file__).resolve().parents[3] / "notebooks" / f"{NAME}.ipynb"
-IDS = list(exercises.PIECES)
+IDS = exercise_ids(NAME)
 
 
 # ---------------------------------------------------------------- answers in other words
@@ -129,13 +128,6 @@ TestNotebook = notebook_suite(NAME)
 
 
 # ---------------------------------------------------------------- teaching solutions
-
-
-@pytest.mark.parametrize("id", IDS)
-def test_a_teaching_solution_is_the_one_on_the_page(id):
-    page = cells(NAME)[f"solution-{id}"]
-    assert page.metadata["tags"] == ["solution"]
-    assert f"```python\n{teaching_solution(library()[id])}```" in page.source
 
 
 def test_the_solutions_are_kt_cores_data(small_corpus):
