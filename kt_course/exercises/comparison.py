@@ -9,6 +9,8 @@ computes what the answer computes gives the diagnosis:
     instead = "self.ln1(x)"
     text = "ln1 is used twice: the MLP has its own norm, ln2"
 
+Several changes are a table: changes = { "old" = "new", ... }, wherever the old text occurs.
+
 A chapter's `exercises.py` says what an answer is run on; the rest is in its exercises.toml:
 
     CHAPTER = Comparison(solutions, "02_build_a_gpt")
@@ -96,9 +98,14 @@ class Comparison:
         """Return (mistake, source of the solution with that mistake, diagnosis) for each one."""
         source, rows = self.sources[id], []
         for name, mistake in self.texts[id]["mistakes"].items():
-            if source.count(mistake["line"]) != 1:
+            if "line" in mistake and source.count(mistake["line"]) != 1:
                 raise ValueError(f"the line of {id}.mistakes.{name} is not in the solution once")
-            changed = source.replace(mistake["line"], mistake["instead"])
+            changed = source
+            changes = mistake.get("changes") or {mistake["line"]: mistake["instead"]}
+            for old, new in changes.items():
+                if old not in changed:
+                    raise ValueError(f"{id}.mistakes.{name}: {old!r} is not in the solution")
+                changed = changed.replace(old, new)
             rows.append((name, changed, mistake["text"]))
         return rows
 
@@ -124,11 +131,7 @@ class Comparison:
             results, expected = detached(results), detached(expected)
             different = [key for key in expected if not same(results[key], expected[key])]
             if different:
-                for _, source, text in self.mistakes(id):
-                    if makes_mistake(results, compute, self.execute(source, name)):
-                        raise Wrong(text)
-                key = different[0]
-                raise Wrong(difference(key, results[key], expected[key]))
+                raise Wrong(self.explain(id, compute, results, expected, different))
             if id in DIFFERENTIABLE and is_cut_off:
                 raise Wrong(CUT_OFF)
             with fresh_cases(self.texts[id]["other"]):
@@ -139,19 +142,38 @@ class Comparison:
 
         return check
 
+    def explain(
+        self, id: str, compute: Callable, results: Results, expected: Results, different: list[str]
+    ) -> str:
+        """Say which mistake computes these results, or only the different ones; else what differs.
+
+        Args:
+            id, compute: See `check`.
+            results, expected: What the answer and the solution compute.
+            different: The keys under which these are not the same.
+        """
+        mistakes = [
+            (text, outcome(compute, self.execute(source, self.name(id))))
+            for _, source, text in self.mistakes(id)
+        ]
+        for keys in (list(results), different):
+            for text, others in mistakes:
+                if others and all(same(results[key], others[key]) for key in keys):
+                    return text if len(keys) == len(results) else f"{keys[0]}: {text}"
+        return difference(different[0], results[different[0]], expected[different[0]])
+
 
 def detached(results: Results) -> Results:
     """The same values without gradients."""
     return {k: v.detach() if isinstance(v, Tensor) else v for k, v in results.items()}
 
 
-def makes_mistake(results: Results, compute: Callable, mistake: Any) -> bool:
-    """Whether the solution with a mistake computes these results."""
+def outcome(compute: Callable, mistake: Any) -> Results | None:
+    """Return what the solution with a mistake computes; None if it cannot run on these inputs."""
     try:
-        others = compute(mistake, 0)
-    except Exception:  # it cannot run on these inputs
-        return False
-    return all(same(results[key], others[key]) for key in results)
+        return compute(mistake, 0)
+    except Exception:
+        return None
 
 
 def same(a: Tensor | str, b: Tensor | str) -> bool:

@@ -9,12 +9,8 @@ from collections.abc import Callable
 
 from kt_core.runs.question_windows import QuestionWindows
 from kt_course.chapters.making_knowledge_extractable import solutions
-from kt_course.chapters.making_knowledge_extractable.solutions import (
-    make_window,
-    stored_and_retrieved,
-)
-from kt_course.exercises.assertions import Wrong, describe, fresh_cases
-from kt_course.exercises.comparison import Comparison
+from kt_course.exercises.assertions import describe, fresh_cases, parts
+from kt_course.exercises.comparison import Comparison, Results
 from kt_course.exercises.diagnoses import Diagnoses, diagnoses
 from kt_course.exercises.random_cases import fresh_random, letters
 
@@ -22,50 +18,29 @@ CHAPTER = Comparison(solutions, "08_making_knowledge_extractable")
 
 # ---------------------------------------------------------------- stored and retrieved
 
-SCORES = ("stored", "retrieved", "guessed")
+GOLD = ["Oslo", "Rome", "Bonn", "Kiel", "York", "Bath", "Lyon"]
+FILLED = ["Oslo", "Rome", "Bonn", "Kiel", "Oslo", "Rome", "Bonn"]  # 4 are stored
+ANSWERS = ["Oslo", "Rome", "Bonn", "York", "York", "Bath", "Oslo"]  # 3 of them are retrieved
+SPACES = "with white space around the answer"
 
 
-@CHAPTER.checked("stored-and-retrieved")
-def check_stored_and_retrieved(fn: Callable) -> str:
-    wrong = diagnoses(__file__, "stored-and-retrieved")
-
-    def counts(filled: list[str], answers: list[str], gold: list[str]) -> list[tuple[int, int]]:
-        """The three scores as (correct, total)."""
-        result, pairs = fn(filled, answers, gold), []
-        if not isinstance(result, tuple | list) or len(result) != 3:
-            raise wrong("not three scores", result=describe(result))
-        for name, score in zip(SCORES, result, strict=True):
+@CHAPTER.exercise("stored-and-retrieved")
+def scores_of(answer: Callable, seed: int) -> Results:
+    """Score seven people, one of whom has spaces around the answer; or others for other seeds."""
+    rng, texts = random.Random(seed), CHAPTER.texts["stored-and-retrieved"]
+    cases = {"of 7 people": (FILLED, ANSWERS, GOLD), SPACES: ([" Oslo"], ["Oslo "], ["Oslo"])}
+    if seed:
+        sizes = rng.choices(range(1, 13), k=10)
+        cases = {str(i): [rng.choices("abc", k=n) for _ in range(3)] for i, n in enumerate(sizes)}
+    results: Results = {}
+    for case, lists in cases.items():
+        scores = parts(answer(*lists), 3, texts["not_three"])
+        for name, score in zip(("stored", "retrieved", "guessed"), scores, strict=True):
             pair = (score.correct, score.total) if hasattr(score, "correct") else score
-            if not isinstance(pair, tuple | list) or len(pair) != 2:
-                raise wrong("not a score", name=name, result=describe(score))
-            pairs.append((int(pair[0]), int(pair[1])))
-        return pairs
-
-    gold = ["Oslo", "Rome", "Bonn", "Kiel", "York", "Bath", "Lyon"]
-    filled = ["Oslo", "Rome", "Bonn", "Kiel", "Oslo", "Rome", "Bonn"]  # 4 are stored
-    answers = ["Oslo", "Rome", "Bonn", "York", "York", "Bath", "Oslo"]  # 3 of them are retrieved
-    stored, retrieved, guessed = counts(filled, answers, gold)
-    if stored != (4, 7):
-        raise wrong("stored", correct=stored[0], total=stored[1])
-    if retrieved == (2, 3) and guessed == (3, 4):
-        raise wrong("exchanged")
-    if retrieved != (3, 4):
-        causes = {(3, 7): "all people", (5, 7): "accuracy", (4, 4): "gap", (3, 3): "left out"}
-        cause = wrong.texts("causes").get(causes.get(retrieved, ""), "")
-        raise wrong("retrieved", correct=retrieved[0], total=retrieved[1], cause=cause)
-    if guessed != (2, 3):
-        raise wrong("guessed", correct=guessed[0], total=guessed[1])
-    with fresh_cases("right for a single person, wrong where white space surrounds the answer"):
-        if counts([" Oslo"], ["Oslo "], ["Oslo"]) != [(1, 1), (1, 1), (0, 0)]:
-            raise wrong("white space")
-    rng = fresh_random()
-    with fresh_cases("right for seven people, wrong for others"):
-        for n in rng.choices(range(1, 13), k=10):
-            gold, filled, answers = (rng.choices("abc", k=n) for _ in range(3))
-            expected = stored_and_retrieved(filled, answers, gold)
-            if counts(filled, answers, gold) != [(s.correct, s.total) for s in expected]:
-                raise Wrong("other people")
-    return "stored of all, retrieved of the stored, guessed of the rest"
+            message = f"{name} should be kt.Score(correct, total), not {{result}}"
+            correct, total = parts(pair, 2, message)
+            results[f"{name} {case}"] = f"{int(correct)} of {int(total)}"
+    return results
 
 
 # ---------------------------------------------------------------- the window
@@ -148,7 +123,9 @@ def check_shares(wrong: Diagnoses, windows: list[tuple[str, str, list[str]]]) ->
     if n_without:
         raise wrong("no long word", count=n_without, total=n)
     mean = sum(len(words) for *_, words in windows) / n
-    expected = sum(len(make_window(TITLE, FACTS, random.Random(s))[0].split()) for s in range(n))
+    expected = sum(
+        len(solutions.make_window(TITLE, FACTS, random.Random(s))[0].split()) for s in range(n)
+    )
     expected -= n * len(TITLE.split())
     if abs(mean - expected / n) > 0.25:
         too_many = "reach" if sum(map(has_gap, windows)) > 0.05 * n else "not dropped"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import random
 from collections.abc import Callable, Sequence
 
@@ -14,22 +13,13 @@ from kt_core.blocks import GPTConfig
 from kt_core.models import GPT
 from kt_core.trainer import Trainer
 from kt_course.chapters.masked_language_models import solutions
-from kt_course.exercises.assertions import (
-    Wrong,
-    close,
-    describe,
-    expect_close,
-    fresh_cases,
-    recognise,
-    tensor,
-)
+from kt_course.exercises.assertions import Wrong, describe, tensor
 from kt_course.exercises.comparison import Comparison, Results
 from kt_course.exercises.diagnoses import Diagnoses, diagnoses
-from kt_course.exercises.random_cases import draw, numbers
+from kt_course.exercises.random_cases import draw, integers, numbers
 
 CHAPTER = Comparison(solutions, "10_masked_language_models")
 TEXTS = CHAPTER.texts
-KL_MISTAKES = diagnoses(__file__, "one-hot-kl").texts("mistakes")
 
 # ---------------------------------------------------------------- BERT's rule
 
@@ -115,51 +105,30 @@ def check_long_units(hide: Callable, ids: list[int], wrong: Diagnoses) -> None:
 # ---------------------------------------------------------------- the loss
 
 
-def kl_with(logits: Tensor, targets: Tensor, mistake: str = "") -> Tensor:
-    """Compute the loss with one mistake built in."""
-    log_q = logits.log_softmax(1 if mistake == "axis" else -1)
-    log_q = logits if mistake == "no softmax" else log_q
-    loss = -log_q.gather(-1, targets[..., None])[..., 0]  # (B, T)
-    loss = loss * {"sign": -1, "bits": 1 / math.log(2)}.get(mistake, 1)
-    if mistake == "everywhere":
-        return loss.mean()
-    chosen = targets != 0
-    loss = loss * chosen
-    means = {
-        "all positions": loss.sum() / targets.numel(),
-        "sum": loss.sum(),
-        "rows": (loss.sum(1) / chosen.sum(1)).mean(),
-        "vocabulary": loss.sum() / chosen.sum() / logits.size(-1),
-    }
-    return means.get(mistake, loss.sum() / chosen.sum())
+TARGETS = torch.tensor([[0, 3, 0, 0, 0], [2, 5, 6, 0, 1], [0, 0, 0, 4, 4]])
 
 
-@CHAPTER.checked("one-hot-kl", forbidden=(F.cross_entropy, F.nll_loss))
-def check_one_hot_kl(fn: Callable) -> str:
-    wrong = diagnoses(__file__, "one-hot-kl")
-    logits = 2 * numbers(3, 5, 7, seed=1)
-    targets = torch.tensor([[0, 3, 0, 0, 0], [2, 5, 6, 0, 1], [0, 0, 0, 4, 4]])
-    leaf = logits.clone().requires_grad_()
-    result = fn(leaf, targets)
-    loss = tensor(result, (), "the loss").double()
-    wrong.reject({"nan": loss.isnan(), "infinite": loss.isinf()})
-    mistakes = {name: kl_with(logits, targets, name) for name in KL_MISTAKES}
-    recognise(loss, kl_with(logits, targets), mistakes.get, KL_MISTAKES, "the loss")
-    if not result.requires_grad:
-        raise wrong("detached")
-    result.backward()
-    gradient = torch.autograd.grad(kl_with(leaf, targets), leaf)[0]
-    if leaf.grad is None or not close(leaf.grad, gradient):
-        raise wrong("gradient")
+@CHAPTER.exercise("one-hot-kl", forbidden=(F.cross_entropy, F.nll_loss))
+def loss_of(answer: Callable, seed: int) -> Results:
+    B, T, V = (3, 5, 7) if seed == 0 else (1 + seed % 4, 2 + seed % 8, 2 + seed % 29)
+    logits = (2 * numbers(B, T, V, seed=seed + 1)).requires_grad_()
+    targets = TARGETS.clone() if seed == 0 else integers(0, V - 1, B, T, seed=seed)
+    targets[0, -1] = V - 1
+    loss, texts = answer(logits, targets), TEXTS["one-hot-kl"]
+    value = tensor(loss, (), "the loss")
+    for key, is_made in dict(nan=value.isnan(), infinite=value.isinf()).items():
+        if is_made:
+            raise Wrong(texts[key])
+    if loss.requires_grad:
+        loss.backward()
     large = torch.tensor([[[0.0, 2000.0, 0.0, 1000.0]]])
-    with wrong.fresh_cases("large logits"):
-        expect_close(fn(large, torch.tensor([[3]])), torch.tensor(1000.0))
-    with fresh_cases("right for the example, not for other sizes and targets"):
-        for B, T, V in ((1, 1, 2), (2, 9, 30), (4, 3, 5)):
-            logits, targets = numbers(B, T, V), torch.tensor(draw(0, V - 1, B * T)).view(B, T)
-            targets[0, 0] = V - 1
-            expect_close(fn(logits, targets), kl_with(logits, targets))
-    return "the mean KL at the chosen positions, equal to the cross-entropy, with its gradient"
+    return {
+        "the loss": loss,
+        "the loss has the right value, its gradient": (
+            torch.zeros_like(logits) if logits.grad is None else logits.grad
+        ),
+        texts["large"]: answer(large, torch.tensor([[3]])),
+    }
 
 
 # ---------------------------------------------------------------- what is compared with solutions

@@ -1,14 +1,12 @@
 """Answers to the exercises of notebook 10, right and wrong: every mistake gets its name."""
 
 import random
-import re
 
 import torch
 import torch.nn.functional as F
-from checking import Answers, notebook_suite, quiz_suite, suite
+from checking import Answers, mistakes, notebook_suite, quiz_suite, suite
 
 from kt_course.chapters.masked_language_models import exercises, solutions
-from kt_course.chapters.masked_language_models.exercises import KL_MISTAKES, kl_with
 from kt_course.chapters.masked_language_models.masked_data import RULE
 
 # ---------------------------------------------------------------- the rule
@@ -156,44 +154,44 @@ def overflowing(logits, targets):
     return -(e / e.sum(-1, keepdim=True)).gather(-1, targets[chosen][:, None]).log().mean()
 
 
-def mistaken(mistake):
-    return lambda logits, targets: kl_with(logits, targets, mistake)
+def gathered(logits, targets):
+    losses = -logits.log_softmax(-1).gather(-1, targets[..., None])[..., 0]  # (B, T)
+    return (losses * (targets != 0)).sum() / (targets != 0).sum()
 
 
 DIVERGENCE = Answers(
     stub=stub_kl,
-    wrong={
-        mistake: (mistaken(mistake), re.escape(text.split(":")[0]))
-        for mistake, text in KL_MISTAKES.items()
-    }
+    wrong={**mistakes(exercises.CHAPTER, "one-hot-kl")}
     | {
         "0 log 0": (naive, "0 log 0"),
         "reversed": (reversed_kl, "infinite"),
         "overflow": (overflowing, "large logits"),
-        "detached": (lambda z, y: kl_with(z.detach(), y), "cut off"),
+        "detached": (lambda z, y: solutions.divergence(z.detach(), y), "cut off"),
         "by PyTorch": (
             lambda z, y: F.cross_entropy(z.flatten(0, 1), y.flatten(), ignore_index=0),
             "PyTorch's own cross_entropy",
         ),
-        "a number": (lambda z, y: float(kl_with(z, y)), "should be a tensor"),
+        "a number": (lambda z, y: float(solutions.divergence(z, y)), "should be a tensor"),
         "each place": (
             lambda z, y: -z.log_softmax(-1).gather(-1, y[..., None])[..., 0],
             r"shape \(3, 5\)",
         ),
-        "a wrong number": (lambda z, y: kl_with(z, y) + 0.1, "differs"),
+        "a wrong number": (lambda z, y: solutions.divergence(z, y) + 0.1, "differs"),
         "another gradient": (
-            lambda z, y: kl_with(z, y).detach() + 0 * z.sum(),
-            "its gradient is not",
+            lambda z, y: solutions.divergence(z, y).detach() + 0 * z.sum(),
+            "its gradient differs",
         ),
         "first row": (
-            lambda z, y: kl_with(z, y) if len(z) == 3 else kl_with(z[:1], y[:1]),
+            lambda z, y: (
+                solutions.divergence(z, y) if len(z) == 3 else solutions.divergence(z[:1], y[:1])
+            ),
             "other sizes",
         ),
     },
     right={
         "by its definition": by_its_definition,
         "PyTorch's kl_div": by_pytorch,
-        "gathered": mistaken(""),
+        "gathered": gathered,
     },
     borrowed=lambda logits, targets: solutions.divergence(logits, targets),
 )
@@ -202,15 +200,6 @@ DIVERGENCE = Answers(
 
 
 def stub_train(model, draw_windows, vocab_size, epochs, batch_size, peak, rng, rule=(0.8, 0.1)): ...
-
-
-def typical(id):
-    """The mistakes in exercises.toml, with their texts."""
-    reference = next(e for e in exercises.EXERCISES if e.id == id).reference.__name__
-    return {
-        name: (exercises.CHAPTER.execute(source, reference), re.escape(text))
-        for name, source, text in exercises.CHAPTER.mistakes(id)
-    }
 
 
 def with_the_models_own_loss(
@@ -246,7 +235,7 @@ def mean_loss(*inputs, **options):
 
 TRAIN = Answers(
     stub=stub_train,
-    wrong=typical("masked-training")
+    wrong=mistakes(exercises.CHAPTER, "masked-training")
     | {
         "mean": (mean_loss, "a list with the loss of each step"),
         "tensors": (
@@ -294,7 +283,7 @@ class OtherNames(BlockByBlock):
 
 PAIR = Answers(
     stub=StubPair,
-    wrong=typical("pair-model")
+    wrong=mistakes(exercises.CHAPTER, "pair-model")
     | {
         "no module": (lambda body, n_out: body.config, "an nn.Module"),
         "other names": (OtherNames, "the parameters besides the body"),
@@ -321,7 +310,7 @@ def by_trying(start, end, is_allowed, longest=20):
 
 SPAN = Answers(
     stub=stub_span,
-    wrong=typical("best-span") | {"one number": (lambda *a: 3, "two numbers")},
+    wrong=mistakes(exercises.CHAPTER, "best-span") | {"one number": (lambda *a: 3, "two numbers")},
     right={"all pairs": by_trying},
     borrowed=lambda *inputs: solutions.best_span(*inputs),
 )
@@ -344,6 +333,3 @@ def test_the_formulas_of_the_checks_are_the_packages():
     targets = torch.randint(0, 8, (3, 6), generator=generator)
     expected = F.cross_entropy(logits.flatten(0, 1), targets.flatten(), ignore_index=0)
     torch.testing.assert_close(solutions.divergence(logits, targets), expected)
-    torch.testing.assert_close(kl_with(logits, targets), expected)
-    for mistake in KL_MISTAKES:
-        assert not torch.allclose(kl_with(logits, targets, mistake), expected)
