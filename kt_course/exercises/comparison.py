@@ -145,7 +145,10 @@ class Comparison:
     def explain(
         self, id: str, compute: Callable, results: Results, expected: Results, different: list[str]
     ) -> str:
-        """Say which mistake computes these results, or only the different ones; else what differs.
+        """Say which mistake computes these results; else what differs.
+
+        A mistake that computes the different ones alone counts too, or the first of these if it
+        has many numbers.
 
         Args:
             id, compute: See `check`.
@@ -156,11 +159,14 @@ class Comparison:
             (text, outcome(compute, self.execute(source, self.name(id))))
             for _, source, text in self.mistakes(id)
         ]
-        for keys in (list(results), different):
+        first, groups = different[0], [list(results), different]
+        if isinstance(results[first], Tensor) and results[first].numel() > 8:
+            groups.append([first])
+        for keys in groups:
             for text, others in mistakes:
                 if others and all(same(results[key], others[key]) for key in keys):
-                    return text if len(keys) == len(results) else f"{keys[0]}: {text}"
-        return difference(different[0], results[different[0]], expected[different[0]])
+                    return text if len(keys) == len(results) else f"{first}: {text}"
+        return difference(first, results[first], expected[first])
 
 
 def detached(results: Results) -> Results:

@@ -117,7 +117,7 @@ OTHERS = {
         "cut off": (CutOff, "cut off from the weights"),
         "not kept": (NotKept, "self.weights should be a tensor"),
     },
-    "vision-transformer": {"a plain list": (PlainList, "blocks.0.* has the shape None")},
+    "vision-transformer": {"a plain list": (PlainList, "no parameter blocks.0.*plain Python list")},
     "attention-rollout": {"no tensor": (list, "should be a tensor")},
 }
 

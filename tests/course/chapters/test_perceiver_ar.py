@@ -131,9 +131,9 @@ OTHERS = {
     },
     "reach-mask": {"floats": (as_floats, "float32.*compare")},
     "down-project": {
-        "too many": (OneLatentTooMany, r"latents: shape \(1, 5, 8\), but \(1, 4, 8\)")
+        "too many": (OneLatentTooMany, r"latents has the shape \(1, 5, 8\) instead of \(1, 4, 8\)")
     },
-    "up-project": {"no norm": (NoSourceNorm, "ln_source.weight: shape none")},
+    "up-project": {"no norm": (NoSourceNorm, "no parameter ln_source.weight")},
     "newest-inputs": {"none": (lambda local, x: list(x), "should be a tensor")},
     "through-latents": {
         "detached": (detached_stack, "cut off"),
