@@ -166,24 +166,24 @@ DIVERGENCE = Answers(
         "0 log 0": (naive, "0 log 0"),
         "reversed": (reversed_kl, "infinite"),
         "overflow": (overflowing, "large logits"),
-        "detached": (lambda z, y: solutions.divergence(z.detach(), y), "cut off"),
+        "detached": (lambda z, y: gathered(z.detach(), y), "cut off"),
         "by PyTorch": (
             lambda z, y: F.cross_entropy(z.flatten(0, 1), y.flatten(), ignore_index=0),
             "PyTorch's own cross_entropy",
         ),
-        "a number": (lambda z, y: solutions.divergence(z, y).item(), "should be a tensor"),
+        "a number": (lambda z, y: gathered(z, y).item(), "should be a tensor"),
         "each place": (
             lambda z, y: -z.log_softmax(-1).gather(-1, y[..., None])[..., 0],
             r"shape \(3, 5\)",
         ),
-        "a wrong number": (lambda z, y: solutions.divergence(z, y) + 0.1, "differs"),
+        "a wrong number": (lambda z, y: gathered(z, y) + 0.1, "differs"),
         "another gradient": (
-            lambda z, y: solutions.divergence(z, y).detach() + 0 * z.sum(),
+            lambda z, y: gathered(z, y).detach() + 0 * z.sum(),
             "cut off",
         ),
         "first row": (
             lambda z, y: (
-                solutions.divergence(z, y) if len(z) == 3 else solutions.divergence(z[:1], y[:1])
+                gathered(z, y) if len(z) == 3 else gathered(z[:1], y[:1])
             ),
             "other sizes",
         ),
