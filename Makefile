@@ -6,8 +6,8 @@ BIN := .venv/bin
 STAMP := .venv/.set-up
 
 # One thread per process: numbers repeat, and processes that run side by side do not slow each other
-# down. No progress bars: they would be in the notebooks' stored outputs.
-ONE_THREAD := OMP_NUM_THREADS=1 KT_PROGRESS=off KT_MY_GPT=off
+# down. No progress bars: they would be in the notebooks' stored outputs. No downloads of models.
+ONE_THREAD := OMP_NUM_THREADS=1 KT_PROGRESS=off KT_MY_GPT=off HF_HUB_OFFLINE=1
 PYTEST := $(ONE_THREAD) $(BIN)/python -m pytest -n $(JOBS) --dist loadfile
 API := kt_core kt_core.runs kt_core.corpora kt_course.lesson kt_course.statistics \
 	kt_course.exercises kt_course.exercises.my_gpt kt_course.explorers.living_page \
@@ -16,7 +16,7 @@ QUICK_TESTS := tests/core tests/corpora tests/runs tests/test_budgets.py
 
 .DEFAULT_GOAL := help
 .PHONY: help venv setup workbook check test lab scripts references checkpoints lint
-.PHONY: api lms rehearsal clean distclean
+.PHONY: api lms lens rehearsal clean distclean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -74,14 +74,17 @@ api: setup ## the API reference from the docstrings, in build/api
 	$(BIN)/pdoc $(API) --docformat google --output-directory build/api
 
 lms: build/lms/.set-up ## nbgrader and otter-grader, for the tests of kt release --format
+lens: build/lens/.set-up ## TransformerLens and datasets, for the tests of chapter 11's optional cells
 
-# In an environment of their own, because they pin other packages; it borrows what .venv has.
-build/lms/.set-up: $(STAMP)
-	$(BIN)/python -m venv build/lms
+# In environments of their own, because they pin other packages or are large; they borrow what .venv
+# has.
+build/lms/.set-up: PACKAGES := "nbgrader>=0.9.5" "otter-grader>=6.1"
+build/lens/.set-up: PACKAGES := "transformer-lens>=4" "datasets>=3"
+build/%/.set-up: $(STAMP)
+	$(BIN)/python -m venv build/$*
 	$(BIN)/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))' > \
-		"$$(build/lms/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/zz_venv.pth"
-	build/lms/bin/python -m pip install --quiet --disable-pip-version-check \
-		"nbgrader>=0.9.5" "otter-grader>=6.1"
+		"$$(build/$*/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/zz_venv.pth"
+	build/$*/bin/python -m pip install --quiet --disable-pip-version-check $(PACKAGES)
 	@touch $@
 
 rehearsal: setup ## release, 30 synthetic students, grading, LMS files (ARGS="--students 6")

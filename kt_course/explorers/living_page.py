@@ -26,7 +26,8 @@ from kt_course.figures.alt_text import small_png
 
 VIEWS = ("attention", "ask", "lens", "replay")
 DATA_VIEWS = (
-    *("forgetting", "patches", "reach", "rotation", "spans", "tokens", "translation", "windows"),
+    *("forgetting", "heads", "patches", "reach", "rotation", "spans", "tokens", "translation"),
+    "windows",
 )
 MIME = "application/vnd.kt.living-page+json"  # what an exported page is made from
 # ---------------------------------------------------------------- one explorer

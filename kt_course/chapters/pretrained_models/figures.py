@@ -9,7 +9,9 @@ import matplotlib.pyplot as plt
 import numpy as np
 
 from kt_core.evaluation import Score
+from kt_course.explorers.living_page import LivingView, attach_data
 from kt_course.figures.alt_text import show
+from kt_course.figures.gpt_figures import attention_head
 from kt_course.figures.style import BLACK, GREY, SKY, WIDTH, array, in_style
 
 
@@ -86,6 +88,21 @@ def square_map(
     figure.colorbar(image, ax=ax, label=unit, shrink=0.8)
     ax.set_title(title)
     show(figure, alt)
+
+
+def explore_heads(maps: Any, tokens: Sequence[str], layer: int, head: int) -> LivingView:
+    """Look at every head of a model: `maps` is (n_layer, n_head, T, T).
+
+    The picture shows one head. The page gets weights in thousandths.
+    """
+    weight = float(maps[layer, head].diagonal(1).mean())
+    title = f"Layer {layer}, head {head}: {100 * weight:.0f} % of the weight is on the next token"
+    data = dict(tokens=list(tokens), layer=layer, head=head)
+    data["maps"] = (1000 * maps).round().int().tolist()
+    figure = attention_head(maps[layer, head], tokens, tokens, title)
+    figure.axes[0].tick_params("x", rotation=90)
+    alt = f"Attention over {len(tokens)} tokens. {title}, averaged over tokens."
+    return attach_data("heads", data, alt=alt, picture=figure)
 
 
 @in_style

@@ -630,3 +630,57 @@ export function forgettingView(page) {
     },
   });
 }
+
+// ---------------------------------------------------------------- attention of any model
+
+/** Attention that another model computed: what each token attends to, in every head. */
+export function headsView(page) {
+  const { tokens, maps, layer, head } = page.data;
+  const weightsOf = (layer, head, token) => maps[layer][head][token].map((each) => each / 1000);
+  page.expose(
+    "weights(layer, head, token)",
+    "the weights of one token's query, over all tokens",
+    weightsOf,
+    "weights(0, 0, 1)",
+  );
+  return dataView(page, {
+    hint: "move “token” through the sentence, then look for a head that attends elsewhere.",
+    fields: {
+      token: {
+        label: "Token",
+        value: 1,
+        max: tokens.length - 1,
+        say: (t) => `${t}, “${tokens[t]}”`,
+      },
+      layer: { label: "Layer", value: layer, max: maps.length - 1 },
+      head: { label: "Head", value: head, max: maps[0].length - 1 },
+    },
+    draw(values) {
+      const { token } = values,
+        weights = weightsOf(values.layer, values.head, token),
+        most = weights.indexOf(Math.max(...weights));
+      const order = tokens.map((_, t) => t).sort((a, b) => weights[b] - weights[a]);
+      return {
+        sentence: `“${tokens[token]}” attends most to “${tokens[most]}” (${percent(weights[most])}).`,
+        parts: [
+          el(
+            "p",
+            { class: "kt-runs" },
+            ...tokens.flatMap((name, t) => [
+              el("span", { class: "kt-kind", style: cellStyle(weights[t], page.theme) }, name),
+              " ",
+            ]),
+          ),
+          el("p", { class: "kt-note" }, "The five largest weights:"),
+          el(
+            "ol",
+            { class: "kt-answers" },
+            ...bars(
+              order.slice(0, 5).map((t) => ({ name: `${tokens[t]} (${t})`, share: weights[t] })),
+            ),
+          ),
+        ],
+      };
+    },
+  });
+}

@@ -7,6 +7,7 @@ import { patchView } from "./patch_view.js";
 import { replayView } from "./replay_view.js";
 import {
   forgettingView,
+  headsView,
   reachView,
   rotationView,
   spansView,
@@ -22,6 +23,7 @@ const VIEWS = {
   lens: lensView,
   patches: patchView,
   replay: replayView,
+  heads: headsView,
   reach: reachView,
   rotation: rotationView,
   spans: spansView,

@@ -4,17 +4,22 @@ from __future__ import annotations
 
 import hashlib
 import json
+import shutil
 import subprocess
 import sys
 import urllib.error
 import urllib.request
 import zipfile
+from pathlib import Path
 
+import nbformat
 import pytest
 
+import kt_core as kt
 from kt_course.chapters.pretrained_models import hub
 from kt_course.chapters.pretrained_models.hub import minilm
 
+PAGE = Path(__file__).resolve().parents[3] / "notebooks" / "11_pretrained_models.ipynb"
 AS_A_USER = """
 import json, sys
 from transformers import AutoModelForMaskedLM, AutoTokenizer, pipeline
@@ -95,6 +100,74 @@ def test_it_describes_repositories_and_names_what_is_missing(served):
         with pytest.raises(urllib.error.HTTPError) as error:
             get(f"{served.address}/{path}")
         assert error.value.code == 404 and error.value.headers["X-Error-Code"] == code
+
+
+# ---------------------------------------------------------------- the real hub
+
+FETCH = """
+import sys
+from pathlib import Path
+from kt_course.chapters.pretrained_models import hub
+endpoint, cache = sys.argv[1], Path(sys.argv[2])
+hub.offline(more_settings={"HF_HUB_OFFLINE": "0", "HF_ENDPOINT": "http://127.0.0.1:1"})
+for name in sys.argv[3:]:
+    print("->", hub.fetch_model(name, "440 MB", endpoint, cache))
+"""
+
+
+def fetched(endpoint, cache, *names, **environment):
+    """What `hub.fetch_model` prints and returns for each name, in a process of its own."""
+    command = [sys.executable, "-c", FETCH, endpoint, str(cache), *names]
+    settings = {"PYTHONPATH": ":".join(filter(None, sys.path)), "HOME": str(cache), "PATH": "/bin"}
+    settings |= {"HF_HUB_DISABLE_XET": "1"} | environment
+    process = subprocess.run(command, capture_output=True, text=True, env=settings)
+    assert process.returncode == 0, process.stderr[-2000:]
+    return process.stdout.splitlines()
+
+
+def test_a_model_of_the_hub_is_fetched_once_and_found_without_the_network(served, tmp_path):
+    name, cache = "course/small-bert", tmp_path / "cache"
+    folder, missing, none = fetched(served.address, cache, name, "course/nobody")
+    assert folder.startswith(f"-> {cache}") and none == "-> None"
+    assert missing.startswith("course/nobody (440 MB) is not loaded") and "goes on" in missing
+    n_requests = len(served.requests)
+    assert fetched(served.address, cache, name, HF_HUB_OFFLINE="1") == [folder]
+    offline = fetched(served.address, cache, "course/nobody", HF_HUB_OFFLINE="1")
+    assert "HF_HUB_OFFLINE is set" in offline[0] and offline[1] == "-> None"
+    assert len(served.requests) == n_requests
+    no_network = fetched("http://127.0.0.1:1", cache, name, "google-bert/bert-base-uncased")
+    assert no_network[0] == folder and no_network[2] == "-> None" and len(no_network) == 3
+
+
+CELLS = """
+import sys
+from types import SimpleNamespace
+from kt_course.chapters.pretrained_models import hub
+hub.offline(more_settings={"HF_HUB_OFFLINE": "0", "HF_ENDPOINT": "http://127.0.0.1:1"})
+import transformers as tf
+lesson = SimpleNamespace(profile="quick")
+for cell in sys.argv[1:]:
+    exec(cell)
+"""
+
+
+def test_the_pages_cells_use_bert_and_gpt2_where_the_network_is_there(served, tmp_path):
+    """The real names, on a hub that serves small models under them."""
+    shutil.copytree(
+        served.root / "course/small-bert", served.root / "google-bert/bert-base-uncased"
+    )
+    gpt2, vocab = served.root / "openai-community/gpt2", kt.CharVocab("Paris ")
+    hub.as_gpt2(kt.GPT(kt.GPTConfig(len(vocab), 32, 1, 2, 8))).save_pretrained(gpt2)
+    hub.char_tokenizer(vocab, 32).save_pretrained(gpt2)
+    pages = {cell.id: cell.source for cell in nbformat.read(PAGE, as_version=4).cells}
+    cells = [pages["real-bert"], pages["real-gpt2"]]
+    settings = {"PYTHONPATH": ":".join(filter(None, sys.path)), "HOME": str(tmp_path)}
+    settings |= {"HF_HUB_DISABLE_XET": "1", "HF_ENDPOINT": served.address, "PATH": "/bin"}
+    command = [sys.executable, "-c", CELLS, *cells]
+    process = subprocess.run(command, capture_output=True, text=True, env=settings)
+    assert process.returncode == 0, process.stderr[-2000:]
+    *fillings, continued = process.stdout.splitlines()
+    assert len(fillings) == 3 and continued.startswith("Paris is")
 
 
 # ---------------------------------------------------------------- MiniLM

@@ -13,6 +13,7 @@ import kt_core as kt
 from kt_core.positions import rotary_table, rotate
 from kt_course.chapters.finetuning_techniques.figures import explore_forgetting
 from kt_course.chapters.finetuning_techniques.techniques import rows_of
+from kt_course.chapters.pretrained_models.figures import explore_heads
 from kt_course.chapters.pretrained_models.hub import train_bpe
 from kt_course.chapters.span_corruption.birthplaces import fate, fate_shares
 from kt_course.chapters.span_corruption.solutions import cut
@@ -33,8 +34,10 @@ STEPS = [
     dict(weights=[0.2, 0.8], choices=[["miri", 0.9], ["piri", 0.1]]),
 ]
 TRANSLATIONS = [dict(source=["the", "cat"], steps=STEPS), dict(source=["a", "dog"], steps=STEPS)]
+HEADS = torch.rand(2, 3, 4, 4, generator=torch.Generator().manual_seed(0)).softmax(-1)
 MOVES = {  # keys that change what the first control says: a list, a list, a slider ...
     "forgetting": "ArrowRight",
+    "heads": "ArrowRight",
     "reach": "ArrowDown",
     "replay": "ArrowLeft",
     "rotation": "ArrowLeft",
@@ -70,6 +73,7 @@ def views(rope, tokenizers) -> dict:
     vocab = kt.CharVocab.from_documents([text for text, *_ in LINES])
     return {
         "forgetting": explore_forgetting(shipped_result("finetuning")),
+        "heads": explore_heads(HEADS, ["[CLS]", "ada", "moor", "[SEP]"], 1, 2),
         "reach": data_views.explore_reach(TEXT),
         "replay": attach(
             {shot["name"]: f"replay/{shot['name']}" for shot in record["snapshots"]},
@@ -129,6 +133,11 @@ class TestThePageComputesWhatPythonComputes:
             assert page.evaluate(f"kt.score({m + 40}, {n + 40})") == pytest.approx(
                 expected, abs=1e-3
             )
+
+    @on("heads")
+    def test_weights_of_a_head(self, page):
+        found = page.evaluate("kt.weights(1, 2, 3)")
+        assert found == pytest.approx(HEADS[1, 2, 3].tolist(), abs=1e-3)
 
     @on("translation")
     def test_a_step_of_a_translation(self, page):

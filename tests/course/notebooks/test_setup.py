@@ -77,7 +77,7 @@ def test_every_range_has_a_lower_bound_and_torch_admits_what_it_should():
 def test_dev_is_all_the_extras_that_fit_into_one_environment():
     (everything,), (dev,) = (map(Requirement, EXTRAS[name]) for name in ("all", "dev"))
     assert {everything.name, dev.name} == {PROJECT["name"]}
-    assert everything.extras | dev.extras == EXTRAS.keys() - {"dev", "api", "lms"}
+    assert everything.extras | dev.extras == EXTRAS.keys() - {"dev", "api", "lms", "lens"}
 
 
 def test_a_learner_who_only_wants_the_models_needs_five_packages():

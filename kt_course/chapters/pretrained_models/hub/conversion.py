@@ -1,8 +1,8 @@
 """Our weights in the library's own classes: vanilla as GPT-2, rope as GPT-NeoX, no remote code.
 
 Both are pre-norm Transformers of the same shape as ours. What differs is the names, and how query,
-key and value are put into one matrix. Sources: Radford et al. 2019 (GPT-2), Black et al. 2022,
-section 2 (GPT-NeoX).
+key and value are put into one matrix. Tools for these classes work too, such as TransformerLens.
+Sources: Radford et al. 2019 (GPT-2), Black et al. 2022, section 2 (GPT-NeoX).
 """
 
 from __future__ import annotations
@@ -11,27 +11,9 @@ from typing import Any
 
 import torch
 
-from kt_core.attention import MultiHeadAttention
 from kt_core.models import GPT, GPTConfig
 from kt_course._typing import Tensor
-
-
-def gpt2_attention(layer: MultiHeadAttention) -> dict[str, Tensor]:
-    """Convert the weights of one attention layer to GPT-2's.
-
-    GPT-2 computes x @ W + b, so a matrix is the transpose of nn.Linear's. It makes query, key and
-    value in one product, side by side.
-
-    Returns:
-        c_attn.weight (C, 3C), c_attn.bias (3C,), c_proj.weight (C, C), c_proj.bias (C,).
-    """
-    parts = (layer.query, layer.key, layer.value)
-    return {
-        "c_attn.weight": torch.cat([part.weight.detach().T for part in parts], dim=1),  # (C, 3C)
-        "c_attn.bias": torch.cat([part.bias.detach() for part in parts]),
-        "c_proj.weight": layer.proj.weight.detach().T.contiguous(),
-        "c_proj.bias": layer.proj.bias.detach(),
-    }
+from kt_course.chapters.pretrained_models.solutions import fuse
 
 
 def gpt2_weights(model: GPT) -> dict[str, Tensor]:
@@ -48,7 +30,7 @@ def gpt2_weights(model: GPT) -> dict[str, Tensor]:
     maps = {"mlp.up": "mlp.c_fc", "mlp.proj": "mlp.c_proj"}
     for i, block in enumerate(model.blocks):
         prefix = f"transformer.h.{i}."
-        for name, value in gpt2_attention(block.attn).items():
+        for name, value in fuse(block.attn).items():
             theirs[f"{prefix}attn.{name}"] = value
         for our, their in (norms | maps).items():
             weight = ours[f"blocks.{i}.{our}.weight"]

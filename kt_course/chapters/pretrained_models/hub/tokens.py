@@ -6,54 +6,11 @@ Sources: Sennrich et al. 2016, section 3.2 (byte-pair encoding); Radford et al. 
 
 from __future__ import annotations
 
-import math
-from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 from kt_core.datasets import TokenDataset
 from kt_core.vocab import MASK, PAD, CharVocab
-
-Word = tuple[str, ...]
-
-
-def merge_step(words: Mapping[Word, int]) -> tuple[tuple[str, str] | None, dict[Word, int]]:
-    """Take one step of byte-pair encoding: join the most frequent pair of neighbours.
-
-    Of equally frequent pairs the first in the alphabet wins. Merging goes from left to right:
-    a a a becomes aa a.
-
-    Args:
-        words: Each word as its tokens, with its count.
-
-    Returns:
-        The pair and the new words; None and the words as they are if there is no pair.
-    """
-    pairs: Counter[tuple[str, str]] = Counter()
-    for word, count in words.items():
-        for pair in zip(word, word[1:], strict=False):
-            pairs[pair] += count
-    if not pairs:
-        return None, dict(words)
-    best = min(pairs, key=lambda pair: (-pairs[pair], pair))
-    merged: Counter[Word] = Counter()
-    for word, count in words.items():
-        tokens: list[str] = []
-        i = 0
-        while i < len(word):
-            is_pair = word[i : i + 2] == best
-            tokens.append("".join(best) if is_pair else word[i])
-            i += 2 if is_pair else 1
-        merged[tuple(tokens)] += count
-    return best, dict(merged)
-
-
-def bits_per_character(loss: float, tokens: int, characters: int) -> float:
-    """Convert a loss in nats per token to bits per character of the text that the tokens spell.
-
-    Losses per token cannot be compared between vocabularies; the cost of the same text can.
-    """
-    return loss * tokens / (math.log(2) * characters)
 
 
 def char_tokenizer(vocab: CharVocab, block_size: int) -> Any:
