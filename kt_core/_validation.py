@@ -21,9 +21,14 @@ def require_choice(owner: object, field: str, names: Iterable[str]) -> None:
     require(owner, field, value in names, f"one of {', '.join(names)}{suggestion}")
 
 
-def is_whole(value: Any, at_least: int = 1) -> bool:
-    """Is `value` an int (True and False are none) of `at_least` or more?"""
-    return isinstance(value, int) and not isinstance(value, bool) and value >= at_least
+def is_whole(value: Any, least: int = 1, most: float = float("inf")) -> bool:
+    """Is `value` an int from `least` to `most`? True and False are none."""
+    return is_number(value, least, most) and isinstance(value, int)
+
+
+def is_number(value: Any, least: float, most: float) -> bool:
+    """Is `value` an int or a float from `least` to `most`? True, False and NaN are none."""
+    return isinstance(value, int | float) and not isinstance(value, bool) and least <= value <= most
 
 
 def did_you_mean(name: str, names: Iterable[str]) -> str:

@@ -9,14 +9,13 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 
 import torch
 import torch.nn.functional as F
 from torch import nn
 
 from kt_core.positions import rotate
-
-# ---------------------------------------------------------------- masks
 
 
 def causal_mask(T: int, device: torch.device | str | None = None):
@@ -25,27 +24,17 @@ def causal_mask(T: int, device: torch.device | str | None = None):
 
 
 def reach_mask(query_reach, key_reach):
-    """Allow a query to attend to a key whose reach is no larger than its own.
+    """Allow each query (..., T_query) the keys (..., T_key) whose reach is no larger than its own.
 
-    Args:
-        query_reach, key_reach: The newest input position that can influence each query and each
-            key, (..., T_query) and (..., T_key).
-
-    Returns:
-        Mask (..., T_query, T_key). With both reaches equal to the position it is `causal_mask`.
+    A vector's reach is the newest input that can influence it. If that is its own position for all
+    of them, the mask (..., T_query, T_key) is `causal_mask`.
     """
     return key_reach.unsqueeze(-2) <= query_reach.unsqueeze(-1)
 
 
 def padding_mask(idx):
-    """Allow keys that hold text and forbid padding (id 0); for attention in both directions.
-
-    Causal attention needs no such mask: padding comes after the text, where no query may attend.
-    """
+    """Allow text, forbid padding (id 0). Causal attention needs no such mask: text comes first."""
     return (idx != 0)[:, None, None]
-
-
-# ---------------------------------------------------------------- scores
 
 
 def additive_score(query, key, w_query, w_key, v):
@@ -60,10 +49,7 @@ def multiplicative_score(query, key, w=None):
 
 
 def scaled_dot_product_score(query, key):
-    """Compute q · k / sqrt(d), so that unit-variance entries give scores of variance 1.
-
-    Source: Vaswani et al. 2017, section 3.2.1.
-    """
+    """Compute q · k / √d: variance 1 for entries of variance 1 (Vaswani et al. 2017, 3.2.1)."""
     return query @ key.transpose(-2, -1) / math.sqrt(query.size(-1))
 
 
@@ -90,9 +76,6 @@ def attend(query, key, value, mask=None, dropout: nn.Module | None = None):
     return (weights if dropout is None else dropout(weights)) @ value, weights
 
 
-# ---------------------------------------------------------------- multi-head attention
-
-
 class MultiHeadAttention(nn.Module):
     """Several heads of scaled dot-product attention (Vaswani et al. 2017, section 3.2.2).
 
@@ -115,17 +98,13 @@ class MultiHeadAttention(nn.Module):
         return x.view(B, T, self.n_head, C // self.n_head).transpose(1, 2)
 
     def forward(self, x, source=None, mask=None, rotation=None, cache=None):
-        """Let each position of `x` gather from `source` (from `x` itself if None).
+        """Let each position of `x` (B, T_query, C) gather from `source` (B, T_source, C).
 
         Args:
-            x: Where the queries come from, (B, T_query, C).
-            source: Where the keys and values come from, (B, T_source, C).
+            x, source: Where the queries come from, and the keys and values: from x if None.
             mask: Boolean, broadcastable to (B, nh, T_query, T_key); None allows everything.
             rotation: (cos, sin) of the queries and (cos, sin) of the keys, from `Rotary`.
             cache: One layer of a `kv_cache.KVCache`, which adds the keys of earlier steps.
-
-        Returns:
-            (B, T_query, C).
         """
         source = x if source is None else source
         q = self.split_heads(self.query(x))  # (B, nh, T_query, hs)
@@ -143,14 +122,10 @@ class MultiHeadAttention(nn.Module):
 
 @contextmanager
 def record_attention(model: nn.Module) -> Iterator[list]:
-    """Record the attention weights of every layer during the forward passes inside the block.
+    """Yield a list that receives each layer's attention weights, (B, n_head, T_query, T_key).
 
-    Yields:
-        A list with one entry per layer, (B, n_head, T_query, T_key), of the latest forward pass:
-        before dropout, detached. The list stays filled after the block.
-
-    Raises:
-        ValueError: The model has no `MultiHeadAttention`.
+    They are those of the latest forward pass in the block, before dropout and detached, and stay
+    in the list afterwards. ValueError for a model without `MultiHeadAttention`.
     """
     layers = [module for module in model.modules() if isinstance(module, MultiHeadAttention)]
     if not layers:
@@ -159,16 +134,13 @@ def record_attention(model: nn.Module) -> Iterator[list]:
     maps: list = [None] * len(layers)
     originals = [layer.attend for layer in layers]
 
-    def recording(i: int):
-        def attend_and_record(*inputs):
-            context, weights = attend(*inputs)
-            maps[i] = weights.detach()
-            return context, weights
-
-        return attend_and_record
+    def attend_and_record(i: int, *inputs):
+        context, weights = attend(*inputs)
+        maps[i] = weights.detach()
+        return context, weights
 
     for i, layer in enumerate(layers):
-        layer.attend = recording(i)
+        layer.attend = partial(attend_and_record, i)
     try:
         yield maps
     finally:

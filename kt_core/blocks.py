@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch.nn.functional as F
 from torch import nn
 
-from kt_core._validation import is_whole, require, require_choice
+from kt_core._validation import is_number, is_whole, require, require_choice
 from kt_core.attention import MultiHeadAttention
 
 MOST = dict(
@@ -31,9 +31,6 @@ class GPTConfig:
         qk_norm: Normalise queries and keys to unit root mean square (Henry et al. 2020).
         rope_base: Base of the rotary frequencies.
         causal: False lets each position attend both ways: an encoder for masked language models.
-
-    Raises:
-        ValueError: For a value that no model can have; it names the field.
     """
 
     vocab_size: int
@@ -50,22 +47,18 @@ class GPTConfig:
 
     def __post_init__(self):
         for field, most in MOST.items():
-            value = getattr(self, field)
-            require(self, field, is_whole(value), "a whole number of at least 1")
-            require(self, field, value <= most, f"at most {most:,}")
+            fits = is_whole(getattr(self, field), 1, most)
+            require(self, field, fits, f"a whole number of at least 1 and at most {most:,}")
         for field in ("qk_norm", "causal"):
             require(self, field, isinstance(getattr(self, field), bool), "True or False")
         require_choice(self, "variant", VARIANTS)
-        require(
-            self, "n_embd", self.n_embd % self.n_head == 0, f"a multiple of n_head ({self.n_head})"
-        )
-        require(self, "dropout", _is_number(self.dropout) and 0 <= self.dropout < 1, "in [0, 1)")
-        require(self, "rope_base", _is_number(self.rope_base) and self.rope_base > 1, "above 1")
-        if self.uses_rotation:
-            even = self.n_embd // self.n_head % 2 == 0
-            require(
-                self, "n_embd", even, "an even number of channels per head, to rotate pairs of them"
-            )
+        channels, rest = divmod(self.n_embd, self.n_head)
+        require(self, "n_embd", rest == 0, f"a multiple of n_head ({self.n_head})")
+        require(self, "dropout", is_number(self.dropout, 0, 1) and self.dropout < 1, "in [0, 1)")
+        base = self.rope_base
+        require(self, "rope_base", is_number(base, 1, 1e12) and base > 1, "above 1, at most 1e12")
+        if self.uses_rotation:  # it rotates pairs
+            require(self, "n_embd", channels % 2 == 0, "an even number of channels per head")
         if self.has_latents:
             require(self, "n_layer", self.n_layer >= 2, "2 or more: one block down, one block up")
             fits = self.bottleneck <= self.block_size
@@ -95,10 +88,6 @@ class GPTConfig:
         return -(-self.block_size // self.stride)
 
 
-def _is_number(value: object) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < 1e12
-
-
 class MLP(nn.Module):
     """Two linear maps with a non-linearity between, at each position alone: C -> 4C -> C."""
 
@@ -109,15 +98,11 @@ class MLP(nn.Module):
         self.drop = nn.Dropout(config.dropout)
 
     def forward(self, x):
-        """Transform each position's channels, (B, T, C)."""
         return self.drop(self.proj(F.gelu(self.up(x))))
 
 
 class Block(nn.Module):
-    """A pre-norm Transformer block: x + attention(norm(x)), then x + MLP(norm(x)).
-
-    With `cross`, its attention reads another sequence, which has a norm of its own.
-    """
+    """A pre-norm Transformer block; with `cross`, attention reads another sequence, normed too."""
 
     def __init__(self, config: GPTConfig, cross: bool = False):
         super().__init__()
@@ -129,7 +114,7 @@ class Block(nn.Module):
         self.mlp = MLP(config)
 
     def forward(self, x, source=None, mask=None, rotation=None, cache=None):
-        """Read from `source` (from `x` if None), then transform; see `MultiHeadAttention`."""
+        """Compute x + attention(norm(x)), then x + MLP(norm(x)); see `MultiHeadAttention`."""
         source = None if source is None else self.ln_source(source)
         x = x + self.drop(self.attn(self.ln1(x), source, mask, rotation, cache))
         return x + self.mlp(self.ln2(x))

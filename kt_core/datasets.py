@@ -1,7 +1,7 @@
 """From text to (x, y): span corruption for pretraining, question–answer pairs for finetuning.
 
-x is the text, padded with □ (id 0) up to the block's length. y is the same, shifted left by one,
-and 0 wherever there is no loss: y[j] == x[j + 1] where y[j] != 0. The assignment's format (CS224n):
+x is the text, padded with □ (id 0). y is the same, shifted left by one, and 0 wherever there is no
+loss: y[j] == x[j + 1] where y[j] != 0. The assignment's format (CS224n):
 
     pretraining   prefix ⁇ suffix ⁇ masked □ □ ...
     finetuning    question ⁇ answer ⁇ □ □ ...
@@ -63,15 +63,7 @@ class SpanCorruption(TokenDataset):
 
     A document is truncated to a random length of 4 ... 7/8 block_size characters. The masked span
     has a quarter of them on average (1/8 ... 3/8) and lies anywhere. The loss is on all characters.
-
-    Args:
-        documents: Texts, none empty.
-        vocab: Must hold all their characters.
-        block_size: Length of x and y, 8 or more.
-        seed: Of the random draws.
-
-    Raises:
-        ValueError: For an empty document or a character outside the vocabulary.
+    ValueError names an empty document, or a character outside the vocabulary.
     """
 
     def __init__(self, documents: Sequence[str], vocab: CharVocab, block_size=128, seed: int = 0):
@@ -104,12 +96,9 @@ class SpanCorruption(TokenDataset):
 
 
 class NamePlace(TokenDataset):
-    """The finetuning data, question ⁇ answer ⁇, with the loss on "⁇ answer ⁇".
+    """The finetuning data, question ⁇ answer ⁇, with the loss on "⁇ answer ⁇" (as the assignment).
 
-    The opening ⁇ is a target too, as in the assignment; the question never is.
-
-    Raises:
-        ValueError: Naming the pair that has no answer, an unknown character or is too long.
+    ValueError names a pair that has no answer, an unknown character or is too long.
     """
 
     def __init__(self, pairs: Sequence[tuple[str, str | None]], vocab: CharVocab, block_size=128):
@@ -141,10 +130,7 @@ class NamePlace(TokenDataset):
 
 
 class Mixture(TokenDataset):
-    """Several datasets as one: Mixture([(data, times), ...]) shows each `times` times per epoch.
-
-    Each time brings fresh random draws.
-    """
+    """Several datasets as one: each (data, times) comes `times` times per epoch, drawn afresh."""
 
     def __init__(self, parts: Sequence[tuple[TokenDataset, int]]):
         for _, times in parts:
@@ -172,14 +158,10 @@ class Mixture(TokenDataset):
 def batches(
     data, batch_size: int, seed: int, epoch: int, bucket: bool = True, shuffle: bool = True
 ) -> Iterator[tuple]:
-    """Yield all of `data` once, in batches whose order depends on (seed, epoch) alone.
+    """Yield all of `data`, a `TokenDataset`, once, in an order that depends on (seed, epoch) alone.
 
-    Args:
-        data: Has `__len__`, `tokens(i, epoch)` and `stack(examples, length)`, as a `TokenDataset`.
-        batch_size, seed, epoch: Of the batches.
-        bucket: Put examples of similar length together, and pad a batch to its longest. Otherwise
-            every example is padded to the block, as in the assignment.
-        shuffle: Take a random order.
+    With `bucket`, examples of similar length come together, padded to their longest. Otherwise
+    every example is padded to the block, as in the assignment.
     """
     rng = random.Random(f"batches {seed} {epoch}")
     order = list(range(len(data)))

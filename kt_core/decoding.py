@@ -33,15 +33,10 @@ def pick_next(logits, temperature: float = 0.0, top_k: int | None = None, genera
     return torch.multinomial(probabilities, 1, generator=generator)[:, 0].to(logits.device)
 
 
-def row_seeds(seed: int, rows: Sequence[int]) -> list[int]:
-    """Derive a seed for each row, so that what is drawn does not depend on the batch."""
-    return [random.Random(f"{seed} {row}").getrandbits(63) for row in rows]
-
-
 def next_logits(model: GPT, texts: Sequence[Sequence[int]], cache: KVCache | None = None):
-    """Compute the logits of the character after each text, (B, V).
+    """Compute the logits of the character after each text (a list of ids), (B, V).
 
-    Texts are lists of ids. With a cache that is filled, only their last characters are read.
+    With a cache that has read the prompts, only the last character of each text is read.
     """
     device = model.head.weight.device
     last = torch.tensor([len(text) - 1 for text in texts], device=device)
@@ -67,12 +62,17 @@ def check_request(model: GPT, prompts: Sequence, temperature: float, top_k: int 
         raise ValueError(f"temperature must be 0 (greedy) or above, not {temperature}")
     if top_k is not None and top_k < 1:
         raise ValueError(f"top_k must be at least 1, not {top_k}")
-    block = model.config.block_size
+    most = model.config.block_size
     for i, prompt in enumerate(prompts):
-        if not 1 <= len(prompt) <= block:
+        if not 1 <= len(prompt) <= most:
             raise ValueError(
-                f"prompt {i} has {len(prompt)} characters; the model reads 1 to {block}"
+                f"prompt {i} has {len(prompt)} characters; the model reads 1 to {most}"
             )
+
+
+def row_seeds(seed: int, rows: Sequence[int]) -> list[int]:
+    """Derive a seed for each row, so that what is drawn does not depend on the batch."""
+    return [random.Random(f"{seed} {row}").getrandbits(63) for row in rows]
 
 
 @torch.no_grad()
@@ -91,17 +91,13 @@ def generate(
 
     Args:
         model: A causal GPT, or a model with the same `config` and call, then without a cache.
-        prompts: Lists of ids, of any length: each row, padded on the right,
-            writes its next character at its own position.
+        prompts: Lists of ids, each of a length of its own.
         temperature, top_k: See `pick_next`; temperature 0 is greedy.
         seed: Of the draws, or one seed per prompt.
         use_cache: False computes everything again in each step.
 
     Returns:
         The new ids of each row, without the one that stopped it.
-
-    Raises:
-        ValueError: For an empty prompt, one longer than the block, or a bad setting.
     """
     check_request(model, prompts, temperature, top_k)
     if not prompts:
@@ -153,44 +149,28 @@ def answer(
     vocab: CharVocab,
     questions: Sequence[str],
     *,
-    temperature: float = 0.0,
-    top_k: int | None = None,
-    seed: int = 0,
-    max_new: int | None = None,
     batch_size: int = 128,
-    use_cache: bool = True,
+    seed: int = 0,
+    **settings,
 ) -> list[str]:
-    """Answer questions: what the model generates after "question ⁇".
+    """Answer questions: what the model generates after "question ⁇", up to ⁇, □ or the block's end.
 
-    An answer ends at ⁇, at □ or at the block's end. The assignment's format opens the answer with
-    ⁇, so the prompt holds it already. Answers do not depend on the batch size.
-
-    Args:
-        temperature, top_k, seed, max_new, use_cache: See `generate`.
-
-    Returns:
-        One string per question.
-
-    Raises:
-        ValueError: Naming the question that does not fit the block.
+    Answers do not depend on the batch size. `settings` are those of `generate`: temperature, top_k,
+    max_new, use_cache. ValueError names a question that does not fit the block.
     """
     prompts = [[*vocab.encode(question), vocab.mask_id] for question in questions]
+    most = model.config.block_size
     for question, prompt in zip(questions, prompts, strict=True):
-        if len(prompt) > model.config.block_size:
-            most = model.config.block_size
+        if (size := len(prompt)) > most:
             raise ValueError(
-                f"the question {question!r} has {len(prompt)} characters; the model reads {most}"
+                f"the question {question!r} has {size} characters; the model reads {most}"
             )
     order = sorted(range(len(prompts)), key=lambda i: len(prompts[i]))  # so that padding is small
     answers = [""] * len(prompts)
-    settings = dict(temperature=temperature, top_k=top_k, max_new=max_new, use_cache=use_cache)
     for first in range(0, len(order), batch_size):
         batch = order[first : first + batch_size]
-        batch_prompts = [prompts[i] for i in batch]
-        for i, ids in zip(
-            batch,
-            generate(model, batch_prompts, seed=row_seeds(seed, batch), **settings),
-            strict=True,
-        ):
+        seeds = row_seeds(seed, batch)
+        new_ids = generate(model, [prompts[i] for i in batch], seed=seeds, **settings)
+        for i, ids in zip(batch, new_ids, strict=True):
             answers[i] = vocab.decode(ids)
     return answers

@@ -6,22 +6,14 @@ import torch
 
 
 def choose_device(device: str = "auto") -> torch.device:
-    """Choose a device; "auto" is cuda where there is one, else mps, else cpu.
-
-    Raises:
-        ValueError: For an unknown device, or one that this machine lacks.
-    """
-    available = {
-        "cuda": torch.cuda.is_available(),
-        "mps": torch.backends.mps.is_available(),
-        "cpu": True,
-    }
+    """Choose a device that this machine has; "auto" is cuda where there is one, else mps or cpu."""
+    has = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
     if device == "auto":
-        return torch.device(next(name for name, is_there in available.items() if is_there))
+        return torch.device(next(name for name in has if has[name]))
     try:
         chosen = torch.device(device)
     except RuntimeError:
         raise ValueError(f"device must be auto, cpu, cuda or mps, not {device!r}") from None
-    if not available.get(chosen.type, False):
+    if not has.get(chosen.type, False):
         raise ValueError(f"device {device!r} is not available here; 'auto' takes the best one")
     return chosen

@@ -8,10 +8,7 @@ from dataclasses import dataclass
 
 
 def wilson_interval(correct: int, total: int, z: float = 1.959963984540054) -> tuple[float, float]:
-    """Return the 95 % interval of a proportion, (low, high); (0, 1) if nothing was asked.
-
-    Source: Wilson 1927, "Probable inference".
-    """
+    """Return the 95 % interval (low, high) of a proportion (Wilson 1927); (0, 1) for 0 of 0."""
     if total == 0:
         return 0.0, 1.0
     p, n = correct / total, total
@@ -58,16 +55,9 @@ class Score:
 
 
 def exact_match(answers: Sequence[str], gold: Sequence[str | None]) -> Score:
-    """Count the answers that equal the gold ones, apart from surrounding white space.
-
-    Raises:
-        ValueError: If their numbers differ or a gold answer is missing.
-    """
+    """Count the answers that equal the gold ones, apart from surrounding white space."""
     if len(answers) != len(gold):
-        raise ValueError(
-            f"{len(answers)} answers cannot be compared with {len(gold)} gold answers: "
-            "one per question is needed"
-        )
+        raise ValueError(f"{len(answers)} answers for {len(gold)} gold ones: give one per question")
     if any(g is None for g in gold):
         raise ValueError("some gold answers are missing: a split with questions only has no score")
     return Score(sum(a.strip() == g.strip() for a, g in zip(answers, gold, strict=True)), len(gold))
@@ -84,17 +74,18 @@ def stored_and_retrieved(
 
     Returns:
         stored: Gaps filled correctly, of all facts.
-        retrieved: Questions answered correctly, of the facts that are stored.
-        guessed: Questions answered correctly, of the other facts.
+        retrieved, guessed: Questions answered correctly, of the stored and of the other facts.
     """
     stored = exact_match(gap_answers, gold)
     exact_match(answers, gold)  # raises for lists that cannot be compared
-    is_stored = [gap.strip() == g.strip() for gap, g in zip(gap_answers, gold, strict=True)]
-    groups = []
-    for stays in (True, False):
-        group = [i for i, is_in in enumerate(is_stored) if is_in == stays]
-        groups.append(exact_match([answers[i] for i in group], [gold[i] for i in group]))
-    return stored, *groups
+    groups: dict[bool, list[tuple[str, str]]] = {True: [], False: []}
+    for gap, reply, fact in zip(gap_answers, answers, gold, strict=True):
+        groups[gap.strip() == fact.strip()].append((reply, fact))
+    retrieved, guessed = (
+        exact_match([reply for reply, _ in group], [fact for _, fact in group])
+        for group in groups.values()
+    )
+    return stored, retrieved, guessed
 
 
 def london_baseline(pairs: Sequence[tuple[str, str | None]]) -> Score:

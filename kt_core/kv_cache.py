@@ -59,9 +59,7 @@ class KVCache:
         heads = c.n_head, c.n_embd // c.n_head
         self.layers = [LayerCache(getattr(self, name), *heads, like) for name in names]
         self.embedded = like.new_zeros(batch, c.block_size, c.n_embd)
-        self.prompts_are_read = (
-            False  # True once the prompts are read: then one character at a time
-        )
+        self.prompts_are_read = False  # once they are, one character at a time follows
 
     def recent_inputs(self, x, positions, n: int):
         """Remember the embedded inputs x; return them, and in later steps the n before them too."""

@@ -39,14 +39,13 @@ class GPT(nn.Module):
         super().__init__()
         self.config = config
         self.tok_emb = nn.Embedding(config.vocab_size, config.n_embd)
-        if config.uses_rotation:  # a last, partial latent may reach past the block
-            head_dim, n_positions = (
-                config.n_embd // config.n_head,
-                config.block_size + config.stride,
-            )
-            self.rotary, self.pos_emb = Rotary(head_dim, n_positions, config.rope_base), None
+        self.rotary = self.pos_emb = None
+        if config.uses_rotation:
+            n_positions = (
+                config.block_size + config.stride
+            )  # the last latent may reach past a block
+            self.rotary = Rotary(config.n_embd // config.n_head, n_positions, config.rope_base)
         else:
-            self.rotary = None
             self.pos_emb = nn.Parameter(torch.zeros(1, config.block_size, config.n_embd))
         self.drop = nn.Dropout(config.dropout)
         self.blocks = STACKS.get(config.variant, BlockStack)(config)
@@ -72,18 +71,12 @@ class GPT(nn.Module):
         return x if self.pos_emb is None else x + self.pos_emb[0, positions]
 
     def hidden(self, idx, positions=None, cache=None):
-        """Compute what the head reads: the residual stream after the last block and norm.
+        """Compute what the head reads, (B, T, C): the residual stream after all blocks, normed.
 
         Args:
             idx: Characters, (B, T) int64.
             positions: Where they stand, (1, T), or (B, T) if rows differ; 0 ... T - 1 if None.
             cache: A `kv_cache.KVCache` with the characters before them, which is updated.
-
-        Returns:
-            (B, T, C).
-
-        Raises:
-            ValueError: For more characters than the block holds.
         """
         T, most = idx.size(1), self.config.block_size
         if T > most:

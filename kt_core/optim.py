@@ -7,13 +7,10 @@ from torch import nn
 
 
 def orthogonalise(g, steps: int = 5):
-    """Push the singular values of each matrix towards 1 by Newton–Schulz steps of a polynomial.
+    """Push the singular values of matrices (n, rows, cols) towards 1 by Newton–Schulz steps.
 
-    Args:
-        g: Matrices, (n, rows, cols).
-        steps: How often the polynomial is applied; bfloat16 throughout, a few per cent suffice.
-
-    Source: Jordan et al. 2024, "Muon: an optimizer for hidden layers in neural networks".
+    In bfloat16, as a few per cent suffice. Source: Jordan et al. 2024, "Muon: an optimizer for
+    hidden layers in neural networks".
     """
     a, b, c = 3.4445, -4.7750, 2.0315
     x = g.bfloat16()
@@ -60,33 +57,22 @@ class Muon(torch.optim.Optimizer):
 def make_optimizers(model: nn.Module, config) -> list[torch.optim.Optimizer]:
     """Make AdamW for all parameters, or Muon for the blocks' matrices and AdamW for the rest.
 
-    Args:
-        model: Its Transformer blocks, if it has any, are in `blocks`.
-        config: A `TrainConfig`. Weight decay applies to the weights of linear layers; with
-            decay_on="all" to all parameters but biases, as in the assignment.
+    Weight decay applies to the weights of linear layers; with `config.decay_on` "all" to all
+    parameters but biases, as in the assignment.
     """
     params = {name: p for name, p in model.named_parameters() if p.requires_grad}
     linear = {id(m.weight) for m in model.modules() if isinstance(m, nn.Linear)}
     blocks = model.blocks.parameters() if config.optimizer == "muon" else []
     muon = [p for p in blocks if p.requires_grad and id(p) in linear]
     muon_ids = {id(p) for p in muon}
-    groups = {True: [], False: []}
+    groups = [dict(params=[], weight_decay=decay) for decay in (config.weight_decay, 0.0)]
     for name, p in params.items():
         decays = id(p) in linear or (config.decay_on == "all" and not name.endswith("bias"))
         if id(p) not in muon_ids:
-            groups[decays].append(p)
-    optimizers: list[torch.optim.Optimizer] = [
-        torch.optim.AdamW(
-            [
-                dict(params=group, weight_decay=config.weight_decay if decays else 0.0)
-                for decays, group in groups.items()
-                if group
-            ],
-            lr=config.learning_rate,
-            betas=config.betas,
-            fused=all(p.device.type in ("cpu", "cuda") for p in params.values()),
-        )
-    ]
-    if muon:
-        optimizers.append(Muon(muon, config.muon_learning_rate, weight_decay=config.weight_decay))
-    return optimizers
+            groups[not decays]["params"].append(p)
+    fused = all(p.device.type in ("cpu", "cuda") for p in params.values())
+    options = dict(lr=config.learning_rate, betas=config.betas, fused=fused)
+    adamw = torch.optim.AdamW([group for group in groups if group["params"]], **options)
+    if not muon:
+        return [adamw]
+    return [adamw, Muon(muon, config.muon_learning_rate, weight_decay=config.weight_decay)]

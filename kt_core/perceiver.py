@@ -38,9 +38,9 @@ class DownProjectBlock(Block):
 class UpProjectBlock(Block):
     """From the latents back to T outputs: each input reads the latents within its reach.
 
-    In `perceiver_ar` the first s - 1 outputs have no latent to read, so a learned `null` latent
-    that everybody may read keeps their rows from being empty. With s > 2, up to s - 2 of the newest
-    inputs are in no latent yet; `local` weights them into the residual stream (`newest_inputs`).
+    In `perceiver_ar` the first s - 1 outputs have no latent to read but `null`, a learned one that
+    everybody may read. With s > 2, up to s - 2 of the newest inputs are in no latent yet; `local`
+    weights them into the residual stream (`newest_inputs`).
     """
 
     def __init__(self, config: GPTConfig):
@@ -51,13 +51,9 @@ class UpProjectBlock(Block):
 
 
 def newest_inputs(local, x):
-    """Sum local[k - 1] * x[t - k] over k = 1 ... n, for every t.
+    """Sum local[k - 1] * x[t - k] over k = 1 ... s - 2, for every t; before the first x there is 0.
 
-    These are the inputs that may be in no readable latent yet; at some t a latent has them already.
-
-    Args:
-        local: One weight per channel and distance, (s - 2, C).
-        x: The embedded inputs, (B, T, C); before the first of them there is 0.
+    These inputs may be in no readable latent yet. `local` is (s - 2, C), x and the sum (B, T, C).
     """
     total = torch.zeros_like(x)
     for k in range(1, local.size(0) + 1):
@@ -141,13 +137,8 @@ class PerceiverARStack(PerceiverStack):
 def mask_and_rotation(query_reach, key_reach, rotary=None, slots=None, where=None) -> dict:
     """Return the mask and the rotations that follow from the reach of queries and keys.
 
-    With `slots` it also notes where the new keys go, so call it once for layers that share them.
-
-    Args:
-        query_reach, key_reach: The reach of queries and keys, (B or 1, T_query), (B or 1, T_key).
-        rotary: The model's `Rotary`, or None.
-        slots: The `kv_cache.Slots` of a cache, which adds the keys of earlier steps, or None.
-        where: The slot of each new key, (B or 1, T_key).
+    A reach is (B or 1, T). With `slots`, the `kv_cache.Slots` of a cache, earlier keys are added,
+    and the new ones are noted at `where`, (B or 1, T_key): once for layers that share the slots.
     """
     rotation = None if rotary is None else (rotary(query_reach), rotary(key_reach))
     all_reach = key_reach if slots is None else slots.place(where, key_reach)

@@ -16,10 +16,7 @@ def sinusoidal_positions(T: int, n_embd: int, base: float = 10000.0):
 
 
 def rotary_frequencies(head_dim: int, base: float = 10000.0):
-    """Return θ_i = base^(-2i/d) for i = 0 ... d/2 - 1, in radians per position.
-
-    `head_dim` is the size d of one head (Su et al. 2021, section 3.2.2).
-    """
+    """Return θ_i = base^(-2i/d) for i = 0 ... d/2 - 1, d = head_dim (Su et al. 2021, 3.2.2)."""
     if head_dim < 2 or head_dim % 2:
         raise ValueError(f"rotary embedding rotates pairs: head_dim must be even, not {head_dim}")
     return base ** (-torch.arange(0, head_dim, 2).float() / head_dim)
@@ -37,9 +34,8 @@ def rotate(x, cos, sin, layout: str = "half"):
     Args:
         x: Queries or keys, (..., T, hs).
         cos, sin: From `rotary_table`, broadcastable to (..., T, hs / 2).
-        layout: Which channels form a pair. "half" pairs x[i] with x[i + hs/2], as our models do;
-            "interleaved" pairs x[2i] with x[2i + 1], as the paper draws it. Both give the same
-            scores, because queries and keys are reordered alike.
+        layout: "half" pairs x[i] with x[i + hs/2], as our models do; "interleaved" pairs x[2i] with
+            x[2i + 1], as the paper draws it. Both give the same scores.
     """
     if layout == "half":
         a, b = x.chunk(2, dim=-1)

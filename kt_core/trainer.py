@@ -17,11 +17,7 @@ from kt_core.train_config import TrainConfig
 
 
 class Hook:
-    """What may be done around a training; each method gets the `Trainer`.
-
-    A hook may change it: in `on_start` replace `forward` or `micro_batches`, or restore a saved
-    state. What its methods return is ignored; raise an error to stop the training.
-    """
+    """What may be done around a training. An error that a method raises stops it."""
 
     def on_start(self, trainer: Trainer) -> None:
         """Before the first step: the place to load a state, or to exchange `trainer.forward`."""
@@ -45,7 +41,6 @@ class Trainer:
     Args:
         model: `model(*batch)` returns (output, loss), as `GPT` does.
         data: A dataset as `datasets.batches` wants it.
-        config: How to train.
         evaluate: Called with the model every `eval_every` steps and at the end; the numbers that it
             returns join the history. It may draw random numbers: the training does not notice.
         hooks: What else happens around the steps, in this order.
@@ -74,14 +69,11 @@ class Trainer:
         self.forward: Callable = model  # exchanged for other precisions or a compiled model
 
     def fit(self) -> list[dict]:
-        """Train to the end.
+        """Train to the end; FloatingPointError when the loss is no longer finite.
 
         Returns:
             The history, a row of numbers every `log_every` steps: step, epoch, loss in nats, rate,
             characters seen (padding aside), seconds, and what `evaluate` returned.
-
-        Raises:
-            FloatingPointError: When the loss is no longer finite.
         """
         error = None
         try:
@@ -121,10 +113,6 @@ class Trainer:
         epoch_batches = batches(self.data, c.batch_size, c.seed, epoch, c.bucket, c.shuffle)
         return islice(epoch_batches, done, done + self.total_steps - self.step)
 
-    def micro_batches(self, batch: tuple) -> list[tuple[tuple, float]]:
-        """Split a batch into parts with weights that add up to 1; a hook may exchange this."""
-        return [(batch, 1.0)]
-
     def train_step(self, batch: tuple):
         """Take one optimiser step on a batch; return its loss, detached."""
         rate = self.config.rate(self.step, self.total_steps)
@@ -132,17 +120,14 @@ class Trainer:
             for group in optimizer.param_groups:
                 group["lr"] = group["peak_lr"] * rate
         self.characters += int((batch[0] != 0).sum())
-        total = torch.zeros((), device=self.device)
-        for part, weight in self.micro_batches(batch):
-            _, loss = self.forward(*(tensor.to(self.device) for tensor in part))
-            (loss * weight).backward()
-            total += loss.detach() * weight
+        _, loss = self.forward(*(tensor.to(self.device) for tensor in batch))
+        loss.backward()
         self.call_hooks("on_gradients")
         nn.utils.clip_grad_norm_(self.model.parameters(), self.config.grad_clip)
         for optimizer in self.optimizers:
             optimizer.step()
             optimizer.zero_grad(set_to_none=True)
-        return total
+        return loss.detach()
 
     def evaluate(self) -> dict:
         """Evaluate the model, without a trace in torch's random state."""

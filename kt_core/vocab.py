@@ -11,14 +11,7 @@ QUESTION_CHARACTERS = frozenset("\nWhere was born?")
 
 
 class CharVocab:
-    """One id per character.
-
-    Args:
-        chars: The characters after the two special ones, in the order of their ids.
-
-    Raises:
-        ValueError: For an entry that is not one character, comes twice or is special.
-    """
+    """One id per character; `chars` are those after the two special ones, in the order of ids."""
 
     pad_id, mask_id = 0, 1
 
@@ -38,11 +31,7 @@ class CharVocab:
 
     @classmethod
     def from_documents(cls, documents: Iterable[str]) -> CharVocab:
-        """Collect the characters of all documents and those of "Where was … born?".
-
-        Raises:
-            ValueError: Naming the document that holds □ or ⁇ itself.
-        """
+        """Collect the characters of all documents, without □ and ⁇, and of "Where was … born?"."""
         if isinstance(documents, str):
             raise ValueError("documents must be a list of strings, not one string")
         chars = set(QUESTION_CHARACTERS)

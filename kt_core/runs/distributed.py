@@ -86,11 +86,12 @@ class DataParallel(Hook):
         for tensor in filter(Tensor.numel, trainer.model.state_dict().values()):
             dist.broadcast(tensor, 0)
         rank, size = dist.get_rank(), dist.get_world_size()
-        split, step = trainer.micro_batches, trainer.train_step
+        forward, step = trainer.forward, trainer.train_step
 
-        def split_share(batch):
-            rows, weight = share(*batch, rank, size)
-            return [(part, weight * part_weight) for part, part_weight in split(rows)]
+        def forward_share(x, y):
+            rows, weight = share(x, y, rank, size)
+            output, loss = forward(*rows)
+            return output, loss * weight
 
         def averaged_step(batch):
             if rank:  # draws depend on seed, step and process alone, so a resume repeats them
@@ -98,7 +99,7 @@ class DataParallel(Hook):
                 torch.manual_seed(int.from_bytes(hashlib.sha256(key).digest()[:7], "big"))
             return average(step(batch))
 
-        trainer.micro_batches, trainer.train_step = split_share, averaged_step
+        trainer.forward, trainer.train_step = forward_share, averaged_step
 
     def on_gradients(self, trainer: Trainer) -> None:
         gradients = [p.grad for p in trainer.model.parameters() if p.grad is not None]

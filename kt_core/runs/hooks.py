@@ -40,7 +40,13 @@ class MicroBatches(Hook):
         self.parts = parts
 
     def on_start(self, trainer: Trainer) -> None:
-        trainer.micro_batches = lambda batch: split_batch(*batch, self.parts)
+        forward = trainer.forward
+
+        def forward_parts(x, y):
+            losses = [forward(*part)[1] * weight for part, weight in split_batch(x, y, self.parts)]
+            return None, torch.stack(losses).sum()
+
+        trainer.forward = forward_parts
 
 
 def split_batch(x: Tensor, y: Tensor, parts: int) -> list[tuple[tuple[Tensor, Tensor], float]]:

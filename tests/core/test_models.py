@@ -203,7 +203,9 @@ def test_wrong_values_are_named(wrong, named):
 
 
 def test_construction_validates():
-    with pytest.raises(ValueError, match="n_layer must be a whole number of at least 1, not 0"):
+    with pytest.raises(
+        ValueError, match="n_layer must be a whole number of at least 1 and at most 1,000, not 0"
+    ):
         GPTConfig(256, n_layer=0)
     with pytest.raises(ValueError, match="n_layer"):
         dataclasses.replace(GPTConfig(256), n_layer=-1)

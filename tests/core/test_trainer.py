@@ -146,23 +146,6 @@ def test_the_end_is_told_which_error_came():
     assert hook.events[-1] == ("end", KeyboardInterrupt)
 
 
-def test_micro_batches_accumulate_the_gradient_of_the_whole_batch():
-    class Halves(Hook):
-        def on_start(self, trainer):
-            def halves(batch):
-                counts = [int((y != 0).sum()) for y in batch[1].split(2)]
-                parts = zip(*(column.split(2) for column in batch), strict=True)
-                return [(part, n / sum(counts)) for part, n in zip(parts, counts, strict=True)]
-
-            trainer.micro_batches = halves
-
-    whole, parts = tiny(), tiny()
-    Trainer(whole, lines(), config()).fit()
-    Trainer(parts, lines(), config(), hooks=[Halves()]).fit()
-    for mine, theirs in zip(parts.parameters(), whole.parameters(), strict=True):
-        torch.testing.assert_close(mine, theirs, atol=2e-3, rtol=0)
-
-
 def test_any_model_that_owns_its_loss_trains_through_the_same_loop():
     class Line(torch.nn.Module):
         def __init__(self):
