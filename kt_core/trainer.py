@@ -40,11 +40,10 @@ class Trainer:
 
     Args:
         model: `model(*batch)` returns (output, loss), as `GPT` does.
-        data: A dataset as `datasets.batches` wants it.
-        evaluate: Called with the model every `eval_every` steps and at the end; the numbers that it
-            returns join the history. It may draw random numbers: the training does not notice.
+        data: A `datasets.TokenDataset`.
+        evaluate: Called with the model every `eval_every` steps and at the end; its numbers join
+            the history. It may draw random numbers: the training does not notice.
         hooks: What else happens around the steps, in this order.
-        optimizers: Instead of those that `make_optimizers` makes from the config.
     """
 
     def __init__(
@@ -55,10 +54,9 @@ class Trainer:
         *,
         evaluate: Callable[[nn.Module], dict] | None = None,
         hooks: Sequence[Hook] = (),
-        optimizers: list[torch.optim.Optimizer] | None = None,
     ):
         self.model, self.data, self.config = model, data, config or TrainConfig()
-        self.evaluator, self.hooks, self.optimizers = evaluate, list(hooks), optimizers
+        self.evaluator, self.hooks = evaluate, list(hooks)
         self.device = choose_device(self.config.device)
         self.steps_per_epoch = -(-len(data) // self.config.batch_size)
         steps_of_epochs = max(1, round(self.config.epochs * self.steps_per_epoch))
@@ -99,7 +97,7 @@ class Trainer:
         """Seed, move the model to its device, make the optimisers, let the hooks prepare."""
         torch.manual_seed(self.config.seed)
         self.model.to(self.device).train()
-        self.optimizers = self.optimizers or make_optimizers(self.model, self.config)
+        self.optimizers = make_optimizers(self.model, self.config)
         for optimizer in self.optimizers:
             for group in optimizer.param_groups:
                 group.setdefault("peak_lr", group["lr"])

@@ -16,7 +16,7 @@ from tabulate import tabulate
 from torch.profiler import ProfilerActivity, profile
 
 from kt_core.devices import choose_device
-from kt_core.runs.hooks import Precision
+from kt_core.runs.fast_paths import Precision
 from kt_core.runs.recipes import Recipe, recipe
 from kt_core.trainer import Hook, Trainer
 

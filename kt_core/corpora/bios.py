@@ -48,12 +48,8 @@ def generate(
 ) -> Bios:
     """Make fictional people, each with `lines` differently worded lines; half of them are in train.
 
-    Args:
-        attributes: What the lines are about: "birth" always, and any of study, work, death, job,
-            family; a sequence, or a string joined by "+".
-
-    Raises:
-        ValueError: An option is out of range; the message says what is possible.
+    `attributes` says what the lines are about: "birth" always, and any of study, work, death, job,
+    family; a sequence, or a string joined by "+".
     """
     words = bios_words.load_words(data_dir() / "bios")
     attributes = _validated(people, lines, attributes, seed, words)
@@ -88,10 +84,8 @@ def _validated(people: int, lines: int, attributes, seed: int, words: dict) -> l
     max_people = len(words["people"]) * len(words["surnames"]) // 4
     # Everyone must have enough birth sentences: the living have none about a death.
     max_lines = len(usable_sentences(words, "birth", [a for a in attributes if a != "death"]))
-    for name, value, least, most in (
-        ("people", people, MIN_PEOPLE, max_people),
-        ("lines", lines, 1, max_lines),
-    ):
+    limits = dict(people=(people, MIN_PEOPLE, max_people), lines=(lines, 1, max_lines))
+    for name, (value, least, most) in limits.items():
         if not least <= value <= most:
             suffix = f" with attributes={'+'.join(attributes)}"
             raise ValueError(f"bios: {name}={value} must be {least} to {most}{suffix}")

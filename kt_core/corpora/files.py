@@ -1,7 +1,4 @@
-"""Files: read only if they are plain files, and written in one step.
-
-After a write the new content is there, or the old one still is.
-"""
+"""Files: read only if they are plain files; written in one step, so the old or the new is there."""
 
 from __future__ import annotations
 
@@ -26,10 +23,8 @@ def sha256(data: bytes) -> str:
 
 def read_plain_file(path: str | Path, max_bytes: int = MAX_BYTES) -> bytes:
     """Return the content of a file; OSError, with the path, for a pipe, a device or a huge file."""
-    without_waiting = getattr(os, "O_NONBLOCK", 0)  # for a writer, where it is a pipe
-    with open(
-        path, "rb", opener=lambda name, flags: os.open(name, flags | without_waiting)
-    ) as file:
+    now = getattr(os, "O_NONBLOCK", 0)  # without waiting for a writer, where it is a pipe
+    with open(path, "rb", opener=lambda name, flags: os.open(name, flags | now)) as file:
         status = os.fstat(file.fileno())
         if not stat.S_ISREG(status.st_mode):
             raise OSError(errno.EINVAL, "not a plain file", str(path))

@@ -22,10 +22,9 @@ QUESTION = re.compile(r"Where was (.+) born\?")
 
 @dataclass(frozen=True, repr=False)
 class Corpus:
-    """Documents to pretrain on, the question-answer pairs of three splits, and the vocabulary.
+    """Documents to pretrain on, their vocabulary, and the (question, answer) pairs of three splits.
 
-    train, dev and test hold (question, answer), the answer None where none is given. The vocabulary
-    is that of the documents.
+    An answer is None where none is given.
     """
 
     name: str
@@ -49,8 +48,7 @@ def question(name: str) -> str:
 
 def question_name(text: str) -> str:
     """Return the name in "Where was NAME born?"; ValueError for a question of another form."""
-    match = QUESTION.fullmatch(text.strip())
-    if not match:
+    if not (match := QUESTION.fullmatch(text.strip())):
         raise ValueError(f"{text!r} does not read 'Where was NAME born?'")
     return match[1]
 
@@ -67,22 +65,18 @@ def shared_names(corpus: Corpus) -> list[str]:
 def load_corpus(
     name_or_folder: str | Path = "bios", *, block_size: int = 128, **options: Any
 ) -> Corpus:
-    """Load "bios", "wiki", or a folder.
+    """Load "bios", "wiki", or a folder; CorpusError, a ValueError, names file and line.
 
     bios: `options` are those of `bios.generate`; they may also be part of the name, as in
-        "bios:people=300,lines=8,attributes=birth+work". Line j of person i is
-        documents[i * lines + j].
+        "bios:people=300,lines=8,attributes=birth+work".
     wiki: read from where `fetch_wiki` put it.
     A folder ("./bios" for one of that name): every line of its .txt files is a document. TSVs with
         train, dev or test in their names are the splits, `question TAB answer`; the test file may
-        lack answers, and a split may be missing.
+        lack answers, and a split may be missing. Names shared by splits, and questions that come
+        twice, give a warning.
 
     Args:
         block_size: The longest pair allowed, in characters, ⁇ included.
-
-    Raises:
-        CorpusError: A ValueError that names file and line. Names shared by splits, and questions
-            that come twice, give a warning.
     """
     if isinstance(name_or_folder, str):
         name, colon, spec = name_or_folder.partition(":")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import sys
 from pathlib import Path
 
 _PACKAGE = Path(__file__).resolve().parents[1]
@@ -30,14 +29,6 @@ def corpora_dir() -> Path:
     """Return the folder of fetched corpora: $KT_DATA, the checkout's `data`, or a user cache."""
     if chosen := os.environ.get("KT_DATA"):
         return Path(chosen).expanduser()
-    root = checkout_dir()
-    return root / "data" if root else _user_cache() / "kt-core"
-
-
-def _user_cache() -> Path:
-    home = Path.home()
-    if sys.platform == "win32":
-        return Path(os.environ.get("LOCALAPPDATA") or home / "AppData" / "Local")
-    if sys.platform == "darwin":
-        return home / "Library" / "Caches"
-    return Path(os.environ.get("XDG_CACHE_HOME") or home / ".cache")
+    if root := checkout_dir():
+        return root / "data"
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "kt-core"

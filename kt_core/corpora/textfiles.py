@@ -18,12 +18,10 @@ class CorpusError(ValueError):
 
 
 def read_numbered_lines(path: Path | str) -> list[tuple[int, str]]:
-    """Return the lines of a UTF-8 file, each with its number from 1.
+    """Return the lines of a UTF-8 file, each with its number from 1; CorpusError if it is not one.
 
-    Windows line ends and a byte order mark are removed, and letters with accents are composed
-    (NFC), so that a name is the same text in every file. Only the newline ends a line, where
-    str.splitlines would also cut at characters such as U+2028 inside a document. CorpusError for a
-    file that cannot be read, is not UTF-8, or has other line ends or a null character.
+    A byte order mark goes, and letters with accents are composed (NFC): a name is the same text in
+    every file. Lines end by newline or Windows' line end, not at characters such as U+2028.
     """
     try:
         raw = read_plain_file(path)
@@ -62,9 +60,7 @@ def read_documents(path: Path | str) -> list[str]:
 
 
 def numbered_pairs(path: Path | str, needs_answers: bool = False) -> list[tuple[int, Pair]]:
-    """Return (line number, (question, answer)) of each line; None in a file without answers.
-
-    CorpusError for more than two columns, an empty one, or lines of both kinds in one file."""
+    """Return (line number, (question, answer)) of each line; None in a file without answers."""
     pairs: list[tuple[int, Pair]] = []
     columns = 0
     for n, line in read_lines(path):
@@ -93,8 +89,7 @@ def check_pairs(
 ) -> None:
     """Raise CorpusError where a pair has an unknown character or does not fit the block.
 
-    A pair takes question, ⁇, answer, ⁇; a missing answer counts as one character. The last ⁇ is
-    predicted and never read, so it may be just past the block.
+    A pair takes question, ⁇, answer, ⁇; the last ⁇ is never read, so it may be just past the block.
     `path` and `lines` (1, 2, 3 ... by default) say in the message where the pairs come from.
     """
     for n, (question, answer) in zip(lines or range(1, len(pairs) + 1), pairs, strict=True):

@@ -37,15 +37,10 @@ def wiki_dir() -> Path:
 
 
 def fetch_wiki(source: Path | str | None = None, folder: Path | str | None = None) -> Path:
-    """Put the four files into `folder` and return it; correct files that are there already stay.
+    """Put the four files into `folder` (by default `wiki_dir()`) and return it.
 
-    Args:
-        source: A folder to copy from instead of the network.
-        folder: `wiki_dir()` by default.
-
-    Raises:
-        CorpusError: No address answers, `source` lacks a file, or a hash is wrong. A file appears
-            complete and checked, or not at all.
+    They are copied from the folder `source`, or else downloaded if they are missing. A file appears
+    complete and checked, or not at all; CorpusError says why.
     """
     folder = Path(folder) if folder is not None else wiki_dir()
     if source is not None:

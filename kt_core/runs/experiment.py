@@ -25,11 +25,11 @@ from kt_core.corpora.loading import Corpus, load_corpus
 from kt_core.devices import choose_device
 from kt_core.evaluation import Score, london_baseline
 from kt_core.runs import distributed
+from kt_core.runs.checkpoints import require_memory
 from kt_core.runs.phases import Run, circumstances, evaluate
 from kt_core.runs.predictions import write_predictions
 from kt_core.runs.recipes import Recipe
 from kt_core.runs.recipes import recipe as find_recipe
-from kt_core.runs.run_checks import refuse_impossible, refuse_other_run
 
 
 @dataclass(frozen=True)
@@ -90,7 +90,6 @@ def run_experiment(
     """Pretrain, finetune and evaluate one model, and keep everything in one folder.
 
     Args:
-        corpus, variant, recipe, seed: What to train on, which model, how, and with which draws.
         pretrain: False finetunes from random weights.
         out: The folder; by default one below runs/ that is named after the settings.
         overrides: Recipe options to change, by their dotted names.
@@ -103,7 +102,11 @@ def run_experiment(
     """
     chosen = find_recipe(recipe, **(overrides or {}))
     where = choose_device(device)
-    data, name = _load(corpus, chosen)
+    data, name = corpus, str(corpus)
+    if isinstance(corpus, Corpus):
+        name = corpus.name
+    else:
+        data = load_corpus(corpus, block_size=chosen.model.block_size)
     config = dict(corpus=name, variant=variant, recipe=dataclasses.asdict(chosen))
     config |= dict(kind=chosen.kind if pretrain else "no-pretrain", seed=seed)
     config["corpus_sha256"], path = digest(data), Path(out or _default_folder(config))
@@ -120,11 +123,46 @@ def run_experiment(
         return _finish(path, config | costs | more | circumstances(where), model, vocab, data, test)
 
 
-def _load(corpus: str | Path | Corpus, recipe: Recipe) -> tuple[Corpus, str]:
-    """The corpus and its name."""
-    if isinstance(corpus, Corpus):
-        return corpus, corpus.name
-    return load_corpus(corpus, block_size=recipe.model.block_size), str(corpus)
+def refuse_impossible(corpus: Corpus, recipe: Recipe, variant: str, seed: int) -> None:
+    """Raise ValueError for what would stop the run later."""
+    require_memory(recipe.model_config(len(corpus.vocab), variant))
+    recipe.phase("pretrain", seed=seed)
+    if not corpus.train:
+        raise ValueError(f"corpus {corpus.name} has no train pairs: nothing to finetune on")
+
+
+def refuse_other_run(path: Path, config: dict, resume: bool) -> bool:
+    """Does the folder hold a run? ValueError unless it may be resumed with these settings."""
+    if not (path / "config.json").exists():
+        if leftover := next(path.glob("*.safetensors"), next(path.glob("*.state"), None)):
+            raise ValueError(
+                f"{path} holds {leftover.name} without a config.json: give another folder"
+            )
+        return False
+    if not resume:
+        raise ValueError(
+            f"{path} holds a run already: continue it with resume (--resume), "
+            "or give another folder (--out)"
+        )
+    before, now = _flat(read_json(path / "config.json")), _flat(config)
+    changes = [k for k in now if before.get(k) != now[k]]
+    if changes:
+        changes = [f"{k} was {before.get(k)!r}, now {now[k]!r}" for k in changes]
+        changes[3:] = [f"and {len(changes) - 3} more"] if len(changes) > 3 else []
+        raise ValueError(
+            f"{path} holds a run with other settings ({'; '.join(changes)}): "
+            "resume with the same, or give another folder"
+        )
+    return True
+
+
+def _flat(config: dict, prefix: str = "") -> dict[str, Any]:
+    """Nested settings by their dotted names."""
+    flat: dict[str, Any] = {}
+    for key, value in config.items():
+        inner = prefix if key == "recipe" else f"{prefix}{key}."
+        flat |= _flat(value, inner) if isinstance(value, dict) else {f"{prefix}{key}": value}
+    return flat
 
 
 def _default_folder(config: dict) -> str:
@@ -134,7 +172,7 @@ def _default_folder(config: dict) -> str:
 
 
 def digest(corpus: Corpus) -> str:
-    """What tells a corpus from one that was edited between stop and resume."""
+    """Return what tells a corpus from one that was edited between stop and resume."""
     parts = (corpus.documents, corpus.train, corpus.dev, corpus.test)
     return sha256(json.dumps(parts).encode())[:16]
 

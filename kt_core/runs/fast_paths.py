@@ -1,4 +1,4 @@
-"""Faster ways to compute the same: attention by fused kernels, and dropout by whole words of bits.
+"""Faster ways to compute the same: fused attention, cheap dropout, bfloat16, compiled blocks.
 
 PyTorch's fused attention never holds the T x T weights. On CPUs it has no kernel with dropout, and
 its backward pass in bfloat16 takes several times as long as the formula's; there we use the formula
@@ -8,12 +8,17 @@ in fewer passes over memory. Results are equal within rounding error.
 from __future__ import annotations
 
 import math
+import os
+import shutil
+from collections.abc import Callable
+from contextlib import nullcontext
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from kt_core.attention import MultiHeadAttention, attend
+from kt_core.trainer import Hook, Trainer
 
 
 class CPUDropout(nn.Dropout):
@@ -32,13 +37,7 @@ class CPUDropout(nn.Dropout):
         return x * keep.to(x.dtype).div_(1 - self.p)
 
 
-def fast_attend(
-    query: Tensor,
-    key: Tensor,
-    value: Tensor,
-    mask: Tensor | None = None,
-    dropout: nn.Dropout | None = None,
-) -> tuple[Tensor, Tensor | None]:
+def fast_attend(query, key, value, mask=None, dropout: nn.Dropout | None = None):
     """Do as `attention.attend`, without its weights where a fused kernel computes the context."""
     p = dropout.p if dropout is not None and dropout.training else 0.0
     if query.device.type != "cpu" or (p == 0.0 and value.dtype != torch.bfloat16):
@@ -72,3 +71,71 @@ def use_fast_paths(model: nn.Module) -> nn.Module:
             if type(child) is nn.Dropout:
                 setattr(module, name, CPUDropout(child.p).train(child.training))
     return model
+
+
+class Precision(Hook):
+    """Compute forward passes in mixed precision."""
+
+    def __init__(self, precision: str):
+        self.precision = precision
+
+    def on_start(self, trainer: Trainer) -> None:
+        forward, context = trainer.forward, mixed_precision(self.precision, trainer.device)
+
+        def forward_in_context(*batch):
+            with context:
+                return forward(*batch)
+
+        trainer.forward = forward_in_context
+
+
+def multiplies_bf16(device: torch.device) -> bool:
+    """Does the device multiply bfloat16 matrices itself, as cuda and CPUs with AMX do?
+
+    Products take a quarter of the time there. Other CPUs only imitate it, slowly.
+    """
+    if device.type != "cpu":
+        return device.type == "cuda"
+    names = ("_is_avx512_bf16_supported", "_is_amx_tile_supported")  # torch has no public name
+    return any(getattr(torch.cpu, name, bool)() for name in names)
+
+
+def mixed_precision(precision: str, device: torch.device):
+    """Return the context for forward passes in "fp32", "bf16", "auto" or "native".
+
+    "auto" is bf16 on cuda alone, "native" wherever it is fast.
+    """
+    uses_bf16 = precision == "bf16" or (precision == "auto" and device.type == "cuda")
+    uses_bf16 = uses_bf16 or (precision == "native" and multiplies_bf16(device))
+    return torch.autocast(device.type, torch.bfloat16) if uses_bf16 else nullcontext()
+
+
+class CompiledBlocks(Hook):
+    """Compile each block for training, for lengths that are multiples of 8: there are few shapes.
+
+    Evaluations run the blocks as they are. Without a C++ compiler on a CPU nothing is compiled.
+    """
+
+    def on_start(self, trainer: Trainer) -> None:
+        self.blocks = list(trainer.model.blocks)
+        if trainer.device.type == "cpu" and not shutil.which(os.environ.get("CXX", "g++")):
+            self.blocks = []
+        for block in self.blocks:
+            block.forward = compile_in_training(block, block.forward)
+        forward, most = trainer.forward, trainer.data.block_size
+
+        def forward_padded(x, y):
+            pad = (0, min(-x.size(1) % 8, most - x.size(1)))
+            return forward(F.pad(x, pad), F.pad(y, pad))
+
+        trainer.forward = forward_padded
+
+    def on_end(self, trainer: Trainer, error: BaseException | None) -> None:
+        for block in self.blocks:
+            vars(block).pop("forward", None)
+
+
+def compile_in_training(block: nn.Module, forward: Callable) -> Callable:
+    """Return `forward`, compiled where the block is in train mode."""
+    compiled = torch.compile(forward, dynamic=True)
+    return lambda *args, **more: (compiled if block.training else forward)(*args, **more)

@@ -5,12 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-import torch
 from torch import nn
 
 from kt_core.runs import distributed, hooks
-from kt_core.runs.compiled_blocks import CompiledBlocks
-from kt_core.runs.fast_paths import use_fast_paths
+from kt_core.runs.fast_paths import CompiledBlocks, Precision, use_fast_paths
 from kt_core.runs.resume import StateFile
 from kt_core.train_config import TrainConfig
 from kt_core.trainer import Hook, Trainer
@@ -22,7 +20,6 @@ def fit(
     config: TrainConfig | None = None,
     *,
     evaluate: Callable[[nn.Module], dict] | None = None,
-    optimizers: list[torch.optim.Optimizer] | None = None,
     state: str | Path | None = None,
     resume: bool = False,
     save_every: int = 0,
@@ -37,23 +34,20 @@ def fit(
 ) -> list[dict]:
     """Train `model` on `data` by a `Trainer` with the hooks of this package; return the history.
 
+    After Ctrl-C it ends the step, saves the state and raises KeyboardInterrupt.
+
     Args:
-        model, data, config, evaluate, optimizers: As for `Trainer`.
         state, resume, save_every: See `StateFile`. A resumed training ends with the same weights,
-            bit for bit on a CPU.
+            bit for bit on a CPU. ValueError for a state that is damaged or of another training.
         log: Called with each row of the history.
         tensorboard: A folder for event files (needs the extra "tensorboard").
         title: Of the bar and the messages.
         precision: See `mixed_precision`.
         micro_batches, random_offset, compile: `MicroBatches`, `RandomOffsets`, `CompiledBlocks`.
         more_hooks: Called after the others.
-
-    Raises:
-        KeyboardInterrupt: After Ctrl-C, at the end of the step, once the state is saved.
-        ValueError: `state` is damaged or belongs to another training.
     """
     distributed.anywhere()  # joins the other processes
-    chosen: list[Hook] = [hooks.Precision(precision)]
+    chosen: list[Hook] = [Precision(precision)]
     if compile:
         chosen.append(CompiledBlocks())
     if micro_batches > 1:
@@ -71,8 +65,8 @@ def fit(
         chosen.append(StateFile(state, resume, save_every, title, fixed))
     interrupts = hooks.Interrupts()
     chosen += [interrupts, hooks.Progress(title), *more_hooks]
-    options = dict(evaluate=evaluate, optimizers=optimizers, hooks=chosen)
+    model = use_fast_paths(model)
     try:
-        return Trainer(use_fast_paths(model), data, config, **options).fit()
+        return Trainer(model, data, config, evaluate=evaluate, hooks=chosen).fit()
     finally:
         interrupts.restore()

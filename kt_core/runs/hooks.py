@@ -12,25 +12,8 @@ import torch
 from torch import Tensor
 
 from kt_core.runs import distributed
-from kt_core.runs.precision import mixed_precision
 from kt_core.runs.progress import progress_bar
 from kt_core.trainer import Hook, Trainer
-
-
-class Precision(Hook):
-    """Compute forward passes in mixed precision."""
-
-    def __init__(self, precision: str):
-        self.precision = precision
-
-    def on_start(self, trainer: Trainer) -> None:
-        forward, context = trainer.forward, mixed_precision(self.precision, trainer.device)
-
-        def forward_in_context(*batch):
-            with context:
-                return forward(*batch)
-
-        trainer.forward = forward_in_context
 
 
 class MicroBatches(Hook):

@@ -24,30 +24,23 @@ PUNCTUATION = string.punctuation + "–—“”‘’…"
 class QuestionWindows(TokenDataset):
     """Documents as questions: `context words, the person's name, context words?⁇hidden name⁇`.
 
-    A document starts with its title, the name of a person ("Ada Moor. "). Each capitalised name in
-    the rest of the document is a fact. A window hides one fact and shows the title and some of the
-    words around the fact, in their order, the title at a random position among them. The loss falls
-    on the hidden name and on the ⁇ after it.
+    A document starts with its title, the name of a person ("Ada Moor. "); those without a fact,
+    which is a capitalised name in the rest of the text, are left out. A window hides one fact and
+    shows the title at a random position among some of the words around the fact. The loss falls on
+    the hidden name and on the ⁇ after it.
 
     Args:
-        documents: Texts that start with a title and a full stop; those without a fact are left out.
-        vocab: Turns text into ids.
         block_size: The longest window, in characters.
         seed: Window i of an epoch depends on (seed, epoch, i) and on nothing else.
-        select: Leave out names that are no own facts: the "Ontario" of "Cambridge, Ontario",
-            other forms of the title ("Ada Maria Moor"), adjectives after "a" or "an" ("an Italian
-            guitarist"), and names that begin with an ordinary word ("Born"), which is one that
-            the documents mostly write in lower case.
+        select: Leave out names that are no own facts: the "Ontario" of "Cambridge, Ontario", other
+            forms of the title ("Ada Maria Moor"), adjectives ("an Italian guitarist"), and words
+            that the documents mostly write in lower case ("Born").
         plain: Show no other names, dates and numbers as context: they too would identify the fact.
         drop: Probability of leaving out each context word, so that no fixed phrase is needed.
         min_letters: Keep at least one context word of this length ("born"), which tells what is
             asked; 0 for no such rule.
         favour_first: Choose the k-th fact with a probability proportional to 1 / k, since a text
-            tells the most important facts first; False for equal probabilities.
-
-    Raises:
-        ValueError: An option that is out of range, an empty document, a character outside the
-            vocabulary, or documents that hold no fact at all.
+            tells the most important facts first.
     """
 
     def __init__(

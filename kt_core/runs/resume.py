@@ -24,8 +24,7 @@ class StateFile(Hook):
     """Save weights, optimisers, random state and history to a file, and resume from it.
 
     Args:
-        path: The file. It is replaced in one step.
-        resume: Continue from the file if there is one.
+        path, resume: The file, and whether to continue from it if it is there.
         save_every: Steps between saves; 0 saves at the end and on Ctrl-C only.
         title: What the message about a stop calls the training.
         fixed: Settings beside the trainer's config that must be the same when it is resumed.

@@ -47,14 +47,8 @@ def askable_spans(
 ) -> list[tuple[int, int]]:
     """Find the salient spans that test knowledge: after the name prefix, and not part of it.
 
-    Args:
-        text: A line, usually "Name. words".
-        names_only: Leave out dates and numbers.
-        leading: Leave out a span that follows another one and a comma: "Ontario" in
-            "Cambridge, Ontario".
-
-    Returns:
-        (start, stop) of each span, in order.
+    `names_only` leaves out dates and numbers; `leading` a span that follows another one and a
+    comma, such as "Ontario" in "Cambridge, Ontario".
     """
     first = name_prefix_end(text)
     first = first if first < len(text) else 0  # nothing after the prefix

@@ -451,11 +451,10 @@ def test_folders_of_an_installed_package(tmp_path, monkeypatch):
     monkeypatch.setattr(paths, "_PACKAGE", tmp_path / "site-packages" / "kt_core")
     monkeypatch.delenv("KT_DATA", raising=False)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    monkeypatch.setattr(paths.sys, "platform", "linux")
     assert paths.checkout_dir() is None
     assert paths.data_dir() == tmp_path / "site-packages" / "kt_core" / "_data"
     assert paths.corpora_dir() == tmp_path / "cache" / "kt-core"
-    monkeypatch.setattr(paths.sys, "platform", "darwin")
-    assert paths.corpora_dir() == Path.home() / "Library" / "Caches" / "kt-core"
+    monkeypatch.delenv("XDG_CACHE_HOME")
+    assert paths.corpora_dir() == Path.home() / ".cache" / "kt-core"
     monkeypatch.setenv("KT_DATA", str(tmp_path / "mine"))
     assert paths.corpora_dir() == tmp_path / "mine"

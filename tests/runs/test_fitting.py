@@ -16,9 +16,9 @@ import pytest
 import torch
 from small_training import config, lines, pairs, same, stop_at, tiny, without_seconds
 
+from kt_core.runs.fast_paths import mixed_precision
 from kt_core.runs.fitting import fit
 from kt_core.runs.hooks import split_batch
-from kt_core.runs.precision import mixed_precision
 
 TESTS = Path(__file__).parents[1]
 
