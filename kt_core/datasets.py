@@ -41,7 +41,7 @@ class TokenDataset:
         raise NotImplementedError
 
     def __getitem__(self, i: int) -> tuple:
-        """Return (x, y) of example i, each (block_size,) int64."""
+        """Return example i as (x, y), each (block_size,) int64."""
         if not -len(self) <= i < len(self):
             raise IndexError(f"example {i} of {len(self)}")
         example = self.tokens(i % len(self), self.epoch)

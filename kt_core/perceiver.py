@@ -1,11 +1,8 @@
 """Two perceivers: the middle blocks run on fewer latents than there are inputs.
 
 perceiver     The assignment's: m learned latents read inputs 0 ... m - 1 and are blind to the rest.
-perceiver_ar  Causal and complete: latent i reads inputs 0 ... s(i + 1) - 1, and output t reads the
-              latents that contain nothing newer than input t.
-
-The *reach* of a vector is the newest input that can influence it. Latent i of perceiver_ar has
-reach s(i + 1) - 1. A query may attend to keys whose reach is not larger (`reach_mask`).
+perceiver_ar  Causal and complete: latent i reads inputs 0 ... s(i + 1) - 1, which is its *reach*,
+              and output t reads the latents with a reach of at most t (`reach_mask`).
 
 Sources: Jaegle et al. 2021, "Perceiver"; Hawthorne et al. 2022, "Perceiver AR"; Nawrot et al. 2021,
 "Hourglass".
@@ -24,8 +21,7 @@ from kt_core.blocks import Block, GPTConfig
 class DownProjectBlock(Block):
     """From T inputs to the latents: each latent gathers from the inputs within its reach.
 
-    A latent of `perceiver` starts as a learned vector, a row of `latents`; one of `perceiver_ar`
-    starts as the newest input that it reads.
+    It starts as a row of `latents`, which are learned, or in `perceiver_ar` as its newest input.
     """
 
     def __init__(self, config: GPTConfig):

@@ -49,12 +49,8 @@ def save_checkpoint(
 ) -> Path:
     """Write the weights to `path` and the card beside it, each in one step; returns `path`.
 
-    Args:
-        card: What to say about the model; `config`, `vocab` and both digests are added.
-        dtype: Converts the weights (torch.float16 for shipping).
-
-    Raises:
-        ValueError: The vocabulary is not the model's.
+    `card` says what is worth knowing about the model; `config`, `vocab` and both digests are added.
+    `dtype` converts the weights (torch.float16 for shipping).
     """
     from safetensors.torch import save
 
@@ -69,11 +65,7 @@ def save_checkpoint(
             f"{path}: not written, {wrong[0]} holds values that are not finite"
         )
     data = save(weights)
-    own = {
-        "config": asdict(model.config),
-        "vocab": "".join(vocab.chars[2:]),
-        "sha256": sha256(data),
-    }
+    own = dict(config=asdict(model.config), vocab="".join(vocab.chars[2:]), sha256=sha256(data))
     write_atomically(path, data)
     write_card(path, {**(card or {}), **own})
     return Path(path)
@@ -118,9 +110,8 @@ def load_checkpoint(
 ) -> tuple[GPT, CharVocab, dict]:
     """Load a model (float32, in eval mode), its vocabulary and its card.
 
-    Raises:
-        CheckpointError: It says what is wrong with which file. The digests of weights and card,
-            and the sizes of all weights, are compared before a model is built.
+    CheckpointError says what is wrong with which file: the digests of weights and card, and the
+    sizes of all weights, are compared before a model is built.
     """
     path = Path(path)
     if not path.is_file():
@@ -139,7 +130,7 @@ def load_checkpoint(
             f"vocab has {len(vocab)} (with the two special ones)"
         )
     weights = _read_weights(path, data)
-    with torch.device("meta"):  # no memory is used
+    with torch.device("meta"):  # takes no memory
         shapes = {name: t.shape for name, t in GPT(config).state_dict().items()}
     for name in [*shapes, *(weights.keys() - shapes.keys())]:
         if (has := getattr(weights.get(name), "shape", None)) != (wanted := shapes.get(name)):

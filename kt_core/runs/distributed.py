@@ -2,11 +2,10 @@
 
     torchrun --nproc-per-node 2 -m kt_course.tools.cli run --variant rope --out runs/two
 
-Every process runs the same program on the same batches, and the first one alone writes (gloo on
-CPUs, nccl on GPUs; Li et al. 2020, "PyTorch Distributed", section 3). Process r of n takes rows
-r, r + n ... of each batch. Its loss counts by its share of the characters that have a loss, so
-losses, gradients and weights are those of one process within rounding error. Dropout and shifted
-positions are not: each process draws for its own rows.
+Every process runs the same program on the same batches, and the first one alone writes (Li et al.
+2020, "PyTorch Distributed", section 3). Process r of n takes rows r, r + n ... of each batch. Its
+loss counts by its share of the characters that have a loss, so losses, gradients and weights are
+those of one process within rounding error. For dropout each process draws for its own rows.
 """
 
 from __future__ import annotations
@@ -62,10 +61,9 @@ def average(tensor: Tensor) -> Tensor:
 
 
 def share(x: Tensor, y: Tensor, rank: int, size: int) -> tuple[tuple[Tensor, Tensor], float]:
-    """Return the rows of process `rank` of a batch, and their weight.
+    """Return the rows of process `rank` of a batch, and the weight of their mean loss.
 
-    The average of the weighted losses over all processes is the batch's mean loss. A process
-    without a character that has a loss gets a row of weight 0: the others wait for its gradients.
+    Without a character that has a loss it is a row of weight 0: the others wait for its gradients.
     """
     rows = (x != 0).sum(1).argsort(stable=True)[rank::size]  # similar lengths: nobody waits
     total, count = int((y != 0).sum()), int((y[rows] != 0).sum())

@@ -29,10 +29,7 @@ from kt_core.vocab import CharVocab
 def evaluate(
     model: GPT, vocab: CharVocab, pairs: Sequence[tuple[str, str | None]]
 ) -> tuple[list[str], Score | None]:
-    """Return the greedy answers to the questions of `pairs`, and their score.
-
-    The score is None where there are no pairs or where a gold answer is missing.
-    """
+    """Return the greedy answers to the questions of `pairs`, and their score: None without gold."""
     answers = answer(model, vocab, [question for question, _ in pairs])
     gold = [a for _, a in pairs]
     return answers, None if None in gold or not gold else exact_match(answers, gold)

@@ -27,10 +27,7 @@ SECTIONS = {"model": ModelSettings, "data": DataSettings, **dict.fromkeys(PHASES
 
 @dataclass(frozen=True)
 class Recipe:
-    """All settings of a run; `recipe_options` says what each of them means.
-
-    `scratch` is finetuning without pretraining.
-    """
+    """All settings of a run, see `recipe_options`; `scratch` is finetuning without pretraining."""
 
     name: str
     model: ModelSettings = ModelSettings()
@@ -88,19 +85,12 @@ class Recipe:
         return NamePlace(corpus.train, vocab, self.model.block_size)
 
     def phase(self, name: str, **more: Any) -> tuple[TrainConfig, dict[str, Any]]:
-        """Return how "pretrain", "finetune" or "scratch" trains: (config, options of `fit`).
-
-        `more` are further fields of the config, such as seed and device.
-        """
+        """Return how a phase trains: its config, with `more` fields of it, and options of `fit`."""
         settings: TrainSettings = getattr(self, one_of("phase", name, PHASES))
         chosen = settings.arguments(TrainConfig, lr="learning_rate", muon_lr="muon_learning_rate")
         chosen["horizon"] = settings.horizon or None
-        options = dict(
-            precision=settings.precision,
-            micro_batches=settings.micro_batches,
-            compile=settings.compile,
-            random_offset=self.model.random_offset,
-        )
+        options = {key: getattr(settings, key) for key in ("precision", "micro_batches", "compile")}
+        options["random_offset"] = self.model.random_offset
         try:
             return TrainConfig(**chosen | more), options
         except ValueError as error:
@@ -123,12 +113,8 @@ def recipe_options() -> dict[str, Field]:
 def recipe(name: str | Recipe, /, **overrides: Any) -> Recipe:
     """Return a recipe with some options changed: recipe("kt", **{"pretrain.lr": 0.001}).
 
-    Strings, as a command line has them, are read as the option's type. Options that depend on each
-    other may be changed together.
-
-    Raises:
-        ValueError: An unknown recipe or option (the message suggests one), or a value that no run
-            can have.
+    Strings, as a command line has them, are read as the option's type. ValueError for an unknown
+    recipe or option (the message suggests one), or a value that no run can have.
     """
     chosen = name if isinstance(name, Recipe) else RECIPES[one_of("recipe", name, RECIPES)]
     options = recipe_options()
