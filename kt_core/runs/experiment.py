@@ -117,10 +117,12 @@ def run_experiment(
         distributed.anywhere()  # all processes have looked at the folder
         if distributed.is_first():
             write_json(path / "config.json", config | circumstances(where))
-        run = Run(path, config, data, chosen, variant, seed, where, resume, save_every, tensorboard)
-        model, vocab, costs = run.pretrained() if pretrain else run.untrained()
-        model, more = run.finetuned(model, vocab, "finetune" if pretrain else "scratch")
-        return _finish(path, config | costs | more | circumstances(where), model, vocab, data, test)
+        run = Run(path, config, data, chosen, where, resume, save_every, tensorboard)
+        model, details = run.untrained(), config
+        for phase in ("pretrain", "finetune") if pretrain else ("scratch",):
+            model, costs = run.trained(phase, model)
+            details = details | costs
+        return _finish(path, details | circumstances(where), model, data, test)
 
 
 def refuse_impossible(corpus: Corpus, recipe: Recipe, variant: str, seed: int) -> None:
@@ -177,12 +179,12 @@ def digest(corpus: Corpus) -> str:
     return sha256(json.dumps(parts).encode())[:16]
 
 
-def _finish(path: Path, details: dict, model, vocab, corpus: Corpus, test: bool) -> Result:
+def _finish(path: Path, details: dict, model, corpus: Corpus, test: bool) -> Result:
     """Answer dev, and test if asked to, and write the answers and the result."""
     scores: dict[str, Score | None] = {"dev": None, "test": None}
     for split in ("dev", "test")[: 1 + test]:
         pairs = getattr(corpus, split)
-        answers, scores[split] = evaluate(model, vocab, pairs)
+        answers, scores[split] = evaluate(model, corpus.vocab, pairs)
         if pairs and distributed.is_first():
             write_predictions(path / "predictions" / f"{split}.txt", answers)
     baseline = london_baseline(corpus.dev) if corpus.dev else None

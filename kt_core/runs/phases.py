@@ -50,51 +50,40 @@ class Run:
     config: dict
     corpus: Corpus
     recipe: Recipe
-    variant: str
-    seed: int
     device: torch.device
     resume: bool
     save_every: int
     tensorboard: bool
 
-    def untrained(self) -> tuple[GPT, CharVocab, dict]:
-        """Return a model with random weights, its vocabulary and no costs."""
-        torch.manual_seed(self.seed)
-        vocab = self.corpus.vocab
-        return self.recipe.new_model(len(vocab), self.variant), vocab, {}
+    def untrained(self) -> GPT:
+        """Return a model with random weights."""
+        torch.manual_seed(self.config["seed"])
+        return self.recipe.new_model(len(self.corpus.vocab), self.config["variant"])
 
-    def pretrained(self) -> tuple[GPT, CharVocab, dict]:
-        """Return the model after pretraining: loaded, or trained now."""
-        path = self.path / "pretrained.safetensors"
-        if is_complete(path):
-            model, vocab, card = self.load(path)
-            return model, vocab, dict(pretraining=card.get("cost"))
-        model, vocab, _ = self.untrained()
-        data, settings = self.recipe.pretrain_data(self.corpus, vocab, self.seed), self.recipe.data
-        can_answer = bool(settings.mixed_pairs) or settings.task == "questions"
-        cost = self.train("pretrain", model, data, vocab, can_answer)
-        self.save(path, "pretrain", model, vocab, cost)
-        return model, vocab, dict(pretraining=cost)
-
-    def finetuned(self, model: GPT, vocab: CharVocab, phase: str) -> tuple[GPT, dict]:
-        """Return the model after "finetune" or "scratch" on the train pairs, and the costs."""
-        path = self.path / "finetuned.safetensors"
-        if is_complete(path):
-            model, _, card = self.load(path)
-            return model, dict(finetuning=card.get("cost"))
-        if phase == "finetune" and not self.recipe.finetune.epochs:
-            self.save(path, "pretrain", model, vocab, {})
-            return model, {}
-        cost = self.train(phase, model, self.recipe.finetune_data(self.corpus, vocab), vocab)
-        self.save(path, "finetune", model, vocab, cost)
-        return model, dict(finetuning=cost)
-
-    def train(self, phase: str, model: GPT, data, vocab: CharVocab, ask: bool = True) -> dict:
-        """Train, and return what it cost; `ask` scores the dev questions on the way."""
+    def trained(self, phase: str, model: GPT) -> tuple[GPT, dict]:
+        """Return the model after a phase, trained now or by an earlier try, and its costs."""
         label = "pretrain" if phase == "pretrain" else "finetune"
-        config, options = self.recipe.phase(phase, seed=self.seed, device=str(self.device))
+        stem = label.removesuffix("e")
+        path = self.path / f"{stem}ed.safetensors"
+        if path.exists() and card_path(path).exists():  # the card is written last
+            model, cost = self.load(path)
+        elif phase == "finetune" and not self.recipe.finetune.epochs:
+            label, cost = "pretrain", {}
+            self.save(path, label, model, cost)
+        else:
+            cost = self.train(phase, label, model)
+            self.save(path, label, model, cost)
+        return model, {f"{stem}ing": cost} if cost else {}
+
+    def train(self, phase: str, label: str, model: GPT) -> dict:
+        """Train, and return what it cost; the dev questions are scored on the way."""
+        recipe, vocab, seed = self.recipe, self.corpus.vocab, self.config["seed"]
+        config, options = recipe.phase(phase, seed=seed, device=str(self.device))
+        data, evaluations, can_answer = recipe.finetune_data(self.corpus, vocab), 10, True
+        if phase == "pretrain":
+            data, evaluations = recipe.pretrain_data(self.corpus, vocab, seed), 20
+            can_answer = bool(recipe.data.mixed_pairs) or recipe.data.task == "questions"
         steps = -(-len(data) // config.batch_size) * config.epochs
-        evaluations = 20 if phase == "pretrain" else 10
         config = dataclasses.replace(config, eval_every=max(1, round(steps / evaluations)))
 
         def score_dev(model: GPT) -> dict:
@@ -102,7 +91,9 @@ class Run:
             return {} if score is None else dict(dev=round(score.accuracy, 4))
 
         options |= dict(resume=self.resume, save_every=self.save_every, title=label)
-        options |= dict(state=self.path / f"{label}.state", evaluate=score_dev if ask else None)
+        options |= dict(
+            state=self.path / f"{label}.state", evaluate=score_dev if can_answer else None
+        )
         options["tensorboard"] = self.path / "tensorboard" if self.tensorboard else None
         options["more_hooks"] = [MetricsFile(self.path / "metrics.jsonl", label)]
         today = time.strftime("%Y-%m-%d")
@@ -115,19 +106,19 @@ class Run:
             raise
         return cost_of(last) | {"date": today}
 
-    def load(self, path: Path) -> tuple[GPT, CharVocab, dict]:
-        """Load a checkpoint of this run; ValueError if its card says that it is another's."""
-        model, vocab, card = load_checkpoint(path, self.device)
+    def load(self, path: Path) -> tuple[GPT, dict]:
+        """Load a phase's model and cost; ValueError if its card says that it is another run's."""
+        model, _, card = load_checkpoint(path, self.device)
         if other := [key for key, value in self.config.items() if card.get(key) != value]:
             raise ValueError(f"{path} belongs to another run: its card has another {other[0]}")
-        return model, vocab, card
+        return model, card.get("cost") or {}
 
-    def save(self, path: Path, label: str, model: GPT, vocab: CharVocab, cost: dict) -> None:
+    def save(self, path: Path, label: str, model: GPT, cost: dict) -> None:
         """Write the checkpoint of a phase, and then delete what a stop of it has left."""
-        score = evaluate(model, vocab, self.corpus.dev)[1]
+        score = evaluate(model, self.corpus.vocab, self.corpus.dev)[1]
         if distributed.is_first():
             card = self.card(label, cost=cost, dev=score and score.as_dict())
-            save_checkpoint(path, model, vocab, card)
+            save_checkpoint(path, model, self.corpus.vocab, card)
             stopped = self.stopped_path(label)
             for leftover in (self.path / f"{label}.state", stopped, card_path(stopped)):
                 leftover.unlink(missing_ok=True)
@@ -165,8 +156,3 @@ def cost_of(row: dict) -> dict:
     rate = round(row["characters"] / max(row["seconds"], 1e-9))
     cost |= {"seconds": round(row["seconds"], 1), "characters_per_second": rate}
     return cost | {"loss": round(row["loss"], 4)}
-
-
-def is_complete(path: Path) -> bool:
-    """Is a checkpoint there with its card, which is written last?"""
-    return path.exists() and card_path(path).exists()
