@@ -1,7 +1,5 @@
 """Error messages for bad values: one wording, and a suggestion where a name is nearly right."""
 
-from __future__ import annotations
-
 import difflib
 from collections.abc import Iterable
 from typing import Any

@@ -4,8 +4,6 @@ Shapes: B batch, T positions, C channels (`n_embd`), nh heads with hs = C / nh c
 T_query and T_key where the two sides differ. Masks are boolean: True allows attention.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Iterator
 from contextlib import contextmanager

@@ -1,7 +1,5 @@
 """The parts of a GPT: its configuration, the MLP and the Transformer block."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 import torch.nn.functional as F

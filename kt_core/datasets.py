@@ -9,8 +9,6 @@ loss: y[j] == x[j + 1] where y[j] != 0. The assignment's format (CS224n):
 Every draw depends on (seed, epoch, index) alone: not on workers or on the order of access.
 """
 
-from __future__ import annotations
-
 import random
 from collections.abc import Iterator, Sequence
 

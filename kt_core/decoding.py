@@ -1,7 +1,5 @@
 """From questions to answers: many at once, each character's keys and values computed once."""
 
-from __future__ import annotations
-
 import random
 from collections.abc import Sequence
 

@@ -1,7 +1,5 @@
 """Which device trains and answers."""
 
-from __future__ import annotations
-
 import torch
 
 

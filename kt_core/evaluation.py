@@ -1,7 +1,5 @@
 """How many answers are correct: exact match with its interval, and the London baseline."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass

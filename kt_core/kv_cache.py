@@ -1,7 +1,5 @@
 """The KV cache: keys and values of earlier characters, so that decoding computes each only once."""
 
-from __future__ import annotations
-
 import torch
 
 from kt_core.models import GPT

@@ -1,7 +1,5 @@
 """A character-level GPT, after minGPT and the CS224n assignment on pretraining."""
 
-from __future__ import annotations
-
 import torch
 import torch.nn.functional as F
 from torch import nn

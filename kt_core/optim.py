@@ -1,7 +1,5 @@
 """Optimisers: AdamW, and Muon for the weight matrices of the blocks."""
 
-from __future__ import annotations
-
 import torch
 from torch import nn
 

@@ -8,8 +8,6 @@ Sources: Jaegle et al. 2021, "Perceiver"; Hawthorne et al. 2022, "Perceiver AR";
 "Hourglass".
 """
 
-from __future__ import annotations
-
 import torch
 import torch.nn.functional as F
 from torch import nn

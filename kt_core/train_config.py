@@ -1,7 +1,5 @@
 """How to train: the settings of a `Trainer`, and the learning rate of each step."""
 
-from __future__ import annotations
-
 import math
 from dataclasses import dataclass
 

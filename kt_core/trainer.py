@@ -1,7 +1,5 @@
 """Training: one loop, written once. Everything around it plugs in as a `Hook`."""
 
-from __future__ import annotations
-
 import math
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -19,19 +17,19 @@ from kt_core.train_config import TrainConfig
 class Hook:
     """What may be done around a training. An error that a method raises stops it."""
 
-    def on_start(self, trainer: Trainer) -> None:
+    def on_start(self, trainer: "Trainer") -> None:
         """Before the first step: the place to load a state, or to exchange `trainer.forward`."""
 
-    def on_gradients(self, trainer: Trainer) -> None:
+    def on_gradients(self, trainer: "Trainer") -> None:
         """After the gradients of a batch, before they are clipped and used."""
 
-    def on_step(self, trainer: Trainer) -> None:
+    def on_step(self, trainer: "Trainer") -> None:
         """After a step has been counted (in `trainer.step`) and logged."""
 
-    def on_log(self, trainer: Trainer, row: dict) -> None:
+    def on_log(self, trainer: "Trainer", row: dict) -> None:
         """After a row was added to the history."""
 
-    def on_end(self, trainer: Trainer, error: BaseException | None) -> None:
+    def on_end(self, trainer: "Trainer", error: BaseException | None) -> None:
         """At the end, with the error that ended the training early, if one did."""
 
 

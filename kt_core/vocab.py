@@ -1,7 +1,5 @@
 """Characters as ids: □ (padding) is 0, ⁇ (mask) is 1, then the sorted characters of the text."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Sequence
 
 PAD = "□"  # fills a block up to its length; targets of 0 are left out of the loss
@@ -30,7 +28,7 @@ class CharVocab:
             raise ValueError(f"characters given twice: {twice}")
 
     @classmethod
-    def from_documents(cls, documents: Iterable[str]) -> CharVocab:
+    def from_documents(cls, documents: Iterable[str]) -> "CharVocab":
         """Collect the characters of all documents, without □ and ⁇, and of "Where was … born?"."""
         if isinstance(documents, str):
             raise ValueError("documents must be a list of strings, not one string")

@@ -4,8 +4,6 @@ It is deterministic. A person depends on (people, attributes, seed), and a line 
 number, so `lines` adds or removes lines and changes nothing else.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from random import Random

@@ -1,7 +1,5 @@
 """The word lists and sentences of `data/bios`, from which the corpus "bios" is made."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -29,7 +27,7 @@ class Sentence:
     opens: bool  # it has to be the first sentence of its line
 
     @classmethod
-    def parse(cls, text: str) -> Sentence:
+    def parse(cls, text: str) -> "Sentence":
         """Read an entry of a sentence file; a leading ^ marks a sentence that opens its line."""
         body = text.removeprefix("^")
         fields = {name for _, name, _, _ in Formatter().parse(body)} & ATTRIBUTE_OF.keys()

@@ -1,7 +1,5 @@
 """Files: read only if they are plain files; written in one step, so the old or the new is there."""
 
-from __future__ import annotations
-
 import errno
 import hashlib
 import json

@@ -1,7 +1,5 @@
 """Corpora: "bios" (embedded), "wiki" (the assignment's, fetched on request), or a user's folder."""
 
-from __future__ import annotations
-
 import inspect
 import re
 import warnings

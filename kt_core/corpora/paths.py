@@ -1,7 +1,5 @@
 """Where the project's files are: in a checkout, in an installed wheel, and after a download."""
 
-from __future__ import annotations
-
 import os
 from pathlib import Path
 

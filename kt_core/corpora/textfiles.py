@@ -1,7 +1,5 @@
 """Documents and question-answer pairs from text files; every error names the file and the line."""
 
-from __future__ import annotations
-
 import unicodedata
 from collections.abc import Sequence
 from pathlib import Path

@@ -3,8 +3,6 @@
 The texts come from Wikipedia (CC BY-SA); they are not part of this project.
 """
 
-from __future__ import annotations
-
 import sys
 from itertools import product
 from pathlib import Path

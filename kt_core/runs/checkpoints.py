@@ -1,7 +1,5 @@
 """Checkpoints: weights as safetensors, and beside them a JSON card that describes them."""
 
-from __future__ import annotations
-
 import json
 import os
 import platform

@@ -8,8 +8,6 @@ loss counts by its share of the characters that have a loss, so losses, gradient
 those of one process within rounding error. For dropout each process draws for its own rows.
 """
 
-from __future__ import annotations
-
 import atexit
 import hashlib
 import os

@@ -11,8 +11,6 @@ result.json              scores with intervals, and costs; written last, so a ru
                          not finished
 """
 
-from __future__ import annotations
-
 import dataclasses
 import json
 from contextlib import nullcontext
@@ -42,7 +40,7 @@ class Result:
     details: dict
 
     @classmethod
-    def read(cls, folder: str | Path) -> Result:
+    def read(cls, folder: str | Path) -> "Result":
         """Read the result of a finished run; ValueError if the folder holds none."""
         path = Path(folder) / "result.json"
         try:

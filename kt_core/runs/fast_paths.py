@@ -5,8 +5,6 @@ its backward pass in bfloat16 takes several times as long as the formula's; ther
 in fewer passes over memory. Results are equal within rounding error.
 """
 
-from __future__ import annotations
-
 import math
 import os
 import shutil

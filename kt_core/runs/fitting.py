@@ -1,7 +1,5 @@
 """Training with everything around it: resume, Ctrl-C, a bar, logs, precision, several processes."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 from pathlib import Path
 

@@ -1,7 +1,5 @@
 """What plugs into the training loop from outside: each a `Hook` of `kt_core.trainer`."""
 
-from __future__ import annotations
-
 import signal
 import threading
 import time

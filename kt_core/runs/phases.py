@@ -1,7 +1,5 @@
 """The phases of a run: each trains, and leaves a checkpoint that a resumed run takes instead."""
 
-from __future__ import annotations
-
 import dataclasses
 import json
 import platform

@@ -1,7 +1,5 @@
 """Files of answers, in the assignment's format: one per line, in the order of the questions."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from pathlib import Path
 

@@ -1,7 +1,5 @@
 """Progress bars."""
 
-from __future__ import annotations
-
 import os
 import sys
 from collections.abc import Iterable, Iterator

@@ -5,8 +5,6 @@ Ada Moor. Ada Moor (born 4 May 1871 in Oslo) is a Norwegian author, living in Te
 born Ada Moor in?⁇Oslo⁇     author Ada Moor living?⁇Telemark⁇
 """
 
-from __future__ import annotations
-
 import random
 import string
 from collections import Counter

@@ -1,7 +1,5 @@
 """Recipes: all settings of a run but corpus, variant and seed, by name."""
 
-from __future__ import annotations
-
 import tomllib
 from collections.abc import Sequence
 from dataclasses import Field, dataclass, fields, replace

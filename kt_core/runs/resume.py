@@ -1,7 +1,5 @@
 """What a stopped training needs to resume, in one safetensors file."""
 
-from __future__ import annotations
-
 import hashlib
 import json
 from dataclasses import asdict

@@ -1,7 +1,5 @@
 """The options of a recipe, each declared once: name, type, default, and one line about it."""
 
-from __future__ import annotations
-
 import inspect
 import math
 from collections.abc import Callable

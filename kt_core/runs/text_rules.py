@@ -4,8 +4,6 @@ Names, dates and numbers are recognised by their form, in any corpus. There is n
 places and no cue such as "born in".
 """
 
-from __future__ import annotations
-
 import re
 from collections.abc import Sequence
 
