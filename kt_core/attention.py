@@ -38,7 +38,7 @@ def padding_mask(idx):
 def additive_score(query, key, w_query, w_key, v):
     """Compute v · tanh(W_q q + W_k k) (Bahdanau et al. 2015, appendix A.1.2)."""
     hidden = (query @ w_query).unsqueeze(-2) + (key @ w_key).unsqueeze(-3)
-    return torch.tanh(hidden) @ v  # (..., T_query, T_key, d_hidden) -> (..., T_query, T_key)
+    return torch.tanh(hidden) @ v  # (..., T_query, T_key)
 
 
 def multiplicative_score(query, key, w=None):
@@ -56,7 +56,7 @@ def masked_softmax(scores, mask=None):
     if mask is None:
         return scores.softmax(dim=-1)
     weights = scores.masked_fill(~mask, float("-inf")).softmax(dim=-1)
-    return weights.masked_fill(~mask, 0.0)  # a row of -inf alone is NaN before this
+    return weights.masked_fill(~mask, 0.0)  # a row of -inf alone has become NaN.
 
 
 def attend(query, key, value, mask=None, dropout: nn.Module | None = None):

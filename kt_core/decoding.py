@@ -45,7 +45,7 @@ def next_logits(model: GPT, texts: Sequence[Sequence[int]], cache: KVCache | Non
     for row, text in enumerate(texts):
         idx[row, : len(text)] = torch.tensor(text)
     rows = torch.arange(len(texts), device=device)
-    if cache is None:  # needs no more of a model than its forward pass
+    if cache is None:  # any model with a forward pass will do.
         return model(idx.to(device))[0][rows, last]
     hidden = model.hidden(idx.to(device), cache=cache)  # (B, T, C)
     cache.prompts_are_read = True

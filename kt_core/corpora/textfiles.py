@@ -109,7 +109,7 @@ def repeated_questions(pairs: Sequence[Pair], split: str) -> dict[str, list[str]
     answers: dict[str, list[str | None]] = {}
     for question, answer in pairs:
         answers.setdefault(question, []).append(answer)
-    twice = [q for q, given in answers.items() if len(given) > 1]
+    twice = [q for q, replies in answers.items() if len(replies) > 1]
     several = [q for q in twice if len(set(answers[q])) > 1]
     return {
         f"questions that come twice in {split}": [q for q in twice if q not in several],

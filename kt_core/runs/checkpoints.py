@@ -131,10 +131,11 @@ def load_checkpoint(
     with torch.device("meta"):  # takes no memory
         shapes = {name: t.shape for name, t in GPT(config).state_dict().items()}
     for name in [*shapes, *(weights.keys() - shapes.keys())]:
-        if (has := getattr(weights.get(name), "shape", None)) != (wanted := shapes.get(name)):
+        shape, expected = getattr(weights.get(name), "shape", None), shapes.get(name)
+        if shape != expected:
             raise CheckpointError(
                 f"{path}: the weights do not fit the card's config: "
-                f"{name} is {_size(has)}, wanted: {_size(wanted)}"
+                f"{name} is {_size(shape)}, wanted: {_size(expected)}"
             )
     model = GPT(config)
     model.load_state_dict(weights)

@@ -4,7 +4,7 @@ config.json              corpus, variant, recipe, seed, hardware, versions
 metrics.jsonl            a row per evaluation of each phase
 pretrained.safetensors   after pretraining, with its card
 finetuned.safetensors    after finetuning, with its card
-PHASE-stopped.safetensors   after Ctrl-C in a phase: the weights so far, with their card
+PHASE-stopped.safetensors   after Ctrl-C in a phase: the weights so far, with their card.
 .lock                    held by the process that writes here
 predictions/SPLIT.txt    the answers to dev and test, one per line
 result.json              scores with intervals, and costs; written last, so a run without it is

@@ -35,10 +35,10 @@ class QuestionWindows(TokenDataset):
             that the documents mostly write in lower case ("Born").
         plain: Show no other names, dates and numbers as context: they too would identify the fact.
         drop: Probability of leaving out each context word, so that no fixed phrase is needed.
-        min_letters: Keep at least one context word of this length ("born"), which tells what is
+        min_letters: Keep at least one context word of this length ("born"), which says what is
             asked; 0 for no such rule.
         favour_first: Choose the k-th fact with a probability proportional to 1 / k, since a text
-            tells the most important facts first.
+            starts with its most important facts.
     """
 
     def __init__(
