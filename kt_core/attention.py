@@ -88,7 +88,7 @@ class MultiHeadAttention(nn.Module):
         self.value = nn.Linear(n_embd, n_embd)
         self.proj = nn.Linear(n_embd, n_embd)
         self.drop = nn.Dropout(dropout)
-        self.attend = attend  # exchanged to record the weights, or for a faster kernel
+        self.attend = attend  # exchanged to record the weights, or for a faster kernel.
 
     def split_heads(self, x):
         """Give each head its own share of the channels."""
@@ -108,7 +108,7 @@ class MultiHeadAttention(nn.Module):
         q = self.split_heads(self.query(x))  # (B, nh, T_query, hs)
         k = self.split_heads(self.key(source))  # (B, nh, T_source, hs)
         v = self.split_heads(self.value(source))  # (B, nh, T_source, hs)
-        if self.qk_norm:  # scores no longer grow with the weights
+        if self.qk_norm:  # scores no longer grow with the weights.
             q, k = F.rms_norm(q, q.shape[-1:]), F.rms_norm(k, k.shape[-1:])
         if rotation is not None:
             q, k = rotate(q, *rotation[0]), rotate(k, *rotation[1])
