@@ -22,14 +22,8 @@ from kt_core.corpora.files import keep_previous, read_plain_file, write_atomical
 from kt_course.exercises import exercise_ids
 from kt_course.exercises.check import one_line
 from kt_course.exercises.registry import library
+from kt_course.grading import gradebook
 from kt_course.grading.cleaning import ID
-from kt_course.grading.gradebook import (
-    Gradebook,
-    read_marks,
-    read_points,
-    read_roster,
-    write_gradebook,
-)
 from kt_course.grading.sandbox import Limits, Outcome, bubblewrap_problem, run_confined, stop_all
 from kt_course.grading.similarity import similar_pairs
 from kt_course.grading.written import marking_page, written_answers
@@ -106,8 +100,9 @@ def grade_command(
     needing = {"--points": points, "--marks": marks, "--for": lms}
     if not roster and (option := next((name for name, value in needing.items() if value), None)):
         raise ValueError(f"{option} needs --roster")
-    students = read_roster(roster) if roster else []
-    values, by_hand = read_points(points), read_marks(marks, students) if marks else {}
+    students = gradebook.read_roster(roster) if roster else []
+    values = gradebook.read_points(points)
+    by_hand = gradebook.read_marks(marks, students) if marks else {}
     earlier = [path for path in notebooks if path.suffix == ".csv"]
     rows = [row for path in earlier for row in read_rows(path)]
     refuse_output(out, roster, points, marks)
@@ -121,9 +116,9 @@ def grade_command(
     write_atomically(out, table(rows).encode())
     print(f"{len(rows)} submissions in {out}")
     if students:
-        book = Gradebook.of(rows, students, values, by_hand)
+        book = gradebook.Gradebook.of(rows, students, values, by_hand)
         reading = [] if marks else write_for_reading(book, out)
-        for path in [*write_gradebook(book, out, lms), *reading]:
+        for path in [*gradebook.write_gradebook(book, out, lms), *reading]:
             print(f"written: {path}")
         for file in book.unmatched:
             print(printable(f"nobody on the roster: {file}"))
@@ -154,7 +149,7 @@ def refuse_output(out: Path, *reads: Path | None) -> None:
     opt.check_output(out)
 
 
-def write_for_reading(book: Gradebook, out: Path) -> list[Path]:
+def write_for_reading(book: gradebook.Gradebook, out: Path) -> list[Path]:
     """Write what a person reads: the written answers with rubrics, answers that are alike."""
     base, marking, sources = out.with_suffix(""), [], {}
     for student in book.students:

@@ -110,13 +110,8 @@ async def run(fd: int, text: str, seconds: int, profile: str | None, kernel: For
     """Run all cells; `profile` replaces the notebook's parameter of that name."""
     import nbformat
     from jupyter_client.provisioning import local_provisioner
+    from nbclient import exceptions
     from nbclient.client import NotebookClient
-    from nbclient.exceptions import (
-        CellExecutionComplete,
-        CellExecutionError,
-        CellTimeoutError,
-        DeadKernelError,
-    )
 
     class Client(NotebookClient):
         """Keeps no output."""
@@ -126,7 +121,7 @@ async def run(fd: int, text: str, seconds: int, profile: str | None, kernel: For
         def process_message(self, msg: dict, cell: Any, cell_index: int) -> None:
             if msg["msg_type"] == "status":
                 if msg["content"]["execution_state"] == "idle":
-                    raise CellExecutionComplete()
+                    raise exceptions.CellExecutionComplete()
                 return
             self.n_characters += len(json.dumps(msg["content"]))
             if self.n_characters > OUTPUT:
@@ -149,11 +144,11 @@ async def run(fd: int, text: str, seconds: int, profile: str | None, kernel: For
             report(fd, cell=number)
             try:
                 await client.async_execute_cell(cell, index)
-            except CellTimeoutError:
+            except exceptions.CellTimeoutError:
                 end(fd, end="timed out", error=f"more than {seconds} s")
-            except DeadKernelError:
+            except exceptions.DeadKernelError:
                 end(fd, end="failed", error="the kernel died")
-            except CellExecutionError as error:
+            except exceptions.CellExecutionError as error:
                 end(fd, end="failed", error=f"{error.ename}: {error.evalue}"[:500])
         end(fd, end="finished")
 

@@ -6,11 +6,12 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from kt_core.corpora.files import write_atomically, write_json
+from kt_core.evaluation import Score
 from kt_core.runs.experiment import Result
 from kt_course.figures import plots
 from kt_course.tools.report import PLAIN, png
 from kt_course.tools.tables import markdown_table, markdown_text, percent, write_csv
-from kt_course.tools.workbook import numbers, read_notebooks, scores
+from kt_course.tools.workbook import figures, read_notebooks, scores
 
 
 def read_values(folder: Path) -> dict[str, float]:
@@ -23,8 +24,8 @@ def read_values(folder: Path) -> dict[str, float]:
         if facts["dev"] and facts["test"]:
             pooled = {key: facts["dev"][key] + facts["test"][key] for key in ("correct", "total")}
             facts["held_out"] = pooled
-    values = dict(numbers(facts))
-    for name, score in scores(facts):
+    values = {name: value for name, value in figures(facts) if not isinstance(value, Score)}
+    for name, score in scores(facts).items():
         values |= {name: score.accuracy, f"{name}_low": score.low, f"{name}_high": score.high}
     return values
 

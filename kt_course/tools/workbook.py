@@ -306,7 +306,7 @@ def _record(out: Path, site: Site, results: dict, path: Path, outcome: Outcome, 
     saved, notebook = out / "runs" / f"{name}.json", out / f"{name}.ipynb"
     facts = read_json(saved).get("facts") if saved.exists() else None
     if notebook.exists():
-        write_page(notebook, out / f"{name}.html", site, list(scores(facts)))
+        write_page(notebook, out / f"{name}.html", site, list(scores(facts).items()))
     results["notebooks"][name] = dict(
         source_sha256=sha256(path.read_bytes()),
         seconds=round(outcome.seconds, 1),
@@ -329,19 +329,17 @@ def _gather(out: Path, site: Site, results: dict, is_last: bool = False) -> None
     write_front_page(out, site, results, report)
 
 
-def scores(facts: Any, name: str = "") -> Iterator[tuple[str, Score]]:
-    """(name, score) of every dict with `correct` and `total`, nested or not."""
+def figures(facts: Any, name: str = "") -> Iterator[tuple[str, Score | float]]:
+    """(name, value) of all scores (dicts with `correct` and `total`) and numbers, nested or not."""
     if isinstance(facts, Mapping) and {"correct", "total"} <= set(facts):
         yield name, Score(facts["correct"], facts["total"])
     elif isinstance(facts, Mapping):
         for key, value in facts.items():
-            yield from scores(value, f"{name} {key}".strip().replace("_", " "))
-
-
-def numbers(facts: Any, name: str = "") -> Iterator[tuple[str, float]]:
-    """(name, number) of every plain number, nested or not; scores are left out."""
-    if isinstance(facts, Mapping) and not {"correct", "total"} <= set(facts):
-        for key, value in facts.items():
-            yield from numbers(value, f"{name} {key}".strip().replace("_", " "))
+            yield from figures(value, f"{name} {key}".strip().replace("_", " "))
     elif isinstance(facts, int | float) and not isinstance(facts, bool):
         yield name, facts
+
+
+def scores(facts: Any) -> dict[str, Score]:
+    """The scores in `facts` by name; see `figures`."""
+    return {name: value for name, value in figures(facts) if isinstance(value, Score)}

@@ -17,7 +17,7 @@ from kt_course.grading import batch
 from kt_course.grading.answers import answers
 from kt_course.grading.batch import Row, grade, read_submission
 from kt_course.grading.cleaning import clean_notebook
-from kt_course.grading.gradebook import Points, read_points, read_roster, write_gradebook
+from kt_course.grading.gradebook import Gradebook, Points, read_points, read_roster, write_gradebook
 from kt_course.grading.judging import judge_notebook
 from kt_course.grading.sandbox import Outcome
 
@@ -344,7 +344,7 @@ def test_a_students_id_names_no_file_elsewhere(tmp_path, id):
     (student,) = read_roster(folder / "roster.csv")
     student = type(student)(id, "Ann", login="ann")
     row = Row("ann.ipynb", "finished", 1.0, "01_attention_math", {"causal-mask": "right"})
-    book = batch.Gradebook.of([row], [student], Points())
+    book = Gradebook.of([row], [student], Points())
     write_gradebook(book, folder / "grades.csv", "gradescope")
     assert all(name.startswith("inside") for name in files(tmp_path))
     assert read_points(None).of("causal-mask") > 0
