@@ -100,18 +100,18 @@ def is_clear(message: str, *words: str) -> None:
 
 def files(folder: Path) -> dict[str, object]:
     """What is below a folder: bytes of small plain files, links' targets, kinds of all others."""
-    found: dict[str, object] = {}
+    contents: dict[str, object] = {}
     for path in sorted(folder.rglob("*")):
         name, status = str(path.relative_to(folder)), path.lstat()
         if path.name.endswith(".lock") or path.name == ".lock":
             continue
         if stat.S_ISLNK(status.st_mode):
-            found[name] = os.readlink(path)
+            contents[name] = os.readlink(path)
         elif stat.S_ISREG(status.st_mode) and status.st_size < 2**24:
-            found[name] = path.read_bytes()
+            contents[name] = path.read_bytes()
         else:
-            found[name] = stat.S_IFMT(status.st_mode)
-    return found
+            contents[name] = stat.S_IFMT(status.st_mode)
+    return contents
 
 
 def corpus_folder(folder: Path, corpus) -> Path:

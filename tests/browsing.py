@@ -1,7 +1,7 @@
 """A real browser: Chromium under Playwright, with JupyterLab or a page that `kt workbook` wrote
 in it.
 
-python tests/browsing.py      says what is missing for the browser tests; nothing where they run
+python tests/browsing.py      names what the browser tests lack; prints nothing where they run
 """
 
 from __future__ import annotations
@@ -66,12 +66,12 @@ def browser_path() -> str | None:
 
 def missing() -> str:
     """What the browser tests lack and how to get it; "" where they can run."""
-    wanted = []
+    missing = []
     if find_spec("playwright") is None:
-        wanted.append("the Python package playwright (pip install playwright)")
+        missing.append("the Python package playwright (pip install playwright)")
     if browser_path() is None:
-        wanted.append("Chromium on the PATH (apt install chromium, or its path in KT_CHROMIUM)")
-    return f"the browser tests did not run: install {' and '.join(wanted)}" if wanted else ""
+        missing.append("Chromium on the PATH (apt install chromium, or its path in KT_CHROMIUM)")
+    return f"the browser tests did not run: install {' and '.join(missing)}" if missing else ""
 
 
 @contextmanager
@@ -81,7 +81,7 @@ def chromium() -> Iterator:
 
     root = (
         hasattr(os, "geteuid") and os.geteuid() == 0
-    )  # Chromium's own sandbox refuses to run as root
+    )  # Chromium's own sandbox refuses to run as root.
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(
             executable_path=browser_path(), headless=True, args=[*FLAGS, *["--no-sandbox"] * root]
@@ -95,7 +95,7 @@ def chromium() -> Iterator:
 @contextmanager
 def tab(browser, width: int, height: int, home: str, **more) -> Iterator:
     """A page in a context of its own. Listed in `page.strays`: what it asks of any address but
-    `home`, all in vain.
+    `home`, without effect.
 
     Errors of scripts are listed in `page.problems`.
     """
@@ -103,9 +103,10 @@ def tab(browser, width: int, height: int, home: str, **more) -> Iterator:
     context.set_default_timeout(SOON)
     page = context.new_page()
     page.strays, page.problems = [], []
-    known = (home, "data:", "blob:")
+    allowed = (home, "data:", "blob:")
     context.on(
-        "request", lambda asked: asked.url.startswith(known) or page.strays.append(asked.url)
+        "request",
+        lambda request: request.url.startswith(allowed) or page.strays.append(request.url),
     )
     page.on("pageerror", lambda error: page.problems.append(str(error)[:300]))
     try:
@@ -198,7 +199,7 @@ class Lab:
         environment = {
             **os.environ,
             "JUPYTER_CONFIG_DIR": str(folder / "config"),
-            "JUPYTER_DATA_DIR": str(folder / "data"),  # no kernels of the user's own
+            "JUPYTER_DATA_DIR": str(folder / "data"),  # No kernels of the user's own.
             "JUPYTER_RUNTIME_DIR": str(folder / "runtime"),
             "JUPYTERLAB_SETTINGS_DIR": str(folder / "settings"),
             "JUPYTERLAB_WORKSPACES_DIR": str(folder / "workspaces"),
@@ -241,8 +242,8 @@ class Lab:
         headers = {"Authorization": f"token {self.token}"}
         with urllib.request.urlopen(
             urllib.request.Request(self.address + path, method=method, headers=headers), timeout=30
-        ) as told:
-            return json.loads(told.read() or "null")
+        ) as reply:
+            return json.loads(reply.read() or "null")
 
     def url(self, name: str) -> str:
         """Where a notebook opens in a fresh workspace."""
@@ -293,7 +294,7 @@ def until(met: Callable[[], bool], milliseconds: float, what: str) -> None:
         try:
             if met():
                 return
-        except OSError:  # the server is not there yet
+        except OSError:  # The server is not there yet.
             pass
         if time.monotonic() > end:
             raise TimeoutError(f"{what}: not there after {milliseconds / 1000:.0f} seconds")
@@ -356,12 +357,12 @@ class Notebook:
 
     def trouble(self) -> list[str]:
         """Errors and warnings among the outputs."""
-        return [told[-1500:] for told in self.page.locator(_TROUBLE).all_inner_texts()]
+        return [text[-1500:] for text in self.page.locator(_TROUBLE).all_inner_texts()]
 
     def open_cells(self) -> list[str]:
         """Prompts of cells that did not run."""
         prompts = self.page.locator(".jp-Notebook .jp-CodeCell .jp-InputPrompt").all_inner_texts()
-        return [told for told in prompts if not any(map(str.isdigit, told))]
+        return [text for text in prompts if not any(map(str.isdigit, text))]
 
     def cell(self, text: str):
         """The first cell that has `text` in its source."""

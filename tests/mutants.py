@@ -148,13 +148,13 @@ def bodies(body: list[ast.stmt], names: list[str]) -> Iterator[tuple[str, list[a
     start = isinstance(body[0], ast.Expr) and isinstance(body[0].value, ast.Constant)
     for i, statement in enumerate(body[start:], start):
         if not isinstance(statement, ast.Return | ast.FunctionDef) and len(body) > 1:
-            shown = ast.unparse(statement).split("\n")[0]
-            yield f"without {shown}", [*body[:i], ast.Pass(), *body[i + 1 :]]
+            first_line = ast.unparse(statement).split("\n")[0]
+            yield f"without {first_line}", [*body[:i], ast.Pass(), *body[i + 1 :]]
 
 
 def mutants(source: str) -> Iterator[tuple[str, str]]:
     """(description, source) of all mutants of a solution."""
-    tree, seen = ast.parse(source), set()
+    tree, texts = ast.parse(source), set()
     skipped = {
         id(part)
         for node in ast.walk(tree)
@@ -170,8 +170,8 @@ def mutants(source: str) -> Iterator[tuple[str, str]]:
             target = next(x for j, x in enumerate(ast.walk(changed)) if j == i)
             list(changes_of(target))[n][1](target)
             text = ast.unparse(ast.fix_missing_locations(changed))
-            if text not in seen:
-                seen.add(text)
+            if text not in texts:
+                texts.add(text)
                 where = ast.unparse(node).split("\n")[0]
                 yield f"{where}: {what}", text
 
@@ -216,9 +216,9 @@ def main(ids: list[str]) -> None:
     """Print the accepted mutants of some exercises, or of all."""
     total, wrong = 0, 0
     for exercise in ids or library():
-        tried, passed = accepted(exercise)
-        total, wrong = total + tried, wrong + len(passed)
-        print(f"{exercise}: {tried} tried, {len(passed)} accepted", flush=True)
+        number, passed = accepted(exercise)
+        total, wrong = total + number, wrong + len(passed)
+        print(f"{exercise}: {number} tried, {len(passed)} accepted", flush=True)
         for what in passed:
             print("   ", what)
     print(f"{total - wrong} of {total} rejected ({100 * (total - wrong) / total:.1f} %)")

@@ -12,8 +12,8 @@ from kt_core.models import GPT
 from kt_core.train_config import TrainConfig
 from kt_core.vocab import CharVocab
 
-PAIRS = [(f"{who}?", "north" if i % 2 else "south") for i, who in enumerate("abcdefghij")]
-DOCUMENTS = [f"{who} lives in the {where}. More of {who}." for who, where in PAIRS]
+PAIRS = [(f"{name}?", "north" if i % 2 else "south") for i, name in enumerate("abcdefghij")]
+DOCUMENTS = [f"{name} lives in the {where}. More of {name}." for name, where in PAIRS]
 VOCAB = CharVocab.from_documents([*DOCUMENTS, *(q for q, _ in PAIRS)])
 
 

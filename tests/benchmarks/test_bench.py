@@ -54,7 +54,9 @@ def test_each_way_is_what_it_is_called(figures):
 def test_the_assignments_way_takes_no_fast_path_and_ours_does(monkeypatch):
     calls = []
     fast = fast_paths.fast_attend
-    monkeypatch.setattr(fast_paths, "fast_attend", lambda *given: calls.append(1) or fast(*given))
+    monkeypatch.setattr(
+        fast_paths, "fast_attend", lambda *arguments: calls.append(1) or fast(*arguments)
+    )
     corpus, device = load_corpus("bios:people=20"), torch.device("cpu")
     assert training_steps(recipe("a5", **SMALL), corpus, 0, device, is_fast=False)() > 0
     assert calls == []

@@ -63,10 +63,10 @@ def test_an_answered_notebook_reaches_its_end(name, status, runs, tmp_path, monk
     stubs = posed(name)
     if status == "right":
         cells = {id: right_cell(id, stub) for id, stub in stubs.items()}
-        told = dict.fromkeys(stubs, "")
+        diagnoses = dict.fromkeys(stubs, "")
     else:
-        made = {id: wrong_cell(id, stub) for id, stub in stubs.items()}
-        cells, told = ({id: part[i] for id, part in made.items()} for i in (0, 1))
+        wrong_cells = {id: wrong_cell(id, stub) for id, stub in stubs.items()}
+        cells, diagnoses = ({id: part[i] for id, part in wrong_cells.items()} for i in (0, 1))
     notebook = answered(name, cells, tmp_path / f"{name}.ipynb")
     folder = runs / name
     (folder / f"{name}.json").unlink(missing_ok=True)  # the run before left it
@@ -75,9 +75,9 @@ def test_an_answered_notebook_reaches_its_end(name, status, runs, tmp_path, monk
         notebook, tmp_path / "ran.ipynb", {"profile": "smoke", "runs_dir": str(folder)}, tmp_path
     )
 
-    found = verdicts(tmp_path / "ran.ipynb")
-    for id, diagnosis in told.items():
-        assert re.match(rf"{id}: {status}\. .*{diagnosis}", found[id], re.IGNORECASE), found[id]
+    lines = verdicts(tmp_path / "ran.ipynb")
+    for id, diagnosis in diagnoses.items():
+        assert re.match(rf"{id}: {status}\. .*{diagnosis}", lines[id], re.IGNORECASE), lines[id]
     assert ran.error is None
     result = json.loads((folder / f"{name}.json").read_text(encoding="utf-8"))  # the last cell's
     assert result["notebook"] == name and result["facts"]

@@ -111,9 +111,9 @@ def test_a_committed_notebook_shows_its_pictures_before_anything_runs(lab, brows
     ]
     with tab(browser, *DESKTOP, lab.address) as page:
         Notebook(page, lab, f"committed/{name}")
-        shown = page.locator(".jp-Notebook .jp-OutputArea-output img")
-        assert shown.count() == sum("image/png" in output.get("data", {}) for output in outputs)
-        assert shown.evaluate_all(
+        images = page.locator(".jp-Notebook .jp-OutputArea-output img")
+        assert images.count() == sum("image/png" in output.get("data", {}) for output in outputs)
+        assert images.evaluate_all(
             "all => all.every(each => each.complete && each.naturalWidth > 100)"
         )
     lab.close(f"committed/{name}")
@@ -142,18 +142,18 @@ def test_an_exercise_is_judged_where_it_is_typed(notebook):
     id = next((id for id in stubs if id in MISTAKES), next(iter(stubs)))
     body, diagnosis = MISTAKES.get(id, NONSENSE)
     assert stubs[id].rstrip().endswith("...")
-    told = notebook.answer(id, stubs[id].rstrip().removesuffix("...") + body)
-    assert re.match(rf"{id}: wrong\. .*{diagnosis}", told)
+    verdict = notebook.answer(id, stubs[id].rstrip().removesuffix("...") + body)
+    assert re.match(rf"{id}: wrong\. .*{diagnosis}", verdict)
     notebook.cell(f'exercise("{id}")').screenshot(path=SCREENSHOTS / f"{notebook.name}-wrong.png")
     assert notebook.answer(id, right_cell(id, stubs[id])).startswith(f"{id}: right. ")
     notebook.cell(f'exercise("{id}")').screenshot(path=SCREENSHOTS / f"{notebook.name}-right.png")
 
 
 def test_a_question_is_answered_by_its_buttons(notebook):
-    asked = [quiz for quiz in quizzes().values() if quiz.notebook == notebook.name]
-    if not asked:
+    questions = [quiz for quiz in quizzes().values() if quiz.notebook == notebook.name]
+    if not questions:
         pytest.skip("this notebook asks no questions")
-    quiz = asked[0]
+    quiz = questions[0]
     letter, choice = next(
         each for each in zip(quiz.letters, quiz.choices, strict=True) if each[1].correct
     )

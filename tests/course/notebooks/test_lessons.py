@@ -127,11 +127,11 @@ def test_the_cell_can_be_run_again_when_later_cells_have_made_names(cell):
 
 
 def test_it_seeds_torch(cell):
-    drawn = []
+    numbers = []
     for _ in range(2):
         start_lesson("x", cell)
-        drawn.append(torch.rand(3))
-    assert torch.equal(*drawn)
+        numbers.append(torch.rand(3))
+    assert torch.equal(*numbers)
 
 
 # ---------------------------------------------------------------- models by profile
@@ -233,11 +233,11 @@ def test_the_result_file(cell, tmp_path, capsys):
             capsys.readouterr().out
             == "04_no_pretrain_baseline (smoke): 3 results kept in 04_no_pretrain_baseline.json\n"
         )
-    told = json.loads((tmp_path / "runs" / "04_no_pretrain_baseline.json").read_text())
-    assert told["notebook"] == "04_no_pretrain_baseline"
-    assert told["parameters"]["overrides"] == TINY
-    assert told["facts"]["above"] == "no"
-    assert told["facts"]["score"] == {
+    result = json.loads((tmp_path / "runs" / "04_no_pretrain_baseline.json").read_text())
+    assert result["notebook"] == "04_no_pretrain_baseline"
+    assert result["parameters"]["overrides"] == TINY
+    assert result["facts"]["above"] == "no"
+    assert result["facts"]["score"] == {
         "correct": 3,
         "total": 60,
         "accuracy": 0.05,

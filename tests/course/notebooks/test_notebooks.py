@@ -44,7 +44,7 @@ def trailing_semicolon(source: str) -> bool:
 
 
 def unstable(text: str) -> list[str]:
-    """What must not stand in stored output: it differs between machines or runs."""
+    """What must not be in stored output: it differs between machines or runs."""
     patterns = {
         "path": r"(?<![\w.:/<])/(?:home|root|tmp|work|usr|var|opt|Users|private|mnt)/\S*"
         r"|[A-Z]:\\\S+",
@@ -54,9 +54,9 @@ def unstable(text: str) -> list[str]:
         "progress bar": r"\d+%\|",
     }
     return [
-        f"{kind}: {found}"
+        f"{kind}: {match}"
         for kind, pattern in patterns.items()
-        for found in re.findall(pattern, text)
+        for match in re.findall(pattern, text)
     ]
 
 
@@ -107,26 +107,26 @@ class TestNotebook:
         assert all("#" in line for line in first.source.splitlines() if line.strip()), (
             "each parameter is explained"
         )
-        found = papermill.inspect_notebook(str(path))
-        assert set(found) <= set(PARAMETERS)
-        assert {"profile", "seed", "device", "runs_dir"} <= set(found)
+        parameters = papermill.inspect_notebook(str(path))
+        assert set(parameters) <= set(PARAMETERS)
+        assert {"profile", "seed", "device", "runs_dir"} <= set(parameters)
         assert all(
             about["inferred_type_name"] == PARAMETERS[name].__name__
-            for name, about in found.items()
+            for name, about in parameters.items()
         )
-        assert all(about["help"] for about in found.values())
-        assert found["profile"]["default"] in ('"quick"', "'quick'")
+        assert all(about["help"] for about in parameters.values())
+        assert parameters["profile"]["default"] in ('"quick"', "'quick'")
 
     def test_compared_output_tells_no_path_address_or_time(self, path):
         compared = [
             cell for cell in code_cells(path) if IGNORED not in cell.metadata.get("tags", [])
         ]
-        assert not [found for cell in compared for found in unstable(stored_text(cell))]
+        assert not [match for cell in compared for match in unstable(stored_text(cell))]
         ignored = [
-            found
+            match
             for cell in code_cells(path)
-            for found in unstable(stored_text(cell))
-            if not found.startswith("time")
+            for match in unstable(stored_text(cell))
+            if not match.startswith("time")
         ]
         assert not ignored, "a path or an address of the author's machine"
 
@@ -134,8 +134,8 @@ class TestNotebook:
         assert path.stat().st_size < 2.5e6
         header = nbformat.read(path, as_version=4).cells[0]
         assert header.cell_type == "markdown" and header.source.startswith("# ")
-        for wanted in (r"(?i)goal|you will", r"(?i)minute", r"\b[MG]i?B\b"):
-            assert re.search(wanted, header.source), f"the header misses {wanted}"
+        for pattern in (r"(?i)goal|you will", r"(?i)minute", r"\b[MG]i?B\b"):
+            assert re.search(pattern, header.source), f"the header misses {pattern}"
 
     def test_carries_no_volatile_metadata(self, path):
         notebook = nbformat.read(path, as_version=4)
@@ -195,18 +195,18 @@ def nbval(path: Path, *more: str) -> subprocess.CompletedProcess:
 
 
 def alter_one_number(notebook) -> str:
-    """Change the last digit that a compared cell printed; returns the text it now stands in."""
+    """Change the last digit that a compared cell printed; returns the changed text."""
     for cell in reversed(notebook.cells):
         if cell.cell_type == "code" and IGNORED not in cell.metadata.get("tags", []):
             for output in cell.outputs:
-                found = (
+                match = (
                     re.search(r"\d(?=\D*$)", output.get("text", ""))
                     if output.output_type == "stream"
                     else None
                 )
-                if found:
-                    other = str((int(found[0]) + 1) % 10)
-                    output.text = output.text[: found.start()] + other + output.text[found.end() :]
+                if match:
+                    other = str((int(match[0]) + 1) % 10)
+                    output.text = output.text[: match.start()] + other + output.text[match.end() :]
                     return output.text
     raise AssertionError("the notebook prints no number that is compared")
 
@@ -249,7 +249,7 @@ def test_a_changed_number_turns_a_real_notebook_red(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("source", "found"),
+    ("source", "is_found"),
     [
         ("plot();", True),
         ("plot(); # done", True),
@@ -259,12 +259,12 @@ def test_a_changed_number_turns_a_real_notebook_red(tmp_path):
         ("", False),
     ],
 )
-def test_the_semicolon_guard_sees_what_it_should(source, found):
-    assert trailing_semicolon(source) is found
+def test_the_semicolon_guard_sees_what_it_should(source, is_found):
+    assert trailing_semicolon(source) is is_found
 
 
 @pytest.mark.parametrize(
-    ("text", "found"),
+    ("text", "is_found"),
     [
         ("see /home/me/x.py", True),
         ("<object at 0x7f3a2b1c4d50>", True),
@@ -276,5 +276,5 @@ def test_the_semicolon_guard_sees_what_it_should(source, found):
         ("born in 1871", False),
     ],
 )
-def test_the_output_guard_sees_what_it_should(text, found):
-    assert bool(unstable(text)) is found
+def test_the_output_guard_sees_what_it_should(text, is_found):
+    assert bool(unstable(text)) is is_found
