@@ -1,7 +1,5 @@
 """What every notebook begins with: checked parameters, models by profile, a results file."""
 
-from __future__ import annotations
-
 import json
 from dataclasses import asdict
 from functools import cached_property

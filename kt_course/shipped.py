@@ -5,8 +5,6 @@ scratch (finetuned without pretraining), or one of the small models of the chapt
 language models. `tools/checkpoints.py` trains them again.
 """
 
-from __future__ import annotations
-
 import json
 from pathlib import Path
 from typing import Any

@@ -8,8 +8,6 @@ numbers and shows itself as a table, in a notebook cell, by `print` and in a rep
     seed_table({"pretrained": [0.81, 0.84, 0.79], "not pretrained": [0.05, 0.04, 0.06]})
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass

@@ -4,8 +4,6 @@ Around every check there are a time limit, preserved random states, and a wrappe
 blank answers and arguments changed in place.
 """
 
-from __future__ import annotations
-
 import dis
 import functools
 import inspect
@@ -80,7 +78,7 @@ def judge(exercise: Exercise, fn: Any, seconds: float = 10.0) -> Verdict:
     return verdict("right", one_line(result))
 
 
-def diagnose(error: BaseException, answer: Answer, seconds: float) -> str:
+def diagnose(error: BaseException, answer: "Answer", seconds: float) -> str:
     """Explain an exception during a check to the learner."""
     if isinstance(error, Wrong):
         return str(error)

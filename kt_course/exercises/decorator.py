@@ -1,7 +1,5 @@
 """The decorator of a notebook's exercise cells."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 
 from kt_course.exercises import my_gpt

@@ -18,7 +18,6 @@ text = "the angle has the other sign"
 wrong.compare(rotate, result, lambda f: f(x, cos, sin), "the result")
 """
 
-from __future__ import annotations
 import __future__
 
 import functools

@@ -1,7 +1,5 @@
 """Limits around a learner's code: a time limit, and global random states that stay as they were."""
 
-from __future__ import annotations
-
 import random
 import signal
 import threading

@@ -15,7 +15,7 @@ my_gpt.py is an ordinary Python file: imports, then one section per exercise, ea
 from there. $KT_MY_GPT names another file; "off" keeps the pieces in memory only.
 """
 
-from __future__ import annotations
+from __future__ import annotations  # for the learner's code, too: `execute` hands it on
 
 import ast
 import functools

@@ -1,7 +1,5 @@
 """The table of what a learner has done so far."""
 
-from __future__ import annotations
-
 from kt_course.exercises.progress_store import read_statuses
 from kt_course.exercises.quizzes import quizzes
 from kt_course.exercises.registry import library

@@ -1,7 +1,5 @@
 """Where answers are recorded: one small JSON file, outside the repository."""
 
-from __future__ import annotations
-
 import os
 import sys
 from pathlib import Path

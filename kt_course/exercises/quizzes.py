@@ -1,7 +1,5 @@
 """Questions with explained choices: static text, with buttons below it in a live notebook."""
 
-from __future__ import annotations
-
 import functools
 import html
 import os

@@ -7,8 +7,6 @@ The module `exercises.py` in a chapter's folder lists them:
     )
 """
 
-from __future__ import annotations
-
 import functools
 import importlib
 import inspect

@@ -1,7 +1,5 @@
 """Show solutions and other text: highlighted in a notebook, plain elsewhere."""
 
-from __future__ import annotations
-
 import inspect
 import re
 import textwrap

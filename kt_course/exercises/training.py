@@ -1,7 +1,5 @@
 """Train and question the learner's model by the learner's own functions, in one call each."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterator, Sequence
 
 import torch

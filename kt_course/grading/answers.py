@@ -4,7 +4,6 @@ Nothing is run here. An answer is what `exercise("causal-mask")` is called with,
 not, in a branch or not. Tags do not count, because other editors lose them.
 """
 
-from __future__ import annotations
 import __future__
 
 import ast

@@ -1,7 +1,5 @@
 """`kt grade`: a folder of submissions into one CSV file, one row each, whatever they do."""
 
-from __future__ import annotations
-
 import csv
 import io
 import os

@@ -4,8 +4,6 @@ In a notebook a learner who calls kt_core's own function knows it. A grade shoul
 that.
 """
 
-from __future__ import annotations
-
 import inspect
 import sys
 from collections.abc import Callable, Iterator

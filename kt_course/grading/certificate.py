@@ -1,7 +1,5 @@
 """`kt progress`: what a learner has done, as a table, or as a page to print."""
 
-from __future__ import annotations
-
 import datetime
 from pathlib import Path
 

@@ -5,8 +5,6 @@ project's own cell of that exercise, so nothing of the answer can remain. Other 
 instructor's own: they stay, and are listed.
 """
 
-from __future__ import annotations
-
 import functools
 import re
 from dataclasses import dataclass

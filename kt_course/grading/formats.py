@@ -4,8 +4,6 @@ Each exercise cell becomes their solution cell; a locked cell below it asks for 
 run it beside the answer, so an answer can deceive it. `kt grade` prevents that.
 """
 
-from __future__ import annotations
-
 import re
 import textwrap
 from pathlib import Path

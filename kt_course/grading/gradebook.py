@@ -10,8 +10,6 @@ Marks for written answers are one more column per notebook.
 The deadline and penalties for late work are left to the LMS.
 """
 
-from __future__ import annotations
-
 import csv
 import io
 import re
@@ -216,7 +214,7 @@ class Gradebook:
         students: Sequence[Student],
         points: Points,
         marks: Marks | None = None,
-    ) -> Gradebook:
+    ) -> "Gradebook":
         """Make it from the rows of `kt grade`, and the marks for written answers."""
         by_student: dict[str, dict[str, Any]] = {student.id: {} for student in students}
         book = cls(students, points, by_student, [], {})

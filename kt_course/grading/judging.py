@@ -11,8 +11,6 @@ comes back from them: data, read by PyTorch's loader of plain data, which runs n
    back its result.
 """
 
-from __future__ import annotations
-
 import io
 import os
 import select

@@ -4,8 +4,6 @@ A copy that the learner changed is never written again. When the project has a n
 notebook, that is laid beside it: `02_build_a_gpt (new version).ipynb`.
 """
 
-from __future__ import annotations
-
 import importlib.util
 import subprocess
 import sys

@@ -1,7 +1,5 @@
 """`kt release`: clean notebooks for learners, without outputs and answers. All or nothing."""
 
-from __future__ import annotations
-
 import shutil
 import tempfile
 from pathlib import Path

@@ -5,8 +5,6 @@ last. Outputs are counted and thrown away. The kernel is a fork of this process,
 PyTorch and the course already; a new Python would import them again, which takes seconds.
 """
 
-from __future__ import annotations
-
 import asyncio
 import ctypes
 import json
@@ -82,7 +80,7 @@ class ForkedKernel:
         finally:
             os._exit(0)
 
-    def launch(self, command: list[str], **_: Any) -> ForkedKernel:
+    def launch(self, command: list[str], **_: Any) -> "ForkedKernel":
         """Start it on the connection file that a kernel's command line names."""
         with os.fdopen(self.writing, "w") as file:
             file.write(command[command.index("-f") + 1])

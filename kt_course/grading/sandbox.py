@@ -6,8 +6,6 @@ it can read and change what the user can, and use the network; the limits on tim
 processes still protect against accidents.
 """
 
-from __future__ import annotations
-
 import functools
 import json
 import os

@@ -1,7 +1,5 @@
 """Find answers that are alike, for a person to look at: code without names, comments and layout."""
 
-from __future__ import annotations
-
 import ast
 import io
 import itertools

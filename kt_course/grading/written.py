@@ -1,7 +1,5 @@
 """Written questions: put into released notebooks, their answers collected for marking by hand."""
 
-from __future__ import annotations
-
 import functools
 import re
 import tomllib

@@ -1,7 +1,5 @@
 """The assignment's own commands: `kt pretrain`, `kt finetune` and `kt evaluate`, one phase each."""
 
-from __future__ import annotations
-
 import dataclasses
 import os
 from dataclasses import dataclass

@@ -4,8 +4,6 @@ cyclopts reads the options from the signature and their help from the docstring.
 command's module only when that command runs, so `kt --help` does not wait for PyTorch.
 """
 
-from __future__ import annotations
-
 import difflib
 import os
 import sys

@@ -5,8 +5,6 @@ installation is reported instead of ending the command. Where `kt` itself does n
 `python -m kt_course.tools.doctor`.
 """
 
-from __future__ import annotations
-
 import importlib
 import os
 import platform

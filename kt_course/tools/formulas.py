@@ -1,7 +1,5 @@
 """Markdown with LaTeX formulas as HTML with MathML, which browsers draw without a script."""
 
-from __future__ import annotations
-
 import html
 import re
 

@@ -1,7 +1,5 @@
 """The site's front page: the course's one chart, a model to ask, a card per chapter."""
 
-from __future__ import annotations
-
 import base64
 from collections.abc import Iterator
 from dataclasses import dataclass

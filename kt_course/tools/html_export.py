@@ -1,7 +1,5 @@
 """Executed notebooks as HTML pages that need no network; see `site` for what is around them."""
 
-from __future__ import annotations
-
 import base64
 import re
 from collections.abc import Sequence

@@ -1,7 +1,5 @@
 """Command-line options that several commands share, as annotated types."""
 
-from __future__ import annotations
-
 import os
 from collections.abc import Sequence
 from pathlib import Path

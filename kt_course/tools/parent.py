@@ -1,7 +1,5 @@
 """A command that another command started stops, and saves its training, when that one is gone."""
 
-from __future__ import annotations
-
 import _thread
 import os
 import signal

@@ -5,8 +5,6 @@ and that did not pretrain (no-pretrain) are different experiments. They keep the
 never averaged with one another.
 """
 
-from __future__ import annotations
-
 import io
 import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence

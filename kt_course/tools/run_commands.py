@@ -1,7 +1,5 @@
 """Commands around one run: `kt run`, `baseline`, `fetch` and `export`."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Annotated, Literal
 

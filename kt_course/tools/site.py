@@ -1,7 +1,5 @@
 """The workbook as a site: its chapters, their sections, the search index, and pages of text."""
 
-from __future__ import annotations
-
 import base64
 import io
 import json

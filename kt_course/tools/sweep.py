@@ -10,8 +10,6 @@ Ctrl-C reaches the cells of this machine, which save their training; those that 
 machines finish there.
 """
 
-from __future__ import annotations
-
 import json
 import os
 import re

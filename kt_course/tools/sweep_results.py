@@ -1,7 +1,5 @@
 """The results of a sweep: a table (Markdown, CSV, JSON) and a plot. Seeds are in one row."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from pathlib import Path
 

@@ -1,7 +1,5 @@
 """Tables of results: Markdown, CSV, and how an accuracy is written."""
 
-from __future__ import annotations
-
 import csv
 import io
 from collections.abc import Sequence

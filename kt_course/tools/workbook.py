@@ -7,8 +7,6 @@
 - results.json: facts, seconds and peak memory of each notebook.
 """
 
-from __future__ import annotations
-
 import logging
 import os
 import sys

@@ -177,14 +177,9 @@ DIVERGENCE = Answers(
             r"shape \(3, 5\)",
         ),
         "a wrong number": (lambda z, y: gathered(z, y) + 0.1, "differs"),
-        "another gradient": (
-            lambda z, y: gathered(z, y).detach() + 0 * z.sum(),
-            "cut off",
-        ),
+        "another gradient": (lambda z, y: gathered(z, y).detach() + 0 * z.sum(), "cut off"),
         "first row": (
-            lambda z, y: (
-                gathered(z, y) if len(z) == 3 else gathered(z[:1], y[:1])
-            ),
+            lambda z, y: gathered(z, y) if len(z) == 3 else gathered(z[:1], y[:1]),
             "other sizes",
         ),
     },
