@@ -1,4 +1,9 @@
-"""kt_core, "knowledge transfer": models, datasets and a trainer for experiments on pretraining."""
+"""kt_core, "knowledge transfer": models, datasets and a trainer for experiments on pretraining.
+
+To read it in an evening: `vocab` and `datasets` (text to x and y), `attention`, `blocks` and
+`models` (x to logits and loss), `trainer` (a batch to a step), `decoding` (a question to an answer)
+and `evaluation`. `perceiver` and `kv_cache` come last. `corpora` and `runs` are built around them.
+"""
 
 from kt_core._version import __version__
 from kt_core.attention import (

@@ -11,16 +11,10 @@ from kt_core.vocab import CharVocab
 
 
 def pick_next(logits, temperature: float = 0.0, top_k: int | None = None, generator=None):
-    """Pick the next character of each row: the likeliest at temperature 0, else a random one.
+    """Pick the next character of each row of the logits (B, V); returns ids, (B,).
 
-    Args:
-        logits: (B, V).
-        temperature: Characters are drawn from softmax(logits / temperature).
-        top_k: Draw from the k likeliest alone (Fan et al. 2018, section 5.4).
-        generator: The `torch.Generator` to draw with.
-
-    Returns:
-        Ids, (B,).
+    At temperature 0 it is the likeliest one. Otherwise it is drawn from softmax(logits /
+    temperature), among the `top_k` likeliest where given (Fan et al. 2018, section 5.4).
     """
     if temperature == 0:
         return logits.argmax(dim=-1)
@@ -90,7 +84,7 @@ def generate(
     Args:
         model: A causal GPT, or a model with the same `config` and call, then without a cache.
         prompts: Lists of ids, each of a length of its own.
-        temperature, top_k: See `pick_next`; temperature 0 is greedy.
+        temperature, top_k: See `pick_next`.
         seed: Of the draws, or one seed per prompt.
         use_cache: False computes everything again in each step.
 

@@ -66,10 +66,6 @@ def stored_and_retrieved(
 ) -> tuple[Score, Score, Score]:
     """Compare facts asked for twice: by a gap in their own text, and by a question.
 
-    Args:
-        gap_answers, answers: What the model wrote into the gaps, and answered to the questions.
-        gold: The facts.
-
     Returns:
         stored: Gaps filled correctly, of all facts.
         retrieved, guessed: Questions answered correctly, of the stored and of the other facts.

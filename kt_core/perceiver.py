@@ -1,8 +1,8 @@
 """Two perceivers: the middle blocks run on fewer latents than there are inputs.
 
 perceiver     The assignment's: m learned latents read inputs 0 ... m - 1 and are blind to the rest.
-perceiver_ar  Causal and complete: latent i reads inputs 0 ... s(i + 1) - 1, which is its *reach*,
-              and output t reads the latents with a reach of at most t (`reach_mask`).
+perceiver_ar  Causal and complete: latent i reads inputs 0 ... s(i + 1) - 1. The newest of them is
+              its *reach*. Output t reads the latents with a reach of at most t (`reach_mask`).
 
 Sources: Jaegle et al. 2021, "Perceiver"; Hawthorne et al. 2022, "Perceiver AR"; Nawrot et al. 2021,
 "Hourglass".

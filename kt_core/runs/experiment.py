@@ -87,6 +87,8 @@ def run_experiment(
 ) -> Result:
     """Pretrain, finetune and evaluate one model, and keep everything in one folder.
 
+    ValueError for a setting that no run can have, before anything is written.
+
     Args:
         pretrain: False finetunes from random weights.
         out: The folder; by default one below runs/ that is named after the settings.
@@ -94,20 +96,15 @@ def run_experiment(
         resume: Continue the run in `out`. Otherwise a folder that holds a run is a ValueError.
         save_every, tensorboard: Steps between two saved states; write event files too.
         test: False leaves the test questions unanswered.
-
-    Raises:
-        ValueError: A setting that no run can have, before anything is written.
     """
     chosen = find_recipe(recipe, **(overrides or {}))
     where = choose_device(device)
-    data, name = corpus, str(corpus)
-    if isinstance(corpus, Corpus):
-        name = corpus.name
-    else:
-        data = load_corpus(corpus, block_size=chosen.model.block_size)
-    config = dict(corpus=name, variant=variant, recipe=dataclasses.asdict(chosen))
-    config |= dict(kind=chosen.kind if pretrain else "no-pretrain", seed=seed)
-    config["corpus_sha256"], path = digest(data), Path(out or _default_folder(config))
+    is_loaded = isinstance(corpus, Corpus)
+    data = corpus if is_loaded else load_corpus(corpus, block_size=chosen.model.block_size)
+    name, kind = data.name if is_loaded else str(corpus), chosen.kind if pretrain else "no-pretrain"
+    config = dict(corpus=name, variant=variant, recipe=dataclasses.asdict(chosen), kind=kind)
+    config |= dict(seed=seed, corpus_sha256=digest(data))
+    path = Path(out or _default_folder(config))
     refuse_impossible(data, chosen, variant, seed)
     with one_writer(path / ".lock", f"{path}") if distributed.is_first() else nullcontext():
         if refuse_other_run(path, config, resume) and (path / "result.json").exists():
