@@ -40,8 +40,7 @@ from kt_core.decoding import answer
 from kt_core.devices import choose_device
 from kt_core.models import GPT
 from kt_core.runs.checkpoints import hardware
-from kt_core.runs.fast_paths import use_fast_paths
-from kt_core.runs.hooks import Precision
+from kt_core.runs.fast_paths import Precision, use_fast_paths
 from kt_core.runs.recipes import Recipe, recipe
 from kt_core.trainer import Trainer
 from kt_core.vocab import CharVocab
