@@ -47,7 +47,7 @@ class Result:
             details = read_json(path)
             dev, test = (_read_score(details[split], path) for split in ("dev", "test"))
             _read_score(details.get("london"), path)
-        except FileNotFoundError:
+        except (FileNotFoundError, NotADirectoryError):
             raise ValueError(
                 f"{folder}: no result.json, so no finished run; finish it with --resume"
             ) from None

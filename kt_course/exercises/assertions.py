@@ -20,7 +20,7 @@ from contextlib import contextmanager
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 CUT_OFF = (
     "its values are right, but it is cut off from the graph, so nothing before it can learn: no "
@@ -112,6 +112,16 @@ def flows(results: Any) -> bool:
     return (
         isinstance(results, Iterable) and not isinstance(results, str) and any(map(flows, results))
     )
+
+
+def expect_gradients(result: Tensor, expected: Tensor, module: nn.Module) -> None:
+    """Wrong if the values are right, but no gradient reaches one of the module's parameters."""
+    gradients: Sequence[Tensor | None] = [None]
+    if result.requires_grad:
+        values = tuple(module.parameters())
+        gradients = torch.autograd.grad(result.sum(), values, retain_graph=True, allow_unused=True)
+    if close(result, expected) and any(gradient is None for gradient in gradients):
+        raise Wrong(CUT_OFF)
 
 
 def describe(value: Any) -> str:

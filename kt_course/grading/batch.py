@@ -234,6 +234,8 @@ def find_submissions(submissions: Sequence[str | Path]) -> list[Path]:
     """Files as they are named; of a folder all notebooks in it, at any depth, sorted."""
     paths: list[Path] = []
     for path in map(Path, submissions):
+        if path.suffix != ".ipynb" and not os.path.lexists(path):
+            raise ValueError(f"{path}: no such file or folder")
         inside = path.rglob("*.ipynb") if path.is_dir() else [path]
         paths += sorted(one for one in inside if ".ipynb_checkpoints" not in one.parts)
     if not paths:

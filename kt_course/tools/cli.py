@@ -8,9 +8,11 @@ import difflib
 import os
 import sys
 from collections.abc import Sequence
+from dataclasses import is_dataclass
+from pathlib import Path
 
 try:
-    from cyclopts import App, CycloptsError, Parameter
+    from cyclopts import App, CycloptsError, Parameter, UnusedCliTokensError
 
     from kt_course.tools.parent import watch_parent
 except ModuleNotFoundError as missing:
@@ -51,6 +53,19 @@ def make_app() -> App:
     return app
 
 
+def reject_empty_paths(tokens: Sequence[str]) -> None:
+    """Raise ValueError for an empty name of a file or folder: Path("") would be this folder."""
+    if "" not in tokens or "." in tokens:
+        return
+    _, bound, _ = make_app().parse_args(tokens, exit_on_error=False, print_error=False)
+    for name, value in bound.arguments.items():
+        values = list(vars(value).values()) if is_dataclass(value) else value
+        if Path() in (values if isinstance(values, list | tuple) else [value]):
+            before = tokens[tokens.index("") - 1]
+            option = before if before.startswith("--") else name.upper()
+            raise ValueError(f"{option} '': the name is empty; write . for this folder")
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line `argv`, or the one that this process got.
 
@@ -68,6 +83,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"kt {tokens[0]}: no such command{hint}", file=sys.stderr)
         return 2
     try:
+        reject_empty_paths(tokens)
         result = make_app()(
             tokens, exit_on_error=False, print_error=False, result_action="return_value"
         )
@@ -78,6 +94,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 141
     except ModuleNotFoundError as error:
         message, status = f"{error.name} is not installed: pip install 'kt-core[all]'", 2
+    except UnusedCliTokensError as error:
+        unused = ", ".join(map(repr, error.unused_tokens))
+        message, status = f"{unused}: one argument too many; see kt {tokens[0]} --help", 2
     except (CycloptsError, ValueError, OSError) as error:
         message, status = str(error), 2
     except FloatingPointError as error:

@@ -39,7 +39,9 @@ def parse_settings(pairs: Sequence[str], option: str = "--set") -> dict[str, str
     for pair in pairs:
         key, sign, value = pair.partition("=")
         if not sign:
-            raise ValueError(f"{option} {pair}: write KEY=VALUE, as in {option} pretrain.epochs=5")
+            raise ValueError(
+                f"{option} {pair or repr('')}: write KEY=VALUE, as in {option} pretrain.epochs=5"
+            )
         if key in settings:
             raise ValueError(f"{option} {key} is given twice")
         settings[key] = value

@@ -120,8 +120,8 @@ def find_runs(paths: Iterable[str | Path]) -> list[Path]:
     folders: dict[Path, Path] = {}
     for path in map(Path, paths):
         if not path.is_dir():
-            hint = "give folders of runs, or folders that hold such folders"
-            raise ValueError(f"{path}: no such folder; {hint}")
+            what = "not a folder" if path.exists() else "no such folder"
+            raise ValueError(f"{path}: {what}; give folders of runs, or folders that hold such")
         names = ("config.json", "result.json")
         inside = {file.parent for name in names for file in path.rglob(name)}
         if not inside:

@@ -214,7 +214,7 @@ def run_workbook(
     paths = find_notebooks(notebooks, source)
     overrides = opt.parse_settings(settings)
     recipe("smoke" if profile == "smoke" else "quick", **overrides)  # refuses a mistyped setting
-    if Path(corpus).is_dir():
+    if corpus and Path(corpus).is_dir():
         corpus = str(Path(corpus).resolve())  # the notebooks run in another folder
     load_corpus(corpus)  # refuses what is not there
     parameters = dict(profile=profile, corpus=corpus, variant=variant, seed=seed, device=device)

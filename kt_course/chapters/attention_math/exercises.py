@@ -247,6 +247,8 @@ def check_clocks(fn: Callable) -> str:
     with wrong.fresh_cases("sizes"):
         for T, half in draw_sizes(200, 40):
             expect_close(fn(T, 2 * half), sinusoidal_positions(T, 2 * half), 1e-3)
+    long = tensor(fn(600, 64), (600, 64), "the table of 600 positions and 64 channels")
+    wrong.reject({"base": not close(long, sinusoidal_positions(600, 64), 1e-3)})
     return "a pair of channels is one clock, from 1 radian a position downwards"
 
 
@@ -281,6 +283,7 @@ def layers_to_judge(T: int, d: int, generator: torch.Generator) -> dict[str, tup
         "a layer where only position 0 sees the last one": (with_leak(0, T - 1), True),
         "a layer where only the last but one sees the last": (with_leak(T - 2, T - 1), True),
         "a layer where only position 1 sees position 2": (with_leak(1, 2), True),
+        "a layer where only position 0 sees position 1": (with_leak(0, 1), True),
         "a faint leak, a thousandth of the size": (with_leak(1, T - 2, 1e-3), True),
     }
 
@@ -298,7 +301,7 @@ def check_leak_detector(fn: Callable) -> str:
                 raise wrong("not a bool", result=describe(result))
             if result != leaks:
                 raise wrong("missed" if leaks else "false alarm", layer=description)
-    return "finds eight kinds of leak and clears three honest layers"
+    return "finds nine kinds of leak and clears three honest layers"
 
 
 EXERCISES = CHAPTER.exercises()

@@ -14,12 +14,15 @@ CHAPTER = Comparison(solutions, "15_capstone")
 
 @CHAPTER.exercise("compare-recipes")
 def wins_and_losses(answer: Callable, seed: int) -> Results:
-    """Run an answer on two recipes with three seeds and some people."""
+    """Run an answer on two recipes with three seeds and some people, and with one seed."""
     rng, n = Random(seed), 12 + seed % 9
     recipes = [[[rng.random() < p for _ in range(n)] for _ in range(3)] for p in (0.6, 0.4)]
-    result = answer(*recipes)
-    pair = parts(result, 2, CHAPTER.texts["compare-recipes"]["not_a_pair"])
-    return {"(wins, losses)": str(tuple(int(count) for count in pair))}
+    results: Results = {}
+    for name, n_seeds in (("", 3), (" with one seed", 1)):
+        result = answer(*(recipe[:n_seeds] for recipe in recipes))
+        pair = parts(result, 2, CHAPTER.texts["compare-recipes"]["not_a_pair"])
+        results[f"(wins, losses){name}"] = str(tuple(int(count) for count in pair))
+    return results
 
 
 EXERCISES = CHAPTER.exercises()

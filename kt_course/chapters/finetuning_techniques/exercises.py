@@ -97,8 +97,12 @@ class Toy(nn.Module):
 
 @CHAPTER.exercise("finetune-groups")
 def finetune_of(answer: Callable, seed: int) -> Results:
-    model, n = Toy(seed), 12 if seed == 0 else 9 + seed % 9
-    batches = [(numbers(5, 4, seed=seed + 2 * i), numbers(5, 4, seed=seed - i)) for i in range(n)]
+    model, n = Toy(seed), 24 if seed == 0 else 9 + seed % 19
+    sizes = [(0.3, 1.0)[i % 2] for i in range(n)]  # small ones have gradients below 1
+    batches = [
+        (size * numbers(5, 4, seed=seed + 2 * i), size * numbers(5, 4, seed=seed - i))
+        for i, size in enumerate(sizes)
+    ]
     groups = [{"params": [model.first], "lr": 0.1}, {"params": [model.second], "lr": 0.01}]
     with torch.enable_grad():
         losses = answer(model, batches, groups)
@@ -158,10 +162,14 @@ def lora_of(answer: Callable, seed: int) -> Results:
     for name, shape in (("down", (rank, 5)), ("up", (4, rank))):
         if not isinstance(p := getattr(lora, name, None), nn.Parameter) or p.shape != shape:
             raise Wrong(f"self.{name} should be a parameter of shape {shape}, not {describe(p)}")
+    torch.manual_seed(seed)
+    spread = answer(nn.Linear(64, 4), 8, 1.0).down.detach().std()  # 1 / sqrt(64) = 0.125
     lora = lora.double()
     results: Results = {
         "up at the start": lora.up.detach().clone(),
-        "down at the start": "random" if lora.down.detach().std() > 0.01 else "constant",
+        "the standard deviation of down at the start, for n_in = 64,": (
+            "about 0.125" if 0.04 < spread < 0.4 else f"{spread:.3g}"
+        ),
         "the number of trained parameters": str(
             sum(p.numel() for p in lora.parameters() if p.requires_grad)
         ),

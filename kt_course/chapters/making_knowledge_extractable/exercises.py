@@ -73,6 +73,11 @@ def check_make_window(fn: Callable) -> str:
     if windows[:20] != [draw(TITLE, FACTS, seed) for seed in range(20)]:
         raise wrong("own random numbers")
     check_shares(wrong, windows)
+    check_reach(wrong, draw)
+    if any(
+        draw(TITLE, [("Bonn", ["born", "in"], [])], seed)[2][:1] != ["born"] for seed in range(20)
+    ):
+        raise wrong("four letters")
     for facts, question in (([("Bonn", [], [])], "Ada Moor?"), ([("Bonn", ["in"], [])], None)):
         words = [draw(TITLE, facts, seed) for seed in range(20)]
         if question and any(window[0] != question for window in words):
@@ -138,6 +143,23 @@ def check_shares(wrong: Diagnoses, windows: list[tuple[str, str, list[str]]]) ->
         raise wrong("name", first=f"{100 * first:.0f}", last=f"{100 * last:.0f}")
 
 
+def check_reach(wrong: Diagnoses, draw: Callable) -> None:
+    """Raise Wrong unless words at each distance from the answer are chosen as often as they should.
+
+    All words are long here. So one of them is added where none was chosen: each is equally likely.
+    """
+    n = 3000
+    before, after = [f"before-{k}" for k in (4, 3, 2, 1)], ["after-1", "after-2"]
+    counts: Counter = Counter()
+    for seed in range(n):
+        counts.update(draw(TITLE, [("Oslo", before, after)], seed)[2])
+    none = sum(0.5 ** (b + a) for b in range(5) for a in range(3)) / 15  # no word is chosen
+    for side, k, reached in REACHED:
+        share, expected = counts[f"{side}-{k}"] / n, reached / 2 + none / 6
+        if abs(share - expected) > 0.045:
+            raise wrong("distance", k=k, side=side, share=100 * share, expected=100 * expected)
+
+
 def has_gap(window: tuple[str, str, list[str]]) -> bool:
     """Is a word missing between two words that were both before, or both after the answer?"""
     _, answer, words = window
@@ -147,6 +169,12 @@ def has_gap(window: tuple[str, str, list[str]]) -> bool:
 
 
 NAMES = [name for name, *_ in FACTS]
+# side of the answer, distance from it, probability that the window reaches so far
+REACHED = [
+    *(("before", k, 1 - k / 5) for k in (1, 2, 3, 4)),
+    ("after", 1, 2 / 3),
+    ("after", 2, 1 / 3),
+]
 SHARES = [6 / 11, 3 / 11, 2 / 11]  # 1 : 1/2 : 1/3
 
 

@@ -77,6 +77,9 @@ def check_single_characters(hide: Callable, ids: list[int], wrong: Diagnoses) ->
         raise wrong("beyond the vocabulary", largest=max(characters))
     if len(characters) < 50:
         raise wrong("few characters", n=len(characters))
+    few, _ = hide(ids, units, 4, rule=(0.0, 1.0))
+    if missing := {2, 3} - {few[j] for j in chosen}:
+        raise wrong("never drawn", missing=missing.pop())
     if list(hide(ids, units, 62)) != [x, y]:
         raise wrong("own generator")
 
@@ -186,7 +189,22 @@ def training_of(answer: Callable, seed: int) -> Results:
         ),
         "the learning rates": values[:-1] - values[1:],
         "the losses": torch.tensor(losses).double(),
-    }
+    } | (
+        {"without a rule, the shares of ⁇ and of random characters": default_shares(answer)}
+        if seed == 0
+        else {}
+    )
+
+
+def default_shares(answer: Callable) -> str:
+    """Train without the argument `rule` on 1,000 windows; describe what is read at the units."""
+    model = WatchedModel()
+    windows = [([11, 11, 11, 11], [(1, 3)])] * 1000
+    answer(model, lambda rng: list(windows), 3, 1, 100, 0.002, random.Random(0))
+    units = torch.cat(model.seen)[:, 1:3]
+    hidden, changed = ((units == id).double().mean().item() for id in (1, 2))  # all random ids: 2
+    is_close = abs(hidden - 0.8) < 0.05 and abs(changed - 0.1) < 0.04
+    return "about 80 % and 10 %" if is_close else f"{100 * hidden:.0f} % and {100 * changed:.0f} %"
 
 
 @CHAPTER.exercise("pair-model")
@@ -230,7 +248,12 @@ def span_of(answer: Callable, seed: int) -> Results:
         if not isinstance(span, tuple | list) or len(span) != 2:
             raise Wrong(TEXTS["best-span"]["not_a_pair"].format(result=describe(span)))
         spans.append([int(value) for value in span])
-    return {"the spans": torch.tensor(spans)}
+    rising = torch.arange(40.0)
+    default = answer(-rising / 2, rising, rising >= 0)
+    return {
+        "the spans": torch.tensor(spans),
+        "the span where `longest` is left out": torch.tensor([int(value) for value in default]),
+    }
 
 
 EXERCISES = CHAPTER.exercises()

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from kt_core import attention, blocks, perceiver
 from kt_core.models import GPT, GPTConfig
 from kt_course.chapters.perceiver_ar import solutions
-from kt_course.exercises.assertions import Wrong, any_tensor
+from kt_course.exercises.assertions import Wrong, any_tensor, expect_gradients
 from kt_course.exercises.comparison import Comparison, Results
 from kt_course.exercises.random_cases import numbers, randomise, with_weights
 
@@ -39,11 +39,12 @@ def attention_of(answer: Callable, seed: int) -> Results:
     x, source = numbers(2, 4, n_head * d, seed=seed), numbers(2, 6, n_head * d, seed=seed + 1)
     mask = attention.reach_mask(torch.tensor([1, 3, 4, 5]), torch.arange(6))  # (4, 6)
     like, results = solutions.CrossAttention(n_head * d, n_head), {}
-    for qk_norm in (False, True):
-        layer = with_weights(answer(n_head * d, n_head, qk_norm=qk_norm), like, seed)
-        ending = " with qk_norm=True" if qk_norm else ""
-        results[f"the output{ending}"] = output_of(layer(x, source, mask))
-        if x.shape == results[f"the output{ending}"].shape and not qk_norm:
+    for options in ({}, {"qk_norm": True}):
+        layer = with_weights(answer(n_head * d, n_head, **options), like, seed)
+        ending, output = " with qk_norm=True" if options else "", layer(x, source, mask)
+        results[f"the output{ending}"] = output_of(output)
+        expect_gradients(output, like(x, source, mask), layer)
+        if x.shape == output.shape and not options:
             same = output_of(layer(x, source[:, :4], mask[:, :4]))
             results["the output for 4 queries and 4 keys"] = same
     return results
@@ -83,10 +84,22 @@ def down_of(answer: Callable, seed: int) -> Results:
     c = config(seed)
     block = with_weights(answer(c), solutions.DownProjectBlock(c), seed)
     lengths = {"7 inputs and 4 latents": 7, "3 inputs, fewer than latents": 3}
-    return {
+    results: Results = {
         f"the output for {name}": output_of(block(numbers(2, T, c.n_embd, seed=seed)))
         for name, T in lengths.items()
     }
+    return results | {"the start of latents": start_of(answer, c)}
+
+
+def start_of(answer: Callable, c: GPTConfig) -> str:
+    """Describe the latents of a new block; those that nobody has set are NaN here."""
+    before = torch.are_deterministic_algorithms_enabled()
+    torch.use_deterministic_algorithms(True, warn_only=True)  # torch.empty is filled with NaN
+    try:
+        spread = answer(c).latents.detach().std()
+    finally:
+        torch.use_deterministic_algorithms(before)
+    return "small random numbers" if 0.001 < spread < 1 else "all equal, large, or never set"
 
 
 @CHAPTER.exercise("up-project", forbidden=(blocks.Block.forward,), is_piece=True)

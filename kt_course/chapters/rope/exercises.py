@@ -20,8 +20,10 @@ ATTENTION = (attention.MultiHeadAttention.forward, nn.functional.scaled_dot_prod
 @CHAPTER.exercise("rotary-frequencies", forbidden=(positions.rotary_frequencies,), is_piece=True)
 def frequencies_of(answer: Callable, seed: int) -> Results:
     d, base = 8 + 2 * (seed % 7), 16.0 + seed % 100
+    frequencies = any_tensor(answer(d), "the result")
     return {
-        f"the list of {d // 2} frequencies": any_tensor(answer(d), "the result"),
+        f"the list of {d // 2} frequencies": frequencies,
+        "the list of 1 / frequency": 1 / frequencies,  # shows a base that is almost right
         "the list with another base": any_tensor(answer(d, base), "the result"),
         "the list for 2 channels": any_tensor(answer(2), "the result"),
     }
@@ -58,7 +60,8 @@ def attention_of(answer: Callable, seed: int) -> Results:
     x, like = numbers(2, T, n_head * d, seed=seed), solutions.RotaryAttention(n_head * d, n_head)
     results = {}
     for qk_norm in (False, True):
-        layer = with_weights(answer(n_head * d, n_head, qk_norm=qk_norm), like, seed)
+        options = {"qk_norm": True} if qk_norm else {}  # False is the default
+        layer = with_weights(answer(n_head * d, n_head, **options), like, seed)
         for first in (0, 30):
             output = any_tensor(layer(x, first=first), "the output")
             if not output.requires_grad:

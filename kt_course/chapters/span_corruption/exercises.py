@@ -80,7 +80,17 @@ def tokens_of(answer: Callable, seed: int) -> Results:
                 ids, first = ids_and_first(result)
                 name = f"document {i} in epoch {epoch}, seed {dataset_seed},"
                 results[name] = f"{VOCAB.decode(ids)} (loss from {first})"
-    return results
+    data = answer(documents, VOCAB)
+    ids, first = ids_and_first(data.tokens(1))
+    results["document 1 with the seed and epoch left out"] = VOCAB.decode(ids)
+    x = y = torch.zeros(0)
+    if first == 1:  # otherwise collate cannot use it
+        x, y = x_and_y(data[1], "data[1] should be the pair (x, y), not {result}")
+    return results | {
+        "the number of documents, len(data)": str(len(data)),
+        "x of data[1] with the block size left out": x,
+        "y of data[1] with the block size left out": y,
+    }
 
 
 def ids_and_first(result: Any) -> tuple[list[int], int]:

@@ -15,7 +15,14 @@ from kt_course.chapters.the_whole_transformer.solutions import (
     EncoderBlock,
     Transformer,
 )
-from kt_course.exercises.assertions import Wrong, describe, fresh_cases, parts, tensor
+from kt_course.exercises.assertions import (
+    Wrong,
+    describe,
+    expect_gradients,
+    fresh_cases,
+    parts,
+    tensor,
+)
 from kt_course.exercises.comparison import Comparison, Results
 from kt_course.exercises.diagnoses import diagnoses
 from kt_course.exercises.random_cases import draw, numbers, with_weights
@@ -64,11 +71,14 @@ def block_of(answer: type, seed: int, kind: type, reads_memory: bool) -> Results
         cases = [("pre", 1, 1, 3, None), ("post", 3, 6, 2, None)]
     for norm, B, T, S, mask in cases:
         x, memory = numbers(B, T, 8, seed=seed + 2), numbers(B, S, 8, seed=seed + 3)
-        block, before = with_weights(answer(config(norm)), kind(config(norm)), seed + 1), x.clone()
-        result = block(x, memory, mask) if reads_memory else block(x, mask)
+        like, before = kind(config(norm)), x.clone()
+        block = with_weights(answer(config(norm)), like, seed + 1)
+        inputs = (x, memory, mask) if reads_memory else (x, mask)
+        result = block(*inputs)
         if not torch.equal(x, before):
             raise Wrong("it changes its argument x in place, which its caller still needs")
         tensor(result, x.shape, f"norm {norm!r}: the result")
+        expect_gradients(result, like(*inputs), block)
         results[f"norm {norm!r}: the result"] = result
     return results
 
@@ -123,9 +133,13 @@ def probabilities_of(answer: Callable, seed: int) -> Results:
         "with top_k=2": dict(top_k=2),
         "with top_p=0.8": dict(top_p=0.8),
     }
-    return {
+    results = {
         f"the result {name}": tensor(answer(logits, **way), (B, V), f"the result {name}")
         for name, way in ways.items()
+    }
+    equal = tensor(answer(torch.zeros(1, 4), top_p=0.5), (1, 4), "the result for equal logits")
+    return results | {
+        "the result for four equal logits and top_p=0.5, sorted,": equal.sort().values
     }
 
 
@@ -167,9 +181,10 @@ class ScriptModel(nn.Module):
 def check_greedy(fn: Callable) -> str:
     wrong = diagnoses(__file__, "greedy-decoding")
 
-    def answer(rows: list[list[int]], max_new: int) -> tuple[list[list[int]], int]:
+    def answer(rows: list[list[int]], max_new: int | None) -> tuple[list[list[int]], int]:
         model = ScriptModel(rows)
-        got = fn(model, torch.arange(len(rows))[:, None] + 3, max_new)
+        source = torch.arange(len(rows))[:, None] + torch.tensor([3, 4])  # (B, 2)
+        got = fn(model, source, *([] if max_new is None else [max_new]))
         got = got.tolist() if isinstance(got, Tensor) else got
         is_list = isinstance(got, (list, tuple)) and len(got) == len(rows)
         wrong.reject({"no list": not is_list}, n=len(rows), got=describe(got))
@@ -190,8 +205,13 @@ def check_greedy(fn: Callable) -> str:
         "encoded": encoded > 1,
     }
     wrong.reject(mistakes, got=got, rows=rows, encoded=encoded)
+    rows_with_3 = [[3, 4, 5], [4, 3, 6]]
+    got, _ = answer(rows_with_3, 9)
+    wrong.reject({"other end": got != rows_with_3}, got=got, rows=rows_with_3)
     short, _ = answer(rows, 3)
     wrong.reject({"max_new": short != [row[:3] for row in rows]}, n=len(short[0]))
+    got, _ = answer([[5] * 70], None)
+    wrong.reject({"default": len(got[0]) != 64}, n=len(got[0]))
     chosen = fn(ScriptModel(rows), torch.tensor([[3]]), 4, choose=lambda z: 0 * z.argmax(-1) + 7)
     wrong.reject({"choose": [list(row) for row in chosen] != [[7] * 4]})
     with fresh_cases("right for the example, wrong for other answers"):

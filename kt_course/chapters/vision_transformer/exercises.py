@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor
 
@@ -46,7 +47,8 @@ def attention_of(answer: Callable, seed: int) -> Results:
     x, like = numbers(2, T, n_head * d, seed=seed), solutions.FullAttention(n_head * d, n_head)
     results = {}
     for qk_norm in (False, True):
-        layer = with_weights(answer(n_head * d, n_head, qk_norm=qk_norm), like, seed)
+        options = {"qk_norm": True} if qk_norm else {}  # False is the default
+        layer = with_weights(answer(n_head * d, n_head, **options), like, seed)
         output = layer(x)
         if isinstance(output, Tensor) and not output.requires_grad:
             raise Wrong(CHAPTER.texts["full-attention"]["cut-off"])
@@ -65,17 +67,32 @@ def logits_of(answer: Callable, seed: int) -> Results:
     like = solutions.ViT(config, p, n_class)
     model = with_weights(answer(config, p, n_class), like, seed)
     images = numbers(2 + seed % 3, 1, 2 * p, 3 * p, seed=seed)
-    return {
+    return starts_of(answer) | {
         "the result of encode": any_tensor(model.encode(images), "the result of encode"),
         "the logits": any_tensor(model(images), "the result"),
     }
+
+
+def starts_of(answer: Callable) -> Results:
+    """Say for both parameters of a new model whether they have the right spread."""
+    torch.manual_seed(0)
+    model, starts = answer(GPTConfig(5, 20, 1, 2, 128, dropout=0.0), 2, 5), {}
+    for name in ("class_token", "pos_emb"):
+        spread = any_tensor(getattr(model, name, None), name).std()
+        starts[f"the standard deviation of {name} at the start"] = (
+            "about 0.02" if 0.01 < spread < 0.04 else f"{spread:.3f}"
+        )
+    return starts
 
 
 @CHAPTER.exercise("attention-rollout")
 def rollout_of(answer: Callable, seed: int) -> Results:
     B, L, n_head, T = 2, 3 - seed % 3, 2 + seed % 2, 4 + seed % 2
     maps = list((3 * numbers(L, B, n_head, T, T, seed=seed)).softmax(-1))
-    return {"the rollout": any_tensor(answer(maps), "the result")}
+    return {
+        "the rollout": any_tensor(answer(maps), "the result"),
+        "the rollout of one layer": any_tensor(answer(maps[:1]), "the result"),
+    }
 
 
 EXERCISES = CHAPTER.exercises()

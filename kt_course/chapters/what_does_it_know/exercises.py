@@ -130,7 +130,10 @@ def path_of(answer: Callable, seed: int) -> Results:
 def attribution_of(answer: Callable, seed: int) -> Results:
     model, stream = small_gpt(seed), 3 + 2 * numbers(4, 8, seed=seed)
     part = 1 + numbers(4, 8, seed=seed + 1)
-    return {"the contributions": any_tensor(answer(model, part, stream, 3, 7), "the result")}
+    return {
+        f"the contributions{name}": any_tensor(answer(model, part, x, 3, 7), "the result")
+        for name, x in {"": stream, " to a stream of numbers near 0.001": stream / 1000}.items()
+    }
 
 
 @CHAPTER.exercise("logit-lens")
@@ -181,9 +184,9 @@ def probability_of(answer: Callable, seed: int) -> Results:
 @CHAPTER.exercise("calibration-error", forbidden=(confidence.reliability,))
 def calibration_of(answer: Callable, seed: int) -> Results:
     if seed == 0:
-        values = [0.97, 0.93, 0.91, 0.71, 0.76, 0.62, 0.33, 0.38, 1.0, 1.0, 1.0, 0.05]
+        values = [0.97, 0.93, 0.91, 0.71, 0.76, 0.62, 0.33, 0.38, 1.0, 1.0, 1.0, 0.05, 0.0]
         confidences, bins = torch.tensor(values).double(), 4
-        correct = torch.tensor([1, 0, 1, 1, 1, 0, 1, 1, 1, 0, 1, 0]).bool()
+        correct = torch.tensor([1, 0, 1, 1, 1, 1, 1, 1, 1, 0, 1, 0, 1]).bool()
     else:  # no confidence lies on an edge of a bin
         n, bins = 5 + seed % 60, 3 + seed % 15
         inside = 0.1 + 0.8 * numbers(n, seed=seed).sigmoid()
@@ -193,9 +196,10 @@ def calibration_of(answer: Callable, seed: int) -> Results:
         f"the error with {bins} bins": number_of(answer(confidences, correct, bins), "the error")
     }
     if seed == 0:
-        results["the error without a third argument"] = number_of(
-            answer(confidences, correct), "it"
-        )
+        even = (torch.arange(40).double() + 0.5) / 40  # no edge of ten bins, of which one is empty
+        even = even[(even < 0.3) | (even > 0.4)]
+        result = answer(even, integers(0, 2, len(even), seed=5) == 0)
+        results["the error without a third argument"] = number_of(result, "it")
     return results
 
 

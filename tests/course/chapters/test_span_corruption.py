@@ -50,6 +50,13 @@ class CorruptionByText:
         prefix, masked, suffix = solutions.cut(self.documents[i], self.block_size, rng)
         return self.vocab.encode(f"{prefix}⁇{suffix}⁇{masked}"), 1
 
+    def __len__(self):
+        return len(self.documents)
+
+    def __getitem__(self, i):
+        x, y = solutions.collate([self.tokens(i)], self.block_size)
+        return x.squeeze(0), y.squeeze(0)
+
 
 def batches_by_index(data, batch_size, seed, epoch):
     rng = random.Random(f"batches {seed} {epoch}")
