@@ -147,8 +147,8 @@ class Comparison:
     ) -> str:
         """Say which mistake computes these results; else what differs.
 
-        A mistake that computes the different ones alone counts too, or the first of these if it
-        has many numbers.
+        A mistake that computes the different ones alone counts too, unless these are bare truth
+        values, or the first of them if it has many numbers.
 
         Args:
             id, compute: See `check`.
@@ -159,7 +159,9 @@ class Comparison:
             (text, outcome(compute, self.execute(source, self.name(id))))
             for _, source, text in self.mistakes(id)
         ]
-        first, groups = different[0], [list(results), different]
+        first, groups = different[0], [list(results)]
+        if not all(str(results[key]) in ("True", "False") for key in different):
+            groups.append(different)
         if isinstance(results[first], Tensor) and results[first].numel() > 8:
             groups.append([first])
         for keys in groups:

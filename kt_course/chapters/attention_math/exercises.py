@@ -1,9 +1,7 @@
 """Exercises of notebook 01: scores, masks, softmax, one head, positions, and a test for leaks.
 
-Each check begins with a fixed case. The outcomes of known mistakes are computed beside it, so the
-mistake can be named with numbers. Random cases of other sizes follow. Sizes differ from axis to
-axis, so that no swap of axes goes unnoticed. The diagnoses are in diagnoses.toml, those of
-"one-head" in exercises.toml.
+Sizes differ from axis to axis, so that no swap of axes goes unnoticed. The texts are in
+exercises.toml, those of three checks with more than one correct result in diagnoses.toml.
 """
 
 from __future__ import annotations
@@ -17,13 +15,16 @@ from torch import Tensor
 
 from kt_core import attention, positions
 from kt_course.chapters.attention_math import solutions
-from kt_course.chapters.attention_math.solutions import (
-    causal_mask,
-    masked_softmax,
-    scaled_dot_product_score,
-    sinusoidal_positions,
+from kt_course.chapters.attention_math.solutions import causal_mask, sinusoidal_positions
+from kt_course.exercises.assertions import (
+    Wrong,
+    any_tensor,
+    close,
+    describe,
+    expect_close,
+    parts,
+    tensor,
 )
-from kt_course.exercises.assertions import Wrong, close, describe, expect_close, tensor
 from kt_course.exercises.comparison import Comparison, Results
 from kt_course.exercises.diagnoses import diagnoses
 from kt_course.exercises.random_cases import draw, fresh_generator, numbers
@@ -44,125 +45,55 @@ def draw_sizes(*highest: int, n: int = 3) -> list[tuple[int, ...]]:
 # ---------------------------------------------------------------- scores
 
 
-@CHAPTER.checked("scaled-score", attention.scaled_dot_product_score, forbidden=(attention.attend,))
-def check_scaled(fn: Callable) -> str:
-    wrong = diagnoses(__file__, "scaled-score")
-    q, k = fixed(3, 16), fixed(5, 16, seed=1)
-    result, products = fn(q, k), q @ k.T
-    if isinstance(result, Tensor) and result.shape == (5, 3):
-        raise wrong("transposed")
-    result = tensor(result, (3, 5), "the scores of 3 queries and 5 keys")
-    mistakes = {
-        "no scale": products,
-        "by d": products / 16,
-        "times": products * 4,
-        "by keys": products / 5**0.5,
-        "by queries": products / 3**0.5,
-        "softmax": (products / 4).softmax(-1),
-    }
-    wrong.blame(result, mistakes)
-    if not close(result, products / 4):
-        raise wrong("value", score=result[0, 0], expected=products[0, 0] / 4)
-    with wrong.fresh_cases("heads"):
-        for B, n_head, T, d in draw_sizes(6, 6, 6, 6):
-            q, k = numbers(B, n_head, T, d), numbers(B, n_head, T + 2, d)
-            expect_close(fn(q, k), scaled_dot_product_score(q, k))
-    return "q . k / sqrt(d), for single queries and batches of heads"
+@CHAPTER.exercise("scaled-score", attention.scaled_dot_product_score, forbidden=(attention.attend,))
+def scores_of(answer: Callable, seed: int) -> Results:
+    if seed == 0:
+        q, k = fixed(3, 16), fixed(5, 16, seed=1)
+        return {"the table of scores": any_tensor(answer(q, k), "the table of scores")}
+    B, n_head, T, d = 1 + seed % 6, 1 + seed // 6 % 6, 1 + seed // 36 % 6, 1 + seed // 216 % 6
+    q, k = numbers(B, n_head, T, d, seed=seed), numbers(B, n_head, T + 2, d, seed=seed + 1)
+    return {"the scores": answer(q, k)}
 
 
 # ---------------------------------------------------------------- masks and softmax
 
 
-@CHAPTER.checked("causal-mask", attention.causal_mask, forbidden=(attention.reach_mask,))
-def check_causal_mask(fn: Callable) -> str:
-    wrong = diagnoses(__file__, "causal-mask")
-    mask, expected = tensor(fn(6), (6, 6), "the mask for T = 6"), causal_mask(6)
-    if mask.dtype != torch.bool:
-        raise wrong("not boolean", dtype=str(mask.dtype).removeprefix("torch."))
-    everything = torch.ones(6, 6, dtype=torch.bool)
-    mistakes = {
-        "swapped": ~expected,
-        "upper": expected.T,
-        "too wide": everything.tril(1),
-        "no diagonal": everything.tril(-1),
-    }
-    wrong.blame(mask, mistakes)
-    if leaks := (mask & ~expected).nonzero().tolist():
-        raise wrong("leak", query=leaks[0][0], key=leaks[0][1], count=len(leaks))
-    if hidden := (expected & ~mask).nonzero().tolist():
-        raise wrong("hidden", query=hidden[0][0], key=hidden[0][1])
-    with wrong.fresh_cases("sizes"):
-        for T in (1, *draw(2, 40, 4)):
-            expect_close(fn(T), causal_mask(T))
-    return "position t sees 0 ... t, for every T"
+@CHAPTER.exercise("causal-mask", attention.causal_mask, forbidden=(attention.reach_mask,))
+def mask_of(answer: Callable, seed: int) -> Results:
+    results: Results = {}
+    for T in (1, 2 + seed % 39, 2 + seed // 39 % 39) if seed else (6,):
+        mask = tensor(answer(T), (T, T), f"the mask for T = {T}")
+        if mask.dtype != torch.bool:
+            dtype = str(mask.dtype).removeprefix("torch.")
+            raise Wrong(CHAPTER.texts["causal-mask"]["not_boolean"].format(dtype=dtype))
+        for q, row in enumerate(mask.tolist()):
+            for k, is_allowed in enumerate(row):
+                results[f"the entry for query {q} and key {k}, T = {T},"] = str(is_allowed)
+    return results
 
 
-@CHAPTER.checked("masked-softmax", attention.masked_softmax, forbidden=(attention.attend,))
-def check_softmax(fn: Callable) -> str:
-    wrong = diagnoses(__file__, "masked-softmax")
-    scores = fixed(3, 5)
-    weights = tensor(fn(scores), (3, 5), "the weights without a mask")
-    if close(weights, scores.softmax(0)):
-        raise wrong("columns", total=weights[0].sum())
-    if close(weights, scores.flatten().softmax(0).view(3, 5)):
-        raise wrong("whole")
-    if not close(weights, scores.softmax(-1)):
-        raise wrong("unmasked", total=weights[0].sum())
-    check_softmax_under_a_mask(fn, fixed(5, 5), causal_mask(5))
-    check_extreme_scores(fn, fixed(5, 5), causal_mask(5))
-    with wrong.fresh_cases("batch"):
-        for B, n_head, T in draw_sizes(5, 5, 5):
-            scores, mask = numbers(B, n_head, T, T + 2), numbers(T, T + 2) < 0.3
-            expect_close(fn(scores, mask), masked_softmax(scores, mask))
-    return "softmax over the keys, forbidden ones exactly 0, empty rows 0"
-
-
-def check_softmax_under_a_mask(fn: Callable, scores: Tensor, mask: Tensor) -> None:
-    wrong = diagnoses(__file__, "masked-softmax")
-    weights = tensor(fn(scores, mask), (5, 5), "the weights under a causal mask")
-    filled = scores.masked_fill(~mask, -math.inf)
-    late = scores.softmax(-1) * mask
-    if close(weights, late):
-        raise wrong("late", total=late[0].sum())
-    mistakes = {
-        "columns": filled.softmax(0),
-        "ignored": scores.softmax(-1),
-        "zero scores": (scores * mask).softmax(-1),
-    }
-    wrong.blame(weights, mistakes)
-    leak = weights[~mask].max()
-    if leak > 1e-6 and weights[0, 0].nan_to_num() < 1e-6:
-        raise wrong("upside down")
-    if weights.isnan().any():
-        raise wrong("nan")
-    if leak > 1e-6:
-        raise wrong("forbidden", weight=leak)
-    if not close(weights, masked_softmax(scores, mask)):
-        row, expected = (
-            "[" + ", ".join(f"{weight:.2f}" for weight in w[2].tolist()) + "]"
-            for w in (weights, masked_softmax(scores, mask))
+@CHAPTER.exercise("masked-softmax", attention.masked_softmax, forbidden=(attention.attend,))
+def weights_of(answer: Callable, seed: int) -> Results:
+    """Compute weights with and without a mask, of very low and high scores, and of an empty row."""
+    if seed:
+        B, n_head, T = 1 + seed % 5, 1 + seed // 5 % 5, 1 + seed // 25 % 5
+        scores, mask = (
+            numbers(B, n_head, T, T + 2, seed=seed),
+            numbers(T, T + 2, seed=seed + 1) < 0.3,
         )
-        raise wrong("value", row=row, expected=expected)
-
-
-def check_extreme_scores(fn: Callable, scores: Tensor, mask: Tensor) -> None:
-    """Check very low and very high scores, and a query that may attend to nothing."""
-    wrong = diagnoses(__file__, "masked-softmax")
-    low = tensor(fn(scores - 1e5, mask), (5, 5), "the weights of low scores")
-    if low.isnan().any():
-        raise wrong("low nan")
-    if not close(low, masked_softmax(scores - 1e5, mask)):
-        raise wrong("low leak")
-    high = tensor(fn(scores * 1e4, mask), (5, 5), "the weights")
-    if not close(high, masked_softmax(scores * 1e4, mask)):
-        raise wrong("overflow")
-    mask = mask.clone()
-    mask[0] = False
-    row = tensor(fn(scores, mask), (5, 5), "the weights with an empty row")[0]
-    if row.isnan().any():
-        raise wrong("empty nan")
-    if row.abs().sum() > 1e-6:
-        raise wrong("empty leak", weight=row.max())
+        return {"the weights": answer(scores, mask)}
+    scores, mask = fixed(5, 5), causal_mask(5)
+    cases = {
+        "without a mask": (scores,),
+        "under a causal mask": (scores, mask),
+        "of scores near -100,000, where exp gives 0 (subtract the maximum),": (scores - 1e5, mask),
+        "of scores in the thousands, where exp gives inf,": (1e4 * scores, mask),
+        "of a row with no allowed key": (scores, mask & (torch.arange(5)[:, None] > 0)),
+    }
+    return {
+        f"the table of weights {case}": tensor(answer(*inputs), (5, 5), f"the weights {case}")
+        for case, inputs in cases.items()
+    }
 
 
 # ---------------------------------------------------------------- one head
@@ -174,13 +105,10 @@ def head_of(answer: Callable, seed: int) -> Results:
     x, weights = numbers(B, T, C, seed=seed), [numbers(C, d, seed=seed + i) for i in (1, 2, 3)]
     results = {}
     for case, mask in (("", None), (" under a causal mask", causal_mask(T))):
-        result = answer(x, *weights, mask)
-        if not isinstance(result, tuple | list) or len(result) != 2:
-            raise Wrong(f"it should return the context and the weights, not {describe(result)}")
-        for name, value in zip(("context", "weights"), result, strict=True):
-            if not isinstance(value, Tensor):
-                raise Wrong(f"the {name}{case} should be a tensor, not {describe(value)}")
-            results[f"the {name}{case}"] = value
+        message = "it should return the context and the weights, not {result}"
+        pair = parts(answer(x, *weights, mask), 2, message)
+        for name, value in zip(("context", "weights"), pair, strict=True):
+            results[f"the {name}{case}"] = any_tensor(value, f"the {name}{case}")
     return results
 
 

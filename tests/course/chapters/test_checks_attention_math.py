@@ -207,7 +207,7 @@ ANSWERS = {
             "constant d": (lambda q, k: q @ k.mT / 4, r"right for q of shape \(3, 16\)"),
             "cosine": (
                 lambda q, k: F.normalize(q, dim=-1) @ F.normalize(k, dim=-1).mT,
-                r"query 0 and key 0 score",
+                "the table of scores differs",
             ),
             "no matrix": (lambda q, k: (q @ k.mT).mean(), r"has the shape \(\)"),
         },
@@ -235,7 +235,7 @@ ANSWERS = {
             "no diagonal": (lambda T: torch.ones(T, T).tril(-1).bool(), "diagonal is missing"),
             "float": (lambda T: torch.ones(T, T).tril(), "holds float32: .*boolean"),
             "additive": (lambda T: torch.full((T, T), -torch.inf).triu(1), "boolean"),
-            "only itself": (lambda T: torch.eye(T).bool(), "query 1 may not look at key 0"),
+            "only itself": (lambda T: torch.eye(T).bool(), "query 1 and key 0, T = 6, is 'False'"),
             "everything": (lambda T: torch.ones(T, T).bool(), r"leak .*\(q=0, k=1\): 15 cells"),
             "T = 6 by heart": (
                 lambda T: torch.ones(6, 6).tril().bool(),
@@ -267,7 +267,7 @@ ANSWERS = {
             "mask ignored": (lambda s, m=None: s.softmax(-1), "mask is not applied"),
             "zeros afterwards": (
                 lambda s, m=None: s.softmax(-1) if m is None else s.softmax(-1) * m,
-                "zeroed after the softmax: row 0 sums to .*leak",
+                "zeroed after the softmax: .*leak",
             ),
             "score 0": (lambda s, m=None: (s if m is None else s * m).softmax(-1), r"exp\(0\) = 1"),
             "upside down": (upside_down, "upside down.*~mask"),
