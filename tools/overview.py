@@ -21,6 +21,7 @@ import torch  # noqa: E402
 import kt_core as kt  # noqa: E402
 from kt_core.corpora.files import write_atomically  # noqa: E402
 from kt_course.figures import plots  # noqa: E402
+from kt_course.figures.style import visible  # noqa: E402
 from kt_course.shipped import learning_curve, shipped  # noqa: E402
 
 VARIANTS = ("rope", "perceiver_ar", "vanilla", "perceiver")
@@ -96,13 +97,10 @@ def main() -> None:
         key=lambda at: float(maps[at[0]][0, at[1], first:-1, name].sum()),
     )
     weights = maps[layer][0, head, first:-1]  # (characters of the answer, characters of the text)
-    plots.attention_map(
-        weights,
-        text[first:-1],
-        text,
-        ax=right,
-        title=f"Writing {city!r}: layer {layer}, head {head} looks at the name",
-    )
+    right.imshow(weights.numpy(), cmap="Blues", vmin=0, vmax=1)
+    right.set_xticks(range(len(text)), visible(text))
+    right.set_yticks(range(len(weights)), visible(text[first:-1]))
+    right.set(title=f"Writing {city!r}: layer {layer}, head {head} attends to the name")
     save(figure, "overview.png")
 
 

@@ -11,7 +11,18 @@ from matplotlib.figure import Figure
 
 from kt_core.models import GPTConfig
 from kt_course.figures.alt_text import show
-from kt_course.figures.style import BLACK, BLUE, GREY, ORANGE, SKY, WIDTH, array, in_style, visible
+from kt_course.figures.style import (
+    BLACK,
+    BLUE,
+    GREY,
+    ORANGE,
+    SKY,
+    WIDTH,
+    array,
+    in_style,
+    visible,
+    write_numbers,
+)
 
 
 @in_style
@@ -99,9 +110,7 @@ def attention_weights(
     ax.set_yticks(range(T), labels)
     ax.tick_params(length=0, labelsize=9 if T <= 40 else 7)
     if T <= 8:
-        for i, j in zip(*np.nonzero(~future), strict=True):
-            colour = "white" if weights[i, j] > 0.6 else BLACK
-            ax.text(j, i, f"{weights[i, j]:.2f}", ha="center", va="center", color=colour)
+        write_numbers(ax, np.where(future, np.nan, weights), 2, 1.0)
     if note is not None:
         query, key, words = note
         arrow = dict(arrowstyle="->", color=BLACK, connectionstyle="arc3,rad=0.2")
@@ -142,7 +151,11 @@ def attention_head(
 
 @in_style
 def loss_curves(
-    curves: Mapping[str, Sequence[float]], levels: Mapping[str, float], title: str, alt: str
+    curves: Mapping[str, Sequence[float]],
+    levels: Mapping[str, float],
+    title: str,
+    alt: str,
+    unit: str = "nats per character",
 ) -> None:
     """Draw losses by training step, with dashed levels to compare them with."""
     figure, ax = plt.subplots(figsize=(WIDTH, 3.6))
@@ -152,7 +165,7 @@ def loss_curves(
     for name, level in levels.items():
         ax.axhline(level, color="#777777", lw=1, ls="--")
         ax.text(last, level, f"{name}: {level:.2f} ", ha="right", va="bottom", fontsize=9)
-    ax.set(title=title, xlabel="training step", ylabel="loss (nats per character)")
+    ax.set(title=title, xlabel="training step", ylabel=f"loss ({unit})")
     ax.set_ylim(bottom=0)
     if len(curves) > 1:
         ax.legend(loc="upper right", bbox_to_anchor=(1, 0.92))

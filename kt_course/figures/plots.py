@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -12,7 +11,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from kt_core.evaluation import Score
-from kt_course._typing import Bool, Float, Tensor
+from kt_course._typing import Tensor
 from kt_course.figures.style import (
     BLACK,
     BLUE,
@@ -24,19 +23,13 @@ from kt_course.figures.style import (
     STYLE,
     VERMILION,
     WIDTH,
-    Text,
-    allowed_cells,
     array,
     in_style,
-    visible,
-    weight_colours,
-    weight_scale,
 )
 from kt_course.figures.text_plots import corruption, loss_placement
 
 __all__ = [
     "accuracy_bars",
-    "attention_map",
     "corruption",
     "curves",
     "loss_placement",
@@ -47,71 +40,11 @@ __all__ = [
     "WIDTH",
 ]
 
-_LABELLED = 64  # more characters than this and only some get a label
-
 
 @in_style
 def rows(n: int = 1, m: int = 1, **kw: Any) -> tuple[Figure, Any]:
     """plt.subplots(n, m, **kw) in this style: (figure, axes), 9 inches wide."""
     return plt.subplots(n, m, **{"figsize": (WIDTH, max(2.6 * n, 3.2))} | kw)
-
-
-def _ticks(axis: Any, text: Text, inches: float) -> None:
-    """Label ticks with characters: all where they fit, else some with their positions."""
-    labels, points = visible(text), 72 * inches / len(text)
-    thin = len(labels) > _LABELLED or points < 5.5
-    step = 2 ** math.ceil(math.log2(12 / points)) if thin else 1
-    at = range(0, len(labels), step)
-    turned = axis.axis_name == "x" and (thin or any(len(label) > 1 for label in labels))
-    axis.set_ticks(list(at), [f"{labels[i]} {i}" if thin else labels[i] for i in at])
-    axis.set_tick_params(
-        length=2 if thin else 0,
-        labelrotation=90 if turned else 0,
-        labelsize=8 if thin else min(9, 1.05 * points),
-    )
-
-
-@in_style
-def attention_map(
-    weights: Float[Tensor, "T_query T_key"] | np.ndarray,
-    query_text: Text,
-    key_text: Text | None = None,
-    title: str = "",
-    ax: Axes | None = None,
-    mask: Bool[Tensor, "..."] | np.ndarray | None = None,
-) -> Figure:
-    """Draw the weights of one head, (T_query, T_key): one row per query, one column per key.
-
-    `mask` is True where attention is allowed. Without it, a map that is 0 above its diagonal
-    counts as causal. Both axes show characters or words.
-    ValueError if the texts' lengths are not the map's.
-    """
-    weights = array(weights)
-    key_text = query_text if key_text is None else key_text
-    if weights.shape != (len(query_text), len(key_text)):
-        raise ValueError(
-            f"a map of shape {weights.shape} needs texts of these lengths, "
-            f"not {len(query_text)} and {len(key_text)}"
-        )
-    n_query, n_key = weights.shape
-    if ax is not None:
-        (wide, high), at = (
-            ax.figure.get_size_inches() if isinstance(ax.figure, Figure) else (WIDTH, 4),
-            ax.get_position(),
-        )
-        cell = min(wide * at.width / n_key, high * at.height / n_query)
-    else:
-        cell = min(0.3, 6.6 / n_key, 7.5 / n_query)
-        figure, ax = plt.subplots(
-            figsize=(min(WIDTH, max(4.2, cell * n_key + 2.4)), max(2.2, cell * n_query + 1.2))
-        )
-        weight_scale(figure, ax, shrink=0.9)
-    ax.imshow(weight_colours(weights, allowed_cells(weights, mask)), interpolation="nearest")
-    _ticks(ax.yaxis, query_text, cell * n_query)
-    _ticks(ax.xaxis, key_text, cell * n_key)
-    ax.set(title=title, xlabel="key: what is looked at", ylabel="query: who looks")
-    ax.spines[:].set_visible(False)
-    return ax.figure
 
 
 def _london(ax: Axes, london: Score, upright: bool) -> None:

@@ -1,9 +1,6 @@
-"""The one style of all pictures: colours, sizes, and how attention weights become colours.
+"""The one style of all pictures: colours and sizes.
 
-Lines take Okabe and Ito's colours (Wong 2011, "Points of view: Color blindness"). Attention
-weights share one scale in every picture: 0 ... 1 raised to 0.4, because on a linear scale a row of
-128 weights is nearly blank.
-Forbidden cells are grey, which is no colour of the scale.
+Lines take Okabe and Ito's colours (Wong 2011, "Points of view: Color blindness").
 """
 
 from __future__ import annotations
@@ -14,9 +11,7 @@ from typing import Any
 
 import matplotlib.pyplot as plt
 import numpy as np
-from matplotlib.cm import ScalarMappable
-from matplotlib.colors import PowerNorm, to_rgba
-from matplotlib.figure import Figure
+from matplotlib.axes import Axes
 
 from kt_course._typing import Tensor
 
@@ -33,7 +28,6 @@ BLUE, ORANGE, GREEN, VERMILION, PURPLE, SKY, YELLOW, BLACK = COLOURS = (
 GREY = "#DADADA"  # what is forbidden, padding, or asks for nothing
 DPI = 100  # dots an inch
 WIDTH = 9.0  # inches: a notebook's column at that density
-GAMMA = 0.4
 STYLE = {
     "figure.dpi": DPI,
     "savefig.dpi": DPI,
@@ -57,20 +51,17 @@ STYLE = {
 }
 MASK_SIGN = "⍰"  # in figures, for the mask ⁇, which looks like two question marks there
 _SIGNS = {" ": "␣", "\n": "↵", "\t": "⇥", "⁇": MASK_SIGN}
-_MAP = plt.get_cmap("magma_r")
-_NORM = PowerNorm(GAMMA, 0.0, 1.0)
-_SCALE = f"weight (colour = weight to the power of {GAMMA})"
 
 Text = str | Sequence[str]
 
 
 def in_style(draw: Callable) -> Callable:
     @functools.wraps(draw)
-    def drawn(*args, **kwargs):
+    def draw_in_style(*args, **kwargs):
         with plt.rc_context(STYLE):
             return draw(*args, **kwargs)
 
-    return drawn
+    return draw_in_style
 
 
 def array(values: Any) -> np.ndarray:
@@ -88,26 +79,9 @@ def visible(text: Text) -> list[str]:
     ]
 
 
-def allowed_cells(weights: np.ndarray, mask: Any = None) -> np.ndarray:
-    """Where a query may look: `mask`; without it the lower triangle of a square map that is 0
-    above it, or
-    all but the zeros behind a row's last weight."""
-    if mask is not None:
-        return np.broadcast_to(array(mask) != 0, weights.shape)
-    if weights.shape[0] == weights.shape[1]:
-        every = np.ones(weights.shape, dtype=bool)
-        return every if np.triu(weights, 1).any() else np.tril(every)
-    return np.flip(np.cumsum(np.flip(weights != 0, 1), 1), 1) > 0
-
-
-def weight_colours(weights: np.ndarray, allowed: np.ndarray) -> np.ndarray:
-    """(..., 4) colours of weights, grey where looking is forbidden."""
-    colours = _MAP(_NORM(np.clip(weights, 0, 1)))
-    colours[~allowed] = to_rgba(GREY)
-    return colours
-
-
-def weight_scale(figure: Figure, axes: Any, **kw: Any) -> None:
-    bar = figure.colorbar(ScalarMappable(_NORM, _MAP), ax=axes, **kw)
-    bar.set_ticks([0, 0.01, 0.05, 0.2, 0.5, 1], labels=["0", ".01", ".05", ".2", ".5", "1"])
-    bar.set_label(_SCALE, fontsize=8)
+def write_numbers(ax: Axes, values: np.ndarray, digits: int, most: float) -> None:
+    """Write each number of a heat map into its cell, white on cells above 60 % of `most`."""
+    for (i, j), value in np.ndenumerate(values):
+        if not np.isnan(value):
+            colour = "white" if abs(value) > 0.6 * most else BLACK
+            ax.text(j, i, f"{value:.{digits}f}", ha="center", va="center", color=colour, fontsize=9)

@@ -16,7 +16,6 @@ from kt_course.exercises.assertions import Wrong, any_tensor, describe, parts, t
 from kt_course.exercises.comparison import Comparison, Results
 from kt_course.exercises.random_cases import integers, letters, numbers, randomise
 
-Word = tuple[str, ...]
 CHAPTER = Comparison(solutions, "11_pretrained_models")
 TEXTS = CHAPTER.texts
 Word = tuple[str, ...]

@@ -6,13 +6,14 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import matplotlib.pyplot as plt
-import numpy as np
 
 from kt_core.evaluation import Score
 from kt_course.explorers.living_page import LivingView, attach_data
+from kt_course.figures import plots
 from kt_course.figures.alt_text import show
 from kt_course.figures.gpt_figures import attention_head
-from kt_course.figures.style import BLACK, GREY, SKY, WIDTH, array, in_style
+from kt_course.figures.plots import whiskers
+from kt_course.figures.style import BLACK, GREY, SKY, WIDTH, array, in_style, write_numbers
 
 
 @in_style
@@ -80,9 +81,7 @@ def square_map(
     figure, ax = plt.subplots(figsize=(WIDTH, 4.6))
     image = ax.imshow(values, cmap="Blues", vmin=0, vmax=1)
     if size <= 8:
-        for (i, j), value in np.ndenumerate(values):
-            colour = "white" if value > 0.6 else BLACK
-            ax.text(j, i, f"{value:.2f}", ha="center", va="center", color=colour)
+        write_numbers(ax, values, 2, 1.0)
     ax.set_xticks(range(len(columns)), columns, rotation=60, ha="right")
     ax.set_yticks(range(len(rows)), rows)
     figure.colorbar(image, ax=ax, label=unit, shrink=0.8)
@@ -110,12 +109,8 @@ def cost_curves(
     x: Sequence[float], curves: Mapping[str, Sequence[float]], title: str, alt: str
 ) -> None:
     """Draw what unseen lines cost against the text read."""
-    figure, ax = plt.subplots(figsize=(WIDTH, 3.4))
-    for (name, values), style in zip(curves.items(), ["-", "--", "-."], strict=True):
-        ax.plot(x, values, style, marker="o", label=name)
-    ax.set(title=title, xlabel="text read (million characters)", ylabel="bits per character")
-    ax.legend()
-    show(figure, alt)
+    labels = "text read (million characters)", "bits per character"
+    show(plots.curves(x, curves, *labels, title, marker="o"), alt)
 
 
 @in_style
@@ -156,10 +151,7 @@ def score_bars(groups: Mapping[str, Mapping[str, Score]], title: str, alt: str) 
         scores = [group[kind] for group in groups.values()]
         at = [i + 0.27 * (k - (len(kinds) - 1) / 2) for i in range(len(groups))]
         heights = [100 * s.accuracy for s in scores]
-        low = [h - 100 * s.low for h, s in zip(heights, scores, strict=True)]
-        high = [100 * s.high - h for h, s in zip(heights, scores, strict=True)]
-        whiskers = np.clip([low, high], 0, None)
-        ax.bar(at, heights, 0.25, yerr=whiskers, ecolor=GREY, capsize=2, label=kind)
+        ax.bar(at, heights, 0.25, yerr=whiskers(scores), ecolor=GREY, capsize=2, label=kind)
     ax.set_xticks(range(len(groups)), list(groups))
     ax.set(ylabel="correct answers (%)", ylim=(0, 105), title=title)
     ax.legend(loc="center left", bbox_to_anchor=(1, 0.5))

@@ -12,6 +12,7 @@ from matplotlib.figure import Figure
 
 from kt_course._typing import Float, Int, Tensor
 from kt_course.figures.alt_text import show
+from kt_course.figures.gpt_figures import loss_curves
 from kt_course.figures.style import COLOURS, ORANGE, VERMILION, WIDTH, array, in_style
 
 
@@ -96,16 +97,9 @@ def attention_figure(
     return figure
 
 
-@in_style
 def draw_loss(losses: Sequence[float], guessing: float, title: str, alt: str) -> None:
     """Draw the loss of every training step, and the level of a model that guesses."""
-    figure, ax = plt.subplots(figsize=(WIDTH, 3.2))
-    ax.plot(range(1, len(losses) + 1), losses)
-    ax.axhline(guessing, color="#777777", lw=1, ls="--")
-    ax.text(len(losses), guessing, f"guessing: {guessing:.2f} ", ha="right", va="bottom")
-    ax.set(title=title, xlabel="training step", ylabel="loss (nats per image)")
-    ax.set_ylim(bottom=0)
-    show(figure, alt)
+    loss_curves({"loss": losses}, {"guessing": guessing}, title, alt, "nats per image")
 
 
 @in_style

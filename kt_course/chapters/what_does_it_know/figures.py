@@ -12,6 +12,7 @@ from matplotlib.axes import Axes
 from kt_course.chapters.what_does_it_know.capacity import bits_per_parameter, recall_score
 from kt_course.chapters.what_does_it_know.confidence import Answers, Bin, risk_coverage
 from kt_course.figures.alt_text import show
+from kt_course.figures.plots import whiskers
 from kt_course.figures.style import (
     BLACK,
     BLUE,
@@ -23,18 +24,11 @@ from kt_course.figures.style import (
     WIDTH,
     array,
     in_style,
+    write_numbers,
 )
 from kt_course.statistics import SeedSummary
 
 LINES = ["-", "--", "-.", ":"]
-
-
-def _numbers_in_cells(ax: Axes, values: np.ndarray, digits: int, most: float) -> None:
-    """Write each number into its cell, white on dark cells."""
-    for (i, j), value in np.ndenumerate(values):
-        if not np.isnan(value):
-            colour = "white" if abs(value) > 0.6 * most else BLACK
-            ax.text(j, i, f"{value:.{digits}f}", ha="center", va="center", color=colour, fontsize=9)
 
 
 @in_style
@@ -45,7 +39,7 @@ def head_map(maps: Mapping[str, Any], unit: str, title: str, alt: str, digits: i
     figure, axes = plt.subplots(1, len(panels), figsize=(WIDTH, 3.4), squeeze=False)
     for ax, (name, values) in zip(axes[0], panels.items(), strict=True):
         image = ax.imshow(values, cmap="RdBu_r", vmin=-most, vmax=most, aspect="auto")
-        _numbers_in_cells(ax, values, digits, most)
+        write_numbers(ax, values, digits, most)
         ax.set(title=name, xlabel="head", ylabel="layer")
         ax.set_xticks(range(values.shape[1]))
         ax.set_yticks(range(values.shape[0]))
@@ -60,7 +54,7 @@ def patch_map(grid: Any, columns: Sequence[str], title: str, alt: str) -> None:
     values = 100 * array(grid)
     figure, ax = plt.subplots(figsize=(WIDTH, 3.4))
     image = ax.imshow(values, cmap="Blues", vmin=0, vmax=100, aspect="auto")
-    _numbers_in_cells(ax, values, 0, 100)
+    write_numbers(ax, values, 0, 100)
     ax.set_xticks(range(len(columns)), columns, rotation=35, ha="right")
     rows = [f"before block {i}" for i in range(len(values) - 1)]
     ax.set_yticks(range(len(values)), [*rows, "after the last"])
@@ -89,12 +83,12 @@ def lens_curve(by_layer: Any, title: str, alt: str) -> None:
 def confidence_histograms(groups: Mapping[str, Answers], title: str, alt: str) -> None:
     """Draw how confident the answers of each group are, correct and wrong ones stacked."""
     figure, axes = plt.subplots(1, len(groups), figsize=(WIDTH, 3.0), sharey=True)
-    for ax, (name, said) in zip(axes, groups.items(), strict=True):
-        parts = [array(said.confidence[said.correct]), array(said.confidence[~said.correct])]
-        weights = [np.full(len(part), 100 / len(said.answers)) for part in parts]
+    for ax, (name, group) in zip(axes, groups.items(), strict=True):
+        parts = [array(group.confidence[group.correct]), array(group.confidence[~group.correct])]
+        weights = [np.full(len(part), 100 / len(group.answers)) for part in parts]
         colours = dict(color=[GREEN, VERMILION], label=["correct", "wrong"])
         ax.hist(parts, np.linspace(0, 1, 11), weights=weights, stacked=True, **colours)
-        ax.set(title=f"{name}\nn = {len(said.answers)}", xlabel="confidence", xlim=(0, 1))
+        ax.set(title=f"{name}\nn = {len(group.answers)}", xlabel="confidence", xlim=(0, 1))
     axes[0].set_ylabel("% of the answers")
     axes[0].legend(loc="upper left")
     figure.suptitle(title)
@@ -109,10 +103,9 @@ def reliability_diagrams(panels: Mapping[str, Sequence[Bin]], title: str, alt: s
         ax.plot([0, 100], [0, 100], color=GREY, lw=1.5, zorder=0)
         x = [100 * b.confidence for b in bins]
         y = [100 * b.score.accuracy for b in bins]
-        low = [v - 100 * b.score.low for v, b in zip(y, bins, strict=True)]
-        high = [100 * b.score.high - v for v, b in zip(y, bins, strict=True)]
-        whiskers = np.clip([low, high], 0, None)
-        ax.errorbar(x, y, whiskers, color=BLACK, lw=1, capsize=2, ls="none")
+        ax.errorbar(
+            x, y, whiskers([b.score for b in bins]), color=BLACK, lw=1, capsize=2, ls="none"
+        )
         ax.scatter(x, y, [20 + 2 * b.score.total for b in bins], SKY, edgecolor=BLACK, zorder=3)
         ax.set(title=name, xlabel="mean confidence of the bin (%)", xlim=(-3, 103), ylim=(-3, 106))
     axes[0].set_ylabel("accuracy (%), 95 % interval")
@@ -151,10 +144,10 @@ def interval_bars(
     """Draw one horizontal bar per row, (value, low, high), and vertical lines to compare with."""
     figure, ax = plt.subplots(figsize=(WIDTH, 0.34 * len(rows) + 1.5))
     values = np.array(list(rows.values()))
-    whiskers = np.clip([values[:, 0] - values[:, 1], values[:, 2] - values[:, 0]], 0, None)
+    reaches = np.clip([values[:, 0] - values[:, 1], values[:, 2] - values[:, 0]], 0, None)
     at = np.arange(len(rows))
     ax.barh(at, values[:, 0], color=SKY)
-    ax.errorbar(values[:, 0], at, xerr=whiskers, color=BLACK, lw=1.2, capsize=3, ls="none")
+    ax.errorbar(values[:, 0], at, xerr=reaches, color=BLACK, lw=1.2, capsize=3, ls="none")
     for (name, level), style in zip(levels.items(), LINES, strict=False):
         ax.axvline(level, color=VERMILION, ls=style, label=f"{name}: {level:.1f}")
     ax.set_yticks(at, list(rows))
@@ -198,11 +191,7 @@ def _recall(ax: Axes, x: Sequence[float], rows: Sequence[dict], style: str, labe
     """Draw recall with its 95 % interval over people."""
     scores = [recall_score(row) for row in rows]
     y = [100 * s.accuracy for s in scores]
-    whiskers = [
-        [100 * (s.accuracy - s.low) for s in scores],
-        [100 * (s.high - s.accuracy) for s in scores],
-    ]
-    ax.errorbar(x, y, np.clip(whiskers, 0, None), ls=style, marker="o", capsize=2, label=label)
+    ax.errorbar(x, y, whiskers(scores), ls=style, marker="o", capsize=2, label=label)
     ax.set_ylim(-2, 104)
 
 
@@ -214,7 +203,7 @@ def origin_table(
     values = 100 * array(table)
     figure, ax = plt.subplots(figsize=(WIDTH, 5.2))
     image = ax.imshow(values, cmap="Blues", vmin=0, vmax=80, aspect="auto")
-    _numbers_in_cells(ax, values, 0, 80)
+    write_numbers(ax, values, 0, 80)
     ax.set_xticks(range(len(regions)), regions, rotation=40, ha="right")
     ax.set_yticks(range(len(origins)), [f"{origin} names" for origin in origins])
     figure.colorbar(image, ax=ax, label="share of the probability (%)")

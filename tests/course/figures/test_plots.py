@@ -28,11 +28,6 @@ def _clean():
     assert dict(plt.rcParams) == before, "a picture changed matplotlib's settings for good"
 
 
-def causal(*shape):
-    torch.manual_seed(0)
-    return kt.masked_softmax(torch.randn(*shape), kt.causal_mask(shape[-1]))
-
-
 def png(figure) -> bytes:
     held = io.BytesIO()
     figure.savefig(held, format="png")
@@ -40,13 +35,9 @@ def png(figure) -> bytes:
 
 
 def pictures():
-    n = len(TEXT)
     vocab = kt.CharVocab.from_documents([TEXT.replace("⁇", "")])
     x, y = kt.NamePlace([("Where was Ada born?", "Rome")], vocab)[0]
     return {
-        "map": plots.attention_map(causal(n, n), TEXT),
-        "long map": plots.attention_map(causal(128, 128), (TEXT * 5)[:128]),
-        "words": plots.attention_map(torch.ones(2, 3) / 3, ["a", "b"], ["the", "animal", "it"]),
         "corruption": plots.corruption([("Ada. ", "Rome", " in 1815\n", 60), ("", "x", "", 0)]),
         "loss": plots.loss_placement(x, y, vocab),
         "bars": plots.accuracy_bars(
@@ -73,56 +64,8 @@ def test_every_picture_is_a_png_that_fits_a_notebook_and_its_text_has_no_missing
 
 
 def test_the_same_picture_twice():
-    draw = lambda: png(plots.attention_map(causal(9, 9), TEXT[:9]))  # noqa: E731
+    draw = lambda: png(plots.curves([1, 2], {"a": [1, 2]}, "x", "y"))  # noqa: E731
     assert draw() == draw()
-
-
-def colours_of(figure):
-    return np.asarray(figure.axes[0].images[0].get_array())
-
-
-def test_forbidden_cells_are_grey_and_weights_are_not():
-    n = 6
-    grey = matplotlib.colors.to_rgba(plots.GREY)
-    drawn = colours_of(plots.attention_map(causal(n, n), TEXT[:n]))
-    is_grey = np.isclose(drawn, grey).all(-1)
-    assert (is_grey == ~np.tril(np.ones((n, n), bool))).all()
-    full = colours_of(plots.attention_map(torch.full((n, n), 1 / n), TEXT[:n]))
-    assert not np.isclose(full, grey).all(-1).any(), "a map without a mask has nothing forbidden"
-    given = colours_of(plots.attention_map(torch.eye(n), TEXT[:n], mask=torch.ones(n, n).bool()))
-    assert not np.isclose(given, grey).all(-1).any(), "a mask that is given says what is forbidden"
-    across = torch.tensor([[0.5, 0.5, 0.0], [0.2, 0.3, 0.5]])
-    assert np.isclose(colours_of(plots.attention_map(across, "ab", "abc")), grey).all(
-        -1
-    ).tolist() == [[False, False, True], [False] * 3]
-
-
-def test_one_scale_for_all_maps_and_small_weights_show():
-    one, half, small, zero = colours_of(
-        plots.attention_map(
-            torch.tensor([[1.0, 0.5], [0.01, 0.0]]), "ab", mask=torch.ones(2, 2).bool()
-        )
-    ).reshape(4, -1)
-    assert abs(small - zero).max() > 0.05, "one per cent must be seen beside nothing"
-    again = colours_of(plots.attention_map(torch.tensor([[0.5, 0.5], [0.5, 0.5]]), "ab")).reshape(
-        4, -1
-    )
-    assert np.allclose(again[0], half)
-    assert not np.allclose(one, half)
-
-
-def test_ticks_are_characters_with_signs_for_white_space_and_thinned_beyond_64():
-    ax = plots.attention_map(causal(4, 4), "a b\n").axes[0]
-    assert [label.get_text() for label in ax.get_xticklabels()] == ["a", "␣", "b", "↵"]
-    ax = plots.attention_map(causal(128, 128), "x" * 128).axes[0]
-    labels = [label.get_text() for label in ax.get_yticklabels()]
-    assert 8 <= len(labels) <= 64
-    assert labels[1].startswith("x ")
-
-
-def test_a_map_that_does_not_fit_its_text_is_refused():
-    with pytest.raises(ValueError, match="lengths"):
-        plots.attention_map(causal(4, 4), "abc")
 
 
 def test_bars_stand_best_first_with_wilson_whiskers_and_london():

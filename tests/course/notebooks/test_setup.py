@@ -188,12 +188,13 @@ def test_shapes_are_checked_while_testing():
     pytest.importorskip("beartype")
     from jaxtyping import TypeCheckError
 
-    from kt_course.figures.plots import attention_map
+    from kt_course.chapters.pretrained_models.hub.padding import left_aligned
 
+    ids = torch.zeros(2, 3, dtype=torch.int64)
     with pytest.raises(TypeCheckError):
-        attention_map(torch.zeros(3), "abc")  # no matrix
+        left_aligned(ids[0], ids[0])  # no matrix
     with pytest.raises(TypeCheckError):
-        attention_map(torch.zeros(3, 3, dtype=torch.int64), "abc")  # not floats
+        left_aligned(ids.float(), ids)  # not ids
 
 
 # ---------------------------------------------------------------- wheel
