@@ -92,12 +92,13 @@ def square_map(
 def explore_heads(maps: Any, tokens: Sequence[str], layer: int, head: int) -> LivingView:
     """Look at every head of a model: `maps` is (n_layer, n_head, T, T).
 
-    The picture shows one head. The page gets weights in thousandths.
+    The picture shows one head. The page gets weights in thousandths, one string per head.
     """
     weight = float(maps[layer, head].diagonal(1).mean())
     title = f"Layer {layer}, head {head}: {100 * weight:.0f} % of the weight is on the next token"
     data = dict(tokens=list(tokens), layer=layer, head=head)
-    data["maps"] = (1000 * maps).round().int().tolist()
+    rows = (1000 * maps).round().int().flatten(2).tolist()
+    data["maps"] = [[",".join(map(str, head)) for head in layer] for layer in rows]
     figure = attention_head(maps[layer, head], tokens, tokens, title)
     figure.axes[0].tick_params("x", rotation=90)
     alt = f"Attention over {len(tokens)} tokens. {title}, averaged over tokens."

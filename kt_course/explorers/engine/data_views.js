@@ -636,7 +636,12 @@ export function forgettingView(page) {
 /** Attention that another model computed: what each token attends to, in every head. */
 export function headsView(page) {
   const { tokens, maps, layer, head } = page.data;
-  const weightsOf = (layer, head, token) => maps[layer][head][token].map((each) => each / 1000);
+  const T = tokens.length;
+  const weightsOf = (layer, head, token) =>
+    maps[layer][head]
+      .split(",")
+      .slice(token * T, (token + 1) * T)
+      .map((each) => each / 1000);
   page.expose(
     "weights(layer, head, token)",
     "the weights of one token's query, over all tokens",
