@@ -160,7 +160,7 @@ def test_the_pages_cells_use_bert_and_gpt2_where_the_network_is_there(served, tm
     hub.as_gpt2(kt.GPT(kt.GPTConfig(len(vocab), 32, 1, 2, 8))).save_pretrained(gpt2)
     hub.char_tokenizer(vocab, 32).save_pretrained(gpt2)
     pages = {cell.id: cell.source for cell in nbformat.read(PAGE, as_version=4).cells}
-    cells = [pages["real-bert"], pages["real-gpt2"]]
+    cells = [pages["real-models"]]
     settings = {"PYTHONPATH": ":".join(filter(None, sys.path)), "HOME": str(tmp_path)}
     settings |= {"HF_HUB_DISABLE_XET": "1", "HF_ENDPOINT": served.address, "PATH": "/bin"}
     command = [sys.executable, "-c", CELLS, *cells]
