@@ -185,7 +185,7 @@ def mutants(source: str) -> Iterator[tuple[str, str]]:
 
 
 def changed_line(original: str, text: str) -> str:
-    """The first line of a mutant that differs from the solution's, behind the solution's."""
+    """The first line of a mutant that differs from the solution's, after that of the solution."""
     pairs = zip_longest(original.split("\n"), text.split("\n"), fillvalue="")
     before, after = next(pair for pair in pairs if pair[0] != pair[1])
     return f"{before.strip()} -> {after.strip()}"

@@ -12,9 +12,9 @@ from difflib import SequenceMatcher
 
 from kt_course.grading.answers import parse
 
-LIMIT = 0.9  # share of tokens in common
-LEAST = 20  # tokens; shorter answers are often the same by chance
-FEW = 5  # fewer answers than this have no meaningful median
+LIMIT = 0.9  # Share of tokens in common.
+LEAST = 20  # Tokens; shorter answers are often the same by chance.
+FEW = 5  # Fewer answers than this have no meaningful median.
 
 
 @dataclass(frozen=True)

@@ -48,7 +48,7 @@ def test_an_empty_argument_is_named(here, line, name):
     refused(here, ["" if token == "{}" else token for token in line.split()], name)
 
 
-# what stands for a folder of runs, submissions and so on, and what the message says about it
+# what replaces a folder of runs, submissions and so on, and what the message says about it
 ODD = [
     ("report missing", "missing: no such folder"),
     ("report model", "model: not a folder"),
