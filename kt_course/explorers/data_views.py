@@ -165,9 +165,11 @@ def explore_reach(text: str) -> LivingView:
     T, m = len(text), -(-len(text) // 2)
     t = T - 4  # the output on which the explorer opens
     through = reach_mask(torch.tensor([t]), torch.arange(m))[0]  # latent i reads inputs 0 ... i
-    known = [*through.tolist(), *[False] * (T - m)]
+    is_reached = [*through.tolist(), *[False] * (T - m)]
     kinds = {"through latents": SKY, "directly": ORANGE, "unknown": PURPLE, "later": GREY}
-    kind_of = ["later" if i > t else "through latents" if known[i] else "unknown" for i in range(T)]
+    kind_of = [
+        "later" if i > t else "through latents" if is_reached[i] else "unknown" for i in range(T)
+    ]
     kind_of[t] = "directly"
     pieces = list(zip(text, kind_of, strict=True))
     figure = coloured_lines([pieces], kinds, f"Output {t} of a perceiver with {m} latents")

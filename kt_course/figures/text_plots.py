@@ -35,7 +35,7 @@ def glyphs(
     ax: Axes, x: Sequence[float], y: Sequence[float], text: Sequence[str], colours: Any, size: float
 ) -> None:
     """Draw one character at each (x, y), `size` points high, as one collection: that is fast."""
-    drawn = PathCollection(
+    letters = PathCollection(
         [_glyph(ch) for ch in text],
         offsets=np.column_stack([x, y]),
         offset_transform=ax.transData,
@@ -44,8 +44,8 @@ def glyphs(
         clip_on=False,
         snap=False,
     )
-    drawn.set_transform(Affine2D().scale(size / 72) + ax.figure.dpi_scale_trans)
-    ax.add_collection(drawn, autolim=False)
+    letters.set_transform(Affine2D().scale(size / 72) + ax.figure.dpi_scale_trans)
+    ax.add_collection(letters, autolim=False)
 
 
 def ink(ground: np.ndarray) -> np.ndarray:
@@ -166,14 +166,14 @@ def loss_placement(
     """
     xs, ys = array(x).astype(int), array(y).astype(int)
     used = max(int(np.flatnonzero((xs != 0) | (ys != 0)).max(initial=0)) + 1, 1)
-    shown = min(len(xs), math.ceil(used / 64) * 64)
-    pieces = _pack(xs[:shown], 64)
+    n_drawn = min(len(xs), math.ceil(used / 64) * 64)
+    pieces = _pack(xs[:n_drawn], 64)
     figure, ax, size = _page(2.6 * len(pieces) - 0.6, 64, title, 0.6)
     for line, piece in enumerate(pieces):
-        read, asked = (visible([vocab.decode([int(ids[i])]) for i in piece]) for ids in (xs, ys))
+        read, targets = (visible([vocab.decode([int(ids[i])]) for i in piece]) for ids in (xs, ys))
         _strip(ax, 2.6 * line, read, [GREY if xs[i] == 0 else SKY for i in piece], size=size)
-        asked = [ch if ys[i] else "·" for ch, i in zip(asked, piece, strict=True)]
-        _strip(ax, 2.6 * line + 1, asked, [ORANGE if ys[i] else GREY for i in piece], size=size)
+        targets = [ch if ys[i] else "·" for ch, i in zip(targets, piece, strict=True)]
+        _strip(ax, 2.6 * line + 1, targets, [ORANGE if ys[i] else GREY for i in piece], size=size)
     ax.set_yticks(
         [2.6 * i + j for i in range(len(pieces)) for j in (0, 1)], ["read", "asked"] * len(pieces)
     )

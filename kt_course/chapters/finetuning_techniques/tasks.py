@@ -206,10 +206,10 @@ def word_tags(text: str, per_character: Sequence[int]) -> list[int]:
     return [int(per_character[m.end() - 1]) for m in WORD.finditer(text)]
 
 
-def f1_score(found: Sequence[set], gold: Sequence[set]) -> float:
+def f1_score(predictions: Sequence[set], gold: Sequence[set]) -> float:
     """Return F1: the harmonic mean of precision and recall over all names and places."""
-    hits = sum(len(a & b) for a, b in zip(found, gold, strict=True))
-    return 2 * hits / max(sum(map(len, found)) + sum(map(len, gold)), 1)
+    hits = sum(len(a & b) for a, b in zip(predictions, gold, strict=True))
+    return 2 * hits / max(sum(map(len, predictions)) + sum(map(len, gold)), 1)
 
 
 def evaluate_tagger(model, vocab: CharVocab, examples: Sequence) -> float:
@@ -221,8 +221,8 @@ def evaluate_tagger(model, vocab: CharVocab, examples: Sequence) -> float:
 
 def tagging_f1(tags: Sequence[Sequence[int]], examples: Sequence) -> float:
     """Return F1 of tags per word."""
-    found = [entities(text, t) for t, (text, _) in zip(tags, examples, strict=True)]
-    return f1_score(found, [entities(text, word_tags(text, gold)) for text, gold in examples])
+    predictions = [entities(text, t) for t, (text, _) in zip(tags, examples, strict=True)]
+    return f1_score(predictions, [entities(text, word_tags(text, gold)) for text, gold in examples])
 
 
 def evaluate_spans(model, vocab: CharVocab, examples: Sequence) -> float:

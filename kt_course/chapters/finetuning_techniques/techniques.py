@@ -126,9 +126,9 @@ def classify(
 
 def retained(before: Sequence[str], after: Sequence[str], gold: Sequence[str]) -> Score:
     """Count, of the answers that were correct before, those that are correct afterwards."""
-    known = [i for i, place in enumerate(gold) if before[i].strip() == place.strip()]
-    kept = exact_match([after[i] for i in known], [gold[i] for i in known])
-    return Score(kept.correct, len(known))
+    indices = [i for i, place in enumerate(gold) if before[i].strip() == place.strip()]
+    matches = exact_match([after[i] for i in indices], [gold[i] for i in indices])
+    return Score(matches.correct, len(indices))
 
 
 def measure(

@@ -60,9 +60,9 @@ def check_make_window(fn: Callable) -> str:
 
     def draw(title: str, facts: list, seed: int) -> tuple[str, str, list[str]]:
         """(question, answer, context words) of one window."""
-        given = copy.deepcopy(facts)
-        result = fn(title, given, random.Random(seed))
-        if given != facts:
+        argument = copy.deepcopy(facts)
+        result = fn(title, argument, random.Random(seed))
+        if argument != facts:
             raise wrong("changes its input")
         is_pair = isinstance(result, tuple | list) and len(result) == 2
         if not is_pair or not all(isinstance(text, str) for text in result):

@@ -100,8 +100,8 @@ class Parrot(nn.Module):
 
     def next_id(self, text: str) -> int:
         """Return what follows a text; a letter if no question begins so."""
-        known = (whole[len(text)] for whole in self.texts if whole.startswith(text) and text)
-        return self.vocab.encode(next(known, "x"))[0]
+        letters = (whole[len(text)] for whole in self.texts if whole.startswith(text) and text)
+        return self.vocab.encode(next(letters, "x"))[0]
 
 
 @CHAPTER.exercise("evaluate", forbidden=(decoding.answer, evaluation.exact_match), is_piece=True)

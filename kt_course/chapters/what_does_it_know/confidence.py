@@ -132,8 +132,8 @@ class Answers:
 
     def given(self, threshold: float) -> Score:
         """How many of the answers with at least this confidence are correct."""
-        given = self.confidence >= threshold
-        return Score(int(self.correct[given].sum()), int(given.sum()))
+        is_answered = self.confidence >= threshold
+        return Score(int(self.correct[is_answered].sum()), int(is_answered.sum()))
 
     @property
     def score(self) -> Score:

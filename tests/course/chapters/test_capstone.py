@@ -137,13 +137,13 @@ def test_each_entry_can_be_reproduced_and_is_within_the_budget():
 
 
 def test_the_reference_entries_are_those_of_the_results_file():
-    known = {
+    results = {
         tuple(run["test"].values()): run
         for run in shipped_result("capstone")["runs"].values()
         if "test" in run
     }
     for entry in leaderboard.leaderboard().entries:
-        run = known[tuple(entry.test.as_dict().values())]
+        run = results[tuple(entry.test.as_dict().values())]
         assert entry.dev.correct == run["dev"]["correct"]
         assert abs(entry.cpu_minutes - run["cpu_minutes"]) < 0.1
         assert run["test_correct"].count("1") == entry.test.correct
@@ -171,8 +171,8 @@ def test_an_entry_that_is_none_is_refused(change, message, tmp_path):
 
 
 def test_what_the_page_says_of_the_reference_runs():
-    known = shipped_result("capstone")
-    runs, london = known["runs"], known["dev"]
+    results = shipped_result("capstone")
+    runs, london = results["runs"], results["dev"]
     assert runs["baseline"]["dev"]["low"] > london["high"]  # there is something to beat
     assert runs["baseline"]["dev"]["high"] < 0.8  # and room above it
     plateau = [share for minutes, share in runs["baseline"]["curve"] if minutes < 1]
@@ -196,7 +196,7 @@ def test_the_report_is_graded_with_twenty_points():
 def test_the_corpus_of_the_leaderboard_is_unchanged():
     from kt_core.runs.experiment import digest
 
-    known = shipped_result("capstone")
-    assert digest(kt.load_corpus(known["corpus"])) == known["corpus_sha256"]
+    results = shipped_result("capstone")
+    assert digest(kt.load_corpus(results["corpus"])) == results["corpus_sha256"]
     path = leaderboard.data_dir() / "leaderboard.toml"
     assert tomllib.loads(path.read_text(encoding="utf-8"))["entries"]

@@ -134,8 +134,8 @@ def calibration_by_scatter(sure, right, bins=10):
 def threshold_by_walking(sure, right, accuracy):
     best = float("inf")
     for t in sorted(set(sure.tolist()), reverse=True):
-        given = [r for c, r in zip(sure.tolist(), right.tolist(), strict=True) if c >= t]
-        if sum(given) >= (accuracy - 1e-9) * len(given):
+        arguments = [r for c, r in zip(sure.tolist(), right.tolist(), strict=True) if c >= t]
+        if sum(arguments) >= (accuracy - 1e-9) * len(arguments):
             best = t
     return best
 

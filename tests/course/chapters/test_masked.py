@@ -433,9 +433,9 @@ def test_extracted_answers_are_spans_of_the_line():
     rows = text_pairs.passages(LINES, PAIRS)
     model = PairModel(encoder(), 2)
     assert all(a in line for a, (_, line, _) in zip(extract(model, rows), rows, strict=True))
-    seen = []
-    extract(model, rows, lambda start, end, allowed: seen.append(int(allowed.sum())) or (0, 1))
-    assert seen == [len(line) + 1 for _, line, _ in rows]
+    sizes = []
+    extract(model, rows, lambda start, end, allowed: sizes.append(int(allowed.sum())) or (0, 1))
+    assert sizes == [len(line) + 1 for _, line, _ in rows]
 
 
 def extract(model, rows, *find):

@@ -181,8 +181,8 @@ def test_expected_lengths_are_those_of_many_draws(lengths):
     grid, expected = birthplaces.expected_lengths(np.array(lengths))
     counts = np.zeros_like(expected)
     for n in lengths:
-        for drawn in range(4, 113):
-            counts[min(n, drawn) - 1] += 1
+        for n_drawn in range(4, 113):
+            counts[min(n, n_drawn) - 1] += 1
     assert expected == pytest.approx(counts / counts.sum())
     assert expected.sum() == pytest.approx(1)
 
@@ -207,6 +207,6 @@ def test_what_the_page_says(tmp_path, monkeypatch):
     assert abs(facts["masked_share"] - 0.25) < 0.01
     assert facts["overfit_loss"] < 0.1
     assert 0.45 < facts["birthplace_visible"] < 0.55
-    asked = facts["birthplace_asked"]
-    assert 0.06 < asked["the assignment's cut"] < 0.1 < asked["whole line, salient span"]
+    shares = facts["birthplace_asked"]
+    assert 0.06 < shares["the assignment's cut"] < 0.1 < shares["whole line, salient span"]
     assert facts["whole_line"]["accuracy"] + 0.2 < facts["short_question"]["accuracy"]

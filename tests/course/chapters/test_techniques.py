@@ -44,10 +44,10 @@ def region_rows(n=8):
 
 
 def test_people_who_choose_and_people_who_test_are_not_labelled():
-    parts = [{asked for asked, _ in part} for part in tasks.split_people(3, 200, 100)]
+    parts = [{text for text, _ in part} for part in tasks.split_people(3, 200, 100)]
     assert [len(part) for part in parts] == [200, 100, 150]
     assert len(set.union(*parts)) == 450
-    assert {asked for asked, _ in tasks.split_people(4, 200, 100)[0]} != parts[0]
+    assert {text for text, _ in tasks.split_people(4, 200, 100)[0]} != parts[0]
 
 
 def test_regions():
@@ -56,8 +56,8 @@ def test_regions():
     assert tasks.region_of("no city") == 3
     cities = tasks.world()[1]
     assert {tasks.region_of(city) for city in cities} == {0, 1, 2, 3}
-    known = {*tasks.BRITISH, *tasks.AMERICAN, *tasks.EUROPEAN}
-    assert known - set(cities.values()) <= {"Romania", "Russia"}
+    countries = {*tasks.BRITISH, *tasks.AMERICAN, *tasks.EUROPEAN}
+    assert countries - set(cities.values()) <= {"Romania", "Russia"}
 
 
 def test_a_region_row_is_question_answer_and_the_region_of_the_true_place():
@@ -70,8 +70,8 @@ def test_tags_and_entities_of_a_line():
     text, tags = tasks.tagged_line("Al J. Roe", "Al J. Roe. He was born in New York. He died.")
     assert text == "He was born in New York. Al J. Roe died."
     words = tasks.word_tags(text, tags)
-    found = {(text[a:b], tag) for a, b, tag in tasks.entities(text, words)}
-    assert found == {("New York", 2), ("Al J. Roe", 1)}
+    predictions = {(text[a:b], tag) for a, b, tag in tasks.entities(text, words)}
+    assert predictions == {("New York", 2), ("Al J. Roe", 1)}
     assert tasks.tagged_line("Al", "Al. Born in Rome.") is None
     rows = tasks.tag_rows(VOCAB, [(text, tags)])
     assert [t for t in rows[0][1] if t >= 0] == words

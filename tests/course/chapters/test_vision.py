@@ -48,12 +48,12 @@ def test_an_image_has_one_odd_digit_and_cells_that_hold_whole_digits(digits):
     assert set(data.answer.tolist()) == set(range(9)) and set(
         data.classes.flatten().tolist()
     ) == set(range(10))
-    known = {tuple(row) for row in (digits["dev"].images * 16).int().flatten(1).tolist()}
+    pixels = {tuple(row) for row in (digits["dev"].images * 16).int().flatten(1).tolist()}
     cells = solutions.patchify(data.images[:20], composites.CELL).view(-1, 10, 10)
     for cell in cells:  # the digit is one of dev, at one of nine places
         places = itertools.product(range(3), repeat=2)
         assert any(
-            tuple((cell[a : a + 8, b : b + 8] * 16).int().flatten().tolist()) in known
+            tuple((cell[a : a + 8, b : b + 8] * 16).int().flatten().tolist()) in pixels
             for a, b in places
         )
 
@@ -133,8 +133,8 @@ def test_clicks_and_arrow_keys_choose_the_query_without_a_network(view, maps, tm
         attends_to(5)
         page.keyboard.press("ArrowRight")
         attends_to(6)
-        told = page.evaluate("kt.patchWeights(0, 1, 'mean', 6)")
-        np.testing.assert_allclose(told, weights[6], atol=0.003)
+        values = page.evaluate("kt.patchWeights(0, 1, 'mean', 6)")
+        np.testing.assert_allclose(values, weights[6], atol=0.003)
         before = status.inner_text()
         page.get_by_label("layer 0, head 1").click()
         page.wait_for_function(

@@ -81,8 +81,8 @@ def test_probabilities_are_those_of_the_plain_forward_pass(variant):
     model, prompt = model_of(variant, seed=3), [4, 5, 6]
     for beam in beam_search(model, prompt, 4, max_new=8):
         if len(prompt) + len(beam.ids) <= model.config.block_size:
-            wanted = log_probability(model, prompt, beam.ids, ended=beam.ended)
-            assert math.log(beam.probability) == pytest.approx(wanted, abs=1e-3)
+            expected = log_probability(model, prompt, beam.ids, ended=beam.ended)
+            assert math.log(beam.probability) == pytest.approx(expected, abs=1e-3)
 
 
 def test_a_beam_wide_enough_finds_everything():

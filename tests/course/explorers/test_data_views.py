@@ -113,9 +113,9 @@ class TestThePageComputesWhatPythonComputes:
         for shot in record["snapshots"]:
             pair = unpack(pack("snapshot", f"replay/{shot['name']}"))
             script = "([name, all]) => all.map(each => kt.answer(name, each))"
-            found = page.evaluate(script, [shot["name"], questions])
-            assert found == kt.answer(*pair, questions)
-            correct = kt.exact_match(found, [row["city"] for row in record["people"]]).correct
+            result = page.evaluate(script, [shot["name"], questions])
+            assert result == kt.answer(*pair, questions)
+            correct = kt.exact_match(result, [row["city"] for row in record["people"]]).correct
             # the record was made in full precision
             assert abs(correct - shot["questions"]) <= 2
 
@@ -136,8 +136,8 @@ class TestThePageComputesWhatPythonComputes:
 
     @on("heads")
     def test_weights_of_a_head(self, page):
-        found = page.evaluate("kt.weights(1, 2, 3)")
-        assert found == pytest.approx(HEADS[1, 2, 3].tolist(), abs=1e-3)
+        result = page.evaluate("kt.weights(1, 2, 3)")
+        assert result == pytest.approx(HEADS[1, 2, 3].tolist(), abs=1e-3)
 
     @on("translation")
     def test_a_step_of_a_translation(self, page):
@@ -146,9 +146,9 @@ class TestThePageComputesWhatPythonComputes:
     @on("forgetting")
     def test_shares_of_a_learning_rate(self, page):
         table = shipped_result("finetuning")
-        kept = [row["kept"] / row["known"] for row in rows_of(table, "all", 3e-3)]
+        shares_kept = [row["kept"] / row["known"] for row in rows_of(table, "all", 3e-3)]
         share = page.evaluate("kt.shares(3)")["birthplaces retained"]
-        assert share == pytest.approx(sum(kept) / len(kept))
+        assert share == pytest.approx(sum(shares_kept) / len(shares_kept))
 
     @on("reach")
     def test_reach_is_where_gradients_flow(self, page):
@@ -180,33 +180,33 @@ class TestThePageComputesWhatPythonComputes:
         for i, (text, name, place) in enumerate(LINES):
             rng = random.Random(i)
             expected = fate_shares(fate(cut(text, 128, rng), name, place) for _ in range(3000))
-            found = page.evaluate(f"kt.fates({i}, 3000)")
-            assert list(found) == list(expected)
+            result = page.evaluate(f"kt.fates({i}, 3000)")
+            assert list(result) == list(expected)
             for name_of_fate, share in expected.items():
-                assert found[name_of_fate] / 3000 == pytest.approx(share, abs=0.04)
+                assert result[name_of_fate] / 3000 == pytest.approx(share, abs=0.04)
 
     @on("tokens")
     def test_tokens_after_any_number_of_merges(self, page, tokenizers):
         for text in (LINES[0][0], "Ada's  café, 1871: it’s\n“Zoë”", "", "I'll, 東京"):
             for n, tokenizer in tokenizers.items():
-                found = page.evaluate("given => kt.tokens(...given)", [text, n])
-                assert found == tokenizer.tokenize(text)
+                result = page.evaluate("given => kt.tokens(...given)", [text, n])
+                assert result == tokenizer.tokenize(text)
 
     @on("windows")
     def test_windows_are_those_of_the_dataset(self, page, views):
         names = [one["name"] for one in views["windows"].data["documents"]]
         options = dict(select=True, plain=False, favour_first=False, drop=0.5, min_letters=0)
-        found = page.evaluate(
+        result = page.evaluate(
             "given => kt.windows(given)", dict(document=names.index("Bo Hall"), **options)
         )
         vocab = kt.CharVocab.from_documents([text for text, *_ in LINES])
         data = kt.QuestionWindows([LINES[1][0]], vocab, **options)
-        drawn = [data.window(0, epoch) for epoch in range(200)]
-        assert [tuple(one) for one in found["windows"]] == drawn[:7]
-        assert found["asked"] == {
-            city: sum(answer == city for _, answer in drawn) for city in found["asked"]
+        windows_drawn = [data.window(0, epoch) for epoch in range(200)]
+        assert [tuple(one) for one in result["windows"]] == windows_drawn[:7]
+        assert result["asked"] == {
+            city: sum(answer == city for _, answer in windows_drawn) for city in result["asked"]
         }
-        assert found["bare"] == sum(question == "Bo Hall?" for question, _ in drawn) > 0
+        assert result["bare"] == sum(question == "Bo Hall?" for question, _ in windows_drawn) > 0
 
 
 # ---------------------------------------------------------------- use

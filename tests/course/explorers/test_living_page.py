@@ -91,8 +91,8 @@ def logits_of(pair, text: str) -> torch.Tensor:
     return model(torch.tensor([vocab.encode(text)]))[0][0]
 
 
-def difference(found, expected: torch.Tensor) -> float:
-    return float((torch.tensor(found) - expected).abs().max())
+def difference(result, expected: torch.Tensor) -> float:
+    return float((torch.tensor(result) - expected).abs().max())
 
 
 @torch.no_grad()
@@ -156,17 +156,17 @@ class TestTheEngineComputesWhatPyTorchComputes:
     def test_logits_on_50_questions(self, page, models, dev, variant):
         texts = [question + MASK for question, _ in dev[:50]]
         script = "([name, texts]) => JSON.stringify(texts.map(text => kt.logits(name, text)))"
-        found = json.loads(page.evaluate(script, [variant, texts]))
-        for text, logits in zip(texts, found, strict=True):
+        result = json.loads(page.evaluate(script, [variant, texts]))
+        for text, logits in zip(texts, result, strict=True):
             assert difference(logits, logits_of(models[variant], text)) < TOLERANCE
 
     @pytest.mark.parametrize("variant", ["vanilla", "rope", "perceiver_ar"])
     def test_greedy_answers_to_all_dev_questions(self, page, models, dev, variant):
         questions = [question for question, _ in dev]
         script = "([name, questions]) => questions.map(each => kt.answer(name, each))"
-        found = page.evaluate(script, [variant, questions])
-        assert len(found) == 250
-        assert found == kt.answer(*models[variant], questions)
+        result = page.evaluate(script, [variant, questions])
+        assert len(result) == 250
+        assert result == kt.answer(*models[variant], questions)
 
     @pytest.mark.parametrize("variant", VARIANTS)
     def test_attention(self, page, models, dev, variant):
@@ -174,59 +174,59 @@ class TestTheEngineComputesWhatPyTorchComputes:
         text = dev[3][0] + MASK
         with torch.no_grad(), kt.record_attention(model) as maps:
             model(torch.tensor([vocab.encode(text)]))
-        found = page.evaluate("([name, text]) => kt.attention(name, text)", [variant, text])
-        assert len(found) == len(maps)
-        for layer, expected in zip(found, maps, strict=True):
+        result = page.evaluate("([name, text]) => kt.attention(name, text)", [variant, text])
+        assert len(result) == len(maps)
+        for layer, expected in zip(result, maps, strict=True):
             assert difference(layer, expected[0]) < 1e-4
 
     @pytest.mark.parametrize("variant", VARIANTS)
     def test_likeliest_answers(self, page, models, dev, variant):
         question = dev[5][0]
-        found = page.evaluate("([name, q]) => kt.topAnswers(name, q, 5)", [variant, question])
+        result = page.evaluate("([name, q]) => kt.topAnswers(name, q, 5)", [variant, question])
         expected = top_answers(*models[variant], question, 5)
-        assert [one["answer"] for one in found] == [answer for answer, _ in expected]
+        assert [one["answer"] for one in result] == [answer for answer, _ in expected]
         probabilities = torch.tensor([p for _, p in expected])
-        assert difference([one["probability"] for one in found], probabilities) < 1e-4
+        assert difference([one["probability"] for one in result], probabilities) < 1e-4
 
     @pytest.mark.parametrize("variant", VARIANTS)
     def test_heads_knocked_out(self, page, models, dev, variant):
         heads, text = [(1, 0), (2, 3), (2, 1)], dev[7][0] + MASK
         page.evaluate("([name, heads]) => kt.knockOut(name, heads)", [variant, heads])
-        found = page.evaluate("([name, text]) => kt.logits(name, text)", [variant, text])
+        result = page.evaluate("([name, text]) => kt.logits(name, text)", [variant, text])
         with without(models[variant][0], heads):
             expected = logits_of(models[variant], text)
-        assert difference(found, expected) < TOLERANCE
-        assert difference(found, logits_of(models[variant], text)) > 0.1
+        assert difference(result, expected) < TOLERANCE
+        assert difference(result, logits_of(models[variant], text)) > 0.1
 
     @pytest.mark.parametrize("variant", PLAIN)
     def test_a_block_knocked_out(self, page, models, dev, variant):
         text = dev[8][0] + MASK
         page.evaluate("name => kt.knockOut(name, [[2]])", variant)
-        found = page.evaluate("([name, text]) => kt.logits(name, text)", [variant, text])
+        result = page.evaluate("([name, text]) => kt.logits(name, text)", [variant, text])
         model, _ = models[variant]
         skip = model.blocks[2].register_forward_hook(lambda block, given, out: given[0])
         expected = logits_of(models[variant], text)
         skip.remove()
-        assert difference(found, expected) < TOLERANCE
+        assert difference(result, expected) < TOLERANCE
 
     @pytest.mark.parametrize("variant", PLAIN)
     def test_logit_lens(self, page, models, dev, variant):
         model, _ = models[variant]
         text = dev[9][0] + MASK
         states = torch.stack(states_of(models[variant], text))
-        found = page.evaluate("([name, text]) => kt.lens(name, text)", [variant, text])
+        result = page.evaluate("([name, text]) => kt.lens(name, text)", [variant, text])
         with torch.no_grad():
             expected = model.head(model.ln_f(states)).softmax(-1)
-        assert difference(found, expected) < TOLERANCE
+        assert difference(result, expected) < TOLERANCE
 
     @pytest.mark.parametrize("variant", PLAIN)
     def test_patches(self, page, models, examples, variant):
         text, source = (question + MASK for question, _ in examples[:2])
         places = [(2, 18), (1, 15), (4, 20)]
         expected = patched_logits(models[variant], text, source, places)
-        found = page.evaluate("given => kt.patch(...given)", [variant, text, source, places])
-        assert difference(found, expected) < TOLERANCE
-        assert difference(found, logits_of(models[variant], text)) > 0.1
+        result = page.evaluate("given => kt.patch(...given)", [variant, text, source, places])
+        assert difference(result, expected) < TOLERANCE
+        assert difference(result, logits_of(models[variant], text)) > 0.1
 
     @pytest.mark.parametrize(
         "options",
@@ -247,8 +247,8 @@ class TestTheEngineComputesWhatPyTorchComputes:
         view = attach({"mine": (model, vocab)}, alt="A model", examples=examples, picture=empty())
         pair, (text, _) = unpack(view.models[0]), examples[0]
         with opened_without_view(browser, view, tmp_path) as page:
-            found = page.evaluate("text => kt.logits('mine', text)", text + MASK)
-            assert difference(found, logits_of(pair, text + MASK)) < TOLERANCE
+            result = page.evaluate("text => kt.logits('mine', text)", text + MASK)
+            assert difference(result, logits_of(pair, text + MASK)) < TOLERANCE
             if model.config.causal:
                 answer = page.evaluate("text => kt.answer('mine', text)", text)
                 assert [answer] == kt.answer(*pair, [text])
@@ -401,8 +401,8 @@ class TestTheExplorersAreQuickAndSelfContained:
             questions = [question for question, _ in dev[:5]]
             ask = "([name, all]) => all.map(each => kt.answer(name, each))"
             for name, variant in (("finetuned", "rope"), ("finetuned (2)", "vanilla")):
-                found = page.evaluate(ask, [name, questions])
-                assert found == kt.answer(*models[variant], questions)
+                result = page.evaluate(ask, [name, questions])
+                assert result == kt.answer(*models[variant], questions)
             assert not page.strays and not page.problems
 
 

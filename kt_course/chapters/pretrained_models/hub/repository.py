@@ -108,7 +108,7 @@ def export_checkpoint(checkpoint: str | Path, folder: str | Path) -> list[str]:
     """Export a checkpoint's file, or one that ships, by its name ("bios-rope-finetuned")."""
     path = Path(checkpoint)
     if not path.exists() and path.suffix != ".safetensors":
-        names = [known.stem for known in checkpoints_dir().glob("*.safetensors")]
+        names = [file.stem for file in checkpoints_dir().glob("*.safetensors")]
         path = checkpoints_dir() / f"{one_of('checkpoint', path.name, sorted(names))}.safetensors"
     model, vocab, card = load_checkpoint(path)
     return export(model, vocab, folder, card)
