@@ -189,7 +189,6 @@ def test_the_recipes_survive_a_round_trip():
         ("fetch wik", "wik"),
         ("fetch wiki --from corpus", "corpus/wiki.txt: missing"),
         ("fetch wiki --from gone", "gone: no such folder"),
-        ("checkpoints --corpus bois", "--corpus"),
         ("doctor --ful", "--ful"),
         ("progress x", "x"),
         ("report", "RUNS"),
