@@ -182,7 +182,7 @@ def test_a_card_that_is_none(here, content):
     [
         (EVALUATE.replace("vanilla", "rope"), "model holds a vanilla model, not rope"),
         (EVALUATE.replace("path model", "path corpus/text.txt"), "text.txt.json is missing"),
-        (EVALUATE.replace("path model", "path ''"), "no such checkpoint"),
+        (EVALUATE.replace("path model", "path ''"), "--reading_params_path '': the name is empty"),
         (f"{EVALUATE} --bottleneck_dim 0", "bottleneck"),
         (EVALUATE.replace("text.txt", "gone.txt"), "gone.txt: no such file"),
         ("export gone folder", "no checkpoint 'gone'"),

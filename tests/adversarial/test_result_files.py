@@ -171,7 +171,7 @@ def test_a_result_that_is_no_plain_file_does_not_stop_the_others(good, kind):
     [
         ("report gone", "gone: no such folder"),
         ("report corpus", "corpus: no run in it"),
-        ("report model", "model: no such folder"),
+        ("report model", "model: not a folder"),
         ("report run gone", "gone: no such folder"),
         ("report run --out model", "model"),
     ],
