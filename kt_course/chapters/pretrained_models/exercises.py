@@ -44,6 +44,7 @@ CORPORA = {
     "aa b, a b, a bb": words(aa_b=1, a_b=5, a_bb=1),
     "a bc, ab c, x y": words(a_bc=3, ab_c=3, x_y=4),
     "a b and ab": {("a", "b"): 5, ("ab",): 2},
+    "yes, no": words(yes=2, no=2),  # y e is seen first, e s is first in the alphabet
     "a alone": {("a",): 3},
 }
 FEW = str.maketrans("abcdefghijklmnopqrstuvwxyz", "abcd" * 6 + "ab")  # so that pairs repeat
