@@ -21,8 +21,8 @@ from kt_core._validation import one_of
 DIFFERENTIABLE = frozenset(
     "scaled-score masked-softmax one-head cross-entropy embedding attention-module mlp block gpt "
     "layer-norm-module cross-attention down-project up-project through-latents rotate "
-    "rotary-attention layer-norm encoder-block decoder-block one-hot-kl "
-    "pool low-rank vit-tokens vit-embed".split()
+    "rotary-attention encoder-block decoder-block one-hot-kl full-attention "
+    "vision-transformer".split()
 )
 CHAPTERS = Path(__file__).resolve().parent.parent / "chapters"
 
