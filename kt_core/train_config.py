@@ -50,8 +50,9 @@ class TrainConfig:
     log_every: int = 20
 
     def __post_init__(self):
-        for field in ("epochs", "learning_rate", "muon_learning_rate", "grad_clip"):
-            require(self, field, 0 < getattr(self, field) <= 1e6, "above 0 and at most 1,000,000")
+        require(self, "epochs", 0 < self.epochs <= 1e6, "above 0 and at most 1,000,000")
+        for field in ("learning_rate", "muon_learning_rate", "grad_clip"):
+            require(self, field, 0 < getattr(self, field) <= 1e30, "above 0 and at most 1e30")
         require(self, "weight_decay", 0 <= self.weight_decay <= 1e6, "in 0 ... 1,000,000")
         for field in ("final_fraction", "cooldown_from"):
             require(self, field, 0 <= getattr(self, field) <= 1, "in 0 ... 1")

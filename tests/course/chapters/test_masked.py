@@ -8,6 +8,7 @@ import random
 from collections import Counter
 from pathlib import Path
 
+import checkpoints
 import pytest
 import torch
 import torch.nn.functional as F
@@ -48,7 +49,6 @@ from kt_course.chapters.masked_language_models.solutions import (
     pad_rows,
 )
 from kt_course.shipped import shipped, shipped_result
-from kt_course.tools import checkpoints
 from kt_course.tools.workbook import execute
 
 NOTEBOOK = Path(__file__).resolve().parents[3] / "notebooks" / "10_masked_language_models.ipynb"

@@ -121,7 +121,7 @@ def test_a_committed_notebook_shows_its_pictures_before_anything_runs(lab, brows
 
 def test_every_living_page_runs_its_model_anew(notebook):
     """Its first control is moved, and what it says changes."""
-    pattern = r"^(?:\w+ = )?(?:attach|explore_\w+)\("
+    pattern = r"^(?:\w+ = )?(?:\w+\.)?(?:attach|explore_\w+)\("
     called = re.findall(pattern, "\n".join(notebook.sources), re.MULTILINE)
     ready = notebook.page.locator(".jp-Notebook .kt-live[data-ready]")
     if called:
@@ -139,6 +139,8 @@ def test_every_living_page_runs_its_model_anew(notebook):
 
 def test_an_exercise_is_judged_where_it_is_typed(notebook):
     stubs = posed(notebook.name)
+    if not stubs:
+        pytest.skip("this notebook has no exercises")
     id = next((id for id in stubs if id in MISTAKES), next(iter(stubs)))
     body, diagnosis = MISTAKES.get(id, NONSENSE)
     assert stubs[id].rstrip().endswith("...")
