@@ -64,17 +64,24 @@ class Experiment:
             self.answers[part] = techniques.ask(self.body, self.vocab, pairs)
         return self.answers[part]
 
+    def region_data(self, seed: int) -> tuple[list, list, list]:
+        """Return the labelled rows of a seed, and its pairs of dev and of test."""
+        labelled, dev, test = tasks.split_people(seed, self.sizes["n_train"], self.sizes["n_dev"])
+        rows = tasks.region_rows(self.vocab, labelled, [place for _, place in labelled])
+        return rows, dev, test
+
+    def tune(self, name: str, rows: list, rate: float, seed: int) -> tuple:
+        """Finetune the body by one technique; return the classifier and its LoRA layers."""
+        technique = TECHNIQUES[name]
+        return techniques.tune(technique, self.body, rows, rate=rate, seed=seed, steps=self.steps)
+
     def region(self, name: str, rate: float, seed: int, part: str) -> None:
         """Train one classifier of regions and measure it."""
 
         def compute() -> dict[str, Any]:
-            n = self.sizes["n_train"], self.sizes["n_dev"]
-            labelled, dev, test = tasks.split_people(seed, *n)
-            rows = tasks.region_rows(self.vocab, labelled, [place for _, place in labelled])
+            rows, dev, test = self.region_data(seed)
             began = time.process_time()
-            model, layers = techniques.tune(
-                TECHNIQUES[name], self.body, rows, rate=rate, seed=seed, steps=self.steps
-            )
+            model, layers = self.tune(name, rows, rate, seed)
             seconds = round(time.process_time() - began, 2)
             trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
             pairs = dev if part == "choosing" else test
@@ -85,10 +92,8 @@ class Experiment:
 
     def person_by_person(self, rate: float, n: int = 6) -> dict[str, Any]:
         """What everything, trained with a rate and seed 1, says about the first test people."""
-        labelled, _, test = tasks.split_people(1, self.sizes["n_train"], self.sizes["n_dev"])
-        rows = tasks.region_rows(self.vocab, labelled, [place for _, place in labelled])
-        everything = TECHNIQUES["all"]
-        model, _ = techniques.tune(everything, self.body, rows, rate=rate, seed=1, steps=self.steps)
+        rows, _, test = self.region_data(1)
+        model, _ = self.tune("all", rows, rate, 1)
         after = techniques.ask(model.body, self.vocab, test[:n])
         rows = tasks.region_rows(self.vocab, test[:n], after)
         regions = [int(logits.argmax()) for logits in tasks.logits_of(model, rows)]
@@ -123,9 +128,7 @@ class Experiment:
             [(tasks.encode(self.vocab, q + MASK), tasks.region_of(place)) for q, place in pairs]
             for pairs in (labelled, test)
         )
-        model, _ = techniques.tune(
-            TECHNIQUES["all"], self.body, train_rows, rate=3e-4, seed=seed, steps=self.steps
-        )
+        model, _ = self.tune("all", train_rows, 3e-4, seed)
         outputs = tasks.logits_of(model, test_rows)
         hits = [int(z.argmax()) == row[1] for z, row in zip(outputs, test_rows, strict=True)]
         return sum(hits) / len(hits)

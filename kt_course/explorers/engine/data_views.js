@@ -1,17 +1,19 @@
 import {
   bars,
-  cellStyle,
   choiceField,
   el,
   legend,
   lineChart,
+  nameIn,
   onceAFrame,
   percent,
+  scrollTable,
   sliderField,
   svg,
   textOfKinds,
   tryFirst,
   visible,
+  weightedWords,
 } from "./kt_ui.js";
 
 /**
@@ -562,14 +564,7 @@ export function translationView(page) {
           `Token ${t + 1} of ${steps.length} is “${name}” (${percent(share)}). ` +
           `Most weight is on “${source[most]}” (${percent(weights[most])}).`,
         parts: [
-          el(
-            "p",
-            { class: "kt-runs" },
-            ...source.flatMap((word, s) => [
-              el("span", { class: "kt-kind", style: cellStyle(weights[s], page.theme) }, word),
-              " ",
-            ]),
-          ),
+          weightedWords(source, weights, page.theme),
           el("p", { class: "kt-note" }, `Written so far: ${["▶", ...written].join(" ")}`),
           el("ol", { class: "kt-answers" }, ...bars(choices.map(([n, p]) => ({ name: n, share: p })))),
         ],
@@ -602,7 +597,7 @@ export function forgettingView(page) {
         el(
           "tr",
           {},
-          el("th", { scope: "row" }, question.replace(/^Where was (.*) born\?$/, "$1")),
+          el("th", { scope: "row" }, nameIn(question)),
           el("td", {}, birthplace),
           cell(answer, answer === birthplace),
           cell(region, region === people[i].regions[k]),
@@ -615,16 +610,7 @@ export function forgettingView(page) {
           `${rows.map(({ name, share }) => `${name} ${percent(share)}`).join("; ")}.`,
         parts: [
           el("ol", { class: "kt-answers" }, ...bars(rows)),
-          el(
-            "div",
-            { class: "kt-scroll", tabindex: "0", role: "group", "aria-label": "Six people" },
-            el(
-              "table",
-              { class: "kt-table" },
-              el("thead", {}, el("tr", {}, ...head.map((text) => el("th", { scope: "col" }, text)))),
-              el("tbody", {}, ...said),
-            ),
-          ),
+          scrollTable("Six people", head, el("tbody", {}, ...said)),
         ],
       };
     },
@@ -668,14 +654,7 @@ export function headsView(page) {
       return {
         sentence: `“${tokens[token]}” attends most to “${tokens[most]}” (${percent(weights[most])}).`,
         parts: [
-          el(
-            "p",
-            { class: "kt-runs" },
-            ...tokens.flatMap((name, t) => [
-              el("span", { class: "kt-kind", style: cellStyle(weights[t], page.theme) }, name),
-              " ",
-            ]),
-          ),
+          weightedWords(tokens, weights, page.theme),
           el("p", { class: "kt-note" }, "The five largest weights:"),
           el(
             "ol",

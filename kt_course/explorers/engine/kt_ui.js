@@ -25,6 +25,9 @@ export function el(tag, attributes = {}, ...children) {
 export const tryFirst = (page, sentence) =>
   el("p", { class: "kt-try" }, el("strong", {}, "Try first: "), page.start.hint ?? sentence);
 
+/** The name in "Where was NAME born?"; any other text as it is. */
+export const nameIn = (question) => question.replace(/^Where was (.*) born\?$/, "$1");
+
 /** "97 %", "3.2 %", "below 0.1 %". */
 export function percent(share) {
   if (share < 0.0005) return "below 0.1 %";
@@ -264,7 +267,7 @@ export function questionField({ label, value, examples, changed }) {
           changed(question);
         },
       },
-      question.replace(/^Where was (.*) born\?$/, "$1"),
+      nameIn(question),
     ),
   );
   const chips =
@@ -349,6 +352,30 @@ export const textOfKinds = (pieces, attributes = {}) =>
     ...pieces
       .filter(([text]) => text)
       .map(([text, kind]) => el("span", { class: kind ? `kt-kind kt-${kind}` : "" }, text)),
+  );
+
+/** Words in a row, each coloured by its weight. */
+export const weightedWords = (words, weights, theme) =>
+  el(
+    "p",
+    { class: "kt-runs" },
+    ...words.flatMap((word, i) => [
+      el("span", { class: "kt-kind", style: cellStyle(weights[i], theme) }, word),
+      " ",
+    ]),
+  );
+
+/** A table that scrolls: a label, the heads of its columns, its body. */
+export const scrollTable = (label, head, body) =>
+  el(
+    "div",
+    { class: "kt-scroll", tabindex: "0", role: "group", "aria-label": label },
+    el(
+      "table",
+      { class: "kt-table" },
+      el("thead", {}, el("tr", {}, ...head.map((text) => el("th", { scope: "col" }, text)))),
+      body,
+    ),
   );
 
 /** What the kinds of `textOfKinds` mean: {kind: meaning}. */

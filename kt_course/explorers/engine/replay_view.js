@@ -1,9 +1,11 @@
 import {
   el,
   lineChart,
+  nameIn,
   onceAFrame,
   percent,
   questionField,
+  scrollTable,
   sliderField,
   tryFirst,
 } from "./kt_ui.js";
@@ -96,7 +98,7 @@ export function replayView(page) {
             el(
               "th",
               { scope: "row" },
-              `${question.replace(/^Where was (.*) born\?$/, "$1")}, ${city}`,
+              `${nameIn(question)}, ${city}`,
             ),
             cell(window, city),
             cell(question, city),
@@ -123,16 +125,7 @@ export function replayView(page) {
     slider.element,
     status,
     el("div", { class: "kt-two" }, ...charts.map(({ element }) => element)),
-    el(
-      "div",
-      { class: "kt-scroll", tabindex: "0", role: "group", "aria-label": "Answers of this step" },
-      el(
-        "table",
-        { class: "kt-table" },
-        el("thead", {}, el("tr", {}, ...head.map((text) => el("th", { scope: "col" }, text)))),
-        body,
-      ),
-    ),
+    scrollTable("Answers of this step", head, body),
     field.element,
     own,
   );
