@@ -4,6 +4,7 @@ import csv
 import io
 import os
 import stat
+import threading
 import time
 import warnings
 from collections.abc import Callable, Sequence
@@ -22,7 +23,7 @@ from kt_course.exercises.check import one_line
 from kt_course.exercises.registry import library
 from kt_course.grading import gradebook
 from kt_course.grading.cleaning import ID
-from kt_course.grading.sandbox import Limits, Outcome, bubblewrap_problem, run_confined, stop_all
+from kt_course.grading.sandbox import Limits, Outcome, bubblewrap_problem, run_confined
 from kt_course.grading.similarity import similar_pairs
 from kt_course.grading.written import marking_page, written_answers
 from kt_course.tools import options as opt
@@ -216,16 +217,18 @@ def grade(
     bubblewrap = not bubblewrap_problem() if bubblewrap is None else bubblewrap
     log(describe_isolation(bubblewrap))
     rows: list[Row] = []
+    stop = threading.Event()
     library()  # all threads share what it reads
     with ThreadPoolExecutor(jobs) as pool:
         try:
-            for row in pool.map(lambda path: grade_one(path, limits, profile, bubblewrap), paths):
+            judge = lambda path: grade_one(path, limits, profile, bubblewrap, stop)  # noqa: E731
+            for row in pool.map(judge, paths):
                 rows.append(row)
                 write_atomically(out, table(rows).encode())
                 log(printable(str(row)))
         except BaseException:  # such as Ctrl-C: do not wait for those that run
             pool.shutdown(wait=False, cancel_futures=True)
-            stop_all()
+            stop.set()
             raise
     return rows
 
@@ -256,7 +259,9 @@ def describe_isolation(bubblewrap: bool) -> str:
     return text
 
 
-def grade_one(path: Path, limits: Limits, profile: str | None, bubblewrap: bool) -> Row:
+def grade_one(
+    path: Path, limits: Limits, profile: str | None, bubblewrap: bool, stop: threading.Event
+) -> Row:
     """Judge a submission's answers, then run it; whatever goes wrong is in the row."""
     began = time.monotonic()
 
@@ -273,7 +278,7 @@ def grade_one(path: Path, limits: Limits, profile: str | None, bubblewrap: bool)
         # -P: imports nothing from the current folder, where answers can write
         options = [str(limits.cell), *([profile] if profile else [])]
         command = ["-P", "-m", "kt_course.grading.judging", "FD", *options]
-        outcome = run_confined(command, data, limits, limits.notebook, bubblewrap)
+        outcome = run_confined(command, data, limits, limits.notebook, bubblewrap, stop)
         if not outcome.facts:
             return row(outcome.stopped or "failed: it ended the process that judges it")
         facts = outcome.facts[0]

@@ -39,12 +39,6 @@ SYSTEM = (
     "/etc/ld.so.conf /etc/ld.so.conf.d /etc/fonts /etc/localtime"
 ).split()
 MAX_REPORT = 2**20  # bytes
-_stopping = threading.Event()
-
-
-def stop_all() -> None:
-    """End the confined processes of all threads; call it before this process ends."""
-    _stopping.set()
 
 
 @dataclass(frozen=True)
@@ -88,7 +82,12 @@ def bubblewrap_problem() -> str:
 
 
 def run_confined(
-    arguments: Sequence[str], data: bytes, limits: Limits, seconds: float, bubblewrap: bool
+    arguments: Sequence[str],
+    data: bytes,
+    limits: Limits,
+    seconds: float,
+    bubblewrap: bool,
+    stop: threading.Event | None = None,
 ) -> Outcome:
     """Run Python in a process of its own; stop it, and all that it started, beyond the limits.
 
@@ -98,6 +97,7 @@ def run_confined(
         limits: Memory, files and processes.
         seconds: Wall-clock time.
         bubblewrap: Isolate it from files, processes and the network.
+        stop: Ends the process early when another thread sets it.
     """
     reading, writing = os.pipe()
     with (
@@ -127,7 +127,7 @@ def run_confined(
         finally:
             os.close(writing)
         try:
-            lines, stopped = _watch(process, report.fileno(), limits, seconds)
+            lines, stopped = _watch(process, report.fileno(), limits, seconds, stop)
         finally:
             _end(process)
     complete_lines = lines.split(b"\n")[:-1]
@@ -135,7 +135,11 @@ def run_confined(
 
 
 def _watch(
-    process: subprocess.Popen, reading: int, limits: Limits, seconds: float
+    process: subprocess.Popen,
+    reading: int,
+    limits: Limits,
+    seconds: float,
+    stop: threading.Event | None,
 ) -> tuple[bytes, str]:
     """Collect the report until the process ends or has to be stopped; say why it has to."""
     data, deadline = b"", time.monotonic() + seconds
@@ -146,7 +150,7 @@ def _watch(
                 return data, ""
             if len(data) > MAX_REPORT:
                 return b"", "failed: it reports too much"
-        if _stopping.is_set():
+        if stop and stop.is_set():
             return data, "stopped"
         processes = _tree(process.pid)
         if time.monotonic() > deadline:

@@ -521,6 +521,9 @@ def test_an_interrupted_batch_keeps_its_rows(tmp_path, monkeypatch):
         (tmp_path / f"{name}.ipynb").touch()
     assert main(["grade", str(tmp_path), "--out", str(tmp_path / "out.csv")]) == 130
     assert "a.ipynb,,finished" in (tmp_path / "out.csv").read_text()
+    monkeypatch.undo()  # and the next batch is not stopped by it
+    (tmp_path / "a.ipynb").write_bytes(notebook(IMPORTS, mask("...")))
+    assert grade([tmp_path / "a.ipynb"], tmp_path / "out.csv", LIMITS)[0].status == "finished"
 
 
 def test_nothing_to_grade_and_a_system_without_fork_are_said(tmp_path, monkeypatch, capsys):
