@@ -69,8 +69,8 @@ def make_optimizers(model: nn.Module, config) -> list[torch.optim.Optimizer]:
         if id(p) not in muon_ids:
             groups[not decays]["params"].append(p)
     fused = all(p.device.type in ("cpu", "cuda") for p in params.values())
-    options = dict(lr=config.learning_rate, betas=config.betas, fused=fused)
+    options = dict(lr=config.lr, betas=config.betas, fused=fused)
     adamw = torch.optim.AdamW([group for group in groups if group["params"]], **options)
     if not muon:
         return [adamw]
-    return [adamw, Muon(muon, config.muon_learning_rate, weight_decay=config.weight_decay)]
+    return [adamw, Muon(muon, config.muon_lr, weight_decay=config.weight_decay)]

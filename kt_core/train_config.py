@@ -13,12 +13,12 @@ class TrainConfig:
     Args:
         epochs, steps: How long: passes over the data, or optimiser steps, which win if given.
         batch_size: Examples per step.
-        learning_rate: Peak rate of AdamW.
+        lr: Peak learning rate of AdamW.
         optimizer: "adamw", or "muon" for the weight matrices of the blocks.
-        muon_learning_rate: Peak rate of Muon.
+        muon_lr: Peak learning rate of Muon.
         betas, weight_decay, decay_on: See `optim.make_optimizers`.
         grad_clip: The gradient's norm is cut to this.
-        schedule: "cosine", half a cosine from the peak to 0 over `horizon` steps (all if None),
+        schedule: "cosine", half a cosine from the peak to 0 over `horizon` steps (0: all),
             cut off below at `final_fraction` of the peak; "linear", flat until `cooldown_from` of
             these steps, then straight down to `final_fraction`; or "constant".
         warmup_steps: The first steps rise linearly instead.
@@ -30,18 +30,18 @@ class TrainConfig:
     epochs: float = 1.0
     steps: int | None = None
     batch_size: int = 128
-    learning_rate: float = 6e-3
+    lr: float = 6e-3
     optimizer: str = "adamw"
-    muon_learning_rate: float = 0.02
+    muon_lr: float = 0.02
     betas: tuple[float, float] = (0.9, 0.95)
     weight_decay: float = 0.1
     decay_on: str = "linear"
     grad_clip: float = 1.0
     schedule: str = "cosine"
     warmup_steps: int = 0
-    cooldown_from: float = 0.3
+    cooldown_from: float = 0.0
     final_fraction: float = 0.1
-    horizon: int | None = None
+    horizon: int = 0
     bucket: bool = True
     shuffle: bool = True
     seed: int = 0
@@ -51,16 +51,16 @@ class TrainConfig:
 
     def __post_init__(self):
         require(self, "epochs", 0 < self.epochs <= 1e6, "above 0 and at most 1,000,000")
-        for field in ("learning_rate", "muon_learning_rate", "grad_clip"):
+        for field in ("lr", "muon_lr", "grad_clip"):
             require(self, field, 0 < getattr(self, field) <= 1e30, "above 0 and at most 1e30")
         require(self, "weight_decay", 0 <= self.weight_decay <= 1e6, "in 0 ... 1,000,000")
         for field in ("final_fraction", "cooldown_from"):
             require(self, field, 0 <= getattr(self, field) <= 1, "in 0 ... 1")
-        for field in ("steps", "horizon", "batch_size"):
+        for field in ("steps", "batch_size"):
             value = getattr(self, field)
             is_left_out = value is None and field != "batch_size"
             require(self, field, is_left_out or is_whole(value), "a whole number of at least 1")
-        for field in ("warmup_steps", "eval_every", "log_every"):
+        for field in ("horizon", "warmup_steps", "eval_every", "log_every"):
             require(self, field, is_whole(getattr(self, field), 0), "a whole number of 0 or more")
         require(
             self, "seed", is_whole(self.seed, 0, 2**63 - 1), "a whole number in 0 ... 2**63 - 1"

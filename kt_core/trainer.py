@@ -156,7 +156,7 @@ class Trainer:
         """Return the mean loss since the last row of the history; it must be finite."""
         loss = float(torch.stack(self.losses).mean())
         if not math.isfinite(loss):
-            rate = self.config.learning_rate
+            rate = self.config.lr
             raise FloatingPointError(
                 f"the loss is {loss} at step {self.step}: lower the learning rate (now {rate})"
             )

@@ -6,7 +6,7 @@ A mutant ignores an argument, detaches, casts or mixes up the rows of a result, 
 another axis, operator or comparison, or lacks a statement. Those that are no mistakes are listed
 with the reason in equivalent_mutants.toml, and do not count.
 
-On 2026-11-29 the checks of all exercises rejected 1,679 of 1,681 (99.9 %).
+On 2026-11-29 the checks of all exercises rejected 1,709 of 1,709.
 """
 
 from __future__ import annotations

@@ -32,7 +32,7 @@ def lines(seed=0):
 
 
 def config(**more):
-    settings = dict(epochs=3.0, batch_size=4, learning_rate=1e-2, device="cpu", log_every=1)
+    settings = dict(epochs=3.0, batch_size=4, lr=1e-2, device="cpu", log_every=1)
     return TrainConfig(**settings | more)
 
 

@@ -85,14 +85,13 @@ class Recipe:
     def phase(self, name: str, **more: Any) -> tuple[TrainConfig, dict[str, Any]]:
         """Return how a phase trains: its config, with `more` fields of it, and options of `fit`."""
         settings: TrainSettings = getattr(self, one_of("phase", name, PHASES))
-        chosen = settings.arguments(TrainConfig, lr="learning_rate", muon_lr="muon_learning_rate")
-        chosen["horizon"] = settings.horizon or None
+        chosen = settings.arguments(TrainConfig)
         options = {key: getattr(settings, key) for key in ("precision", "micro_batches", "compile")}
         options["random_offset"] = self.model.random_offset
         try:
             return TrainConfig(**chosen | more), options
         except ValueError as error:
-            message = str(error).replace("TrainConfig.", "").replace("learning_rate", "lr")
+            message = str(error).replace("TrainConfig.", "")
             raise ValueError(f"recipe {self.name}: {name}.{message}") from None
 
 
@@ -104,7 +103,7 @@ def zero_projections(model: GPT) -> None:
 
 
 def recipe_options() -> dict[str, Field]:
-    """Return all options by their dotted names, with default, type and metadata["about"]."""
+    """Return all options by their dotted names, with default and type."""
     return {f"{section}.{f.name}": f for section, cls in SECTIONS.items() for f in fields(cls)}
 
 

@@ -1,20 +1,25 @@
-"""The options of a recipe, each declared once: name, type, default, and one line about it."""
+"""The options of a recipe: those of the core's configs, and what only a run has."""
 
 import inspect
 import math
 from collections.abc import Callable
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, make_dataclass
 from typing import Any
 
 from kt_core._validation import require, require_choice
+from kt_core.blocks import GPTConfig
+from kt_core.train_config import TrainConfig
 
 TASKS = ("span_corruption", "questions")
 PRECISIONS = ("auto", "fp32", "bf16", "native")
+LEFT_TO_THE_RUN = "steps betas grad_clip seed device eval_every log_every"
 
 
-def option(default: Any, about: str) -> Any:
-    """A field of a settings class with its description."""
-    return field(default=default, metadata={"about": about})
+def options_of(config: type, without: str) -> type:
+    """Return settings with the options of a config of the core, but those named in `without`."""
+    chosen = [f for f in fields(config) if f.name not in without.split()]
+    parts = [(f.name, f.type, field(default=f.default)) for f in chosen]
+    return make_dataclass(f"{config.__name__}Options", parts, bases=(Settings,), frozen=True)
 
 
 class Settings:
@@ -26,33 +31,30 @@ class Settings:
             if kind is float and type(value) is int:
                 object.__setattr__(self, f.name, float(value))
             elif type(value) is not kind or (kind is float and not math.isfinite(value)):
-                require(self, f.name, False, f"{kind.__name__} ({f.metadata['about']})")
+                require(self, f.name, False, kind.__name__)
 
     def at_least(self, least: int, *names: str) -> None:
         """Raise ValueError for a value below `least`."""
         for name in names:
             require(self, name, getattr(self, name) >= least, f"{least} or more")
 
-    def arguments(self, function: Callable, **renamed: str) -> dict[str, Any]:
-        """The settings that `function` takes as arguments of the same name, or of another one."""
-        names = {f.name: renamed.get(f.name, f.name) for f in fields(self)}
+    def arguments(self, function: Callable) -> dict[str, Any]:
+        """The settings that `function` takes as arguments of the same name."""
         parameters = inspect.signature(function).parameters
-        return {new: getattr(self, name) for name, new in names.items() if new in parameters}
+        return {f.name: getattr(self, f.name) for f in fields(self) if f.name in parameters}
 
 
 @dataclass(frozen=True)
-class ModelSettings(Settings):
-    """The model; the defaults are the assignment's."""
+class ModelSettings(options_of(GPTConfig, without="vocab_size variant rope_base causal")):
+    """The model: options of `GPTConfig`, and two more.
 
-    n_layer: int = option(4, "layers")
-    n_head: int = option(8, "heads per layer")
-    n_embd: int = option(256, "channels")
-    block_size: int = option(128, "characters that the model reads at once")
-    bottleneck: int = option(64, "latents of a perceiver for a full block")
-    dropout: float = option(0.1, "share of activations dropped in training")
-    qk_norm: bool = option(False, "normalise queries and keys")
-    zero_init: bool = option(False, "start every block as the identity")
-    random_offset: int = option(0, "learned positions: shift each row by up to this in training")
+    Attributes:
+        zero_init: Start every block as the identity.
+        random_offset: Learned positions: shift each row by up to this in training.
+    """
+
+    zero_init: bool = False
+    random_offset: int = 0
 
     def __post_init__(self):
         super().__post_init__()
@@ -63,16 +65,22 @@ class ModelSettings(Settings):
 
 @dataclass(frozen=True)
 class DataSettings(Settings):
-    """What is trained on; the defaults are the assignment's."""
+    """What is trained on; the defaults are the assignment's.
 
-    task: str = option("span_corruption", "span_corruption (the assignment's) or questions")
-    select: bool = option(True, "questions: ask for no adjectives or other forms of the title")
-    plain: bool = option(True, "questions: show no other names, dates and numbers as context")
-    drop: float = option(0.5, "questions: probability of leaving out each context word")
-    min_letters: int = option(4, "questions: keep a word of this length; 0: no such rule")
-    favour_first: bool = option(True, "questions: ask more often for what the text says first")
-    views: int = option(1, "times per epoch that pretraining sees each document")
-    mixed_pairs: int = option(0, "times per epoch that pretraining sees each train pair")
+    Attributes:
+        task: "span_corruption" (the assignment's) or "questions" (`QuestionWindows`).
+        select, plain, drop, min_letters, favour_first: See `QuestionWindows`.
+        views, mixed_pairs: Times per epoch that pretraining sees each document, each train pair.
+    """
+
+    task: str = "span_corruption"
+    select: bool = True
+    plain: bool = True
+    drop: float = 0.5
+    min_letters: int = 4
+    favour_first: bool = True
+    views: int = 1
+    mixed_pairs: int = 0
 
     def __post_init__(self):
         super().__post_init__()
@@ -83,32 +91,23 @@ class DataSettings(Settings):
 
 
 @dataclass(frozen=True)
-class TrainSettings(Settings):
-    """How one phase trains; the defaults are the assignment's pretraining."""
+class TrainSettings(options_of(TrainConfig, without=LEFT_TO_THE_RUN)):
+    """How one phase trains: options of `TrainConfig`, and three more.
 
-    epochs: float = option(650.0, "passes over the data")
-    batch_size: int = option(128, "examples per step")
-    lr: float = option(6e-3, "peak learning rate of AdamW")
-    optimizer: str = option("adamw", "adamw, or muon for the matrices of the blocks")
-    muon_lr: float = option(0.02, "peak learning rate of Muon")
-    weight_decay: float = option(0.1, "decoupled weight decay")
-    decay_on: str = option("linear", "what decays: matrices of linear layers, or all but biases")
-    schedule: str = option("cosine", "cosine, linear or constant")
-    warmup_steps: int = option(0, "steps of rising learning rate")
-    cooldown_from: float = option(0.0, "linear: share of the steps before the rate falls")
-    final_fraction: float = option(0.1, "share of the learning rate at the end")
-    horizon: int = option(0, "steps that the cosine is stretched over; 0: those of the training")
-    bucket: bool = option(True, "batches of similar length, padded no further than needed")
-    shuffle: bool = option(True, "a new order in every epoch")
-    micro_batches: int = option(1, "parts of a batch, computed in turn; the same gradient")
-    compile: bool = option(False, "compile the blocks: faster, after a minute")
-    precision: str = option("auto", "fp32, bf16, auto (bf16 on cuda), native (bf16 where fast)")
+    Attributes:
+        micro_batches: Parts of a batch, computed in turn; the same gradient.
+        compile: Compile the blocks: faster, after a minute.
+        precision: "fp32", "bf16", "auto" (bf16 on cuda) or "native" (bf16 where it is fast).
+    """
+
+    micro_batches: int = 1
+    compile: bool = False
+    precision: str = "auto"
 
     def __post_init__(self):
         super().__post_init__()
         require_choice(self, "precision", PRECISIONS)
         self.at_least(1, "micro_batches")
-        self.at_least(0, "horizon")
 
 
 def parse_value(text: str, kind: type) -> Any:

@@ -1,10 +1,7 @@
 """What an exercise is, and how the exercises of all chapters are collected.
 
-The module `exercises.py` in a chapter's folder lists them:
-
-    EXERCISES = (
-        Exercise("causal-mask", NOTEBOOK, "The causal mask", 1, 5, causal_mask, check_mask),
-    )
+The module `exercises.py` in a chapter's folder makes them with a `Comparison` and holds them in
+EXERCISES, in the chapter's order.
 """
 
 import functools

@@ -238,7 +238,7 @@ def test_both_layouts_are_one_map_under_a_fixed_permutation():
     q, k, t = draw(2, 5, 8, seed=1), draw(2, 5, 8, seed=2), torch.arange(5)
     order = (
         torch.arange(8).view(2, 4).T.flatten()
-    )  # channel of "half" that stands at each place of "interleaved"
+    )  # channel of "half" at each place of "interleaved"
     torch.testing.assert_close(turn(q, t)[..., order], turn(q[..., order], t, "interleaved"))
     same_scores = turn(q[..., order], t, "interleaved") @ turn(
         k[..., order], t, "interleaved"

@@ -43,7 +43,7 @@ def check_pair(x, y, block):
     assert torch.equal(y[:-1][has_loss], x[1:][has_loss])
     assert not y[
         len(x.nonzero()) :
-    ].any()  # none behind the text (the last target of a full block excepted)
+    ].any()  # none after the text (the last target of a full block excepted)
 
 
 # ---------------------------------------------------------------- span corruption

@@ -51,7 +51,7 @@ def prompts_of(lengths, seed=0):
 
 
 def by_hand(model, prompt, max_new, stop=(0, 1)):
-    """One text at a time, everything computed anew for every character."""
+    """One text at a time, everything computed again for every character."""
     ids = list(prompt)
     while len(ids) - len(prompt) < max_new and len(ids) <= model.config.block_size:
         with torch.no_grad():
@@ -96,7 +96,7 @@ def read_one(model, idx, positions, cache):
 def test_logits_of_every_step_are_those_of_the_whole_pass(case, qk_norm):
     model, block = trained_like(case, qk_norm=qk_norm), case[1]
     idx = torch.randint(1, V, (4, block), generator=torch.Generator().manual_seed(1))
-    start = [1, 2, 5, 8]  # rows stand at different positions
+    start = [1, 2, 5, 8]  # rows are at different positions
     with torch.no_grad():
         whole = model(idx)[0]
         padded = torch.zeros(4, max(start), dtype=torch.long)

@@ -371,7 +371,7 @@ def test_rows_of_a_batch_are_independent(case):
     torch.testing.assert_close(model(other)[0][rows], together[rows], atol=1e-5, rtol=1e-5)
 
 
-# ---------------------------------------------------------------- who sees what
+# ---------------------------------------------------------------- what each output depends on
 
 
 @every_case

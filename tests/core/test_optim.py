@@ -31,7 +31,7 @@ def tiny(variant="vanilla", **more):
 
 
 def optimizers(model, name, decay=0.1, decay_on="linear"):
-    config = TrainConfig(learning_rate=1e-3, optimizer=name, weight_decay=decay, decay_on=decay_on)
+    config = TrainConfig(lr=1e-3, optimizer=name, weight_decay=decay, decay_on=decay_on)
     return make_optimizers(model, config)
 
 
@@ -202,9 +202,9 @@ def test_constant_and_warm_up():
         ("steps", 0, "at least 1"),
         ("batch_size", 0, "at least 1"),
         ("decay_on", "norms", "one of linear, all"),
-        ("learning_rate", 0.0, "above 0"),
-        ("learning_rate", math.nan, "above 0"),
-        ("muon_learning_rate", -1.0, "above 0"),
+        ("lr", 0.0, "above 0"),
+        ("lr", math.nan, "above 0"),
+        ("muon_lr", -1.0, "above 0"),
         ("grad_clip", 0.0, "above 0"),
         ("weight_decay", -0.1, "in 0 ... 1,000,000"),
         ("warmup_steps", -1, "0 or more"),
@@ -214,7 +214,7 @@ def test_constant_and_warm_up():
         ("schedule", "step", "one of cosine, linear, constant"),
         ("final_fraction", 1.5, "in 0 ... 1"),
         ("cooldown_from", -0.5, "in 0 ... 1"),
-        ("horizon", 0, "at least 1"),
+        ("horizon", -1, "0 or more"),
     ],
 )
 def test_bad_settings_are_named(field, value, words):

@@ -19,9 +19,7 @@ from kt_core.trainer import Hook, Trainer
 @pytest.mark.parametrize("variant", VARIANTS)
 @pytest.mark.parametrize("optimizer", ["adamw", "muon"])
 def test_the_loss_falls(variant, optimizer):
-    settings = config(
-        epochs=30.0, batch_size=5, optimizer=optimizer, muon_learning_rate=0.03, log_every=10
-    )
+    settings = config(epochs=30.0, batch_size=5, optimizer=optimizer, muon_lr=0.03, log_every=10)
     history = Trainer(tiny(variant), pairs(), settings).fit()
     assert history[0]["loss"] > 1.5 and history[-1]["loss"] < 0.7  # ln 18 = 2.9 at first
 
@@ -54,7 +52,7 @@ def test_the_history():
     a_pass = sum(len(ids) - 1 for ids, _ in map(pairs().tokens, range(10)))
     assert (
         abs(history[-1]["characters"] - 2 * a_pass) <= 20
-    )  # a row's last character may stand in y alone
+    )  # a row's last character may be in y alone
     assert 0 < history[-1]["loss"] < history[0]["loss"]
 
 
@@ -99,7 +97,7 @@ def test_the_learning_rates_follow_the_schedule():
     moved = [
         (a - b).abs().max() for a, b in zip(still.parameters(), start.parameters(), strict=True)
     ]
-    assert 0 < torch.stack(moved).max() < 1e-7 < settings.learning_rate
+    assert 0 < torch.stack(moved).max() < 1e-7 < settings.lr
 
 
 # ---------------------------------------------------------------- hooks
@@ -169,7 +167,7 @@ def test_any_model_that_owns_its_loss_trains_through_the_same_loop():
             return tuple(torch.tensor(column)[:, None] for column in zip(*examples, strict=True))
 
     model = Line()
-    settings = config(epochs=200.0, learning_rate=0.03, bucket=False, weight_decay=0.0)
+    settings = config(epochs=200.0, lr=0.03, bucket=False, weight_decay=0.0)
     Trainer(model, Points(), settings).fit()
     assert float(model.head.weight) == pytest.approx(3, abs=0.05)
 

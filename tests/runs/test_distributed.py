@@ -90,7 +90,7 @@ def script(folder):
     results["resumed"] = without_seconds(kt.fit(resumed, lines(), config(eval_every=2), **options))
     results["as if never stopped"] = same(resumed, whole)
     try:
-        kt.fit(tiny(), lines(), config(learning_rate=1.0), **options)
+        kt.fit(tiny(), lines(), config(lr=1.0), **options)
     except ValueError as error:
         results["refused"] = str(error)
 

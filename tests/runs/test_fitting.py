@@ -317,7 +317,7 @@ def stopped(tmp_path):
 @pytest.mark.parametrize(
     ("model", "data", "settings", "options"),
     [
-        ({}, lines, dict(learning_rate=1e-3), {}),
+        ({}, lines, dict(lr=1e-3), {}),
         ({}, lines, dict(epochs=4.0), {}),
         ({}, lines, dict(optimizer="muon"), {}),
         ({}, lines, dict(seed=1), {}),

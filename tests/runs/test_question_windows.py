@@ -145,8 +145,8 @@ def test_draws_do_not_depend_on_pythonhashseed():
 def test_each_view_of_an_epoch_is_another_draw():
     data = windows()
     mixture = Mixture([(data, 4)])
-    shown = [mixture.tokens(i, 2) for i in range(len(mixture))]
-    assert shown == [data.tokens(i, 8 + view) for view in range(4) for i in range(4)]
+    examples = [mixture.tokens(i, 2) for i in range(len(mixture))]
+    assert examples == [data.tokens(i, 8 + view) for view in range(4) for i in range(4)]
     n_scored = sum(int((y == VOCAB.mask_id).sum()) for _, y in batches(mixture, 3, 0, 2))
     assert n_scored == len(mixture) == 16  # one ⁇ is predicted per window
 
@@ -165,11 +165,11 @@ def test_select_leaves_out_states_other_forms_of_the_title_and_adjectives():
 
 @pytest.mark.parametrize("plain", [True, False])
 def test_plain_shows_no_other_names_dates_and_numbers(plain):
-    shown = Counter()
+    counts = Counter()
     for i, question, _ in draws(windows(plain=plain), 200):
         words = context_of(question, LINES[i].split(". ")[0])
-        shown.update(word for word in words if word != "He" and not word.islower())
-    assert bool(shown) != plain, shown
+        counts.update(word for word in words if word != "He" and not word.islower())
+    assert bool(counts) != plain, counts
 
 
 @pytest.mark.parametrize("drop", [0.0, 0.5, 1.0])

@@ -167,10 +167,6 @@ def test_recipes_cannot_be_changed_and_overrides_leave_the_named_one_alone():
     assert RECIPES["quick"].model.n_embd == 128
 
 
-def test_every_option_says_what_it_is():
-    assert all(field.metadata["about"] for field in recipe_options().values())
-
-
 # ---------------------------------------------------------------- the assignment (2024-25)
 
 
@@ -185,11 +181,11 @@ def test_a5_model():
 
 def test_a5_pretraining():
     config, options = recipe("a5").phase("pretrain")
-    assert (config.epochs, config.batch_size, config.learning_rate) == (650, 128, 6e-3)
+    assert (config.epochs, config.batch_size, config.lr) == (650, 128, 6e-3)
     assert (config.optimizer, config.betas) == ("adamw", (0.9, 0.95))
     assert (config.weight_decay, config.grad_clip, config.decay_on) == (0.1, 1.0, "all")
     assert (config.schedule, config.warmup_steps, config.final_fraction) == ("cosine", 0, 0.1)
-    assert (config.bucket, config.shuffle, config.horizon) == (False, False, None)
+    assert (config.bucket, config.shuffle, config.horizon) == (False, False, 0)
     assert options == dict(precision="auto", micro_batches=1, compile=False, random_offset=0)
     total = 650 * 23  # 2937 documents in batches of 128
     for step in (0, 1000, 7475, 14949):  # half a cosine over 650 epochs, cut off at 0.1
@@ -201,7 +197,7 @@ def test_a5_finetuning():
     (after, _), (scratch, _) = (recipe("a5").phase(name) for name in ("finetune", "scratch"))
     assert (after.epochs, scratch.epochs) == (10, 75)
     for config in (after, scratch):
-        assert (config.batch_size, config.learning_rate, config.weight_decay) == (256, 6e-4, 0.1)
+        assert (config.batch_size, config.lr, config.weight_decay) == (256, 6e-4, 0.1)
         assert (config.optimizer, config.schedule, config.decay_on) == ("adamw", "cosine", "all")
         assert (config.bucket, config.shuffle) == (False, False)
         assert config.horizon == math.ceil(75_187_200 / (256 * 128)) == 2295
@@ -272,7 +268,7 @@ def test_every_option_reaches_the_parts(corpus):
             changed = not value
         elif isinstance(value, str):
             changed = words[field.name]
-        elif "share" in field.metadata["about"]:
+        elif field.name in ("dropout", "drop", "cooldown_from", "final_fraction"):
             changed = 0.6
         elif field.name == "block_size":
             changed = 96

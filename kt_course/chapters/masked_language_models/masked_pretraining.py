@@ -89,8 +89,9 @@ def pretrain_masked(
     causal = phase == "cut_spans"
     model = GPT(GPTConfig(len(corpus.vocab), variant="rope", causal=causal, **shape))
     zero_projections(model)
-    rates = dict(optimizer="muon", learning_rate=2e-3, muon_learning_rate=0.01, weight_decay=0.0)
-    schedule = dict(epochs=epochs, batch_size=batch_size, schedule="linear", final_fraction=0.0)
+    rates = dict(optimizer="muon", lr=2e-3, muon_lr=0.01, weight_decay=0.0)
+    schedule = dict(schedule="linear", cooldown_from=0.3, final_fraction=0.0)
+    rates |= dict(epochs=epochs, batch_size=batch_size)
     config = TrainConfig(**rates, **schedule, seed=seed, device=device)
     options = dict(state=state, resume=True, save_every=200, precision="native", title=phase)
     last = fit(model, data, config, **options)[-1]

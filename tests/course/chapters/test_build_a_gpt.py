@@ -370,7 +370,7 @@ def test_train_takes_the_steps_of_kt_cores_trainer(small_corpus):
     vocab = small_corpus.vocab
     config = kt.GPTConfig(len(vocab), 64, 1, 2, 16, dropout=0.0)
     pairs = kt.NamePlace(small_corpus.train[:6], vocab, 64)
-    settings = dict(batch_size=3, learning_rate=0.01, schedule="constant", weight_decay=0.01)
+    settings = dict(batch_size=3, lr=0.01, schedule="constant", weight_decay=0.01)
     losses = []
     for fit in ("solution", "trainer"):
         torch.manual_seed(0)

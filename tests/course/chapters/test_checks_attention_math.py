@@ -156,7 +156,7 @@ def pseudo_inverse(keys, a, b):
 
 
 def detector(where, compared=lambda after, before, t: (after[:t], before[:t]), tolerance=1e-5):
-    """Changes the inputs at `where(T)`, one at a time, and looks at what `compared` picks."""
+    """Changes the inputs at `where(T)`, one at a time, and compares what `compared` picks."""
 
     def answer(layer, T, d):
         # whatever ran before, the same finding
@@ -237,7 +237,7 @@ ANSWERS = {
             "additive": (lambda T: torch.full((T, T), -torch.inf).triu(1), "boolean"),
             "only itself": (lambda T: torch.eye(T).bool(), "query 1 and key 0, T = 6, is 'False'"),
             "everything": (lambda T: torch.ones(T, T).bool(), r"leak .*\(q=0, k=1\): 15 cells"),
-            "T = 6 by heart": (
+            "T = 6 hard-coded": (
                 lambda T: torch.ones(6, 6).tril().bool(),
                 "right for T = 6, wrong for another T",
             ),
@@ -367,7 +367,7 @@ ANSWERS = {
                 lambda T, C: by_slices(T, C)[:, :-1],
                 r"\(50, 7\) instead of \(50, 8\)",
             ),
-            "8 channels by heart": (lambda T, C: by_slices(T, 8), "wrong for other sizes"),
+            "8 channels hard-coded": (lambda T, C: by_slices(T, 8), "wrong for other sizes"),
         },
         right={"loops": positions(lambda t, i, C: t / 1e4 ** (2 * i / C)), "slices": by_slices},
         borrowed=lambda T, C: kt.sinusoidal_positions(T, C),

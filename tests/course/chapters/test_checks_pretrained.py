@@ -188,7 +188,7 @@ MERGE = Answers(
     borrowed=lambda words: solutions.merge(words),
 )
 
-# ---------------------------------------------------------------- bits a character
+# ---------------------------------------------------------------- bits per character
 
 
 def stub_bits(loss, tokens, characters): ...

@@ -233,8 +233,8 @@ def test_answers_are_scored_joined_and_given_above_a_threshold(vocab):
     both = said[:1] + said[1:]
     assert both.answers == said.answers and both.confidence.tolist() == said.confidence.tolist()
     threshold = float(said.confidence[0])
-    given = said.given(threshold)
-    assert given.correct == 1 and given.total == int((said.confidence >= threshold).sum())
+    answered = said.given(threshold)
+    assert answered.correct == 1 and answered.total == int((said.confidence >= threshold).sum())
     assert said.given(math.inf).total == 0
 
 

@@ -149,8 +149,8 @@ def test_a_file_that_the_models_come_to_need_goes_along(tmp_path, monkeypatch):
     st.lists(st.lists(st.booleans(), min_size=7, max_size=7), min_size=1, max_size=4),
     st.integers(0, 99),
 )
-def test_rows_are_packed_and_found_again(kept, seed):
-    mask = torch.tensor(kept).long()
+def test_rows_are_packed_and_found_again(mask_rows, seed):
+    mask = torch.tensor(mask_rows).long()
     idx = torch.randint(0, 50, mask.shape, generator=torch.Generator().manual_seed(seed))
     packed, back = hub.left_aligned(idx, mask)
     for b, row in enumerate(mask.bool()):
@@ -412,7 +412,7 @@ def test_the_command(library, tmp_path, capsys):
 
 
 def front(card: str) -> dict:
-    """What stands between the two lines of ---, as the hub reads it."""
+    """The text between the two lines of ---, as the hub reads it."""
     return yaml.safe_load(card.split("---\n")[1])
 
 

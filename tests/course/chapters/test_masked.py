@@ -486,12 +486,7 @@ def test_a_small_encoder_learns_four_answers_by_heart():
     )
     model, data = (kt.GPT(config), MaskedPairs(corpus.train[:4], corpus.vocab))
     settings = TrainConfig(
-        steps=120,
-        batch_size=4,
-        optimizer="muon",
-        learning_rate=1e-2,
-        muon_learning_rate=0.02,
-        weight_decay=0.0,
+        steps=120, batch_size=4, optimizer="muon", lr=1e-2, muon_lr=0.02, weight_decay=0.0
     )
     history = Trainer(model, data, settings).fit()
     assert history[0]["loss"] > 2 and history[-1]["loss"] < 0.1

@@ -72,7 +72,7 @@ def test_dates_are_those_that_are_written(seed):
         elif date.day > 9 or "/" in text:
             assert written == iso[j]
         else:
-            assert written == iso[-1]  # "4" stands for both digits of "04"
+            assert written == iso[-1]  # "4" means both digits of "04"
 
 
 def test_slashed_dates_are_day_first_as_often_as_asked():

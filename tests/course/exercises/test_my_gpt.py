@@ -259,7 +259,7 @@ def test_the_trainer_of_kt_core_trains_the_learners_model(trained):
     mine, _, vocab, pairs, _ = trained
     model = mine.GPT(kt.GPTConfig(len(vocab), 64, 2, 2, 32, dropout=0.0))
     for optimizer in ("adamw", "muon"):
-        config = kt.TrainConfig(steps=30, batch_size=8, learning_rate=1e-2, optimizer=optimizer)
+        config = kt.TrainConfig(steps=30, batch_size=8, lr=1e-2, optimizer=optimizer)
         history = kt.Trainer(model, kt.NamePlace(pairs, vocab, 64), config).fit()
     assert history[-1]["loss"] < history[0]["loss"] < 4
 

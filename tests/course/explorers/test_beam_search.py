@@ -93,11 +93,11 @@ def test_a_beam_wide_enough_finds_everything():
         for ids in itertools.product((2, 3), repeat=n):
             ended = n < most
             every[ids, ended] = math.exp(log_probability(model, prompt, ids, ended=ended))
-    found = beam_search(model, prompt, 50, max_new=most)
-    assert {(beam.ids, beam.ended) for beam in found} == set(every)
-    for beam in found:
+    beams = beam_search(model, prompt, 50, max_new=most)
+    assert {(beam.ids, beam.ended) for beam in beams} == set(every)
+    for beam in beams:
         assert beam.probability == pytest.approx(every[beam.ids, beam.ended], abs=1e-5)
-    assert sum(beam.probability for beam in found) == pytest.approx(1, abs=1e-9)
+    assert sum(beam.probability for beam in beams) == pytest.approx(1, abs=1e-9)
 
 
 def test_two_places_find_better_than_greedy_and_never_worse():
@@ -135,9 +135,9 @@ def test_the_greedy_continuation_keeps_its_place_where_others_look_better_for_a_
     }
     chances |= dict.fromkeys(("ba", "bb"), [0, 0.2, 0.2, 0.3, 0.3])
     monkeypatch.setattr(module, "next_logits", lambda model, texts, cache: model.next_logits(texts))
-    found = beam_search(Table(chances), [2], 2, max_new=3)
-    assert found[0].ids == (2, 2)
-    assert found[0].probability == pytest.approx(0.5 * 0.4)
+    beams = beam_search(Table(chances), [2], 2, max_new=3)
+    assert beams[0].ids == (2, 2)
+    assert beams[0].probability == pytest.approx(0.5 * 0.4)
 
 
 def test_it_stops_at_the_blocks_end_and_leaves_the_model_as_it_was():

@@ -89,7 +89,7 @@ def test_finetuning_without_pretraining(here, run_kt):
     _, _, card = kt.load_checkpoint("vanilla.model.params")
     settings = card["settings"]
     assert card["phase"] == "finetune"
-    assert (settings["learning_rate"], settings["epochs"]) == (6e-4, 75)
+    assert (settings["lr"], settings["epochs"]) == (6e-4, 75)
     out = run_kt(
         "evaluate vanilla wiki.txt --reading_params_path vanilla.model.params "
         "--eval_corpus_path birth_dev.tsv --outputs_path vanilla.nopretrain.dev.predictions"
@@ -125,7 +125,7 @@ def test_perceiver(here, run_kt):
     )
     model, _, card = kt.load_checkpoint("perceiver.pretrain.params")
     assert (model.config.variant, model.config.bottleneck) == ("perceiver", 32)
-    assert card["settings"]["learning_rate"] == 6e-3
+    assert card["settings"]["lr"] == 6e-3
     run_kt(
         "finetune perceiver wiki.txt --bottleneck_dim 32 "
         "--reading_params_path perceiver.pretrain.params "
@@ -145,12 +145,12 @@ def test_its_options_reach_the_training(here, run_kt):
     model, _, card = kt.load_checkpoint("a")
     settings = card["settings"]
     assert (model.config.variant, model.config.n_head, card["seed"]) == ("rope", 2, 3)
-    assert (settings["learning_rate"], settings["batch_size"]) == (1e-3, 128)
+    assert (settings["lr"], settings["batch_size"]) == (1e-3, 128)
     assert settings["shuffle"] is True
     for start in ("", "--reading_params_path a"):
         line = f"finetune rope wiki.txt {start} --writing_params_path b --finetune_lr 2e-4"
         run_kt(f"{line} {PAIRS} {SMALL}")
-        assert kt.load_checkpoint("b")[2]["settings"]["learning_rate"] == 2e-4
+        assert kt.load_checkpoint("b")[2]["settings"]["lr"] == 2e-4
     line = "pretrain vanilla wiki.txt --writing_params_path c --recipe smoke"
     run_kt(f"{line} {PAIRS} --set data.mixed_pairs=2 {SMALL}")
     assert kt.load_checkpoint("c")[2]["settings"]["optimizer"] == "muon"
