@@ -13,6 +13,7 @@ from kt_core.attention import record_attention
 from kt_core.models import GPT
 from kt_core.vocab import MASK, CharVocab
 from kt_course.explorers.beam_search import top_answers
+from kt_course.figures.alt_text import replace_mask
 from kt_course.figures.gpt_figures import attention_head
 from kt_course.figures.style import BLUE, SKY, in_style, visible
 
@@ -24,6 +25,7 @@ def draw_view(view: str, models: Models, question: str, truth: str, **start: Any
     """The state in which a view opens, as a figure: "attention", "ask", "lens" or "replay"."""
     draw = {"attention": _attention, "ask": _ask, "lens": _lens, "replay": _replay}[view]
     figure = draw(models, question, truth, **start)
+    replace_mask(figure)
     plt.close(figure)  # so that a notebook does not show it a second time
     return figure
 

@@ -26,17 +26,22 @@ def show(figure: Figure, alt: str) -> None:
     """
     if len(alt) < 20:
         raise ValueError(f"alt text has to say what the picture shows, not only {alt!r}")
+    replace_mask(figure)
+    png = io.BytesIO()
+    figure.savefig(png, format="png")
+    plt.close(figure)
+    data = {"image/png": small_png(png.getvalue()), "text/plain": "<Figure with alt text>"}
+    display(data, raw=True, metadata={"image/png": {"alt": alt}})
+
+
+def replace_mask(figure: Figure) -> None:
+    """Write the mask in all texts of a figure as a sign that does not look like "??"."""
     for text in figure.findobj(Text):
         text.set_text(text.get_text().replace(MASK, MASK_SIGN))
     for axis in (axis for ax in figure.axes for axis in (ax.xaxis, ax.yaxis)):
         labels = [label.get_text() for label in axis.get_ticklabels()]
         if MASK in "".join(labels):  # ticks write their own texts again
             axis.set_ticklabels([label.replace(MASK, MASK_SIGN) for label in labels])
-    png = io.BytesIO()
-    figure.savefig(png, format="png")
-    plt.close(figure)
-    data = {"image/png": small_png(png.getvalue()), "text/plain": "<Figure with alt text>"}
-    display(data, raw=True, metadata={"image/png": {"alt": alt}})
 
 
 def small_png(png: bytes) -> bytes:
