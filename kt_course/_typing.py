@@ -5,8 +5,6 @@
 The tests check such shapes at run time; elsewhere they are documentation.
 """
 
-from __future__ import annotations
-
 from torch import Tensor
 
 try:

@@ -13,8 +13,6 @@ A check begins with a fixed case, whose diagnosis may show numbers. Random cases
         return "lower triangle for every T"
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any

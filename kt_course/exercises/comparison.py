@@ -21,8 +21,6 @@ A chapter's `exercises.py` says what an answer is run on; the rest is in its exe
     EXERCISES = CHAPTER.exercises()
 """
 
-from __future__ import annotations
-
 import functools
 import re
 import tomllib

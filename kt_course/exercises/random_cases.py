@@ -3,8 +3,6 @@
 A diagnosis must not show a number drawn from them, since the same mistake prints the same line.
 """
 
-from __future__ import annotations
-
 import random
 import string
 from typing import Any

@@ -1,7 +1,5 @@
 """Beam search: the likeliest whole answers, with their probabilities."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass

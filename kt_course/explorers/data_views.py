@@ -4,8 +4,6 @@ Each gives the page its data, and draws the state on which the explorer opens as
 the page computes is in `engine/data_views.js`.
 """
 
-from __future__ import annotations
-
 import json
 from collections import Counter
 from collections.abc import Sequence

@@ -1,7 +1,5 @@
 """The JavaScript and CSS of the living pages, as one script and one style sheet."""
 
-from __future__ import annotations
-
 import re
 from pathlib import Path
 

@@ -7,8 +7,6 @@ turns that into HTML. Readers who can run neither see a picture with its descrip
 The JavaScript lies in `engine/`; `kt_engine.js` there is the forward pass.
 """
 
-from __future__ import annotations
-
 import base64
 import html
 import importlib.util

@@ -1,7 +1,5 @@
 """Pictures for the explorers of a living page where nothing runs: GitHub, untrusted notebooks."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from typing import Any
 

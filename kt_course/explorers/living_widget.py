@@ -1,7 +1,5 @@
 """The widget behind `living_page.attach`; exported pages do without it, and without anywidget."""
 
-from __future__ import annotations
-
 import anywidget
 import traitlets
 

@@ -1,7 +1,5 @@
 """Models as a living page carries them: half-precision weights, sizes and vocabulary."""
 
-from __future__ import annotations
-
 import base64
 import hashlib
 from dataclasses import asdict, dataclass, field

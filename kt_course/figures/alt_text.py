@@ -1,7 +1,5 @@
 """Show a figure with a text alternative, for readers who cannot see it."""
 
-from __future__ import annotations
-
 import io
 
 import matplotlib.pyplot as plt

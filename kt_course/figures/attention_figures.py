@@ -1,7 +1,5 @@
 """Pictures of chapter 1: what heads fetch, and tables of positions."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 
 import matplotlib.pyplot as plt

@@ -1,7 +1,5 @@
 """Pictures of a GPT: its shapes, small attention maps, losses, and predicted characters."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 
 import matplotlib.pyplot as plt

@@ -1,7 +1,5 @@
 """Figures of the notebooks and reports, in one style, at most 9 inches wide."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from typing import Any
 

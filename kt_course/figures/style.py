@@ -3,8 +3,6 @@
 Lines take Okabe and Ito's colours (Wong 2011, "Points of view: Color blindness").
 """
 
-from __future__ import annotations
-
 import functools
 from collections.abc import Callable, Sequence
 from typing import Any

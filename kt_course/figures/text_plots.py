@@ -1,7 +1,5 @@
 """Pictures of text: characters on coloured ground, for what is masked, asked for, or looked at."""
 
-from __future__ import annotations
-
 import functools
 import itertools
 import math

@@ -4,8 +4,6 @@ Sizes differ from axis to axis, so that no swap of axes goes unnoticed. The text
 exercises.toml, those of three checks with more than one correct result in diagnoses.toml.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable
 

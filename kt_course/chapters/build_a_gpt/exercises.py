@@ -1,7 +1,5 @@
 """Exercises of "Build a GPT": what each answer is run on. The texts are in exercises.toml."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from types import SimpleNamespace
 

@@ -1,7 +1,5 @@
 """The leaderboard: entries of data/leaderboard.toml, each with the command that reproduces it."""
 
-from __future__ import annotations
-
 import tomllib
 from collections.abc import Sequence
 from dataclasses import dataclass

@@ -1,7 +1,5 @@
 """`kt score`: answer a run's test questions once, and compare the answers with the baseline's."""
 
-from __future__ import annotations
-
 import json
 import re
 import shlex

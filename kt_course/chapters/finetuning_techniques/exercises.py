@@ -1,7 +1,5 @@
 """Exercises of "Ways of finetuning": what each answer is run on. The texts: exercises.toml."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from typing import Any
 

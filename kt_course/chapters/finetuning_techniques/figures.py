@@ -1,7 +1,5 @@
 """The table and the pictures of chapter 12, from data/results/finetuning.json."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any

@@ -7,8 +7,6 @@
 A row is (ids, targets). People of the train split are labelled; those of dev test.
 """
 
-from __future__ import annotations
-
 import functools
 import random
 import re

@@ -4,8 +4,6 @@ data/results/finetuning.json holds the comparison; tools/experiments/finetuning_
 it. A learning rate is chosen on dev people with seed 0; the other seeds are tested on others.
 """
 
-from __future__ import annotations
-
 import copy
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass

@@ -4,8 +4,6 @@
 correctly (`accuracy`) and a string with a 1 for each of them (`correct`).
 """
 
-from __future__ import annotations
-
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass

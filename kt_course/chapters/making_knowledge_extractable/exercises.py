@@ -1,7 +1,5 @@
 """Exercises of notebook 8: stored and retrieved facts, and the training window itself."""
 
-from __future__ import annotations
-
 import copy
 import random
 from collections import Counter

@@ -1,7 +1,5 @@
 """The figures of this chapter: each option on and off, and stored beside retrieved facts."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 
 import matplotlib.pyplot as plt

@@ -1,7 +1,5 @@
 """Count what training windows ask for and what they show, without training on them."""
 
-from __future__ import annotations
-
 import string
 from collections import defaultdict
 

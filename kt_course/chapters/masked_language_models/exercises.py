@@ -1,7 +1,5 @@
 """Exercises of notebook 10: BERT's rule, loss, training, two segments, spans."""
 
-from __future__ import annotations
-
 import random
 from collections.abc import Callable, Sequence
 

@@ -12,8 +12,6 @@ Sources: Devlin et al. 2019 (BERT), section 3.1 and appendix A; Joshi et al. 202
 section 3; Guu et al. 2020 (REALM), section 3.4.
 """
 
-from __future__ import annotations
-
 import random
 import re
 from collections.abc import Sequence

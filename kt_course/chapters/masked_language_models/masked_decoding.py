@@ -3,8 +3,6 @@
 Sources: Devlin et al. 2019 (BERT), section 3.1; Salazar et al. 2020 (pseudo-log-likelihood).
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 
 import torch

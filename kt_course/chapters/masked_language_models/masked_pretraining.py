@@ -1,7 +1,5 @@
 """Train the small models of this chapter: encoders, and a causal model for comparison."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import torch

@@ -1,7 +1,5 @@
 """Measure what a masked model, or a causal one, has stored and what it can be asked for."""
 
-from __future__ import annotations
-
 import random
 from collections.abc import Sequence
 

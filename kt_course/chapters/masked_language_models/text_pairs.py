@@ -8,8 +8,6 @@ The position of ⁇ stands for [CLS], and ↵ for [SEP]. Segment 0 is everything
 Sources: Devlin et al. 2019 (BERT), sections 3.1 and 4.2; Liu et al. 2019 (RoBERTa), section 4.2.
 """
 
-from __future__ import annotations
-
 import random
 from collections.abc import Sequence
 

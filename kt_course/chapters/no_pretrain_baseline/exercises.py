@@ -1,7 +1,5 @@
 """Exercises of "Finetuning without pretraining": what answers are run on. See exercises.toml."""
 
-from __future__ import annotations
-
 import random
 from collections.abc import Callable
 from types import SimpleNamespace

@@ -1,7 +1,5 @@
 """Train people with a name like a given one, and questions with a part of a name exchanged."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from difflib import SequenceMatcher
 

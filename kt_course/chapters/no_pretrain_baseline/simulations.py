@@ -3,8 +3,6 @@
 Each function returns the rows of a table. All draws come from fixed seeds.
 """
 
-from __future__ import annotations
-
 import random
 from collections.abc import Sequence
 from statistics import fmean

@@ -1,7 +1,5 @@
 """Pictures of chapter 6: the wiring of a model, what outputs depend on, losses by position."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from typing import Any
 

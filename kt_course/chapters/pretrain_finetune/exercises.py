@@ -1,7 +1,5 @@
 """The exercise of chapter 5: what an answer is run on. The texts are in exercises.toml."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from itertools import islice
 from types import SimpleNamespace

@@ -1,7 +1,5 @@
 """The pictures of chapter 5: the learning curve, answers by group, recall and confidence."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 
 import matplotlib.pyplot as plt

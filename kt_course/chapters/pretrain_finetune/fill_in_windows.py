@@ -1,7 +1,5 @@
 """The pretraining windows of chapter 5, as its page defines them."""
 
-from __future__ import annotations
-
 from kt_core.runs.question_windows import QuestionWindows
 
 

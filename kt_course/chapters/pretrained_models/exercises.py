@@ -1,7 +1,5 @@
 """Exercises of notebook 11: what each answer is run on. The texts are in exercises.toml."""
 
-from __future__ import annotations
-
 import random
 from collections.abc import Callable
 from typing import Any

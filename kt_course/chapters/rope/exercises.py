@@ -1,7 +1,5 @@
 """Exercises of "Rotary position embedding": what each answer is run on; texts: exercises.toml."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 
 import torch

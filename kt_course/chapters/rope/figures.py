@@ -1,7 +1,5 @@
 """Pictures of chapter 7: a position table, rotated vectors, scores by position and by distance."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Mapping, Sequence
 from typing import Any

@@ -1,7 +1,5 @@
 """What a training example shows of a birthplace: for the measurements of chapter 3."""
 
-from __future__ import annotations
-
 import random
 from collections.abc import Callable, Iterable, Mapping
 

@@ -1,7 +1,5 @@
 """Exercises of "Span corruption": what each answer is run on. The texts are in exercises.toml."""
 
-from __future__ import annotations
-
 import random
 from collections.abc import Callable
 from typing import Any

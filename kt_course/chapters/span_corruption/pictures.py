@@ -1,7 +1,5 @@
 """Pictures of chapter 3: what is measured against what is specified, and what is asked for."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 
 import matplotlib.pyplot as plt

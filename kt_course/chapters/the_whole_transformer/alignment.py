@@ -1,7 +1,5 @@
 """Hold cross-attention against the alignment that a toy task knows."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 import torch

@@ -1,7 +1,5 @@
 """Exercises of notebook 9: teacher forcing, the blocks, the Transformer, four ways to decode."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 
 import torch

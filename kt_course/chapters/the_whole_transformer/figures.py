@@ -1,7 +1,5 @@
 """Pictures of chapter 9: curves, the architecture, alignments, a translation, a beam."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from typing import Any
 

@@ -4,9 +4,8 @@ Axes: B batch, S source positions, T target positions, C channels (n_embd), V ta
 Id 0 is padding, on the right of a row; 1 is the start token ▶, 2 the end token ■.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass
+from typing import Self
 
 import torch.nn.functional as F
 from torch import nn
@@ -55,7 +54,7 @@ class Memory:
     mask: Tensor
     last: Tensor | None = None
 
-    def rows(self, index: Int[Tensor, " n"]) -> Memory:
+    def rows(self, index: Int[Tensor, " n"]) -> Self:
         """Select rows, each as often as `index` names it: several beams share one source."""
         last = None if self.last is None else self.last[:, index]
         return Memory(self.states[index], self.mask[index], last)

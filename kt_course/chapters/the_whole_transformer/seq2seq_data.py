@@ -1,7 +1,5 @@
 """Pairs of sequences: their tokens, and where each token of an answer comes from."""
 
-from __future__ import annotations
-
 import random
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass

@@ -9,8 +9,6 @@ Each is a `Toy`; its pairs say which source tokens each token of the answer is m
 are this workbook's own; their words are in toys.toml.
 """
 
-from __future__ import annotations
-
 import datetime
 import random
 import re

@@ -1,7 +1,5 @@
 """What chapter 13 compares its Vision Transformer with, on the same images."""
 
-from __future__ import annotations
-
 import torch
 from torch import nn
 

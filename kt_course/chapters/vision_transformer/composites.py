@@ -4,9 +4,8 @@ The digits are the 1,797 of scikit-learn, 8 x 8 pixels with ink from 0 to 1. Tra
 images are made of different digits.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass
+from typing import Self
 
 import numpy as np
 import torch
@@ -30,7 +29,7 @@ class Digits:
     count: Tensor
 
     @classmethod
-    def of(cls, images: Tensor, classes: Tensor) -> Digits:
+    def of(cls, images: Tensor, classes: Tensor) -> Self:
         """Sort images by their class."""
         count = classes.bincount(minlength=10)
         return cls(images[classes.argsort(stable=True)], count.cumsum(0) - count, count)

@@ -1,7 +1,5 @@
 """Pictures of chapter 13: images, patches, attention on an image, positions."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 
 import matplotlib.pyplot as plt

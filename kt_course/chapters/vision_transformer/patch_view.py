@@ -3,8 +3,6 @@
 The attention maps are computed once and lie in the page; `engine/patch_view.js` shows them.
 """
 
-from __future__ import annotations
-
 import base64
 from collections.abc import Sequence
 

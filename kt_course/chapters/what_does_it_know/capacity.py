@@ -9,8 +9,6 @@ compares with the 2 bits per parameter of Allen-Zhu and Li 2024 (Physics of Lang
 The table of runs in data/results/capacity.json is written by tools/experiments/capacity.py.
 """
 
-from __future__ import annotations
-
 import json
 import math
 from collections import Counter

@@ -5,14 +5,13 @@ calibration error); El-Yaniv and Wiener 2010, Geifman and El-Yaniv 2017 (risk an
 model that may abstain); Kadavath et al. 2022 (language models on what they know).
 """
 
-from __future__ import annotations
-
 import math
 import os.path
 import random
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Self
 
 import torch
 
@@ -116,18 +115,18 @@ class Answers:
     correct: Bool[Tensor, " n"]
 
     @classmethod
-    def of(cls, model: GPT, vocab: CharVocab, pairs: Sequence[tuple[str, str | None]]) -> Answers:
+    def of(cls, model: GPT, vocab: CharVocab, pairs: Sequence[tuple[str, str | None]]) -> Self:
         """Ask all questions; an answer about a person without a birthplace (None) is wrong."""
         answers, confidence = confident_answers(model, vocab, [q for q, _ in pairs])
         correct = [a == gold for a, (_, gold) in zip(answers, pairs, strict=True)]
         return cls(answers, confidence, torch.tensor(correct))
 
-    def __add__(self, other: Answers) -> Answers:
+    def __add__(self, other: Self) -> Self:
         confidence = torch.cat([self.confidence, other.confidence])
         correct = torch.cat([self.correct, other.correct])
         return Answers(self.answers + other.answers, confidence, correct)
 
-    def __getitem__(self, rows: slice) -> Answers:
+    def __getitem__(self, rows: slice) -> Self:
         return Answers(self.answers[rows], self.confidence[rows], self.correct[rows])
 
     def given(self, threshold: float) -> Score:

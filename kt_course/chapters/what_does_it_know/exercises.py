@@ -1,7 +1,5 @@
 """Exercises of "What does it know?": what each answer is run on. The texts: exercises.toml."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from typing import Any
 

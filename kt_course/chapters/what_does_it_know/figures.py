@@ -1,7 +1,5 @@
 """The pictures of chapter 14. Each function draws one and shows it with its alt text."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from typing import Any
 

@@ -3,8 +3,6 @@
 The names and places are in name_origins.toml.
 """
 
-from __future__ import annotations
-
 import tomllib
 from collections.abc import Sequence
 from dataclasses import dataclass

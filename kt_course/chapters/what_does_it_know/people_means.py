@@ -1,7 +1,5 @@
 """Means over people, with their 95 % intervals, as a table."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 

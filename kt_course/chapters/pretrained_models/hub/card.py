@@ -4,8 +4,6 @@ The text is in card.md. What a card should say: Mitchell et al. 2019, "Model Car
 Reporting", section 4.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from pathlib import Path
 from string import Template

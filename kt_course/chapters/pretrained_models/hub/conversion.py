@@ -5,8 +5,6 @@ key and value are put into one matrix. Tools for these classes work too, such as
 Sources: Radford et al. 2019 (GPT-2), Black et al. 2022, section 2 (GPT-NeoX).
 """
 
-from __future__ import annotations
-
 from typing import Any
 
 import torch

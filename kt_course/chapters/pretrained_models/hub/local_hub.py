@@ -9,8 +9,6 @@ code that it would use for huggingface.co.
     HEAD, GET  /OWNER/NAME/resolve/main/FILE        one file; the headers name commit and digest
 """
 
-from __future__ import annotations
-
 import hashlib
 import json
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer

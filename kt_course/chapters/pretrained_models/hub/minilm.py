@@ -5,8 +5,6 @@ et al. 2020; Reimers and Gurevych 2019). Nothing of it is part of this project: 
 pip for it on request, and both functions compare the weights with their known SHA-256.
 """
 
-from __future__ import annotations
-
 import subprocess
 import sys
 import tempfile

@@ -5,8 +5,6 @@ copies the files and runs them for whoever loads the folder with trust_remote_co
 only what this file imports itself, so this file imports from every one of them.
 """
 
-from __future__ import annotations
-
 from dataclasses import asdict, fields
 
 import torch

@@ -1,7 +1,5 @@
 """Texts of different lengths in one batch, padded on either side: move the padding to the right."""
 
-from __future__ import annotations
-
 from kt_course._typing import Int, Tensor
 
 

@@ -1,7 +1,5 @@
 """The `transformers` library offline and silent."""
 
-from __future__ import annotations
-
 import os
 from collections.abc import Mapping
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Models of the real hub, huggingface.co, for pages that also run without it."""
 
-from __future__ import annotations
-
 import os
 from pathlib import Path
 from typing import Any

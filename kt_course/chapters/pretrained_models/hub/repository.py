@@ -6,8 +6,6 @@ modeling_kt.py, models.py, attention.py ...               the code, copied from 
 README.md, .gitattributes                                 the model card; files too large for git
 """
 
-from __future__ import annotations
-
 import json
 import re
 from collections.abc import Mapping

@@ -4,8 +4,6 @@ Sources: Sennrich et al. 2016, section 3.2 (byte-pair encoding); Radford et al. 
 (on bytes).
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Sequence
 from typing import Any
 
