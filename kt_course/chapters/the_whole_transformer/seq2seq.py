@@ -5,7 +5,6 @@ Id 0 is padding, on the right of a row; 1 is the start token ▶, 2 the end toke
 """
 
 from dataclasses import dataclass
-from typing import Self
 
 import torch.nn.functional as F
 from torch import nn
@@ -54,7 +53,7 @@ class Memory:
     mask: Tensor
     last: Tensor | None = None
 
-    def rows(self, index: Int[Tensor, " n"]) -> Self:
+    def rows(self, index: Int[Tensor, " n"]) -> "Memory":
         """Select rows, each as often as `index` names it: several beams share one source."""
         last = None if self.last is None else self.last[:, index]
         return Memory(self.states[index], self.mask[index], last)

@@ -5,7 +5,6 @@ images are made of different digits.
 """
 
 from dataclasses import dataclass
-from typing import Self
 
 import numpy as np
 import torch
@@ -29,7 +28,7 @@ class Digits:
     count: Tensor
 
     @classmethod
-    def of(cls, images: Tensor, classes: Tensor) -> Self:
+    def of(cls, images: Tensor, classes: Tensor) -> "Digits":
         """Sort images by their class."""
         count = classes.bincount(minlength=10)
         return cls(images[classes.argsort(stable=True)], count.cumsum(0) - count, count)

@@ -11,7 +11,6 @@ import random
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Self
 
 import torch
 
@@ -115,18 +114,18 @@ class Answers:
     correct: Bool[Tensor, " n"]
 
     @classmethod
-    def of(cls, model: GPT, vocab: CharVocab, pairs: Sequence[tuple[str, str | None]]) -> Self:
+    def of(cls, model: GPT, vocab: CharVocab, pairs: Sequence[tuple[str, str | None]]) -> "Answers":
         """Ask all questions; an answer about a person without a birthplace (None) is wrong."""
         answers, confidence = confident_answers(model, vocab, [q for q, _ in pairs])
         correct = [a == gold for a, (_, gold) in zip(answers, pairs, strict=True)]
         return cls(answers, confidence, torch.tensor(correct))
 
-    def __add__(self, other: Self) -> Self:
+    def __add__(self, other: "Answers") -> "Answers":
         confidence = torch.cat([self.confidence, other.confidence])
         correct = torch.cat([self.correct, other.correct])
         return Answers(self.answers + other.answers, confidence, correct)
 
-    def __getitem__(self, rows: slice) -> Self:
+    def __getitem__(self, rows: slice) -> "Answers":
         return Answers(self.answers[rows], self.confidence[rows], self.correct[rows])
 
     def given(self, threshold: float) -> Score:

@@ -9,7 +9,6 @@ and Bengio 2016, Hewitt and Liang 2019 (linear probes, and a control for them).
 import random
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Self
 
 import torch
 import torch.nn.functional as F
@@ -165,7 +164,7 @@ class Probe:
         k: int,
         penalty: float = 100.0,
         solve: Callable[[Tensor, Tensor, float], Tensor] = fit_linear,
-    ) -> Self:
+    ) -> "Probe":
         """Learn which of `k` classes each state belongs to, by `solve(x, y, penalty)`."""
         if len(states) != len(classes):
             counts = f"{len(states)} states and {len(classes)} classes"
