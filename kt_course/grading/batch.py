@@ -3,6 +3,7 @@
 import csv
 import io
 import os
+import platform
 import stat
 import threading
 import time
@@ -23,7 +24,7 @@ from kt_course.exercises.check import one_line
 from kt_course.exercises.registry import library
 from kt_course.grading import gradebook
 from kt_course.grading.cleaning import ID
-from kt_course.grading.sandbox import Limits, Outcome, bubblewrap_problem, run_confined
+from kt_course.grading.sandbox import SYSCALLS, Limits, Outcome, bubblewrap_problem, run_confined
 from kt_course.grading.similarity import similar_pairs
 from kt_course.grading.written import marking_page, written_answers
 from kt_course.tools import options as opt
@@ -251,6 +252,8 @@ def describe_isolation(bubblewrap: bool) -> str:
     if bubblewrap:
         text = "isolated by bubblewrap: submissions see no file but the system's, Python's and "
         text += "kt_core's, and no network"
+        if (machine := platform.machine()) not in SYSCALLS:
+            text += f"; system calls are not filtered on {machine}"
     else:
         text = f"NOT ISOLATED, {bubblewrap_problem() or 'bubblewrap is turned off'}: submissions "
         text += "can read and change your files and use the network; see docs/instructor.md"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import itertools
 import os
+import platform
 import re
 import sys
 import textwrap
@@ -368,6 +369,54 @@ report(
 )"""
     (facts,) = python(code, bubblewrap=True).facts
     assert not any(facts.values()), facts
+
+
+HOLDING = """
+import ctypes, errno
+libc = ctypes.CDLL(None, use_errno=True)
+def reason(result): return errno.errorcode[ctypes.get_errno()] if result < 0 else "allowed"
+try: os.memfd_create("x"); memfd = "allowed"
+except OSError as error: memfd = errno.errorcode[error.errno]
+libc.unshare(0x10020000)  # namespaces of its own, in which it may mount
+report(
+    memfd=memfd,
+    sysv=reason(libc.shmget(0, 2**20, 0o1600)),
+    queue=reason(libc.msgget(0, 0o1600)),
+    tmpfs=reason(libc.mount(b"x", b"/tmp", b"tmpfs", 0, None)),
+    newer=reason(libc.syscall(430, b"tmpfs", 0)),
+)"""
+
+
+@isolated
+@pytest.mark.skipif(platform.machine() not in sandbox.SYSCALLS, reason="no filter for it")
+def test_memory_that_no_process_maps_is_refused():
+    (facts,) = python(HOLDING, bubblewrap=True).facts
+    assert set(facts.values()) == {"ENOSYS"}, facts
+
+
+@isolated
+@pytest.mark.parametrize("machine", ["riscv64", "x86_64", "aarch64"])
+def test_a_filter_of_another_architecture_refuses_all_and_an_unknown_one_has_none(
+    machine, monkeypatch
+):
+    here = platform.machine()
+    monkeypatch.setattr(sandbox.platform, "machine", lambda: machine)
+    ended = python("report(x=1)", bubblewrap=True)
+    assert bool(ended.facts) == (machine in (here, "riscv64"))
+    assert ("not filtered on riscv64" in batch.describe_isolation(True)) == (machine == "riscv64")
+
+
+@isolated
+def test_an_ordinary_submission_with_torch_finishes_under_bubblewrap(tmp_path):
+    work = """from torch import nn
+model = nn.Linear(64, 64)
+data = torch.utils.data.TensorDataset(torch.randn(64, 64))
+for (x,) in torch.utils.data.DataLoader(data, batch_size=32, num_workers=1):
+    model(x).square().mean().backward()
+assert model.weight.grad.isfinite().all()"""
+    (tmp_path / "a.ipynb").write_bytes(notebook(IMPORTS, RIGHT, work))
+    (row,) = grade([tmp_path], tmp_path / "out.csv", LIMITS, bubblewrap=True)
+    assert (row.status, row.right) == ("finished", 1)
 
 
 @pytest.mark.parametrize("limits", [{"cell": 0}, {"memory": -1.0}, {"processes": 0}])
