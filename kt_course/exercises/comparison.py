@@ -159,7 +159,8 @@ class Comparison:
         ]
         first, groups = different[0], [list(results)]
         if not all(str(results[key]) in ("True", "False") for key in different):
-            groups.append(different)
+            numbers = [key for key in different if isinstance(results[key], Tensor)]
+            groups += [different, numbers or different]
         if isinstance(results[first], Tensor) and results[first].numel() > 8:
             groups.append([first])
         for keys in groups:

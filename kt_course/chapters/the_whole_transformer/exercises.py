@@ -238,6 +238,12 @@ def beam_step_of(answer: Callable, seed: int) -> Results:
         k = min(width, log_p.numel())
         for name, part in zip(("rows", "tokens", "totals"), three, strict=True):
             results[f"{name} for {tuple(log_p.shape)}"] = tensor(part, (k,), name)
+    if not seed:
+        results["the error for a width of 9"] = ""
+        try:
+            answer(*cases[0][:2], 9)
+        except RuntimeError as error:
+            results["the error for a width of 9"] = str(error)
     return results
 
 

@@ -525,7 +525,7 @@ STEP = Answers(
             lambda log_p, t, width: (
                 lambda b: (b.indices // log_p.size(1), b.indices % log_p.size(1), b.values)
             )((t[:, None] + log_p).flatten().topk(width)),
-            "wrong for other sizes",
+            "topk fails where width is above",
         ),
     },
     right={"by sorting": by_sorting, "by a full sort": by_a_full_sort, "topk": step()},
