@@ -16,6 +16,7 @@ from nbformat import NotebookNode, from_dict
 
 from kt_core.corpora.files import read_plain_file
 from kt_course.exercises.registry import library
+from kt_course.grading.running import tags_of
 from kt_course.grading.written import question_cells
 from kt_course.tools.workbook import find_notebooks
 
@@ -55,7 +56,7 @@ def clean_notebook(
     notebook.metadata = NotebookNode(kernelspec=KERNEL, language_info=LANGUAGE)
     project, cells, own = project_cells(), [], []
     for number, cell in enumerate(notebook.cells, 1):
-        if cell.cell_type == "raw" or not with_solutions and "solution" in _tags(cell):
+        if cell.cell_type == "raw" or not with_solutions and "solution" in tags_of(cell):
             continue
         if ids := _exercises_of(cell, project, f"{path}, cell {number}"):
             source = "\n\n\n".join(project["posed"][id] for id in ids)
@@ -80,7 +81,7 @@ def project_cells() -> dict[str, Any]:
     for path in find_notebooks():
         for cell in nbformat.read(path, as_version=4).cells:
             sources.add(cell.source)
-            if "exercise" in _tags(cell) and (match := ID.search(cell.source)):
+            if "exercise" in tags_of(cell) and (match := ID.search(cell.source)):
                 posed[match[1]] = cell.source
                 by_cell[path.name, cell.id] = match[1]
     return dict(sources=sources, posed=posed, by_cell=by_cell)
@@ -91,7 +92,7 @@ def _exercises_of(cell: NotebookNode, project: dict[str, Any], where: str) -> li
     if cell.cell_type != "code":
         return []
     source, posed = cell.source, project["posed"]
-    is_tagged, calls = "exercise" in _tags(cell), re.search(r"\bexercise\s*\(", source)
+    is_tagged, calls = "exercise" in tags_of(cell), re.search(r"\bexercise\s*\(", source)
     ids = [id for id in ID.findall(source) if id in posed]
     if not ids and (is_tagged or calls) or not calls and DEFINES.search(source):
         name = Path(where.rpartition(", cell ")[0]).name
@@ -106,17 +107,12 @@ def _exercises_of(cell: NotebookNode, project: dict[str, Any], where: str) -> li
     return list(dict.fromkeys(ids))
 
 
-def _tags(cell: NotebookNode) -> list[str]:
-    tags = cell.get("metadata", {}).get("tags", [])
-    return [str(tag) for tag in tags] if isinstance(tags, list) else []
-
-
 def _strip(cell: NotebookNode, with_solutions: bool) -> NotebookNode:
     """The cell with its source, its known tags, and the attachments that its text shows."""
     clean = NotebookNode(cell_type=cell.cell_type, metadata=NotebookNode(), source=cell.source)
     if cell.get("id"):
         clean.id = cell.id
-    if tags := [tag for tag in TAGS if tag in _tags(cell)]:
+    if tags := [tag for tag in TAGS if tag in tags_of(cell)]:
         clean.metadata.tags = tags
     if cell.cell_type == "code":
         clean.outputs, clean.execution_count = [], None

@@ -87,8 +87,8 @@ def read_roster(path: str | Path) -> list[Student]:
 
 def _students(path: str | Path, lines: csv.DictReader) -> dict[str, Student]:
     names = {spelling: name for name, spellings in COLUMNS.items() for spelling in spellings}
-    plain_headers = {h: plain_header(h) for h in lines.fieldnames or ()}
-    headers = {h: names[text] for h, text in plain_headers.items() if text in names}
+    texts = {h: " ".join((h or "").lower().split()) for h in lines.fieldnames or ()}
+    headers = {h: names[text] for h, text in texts.items() if text in names}
     if missing := [name for name in ("id", "name") if name not in headers.values()]:
         present = ", ".join(map(str, lines.fieldnames or ["nothing"]))
         raise ValueError(f"{path}, line 1: no column {missing[0]!r}; there are {present}")
@@ -135,11 +135,6 @@ def read_points(path: str | Path | None) -> Points:
 
 def _read_text(path: str | Path) -> str:
     return "\n".join(line for _, line in read_numbered_lines(path))
-
-
-def plain_header(text: str | None) -> str:
-    """A column's name in small letters."""
-    return " ".join(str(text or "").lower().split())
 
 
 def plain(text: str) -> str:

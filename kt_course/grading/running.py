@@ -153,5 +153,5 @@ async def run(fd: int, text: str, seconds: int, profile: str | None, kernel: For
 
 def tags_of(cell: Any) -> list:
     """The tags of a cell, whatever its metadata holds."""
-    tags = cell.metadata.get("tags")
+    tags = cell.get("metadata", {}).get("tags")
     return tags if isinstance(tags, list) else []

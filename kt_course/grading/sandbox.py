@@ -43,9 +43,12 @@ SYSTEM = (
 ).split()
 MAX_REPORT = 2**20  # bytes
 # Ways to hold memory that no process maps, so that nobody counts it: the audit number of the
-# architecture, then its numbers of memfd_create, shmget, msgget and mount (a tmpfs of its own).
-SYSCALLS = {"x86_64": (0xC000003E, 319, 29, 68, 165), "aarch64": (0xC00000B7, 279, 194, 186, 40)}
-NEWER_SYSCALLS = 430, 447  # fsopen and memfd_secret, everywhere
+# architecture, then its numbers of memfd_create, memfd_secret, shmget, msgget, mount and fsopen
+# (with these two a process makes a tmpfs of its own).
+SYSCALLS = {
+    "x86_64": (0xC000003E, 319, 447, 29, 68, 165, 430),
+    "aarch64": (0xC00000B7, 279, 447, 194, 186, 40, 430),
+}
 
 
 @dataclass(frozen=True)
@@ -83,9 +86,9 @@ def bubblewrap_problem() -> str:
     """Why bubblewrap cannot be used here; an empty string if it can."""
     if not shutil.which("bwrap"):
         return "bubblewrap is not installed"
-    with _syscall_filter() as filter:
-        command = [*_bubblewrap(Limits(), filter), "true"]
-        trial = subprocess.run(command, capture_output=True, text=True, pass_fds=filter)
+    with _file_with(_syscall_filter()) as fd:
+        command = [*_bubblewrap(Limits(), fd), "true"]
+        trial = subprocess.run(command, capture_output=True, text=True, pass_fds=(fd,))
     message = f"bubblewrap does not work here ({trial.stderr.strip()[:200]})"
     return message if trial.returncode else ""
 
@@ -112,11 +115,9 @@ def run_confined(
     with (
         open(reading, "rb", buffering=0) as report,
         tempfile.TemporaryDirectory(prefix="kt-", ignore_cleanup_errors=True) as folder,
-        tempfile.TemporaryFile() as stdin,
-        _syscall_filter() as filter,
+        _file_with(data) as stdin,
+        _file_with(_syscall_filter()) as filter_fd,
     ):
-        stdin.write(data)
-        stdin.seek(0)
         home = Path("/tmp" if bubblewrap else folder)
         if not bubblewrap:
             for name in ("home", "work"):
@@ -124,11 +125,11 @@ def run_confined(
         command = [sys.executable, *(str(writing) if word == "FD" else word for word in arguments)]
         try:
             process = subprocess.Popen(
-                [*_bubblewrap(limits, filter), *command] if bubblewrap else command,
+                [*_bubblewrap(limits, filter_fd), *command] if bubblewrap else command,
                 stdin=stdin,
                 stdout=subprocess.DEVNULL,
                 stderr=subprocess.DEVNULL,
-                pass_fds=(writing, *filter) if bubblewrap else (writing,),
+                pass_fds=(writing, filter_fd) if bubblewrap else (writing,),
                 cwd=None if bubblewrap else home / "work",
                 env=_environment(home),
                 start_new_session=True,
@@ -262,34 +263,38 @@ def _environment(home: Path) -> dict[str, str]:
     return environment
 
 
-@contextmanager
-def _syscall_filter() -> Iterator[list[int]]:
-    """A descriptor from which bubblewrap reads a seccomp filter; none for other architectures.
+def _syscall_filter() -> bytes:
+    """A seccomp filter for bubblewrap: a program of the kernel's classic BPF.
 
-    The filter is a program of the kernel's classic BPF: load a word of the call's description,
-    compare, return. An instruction is a code, two jumps (if true, if false) and a number. A call
-    that is refused fails with ENOSYS, as in a kernel that does not have it. So do all calls of
-    another architecture's numbering (32 bits, and x32 from 2**30 on), which would get around it.
+    It loads a word of the call's description, compares, returns. An instruction is a code, two
+    jumps (if true, if false) and a number. A call that is refused fails with ENOSYS, as in a kernel
+    that does not have it. So do all calls of another architecture's numbering (32 bits, and x32
+    from 2**30 on), which would get around it. On a machine not in SYSCALLS all calls are allowed.
 
     Source: linux/seccomp.h, linux/filter.h, linux/audit.h.
     """
-    if platform.machine() not in SYSCALLS:
-        yield []
-        return
-    architecture, *numbers = SYSCALLS[platform.machine()]
     load, if_equal, if_at_least, give = 0x20, 0x15, 0x35, 0x06
-    refuse, allow = (give, 0, 0, 0x50000 | errno.ENOSYS), (give, 0, 0, 0x7FFF0000)
-    program = [(load, 0, 0, 4), (if_equal, 1, 0, architecture), refuse, (load, 0, 0, 0)]
-    program += [(if_at_least, 0, 1, 2**30), refuse]
-    for number in (*numbers, *NEWER_SYSCALLS):
-        program += [(if_equal, 0, 1, number), refuse]
+    refuse, program = (give, 0, 0, 0x50000 | errno.ENOSYS), []
+    if platform.machine() in SYSCALLS:
+        architecture, *numbers = SYSCALLS[platform.machine()]
+        program += [(load, 0, 0, 4), (if_equal, 1, 0, architecture), refuse]
+        program += [(load, 0, 0, 0), (if_at_least, 0, 1, 2**30), refuse]
+        for number in numbers:
+            program += [(if_equal, 0, 1, number), refuse]
+    program.append((give, 0, 0, 0x7FFF0000))  # allow
+    return b"".join(struct.pack("HBBI", *instruction) for instruction in program)
+
+
+@contextmanager
+def _file_with(data: bytes) -> Iterator[int]:
+    """A descriptor from which a process reads `data`."""
     with tempfile.TemporaryFile() as file:
-        file.write(b"".join(struct.pack("HBBI", *instruction) for instruction in [*program, allow]))
+        file.write(data)
         file.seek(0)
-        yield [file.fileno()]
+        yield file.fileno()
 
 
-def _bubblewrap(limits: Limits, filter: Sequence[int]) -> list[str]:
+def _bubblewrap(limits: Limits, filter_fd: int) -> list[str]:
     """The command in front of the command. Mounts happen in the order in which they are named."""
     size = ["--size", str(int(limits.disk * 2**30)), "--tmpfs"]
     here, root = Path(kt_core.__file__).resolve().parents[1], checkout_dir()
@@ -305,5 +310,5 @@ def _bubblewrap(limits: Limits, filter: Sequence[int]) -> list[str]:
         *(*size, "/dev/shm", *size, "/tmp", "--dir", "/tmp/home", "--dir", "/tmp/work"),
         *(word for path in visible if path != "/" for word in ("--ro-bind-try", path, path)),
         *("--remount-ro", "/dev", "--remount-ro", "/", "--chdir", "/tmp/work"),
-        *(word for fd in filter for word in ("--seccomp", str(fd))),
+        *("--seccomp", str(filter_fd)),
     ]

@@ -15,6 +15,11 @@ from kt_course.tools.tables import printable
 
 MARK = re.compile(r"\s*<!-- answer to ([\w-]+) -->")
 BLANK = "*Write your answer here.*"
+TEMPLATES = jinja2.Environment(
+    loader=jinja2.FileSystemLoader(Path(__file__).with_name("pages")),
+    **dict(autoescape=True, trim_blocks=True, lstrip_blocks=True, keep_trailing_newline=True),
+)
+TEMPLATES.filters["printable"] = printable
 
 
 @dataclass(frozen=True)
@@ -90,13 +95,4 @@ def marking_page(answers: Sequence[tuple[str, str, str]]) -> str:
 
 def render(template: str, **values: Any) -> str:
     """Return an HTML page made from a template in `pages`; text in `values` is escaped."""
-    return _templates().get_template(template).render(**values)
-
-
-@functools.cache
-def _templates() -> jinja2.Environment:
-    loader = jinja2.FileSystemLoader(Path(__file__).with_name("pages"))
-    options = dict(autoescape=True, trim_blocks=True, lstrip_blocks=True)
-    environment = jinja2.Environment(loader=loader, keep_trailing_newline=True, **options)
-    environment.filters["printable"] = printable
-    return environment
+    return TEMPLATES.get_template(template).render(**values)

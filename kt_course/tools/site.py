@@ -22,6 +22,8 @@ from kt_course.tools.formulas import markdown_to_html
 
 HERE = Path(__file__).parent
 TEMPLATES = HERE / "page_template"
+ENVIRONMENT = jinja2.Environment(loader=jinja2.FileSystemLoader(TEMPLATES), trim_blocks=True)
+SENTENCES = tomllib.loads((HERE / "chapters.toml").read_text(encoding="utf-8"))  # of the chapters
 APPENDICES = {"glossary": "Glossary", "bibliography": "Bibliography"}  # rendered from docs/NAME.md
 HEADINGS = ["h1", "h2", "h3"]
 WORD = re.compile(r"[^\W_]+")
@@ -126,7 +128,7 @@ def read_chapter(path: Path) -> Chapter:
     sentence = re.split(r"(?<=[.!?])\s", first.get_text(" ", strip=True))[0] if first else ""
     title = next((one.title for one in sections if one.level == 1), path.stem)
     exercises = sum("exercise" in cell.metadata.get("tags", ()) for cell in notebook.cells)
-    text = _sentences().get(path.stem, sentence)
+    text = SENTENCES.get(path.stem, sentence)
     return Chapter(path.stem, title, text, exercises, len(prose.split()), sections)
 
 
@@ -141,11 +143,6 @@ def _sections(soup: BeautifulSoup):
         title = " ".join(heading.get_text().split())
         anchor = heading.get("id", "") if heading.name != "h1" else ""
         yield Section(anchor, title, int(heading.name[1]), " ".join([title, *below]))
-
-
-@lru_cache
-def _sentences() -> dict[str, str]:
-    return tomllib.loads((HERE / "chapters.toml").read_text(encoding="utf-8"))
 
 
 def cover(notebook: nbformat.NotebookNode) -> bytes | None:
@@ -178,14 +175,9 @@ def small_picture(png: bytes, width: int = PICTURE_WIDTH) -> bytes:
 # ---------------------------------------------------------------- pages
 
 
-@lru_cache
-def _templates() -> jinja2.Environment:
-    return jinja2.Environment(loader=jinja2.FileSystemLoader(TEMPLATES), trim_blocks=True)
-
-
 def write_from_template(path: Path, template: str, **values: Any) -> None:
     """Write a page that is not a chapter's; nbconvert fills those."""
-    write_atomically(path, _templates().get_template(template).render(values).encode())
+    write_atomically(path, ENVIRONMENT.get_template(template).render(values).encode())
 
 
 @lru_cache

@@ -283,8 +283,10 @@ def python(code, data=b"", limits=LIMITS, seconds=60, bubblewrap=False):
 
 
 def running_sleeps(seconds):
-    return [
-        p for p in psutil.process_iter(["cmdline"]) if (p.info["cmdline"] or [])[-1:] == [seconds]
+    """Processes that stay; those that were killed may need a moment to end."""
+    every = psutil.process_iter(["cmdline"])
+    return psutil.wait_procs([p for p in every if (p.info["cmdline"] or [])[-1:] == [seconds]], 5)[
+        1
     ]
 
 
