@@ -15,6 +15,7 @@ from kt_core.corpora.wiki import WIKI_HASHES, wiki_dir
 from kt_core.vocab import CharVocab
 
 SPLITS = ("train", "dev", "test")
+LARGE = 10**7  # characters of a folder's documents, whose preparation takes long
 QUESTION = re.compile(r"Where was (.+) born\?")
 
 
@@ -88,7 +89,7 @@ def load_corpus(
 
 
 def _load_folder(name: str | Path, block_size: int) -> Corpus:
-    """A corpus of the user's, with warnings about what makes its scores doubtful."""
+    """A corpus of the user's, with warnings of doubtful scores and of a long wait."""
     folder = Path(name).expanduser()
     if not str(name) or not folder.is_dir():
         hint = did_you_mean(str(name), ("bios", "wiki")).removeprefix(", ")
@@ -103,6 +104,9 @@ def _load_folder(name: str | Path, block_size: int) -> Corpus:
     problems = {"names in more than one split": shared_names(corpus)}
     for split in SPLITS:
         problems |= textfiles.repeated_questions(getattr(corpus, split), split)
+    if (size := sum(map(len, corpus.documents))) > LARGE:
+        wait = "a training prepares 50 million characters for about a minute before its first step"
+        problems[wait] = [f"{size:,} characters"]
     for problem, texts in problems.items():
         if texts:
             more = f" and {len(texts) - 5} more" if len(texts) > 5 else ""
@@ -133,9 +137,7 @@ def _parse_options(spec: str) -> dict[str, Any]:
     for part in spec.split(","):
         key, _, value = (cell.strip() for cell in part.partition("="))
         if not key or not value:
-            raise CorpusError(
-                f"bios:{spec}: {part!r} is not option=value (bios:people=300,lines=8)"
-            )
+            raise CorpusError(f"bios:{spec}: {part!r} is not option=value, such as people=300")
         if key in options:
             raise CorpusError(f"bios:{spec}: {key} is given twice")
         options[key] = int(value) if re.fullmatch(r"-?\d+", value) else value

@@ -138,7 +138,8 @@ class QuestionWindows(TokenDataset):
 
 def _context(text: str, title: str) -> list[str]:
     """Return the words of a text without punctuation and without those of the title."""
-    return [word for word in map(_bare, text.split()) if word and word not in title.split()]
+    title_words = {"", *title.split()}
+    return [word for word in map(_bare, text.split()) if word not in title_words]
 
 
 def _common_words(documents: Sequence[str]) -> frozenset[str]:

@@ -4,6 +4,7 @@ Names, dates and numbers are recognised by their form, in any corpus. There is n
 places and no cue such as "born in".
 """
 
+import functools
 import re
 from collections.abc import Sequence
 
@@ -20,7 +21,8 @@ SALIENT = re.compile(
 NAME_END = re.compile(r"(?<![ .][^\W\d_])(?<!^[^\W\d_])(?<! [JS]r)(?<! [DS]t)\. ")
 
 
-def salient_spans(text: str, names_only: bool = False) -> list[tuple[int, int]]:
+@functools.lru_cache(maxsize=16)  # one line is asked for again and again, and then never more
+def salient_spans(text: str, names_only: bool = False) -> tuple[tuple[int, int], ...]:
     """Find the names, dates and numbers of `text`: (start, stop) each, in order.
 
     A single capitalised word that opens a sentence ("He") is left out, since it may not be a name.
@@ -31,7 +33,7 @@ def salient_spans(text: str, names_only: bool = False) -> list[tuple[int, int]]:
         opens = match.start() == 0 or text[: match.start()].endswith(". ")
         if not (opens and match.group().isalpha()) and not (names_only and match["number"]):
             spans.append(match.span())
-    return spans
+    return tuple(spans)
 
 
 def name_prefix_end(text: str) -> int:

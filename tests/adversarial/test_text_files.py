@@ -207,6 +207,12 @@ def test_what_makes_a_score_doubtful_is_said(here, split, rows, words):
         load_corpus(folder)
 
 
+def test_a_long_wait_is_said(here, monkeypatch):
+    monkeypatch.setattr(loading, "LARGE", 10)
+    with pytest.warns(UserWarning, match=r"corpus: a training .* a minute .*: \d+ characters"):
+        load_corpus(here / "corpus")
+
+
 # ---------------------------------------------------------------- any bytes, any text
 
 

@@ -4,8 +4,13 @@ from __future__ import annotations
 
 import json
 import re
+import subprocess
+import sys
+import time
+from contextlib import suppress
 
 import nbformat
+import psutil
 import pytest
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
 
@@ -83,8 +88,6 @@ def output_of(path):
 def test_all_notebooks_run_in_order_in_one_folder_with_their_parameters(
     notebooks, tmp_path, monkeypatch, capsys
 ):
-    import sys
-
     fake = tmp_path / "jupyter" / "kernels" / "python3"  # another python3, which must not be used
     fake.mkdir(parents=True)
     (fake / "kernel.json").write_text(
@@ -140,6 +143,38 @@ def test_a_failing_cell_stops_the_run_named_and_what_was_done_stays(
     results = json.loads((out / "results.json").read_text())["notebooks"]
     assert results["01_one"]["error"] is None and "KeyError" in results["03_three"]["error"]
     assert "KeyError" in (out / "index.html").read_text(encoding="utf-8")
+
+
+@pytest.mark.slow
+def test_a_workbook_that_is_killed_keeps_its_notebooks_and_continues(notebooks, tmp_path, capsys):
+    waits = (
+        "import os, pathlib, time\nstarted = pathlib.Path('started')\nfirst = not started.exists()"
+    )
+    waits += "\nstarted.write_text(f'{os.getpid()}\\n')\ntime.sleep(100 * first)"
+    write(notebooks, "02_two", waits)
+    out, pid = tmp_path / "out", tmp_path / "out" / "started"
+    options = ["workbook", "--profile", "smoke", "--out", str(out), "--source", str(notebooks)]
+    process = subprocess.Popen([sys.executable, "-m", "kt_course.tools.cli", *options])
+    try:
+        while not pid.exists() or "\n" not in pid.read_text():
+            assert process.poll() is None
+            time.sleep(0.1)
+        assert main(options) == 2  # a second one at the same time
+        assert f"{out} is in use by another process" in capsys.readouterr().err
+    finally:
+        process.kill()
+        process.wait()
+    with suppress(psutil.NoSuchProcess):
+        psutil.Process(int(pid.read_text())).wait(20)  # the kernel ends by itself
+    assert list(json.loads((out / "results.json").read_text())["notebooks"]) == ["01_one"]
+    assert "01_one.html" in (out / "index.html").read_text(encoding="utf-8")
+    before = (out / "01_one.ipynb").stat().st_mtime_ns
+    assert main(options) == 0
+    assert "1 of them were done before" in capsys.readouterr().out
+    results = json.loads((out / "results.json").read_text())["notebooks"]
+    assert [results[name]["error"] for name in ("01_one", "02_two")] == [None, None]
+    assert (out / "01_one.ipynb").stat().st_mtime_ns == before
+    assert "02_two.html" in (out / "index.html").read_text(encoding="utf-8")
 
 
 def test_a_folder_of_a_workbook_with_other_parameters_is_refused(tmp_path):
