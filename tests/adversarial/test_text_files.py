@@ -10,6 +10,7 @@ from attacking import FIND, SMALL, SPECIAL, is_clear, kt, no_hang, refused, spec
 from hypothesis import given
 from hypothesis import strategies as st
 
+from kt_core.corpora import loading
 from kt_core.corpora.loading import load_corpus
 from kt_core.corpora.textfiles import CorpusError, numbered_pairs, read_documents
 
@@ -209,7 +210,7 @@ def test_what_makes_a_score_doubtful_is_said(here, split, rows, words):
 
 def test_a_long_wait_is_said(here, monkeypatch):
     monkeypatch.setattr(loading, "LARGE", 10)
-    with pytest.warns(UserWarning, match=r"corpus: a training .* a minute .*: \d+ characters"):
+    with pytest.warns(UserWarning, match=r"corpus: a training .* a minute .*: [\d,]+ characters"):
         load_corpus(here / "corpus")
 
 
