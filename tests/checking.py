@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import functools
 import inspect
+import json
 import random
 import re
 import time
@@ -37,6 +38,7 @@ from kt_course.exercises.quizzes import quizzes
 from kt_course.exercises.registry import Exercise, library
 from kt_course.exercises.solutions import teaching_solution
 from kt_course.grading.borrowed import judge_strictly
+from kt_course.tools.workbook import execute
 
 NOTEBOOKS = Path(__file__).resolve().parent.parent / "notebooks"
 MANY = 5  # wrong answers per exercise, at least
@@ -56,6 +58,16 @@ class Answers:
 def cells(notebook: str) -> dict[str, nbformat.NotebookNode]:
     """The cells of a notebook of the course, by their ids."""
     return {cell.id: cell for cell in nbformat.read(NOTEBOOKS / f"{notebook}.ipynb", 4).cells}
+
+
+def facts_of(notebook: str, folder: Path, **parameters: object) -> dict:
+    """What a notebook of the course keeps in its last cell, after it ran in `folder`."""
+    given = {"runs_dir": str(folder)} | parameters
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("KT_MY_GPT", "off")
+        ran = execute(NOTEBOOKS / f"{notebook}.ipynb", folder / "ran.ipynb", given, folder)
+    assert ran.error is None
+    return json.loads((folder / f"{notebook}.json").read_text(encoding="utf-8"))["facts"]
 
 
 def stub(notebook: str, solutions: ModuleType, id: str) -> Callable:

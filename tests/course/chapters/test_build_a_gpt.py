@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import ast
-import json
 import math
-from pathlib import Path
 
 import pytest
 import torch
 import torch.nn.functional as F
-from checking import Answers, cells, mistakes, notebook_suite, quiz_suite, stub, suite
+from checking import Answers, cells, facts_of, mistakes, notebook_suite, quiz_suite, stub, suite
 from torch import nn
 
 import kt_core as kt
@@ -21,7 +19,6 @@ from kt_course.exercises.registry import exercise_ids, library
 from kt_course.exercises.solutions import teaching_solution
 
 NAME = "02_build_a_gpt"
-NOTEBOOK = Path(__file__).resolve().parents[3] / "notebooks" / f"{NAME}.ipynb"
 IDS = exercise_ids(NAME)
 CONFIG = kt.GPTConfig(11, 9, 3, 2, 8, dropout=0.0)
 
@@ -389,14 +386,9 @@ def test_train_takes_the_steps_of_kt_cores_trainer(small_corpus):
 
 
 @pytest.mark.slow
-def test_what_the_page_says_of_its_trainings(tmp_path, monkeypatch):
+def test_what_the_page_says_of_its_trainings(tmp_path):
     """The cells that nbval does not compare: their numbers, with room for other processors."""
-    from kt_course.tools.workbook import execute
-
-    monkeypatch.setenv("KT_MY_GPT", "off")
-    ran = execute(NOTEBOOK, tmp_path / "ran.ipynb", {"runs_dir": str(tmp_path)}, tmp_path)
-    assert ran.error is None
-    facts = json.loads((tmp_path / f"{NAME}.json").read_text(encoding="utf-8"))["facts"]
+    facts = facts_of(NAME, tmp_path)
     assert abs(facts["loss_at_start"] - math.log(78)) < 0.1
     slow, good, fast = facts["overfit_losses"]
     assert slow > 3.3 and good < 0.1 and fast > 1

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 import re
 from pathlib import Path
@@ -11,7 +10,7 @@ import nbformat
 import pytest
 import torch
 import torch.nn.functional as F
-from checking import Answers, notebook_suite, quiz_suite, suite
+from checking import Answers, facts_of, notebook_suite, quiz_suite, suite
 
 import kt_core as kt
 from kt_course.chapters.attention_math import exercises, solutions
@@ -462,12 +461,7 @@ def test_the_solutions_agree_with_kt_core():
 @pytest.mark.slow
 def test_what_the_page_says_of_its_training_and_simulation(tmp_path):
     """The cells that nbval does not compare, and the shares in the text."""
-    from kt_course.tools.workbook import execute
-
-    page = ROOT / "notebooks" / "01_attention_math.ipynb"
-    ran = execute(page, tmp_path / "ran.ipynb", {"runs_dir": str(tmp_path)}, tmp_path)
-    assert ran.error is None
-    facts = json.loads((tmp_path / "01_attention_math.json").read_text(encoding="utf-8"))["facts"]
+    facts = facts_of("01_attention_math", tmp_path)
     assert facts["reversed_with_positions"]["accuracy"] > 0.95
     assert facts["reversed_without_positions"]["accuracy"] < 0.05
     assert facts["mirrored_queries"] == 6

@@ -2,20 +2,16 @@
 
 from __future__ import annotations
 
-import json
-from pathlib import Path
-
 import pytest
 import torch
 import torch.nn.functional as F
-from checking import Answers, mistakes, notebook_suite, quiz_suite, stub, suite
+from checking import Answers, facts_of, mistakes, notebook_suite, quiz_suite, stub, suite
 
 import kt_core as kt
 from kt_course.chapters.what_does_it_know import capacity, confidence, exercises, solutions
 from kt_course.exercises.registry import exercise_ids, library
 
 NAME = "14_what_does_it_know"
-NOTEBOOK = Path(__file__).resolve().parents[3] / "notebooks" / f"{NAME}.ipynb"
 IDS = exercise_ids(NAME)
 
 
@@ -245,14 +241,9 @@ def test_calibration_on_hand_made_answers():
 
 
 @pytest.mark.slow
-def test_what_the_page_says_of_its_measurements(tmp_path, monkeypatch):
+def test_what_the_page_says_of_its_measurements(tmp_path):
     """The training that nbval does not compare, and the claims, with room for other processors."""
-    from kt_course.tools.workbook import execute
-
-    monkeypatch.setenv("KT_MY_GPT", "off")
-    ran = execute(NOTEBOOK, tmp_path / "ran.ipynb", {"runs_dir": str(tmp_path)}, tmp_path)
-    assert ran.error is None
-    facts = json.loads((tmp_path / f"{NAME}.json").read_text(encoding="utf-8"))["facts"]
+    facts = facts_of(NAME, tmp_path)
     assert facts["repeats_predicted"]["accuracy"] > 0.9
     correct = [score["accuracy"] for score in facts["first_letter_correct"].values()]
     intact, named, *random_draws = correct

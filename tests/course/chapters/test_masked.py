@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 import random
 from collections import Counter
-from pathlib import Path
 
 import checkpoints
 import pytest
 import torch
 import torch.nn.functional as F
+from checking import facts_of
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -49,9 +48,7 @@ from kt_course.chapters.masked_language_models.solutions import (
     pad_rows,
 )
 from kt_course.shipped import shipped, shipped_result
-from kt_course.tools.workbook import execute
 
-NOTEBOOK = Path(__file__).resolve().parents[3] / "notebooks" / "10_masked_language_models.ipynb"
 SEEDS = shipped_result("masked_models")
 
 LINES = [
@@ -564,12 +561,9 @@ def test_what_ships_is_what_the_command_makes(phase):
 
 
 @pytest.mark.slow
-def test_what_the_page_says_of_its_trainings(tmp_path, monkeypatch):
+def test_what_the_page_says_of_its_trainings(tmp_path):
     """The live trainings succeed; the tolerances leave room for other processors."""
-    monkeypatch.setenv("KT_MY_GPT", "off")
-    ran = execute(NOTEBOOK, tmp_path / "ran.ipynb", {"runs_dir": str(tmp_path)}, tmp_path)
-    assert ran.error is None
-    facts = json.loads((tmp_path / f"{NOTEBOOK.stem}.json").read_text(encoding="utf-8"))["facts"]
+    facts = facts_of("10_masked_language_models", tmp_path)
     assert facts["own_last_loss"] < 2.8
     assert facts["next_sentence"]["accuracy"] > 0.6
     assert facts["extracted"]["accuracy"] > 0.8

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import json
 import math
-from pathlib import Path
 
 import pytest
 import torch
-from checking import Answers, mistakes, notebook_suite, quiz_suite, stub, suite
+from checking import Answers, facts_of, mistakes, notebook_suite, quiz_suite, stub, suite
 
 import kt_core as kt
 from kt_core.evaluation import wilson_interval
@@ -18,7 +16,6 @@ from kt_course.exercises.registry import exercise_ids
 from kt_course.exercises.training import schedule
 
 NAME = "04_no_pretrain_baseline"
-NOTEBOOK = Path(__file__).resolve().parents[3] / "notebooks" / f"{NAME}.ipynb"
 IDS = exercise_ids(NAME)
 
 
@@ -179,14 +176,9 @@ def test_the_best_of_20_is_no_better_on_test():
 
 
 @pytest.mark.slow
-def test_what_the_page_says(tmp_path, monkeypatch):
+def test_what_the_page_says(tmp_path):
     """The cells that nbval does not compare: their numbers, with room for other processors."""
-    from kt_course.tools.workbook import execute
-
-    monkeypatch.setenv("KT_MY_GPT", "off")
-    ran = execute(NOTEBOOK, tmp_path / "ran.ipynb", {"runs_dir": str(tmp_path)}, tmp_path)
-    assert ran.error is None
-    facts = json.loads((tmp_path / f"{NAME}.json").read_text(encoding="utf-8"))["facts"]
+    facts = facts_of(NAME, tmp_path)
     assert facts["train"]["accuracy"] > 0.8 and facts["dev"]["accuracy"] < 0.03
     assert facts["train_loss"] < 0.5
     assert facts["dev_loss"] > facts["lowest_dev_loss"] + 1

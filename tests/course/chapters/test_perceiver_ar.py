@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import functools
-import json
-from pathlib import Path
 
 import pytest
 import torch
-from checking import Answers, cells, mistakes, notebook_suite, quiz_suite, stub, suite
+from checking import Answers, cells, facts_of, mistakes, notebook_suite, quiz_suite, stub, suite
 from torch import nn
 
 import kt_core as kt
@@ -22,7 +20,6 @@ from kt_course.exercises.random_cases import randomise
 from kt_course.exercises.registry import exercise_ids, library
 
 NAME = "06_perceiver_ar"
-NOTEBOOK = Path(__file__).resolve().parents[3] / "notebooks" / f"{NAME}.ipynb"
 IDS = exercise_ids(NAME)
 
 
@@ -239,14 +236,9 @@ def test_the_solution_goes_through_the_latents_as_kt_core_does(m):
 
 
 @pytest.mark.slow
-def test_what_the_page_says_of_its_trainings(tmp_path, monkeypatch):
+def test_what_the_page_says_of_its_trainings(tmp_path):
     """The cells that nbval does not compare: their numbers, with room for other processors."""
-    from kt_course.tools.workbook import execute
-
-    monkeypatch.setenv("KT_MY_GPT", "off")
-    ran = execute(NOTEBOOK, tmp_path / "ran.ipynb", {"runs_dir": str(tmp_path)}, tmp_path)
-    assert ran.error is None
-    facts = json.loads((tmp_path / f"{NAME}.json").read_text(encoding="utf-8"))["facts"]
+    facts = facts_of(NAME, tmp_path)
     before, after = facts["loss_before_m"], facts["loss_after_m"]
     best = facts["best_possible_when_blind"]
     for name in ("GPT", "rope", "Perceiver AR, m = 16"):

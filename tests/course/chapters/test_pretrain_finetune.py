@@ -3,19 +3,16 @@
 from __future__ import annotations
 
 import copy
-import json
-from pathlib import Path
 
 import pytest
 import torch
-from checking import Answers, mistakes, notebook_suite, quiz_suite, suite
+from checking import Answers, facts_of, mistakes, notebook_suite, quiz_suite, suite
 
 import kt_core as kt
 from kt_course.chapters.build_a_gpt.solutions import GPT, train
 from kt_course.chapters.pretrain_finetune import exercises, figures, solutions
 
 NAME = "05_pretrain_finetune"
-NOTEBOOK = Path(__file__).resolve().parents[3] / "notebooks" / f"{NAME}.ipynb"
 ID = "pretrain-finetune"
 
 
@@ -154,14 +151,9 @@ def test_every_picture_brings_its_description(monkeypatch):
 
 
 @pytest.mark.slow
-def test_what_the_page_says_of_its_trainings(tmp_path, monkeypatch):
+def test_what_the_page_says_of_its_trainings(tmp_path):
     """The learner's model learns the facts; the tolerances leave room for other processors."""
-    from kt_course.tools.workbook import execute
-
-    monkeypatch.setenv("KT_MY_GPT", "off")
-    ran = execute(NOTEBOOK, tmp_path / "ran.ipynb", {"runs_dir": str(tmp_path)}, tmp_path)
-    assert ran.error is None
-    facts = json.loads((tmp_path / f"{NAME}.json").read_text(encoding="utf-8"))["facts"]
+    facts = facts_of(NAME, tmp_path)
     alone, read, both = (
         facts[key]["accuracy"]
         for key in ("finetuning_alone", "pretraining_alone", "pretraining_then_finetuning")

@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import json
-from pathlib import Path
-
 import pytest
 import torch
 import torch.nn.functional as F
-from checking import Answers, cells, mistakes, notebook_suite, quiz_suite, stub, suite
+from checking import Answers, cells, facts_of, mistakes, notebook_suite, quiz_suite, stub, suite
 
 import kt_core as kt
 from kt_core.attention import MultiHeadAttention
@@ -18,7 +15,6 @@ from kt_course.exercises.random_cases import randomise
 from kt_course.exercises.registry import exercise_ids, library
 
 NAME = "07_rope"
-NOTEBOOK = Path(__file__).resolve().parents[3] / "notebooks" / f"{NAME}.ipynb"
 IDS = exercise_ids(NAME)
 
 
@@ -172,14 +168,9 @@ def test_in_the_learners_file_the_rotation_is_in_their_attention(monkeypatch, tm
 
 
 @pytest.mark.slow
-def test_what_the_page_says_of_its_models(tmp_path, monkeypatch):
+def test_what_the_page_says_of_its_models(tmp_path):
     """Numbers that depend on training or on rounding, with room for other processors."""
-    from kt_course.tools.workbook import execute
-
-    monkeypatch.setenv("KT_MY_GPT", "off")
-    ran = execute(NOTEBOOK, tmp_path / "ran.ipynb", {"runs_dir": str(tmp_path)}, tmp_path)
-    assert ran.error is None
-    facts = json.loads((tmp_path / f"{NAME}.json").read_text(encoding="utf-8"))["facts"]
+    facts = facts_of(NAME, tmp_path)
     trained = facts["damage_as_trained"]["accuracy"]
     for kind in ("layouts_mixed_up", "sign", "table_for_C_channels", "no_rotation"):
         assert facts[f"damage_{kind}"]["accuracy"] < trained - 0.2

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import json
 import random
-from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from checking import Answers, mistakes, notebook_suite, quiz_suite, stub, suite
+from checking import Answers, facts_of, mistakes, notebook_suite, quiz_suite, stub, suite
 
 import kt_core as kt
 from kt_core import datasets
@@ -17,7 +15,6 @@ from kt_course.chapters.span_corruption import birthplaces, exercises, solutions
 from kt_course.exercises.registry import exercise_ids
 
 NAME = "03_span_corruption"
-NOTEBOOK = Path(__file__).resolve().parents[3] / "notebooks" / f"{NAME}.ipynb"
 IDS = exercise_ids(NAME)
 
 
@@ -196,14 +193,9 @@ def test_measured_cuts_follow_the_specification(small_corpus):
 
 
 @pytest.mark.slow
-def test_what_the_page_says(tmp_path, monkeypatch):
+def test_what_the_page_says(tmp_path):
     """The numbers of the text, with room for other processors and other checkpoints."""
-    from kt_course.tools.workbook import execute
-
-    monkeypatch.setenv("KT_MY_GPT", "off")
-    ran = execute(NOTEBOOK, tmp_path / "ran.ipynb", {"runs_dir": str(tmp_path)}, tmp_path)
-    assert ran.error is None
-    facts = json.loads((tmp_path / f"{NAME}.json").read_text(encoding="utf-8"))["facts"]
+    facts = facts_of(NAME, tmp_path)
     assert abs(facts["masked_share"] - 0.25) < 0.01
     assert facts["overfit_loss"] < 0.1
     assert 0.45 < facts["birthplace_visible"] < 0.55
