@@ -1,13 +1,21 @@
 """From graded submissions to a gradebook: students, points, feedback pages, files for an LMS.
 
 canvas      CSV as Canvas imports it: Student, ID, SIS User ID, SIS Login ID, Section, a column per
-            notebook, and a second line with the points possible. Empty cells change no grade.
+            notebook, and a second line with the points possible. A column whose second line says
+            "(read only)" would be skipped; we write none.
 moodle      CSV for Moodle's grade import: ID number, Email address, a column per notebook
 gradescope  an autograder that hands out the results.json of each student
+
+Both importers take an empty cell for a change, which can remove a grade given there by hand. So the
+files hold only students with points in one of their columns.
 
 Marks for written answers are one more column per notebook.
 
 The deadline and penalties for late work are left to the LMS.
+
+Sources: github.com/instructure/canvas-lms, lib/gradebook_importer.rb (the program that reads the
+file); docs.moodle.org, "Grade import"; gradescope-autograders.readthedocs.io, "Autograder
+Specifications" and "Submission Metadata".
 """
 
 import csv
@@ -32,6 +40,8 @@ NOTEBOOK = re.compile(r"\b\d\d_[a-z]+(_[a-z]+)*")  # a notebook's name, which is
 COLUMNS = {
     "id": ("id", "student id", "student_id", "sid", "id number"),
     "name": ("name", "student", "full name"),
+    "first": ("first name", "firstname"),
+    "last": ("last name", "lastname", "surname"),
     "email": ("email", "email address", "e-mail"),
     "login": ("login", "sis login id", "username"),
     "sis_id": ("sis_id", "sis user id"),
@@ -89,7 +99,9 @@ def _students(path: str | Path, lines: csv.DictReader) -> dict[str, Student]:
     names = {spelling: name for name, spellings in COLUMNS.items() for spelling in spellings}
     texts = {h: " ".join((h or "").lower().split()) for h in lines.fieldnames or ()}
     headers = {h: names[text] for h, text in texts.items() if text in names}
-    if missing := [name for name in ("id", "name") if name not in headers.values()]:
+    known = {*headers.values()}
+    known |= {"name"} if {"first", "last"} <= known else set()
+    if missing := [name for name in ("id", "name") if name not in known]:
         present = ", ".join(map(str, lines.fieldnames or ["nothing"]))
         raise ValueError(f"{path}, line 1: no column {missing[0]!r}; there are {present}")
     students: dict[str, Student] = {}
@@ -97,6 +109,8 @@ def _students(path: str | Path, lines: csv.DictReader) -> dict[str, Student]:
         if None in line:
             raise ValueError(f"{path}, line {lines.line_num}: more cells than columns")
         values = {headers[h]: (line[h] or "").strip() for h in headers}
+        full_name = f"{values.pop('first', '')} {values.pop('last', '')}".strip()
+        values.setdefault("name", full_name)
         if not values["id"] and plain(values["name"]) in ("", "points possible"):
             continue  # the second line of Canvas' export
         if not values["id"] or values["id"] in students:
@@ -259,6 +273,10 @@ class Gradebook:
         """Return the points of a student in all columns."""
         return [self.cell(student, column) for column in self.notebooks]
 
+    def has_points(self, student: Student) -> bool:
+        """Has the student handed in anything that was graded?"""
+        return any(self.cells(student))
+
     def cell(self, student: Student, column: str) -> str:
         """Return the points of a student in a column; "" if nothing was handed in or marked."""
         items = self.items(student, column)
@@ -302,14 +320,15 @@ def _write_canvas(book: Gradebook, base: Path) -> Path:
     headers = ["Student", "ID", "SIS User ID", "SIS Login ID", "Section", *book.notebooks]
     possible = ["    Points Possible", *[""] * 4, *(f"{p:g}" for p in book.notebooks.values())]
     lines: list[list[str]] = [possible]
-    for s in book.students:
+    for s in filter(book.has_points, book.students):
         lines.append([s.name, s.id, s.sis_id, s.login, s.section, *book.cells(s)])
     return write_csv(base.with_name(f"{base.name}-canvas.csv"), headers, lines)
 
 
 def _write_moodle(book: Gradebook, base: Path) -> Path:
     headers = ["ID number", "Full name", "Email address", *book.notebooks]
-    lines = [[s.id, s.name, s.email, *book.cells(s)] for s in book.students]
+    students = filter(book.has_points, book.students)
+    lines = [[s.id, s.name, s.email, *book.cells(s)] for s in students]
     return write_csv(base.with_name(f"{base.name}-moodle.csv"), headers, lines)
 
 

@@ -65,6 +65,8 @@ def test_whose_file_it_is(file, student):
         "\ufeffStudent,ID,SIS User ID,SIS Login ID,Section\n    Points Possible,,,,\n"
         "Ada Moor,1001,S-1,amoor,A\n",
         "Full name,ID number,Email address\r\nAda Moor,1001,ada@uni.edu\r\n",
+        'First name,"Last name","ID number","Email address"\nAda,Moor,1001,ada@uni.edu\n',
+        "LastName,FirstName,ID,SIS Login ID,Section\nPoints Possible,,,,\nMoor,Ada,1001,amoor,A\n",
     ],
 )
 def test_rosters_of_several_systems_are_read(tmp_path, text):
@@ -142,13 +144,12 @@ def test_the_file_for_canvas(book, tmp_path):
         ["Student", "ID", "SIS User ID", "SIS Login ID", "Section", NAME],
         ["    Points Possible", "", "", "", "", "6"],
         ["Ada Moor", "1001", "S-1", "amoor", "A", "4"],
-        ["Bo Žižek-Li", "1002", "", "", "", ""],
-    ]
+    ]  # an empty cell for Bo would remove a grade that Canvas has
 
 
 def test_the_file_for_moodle(book, tmp_path):
     write_gradebook(book, tmp_path / "g.csv", "moodle")
-    assert read_csv(tmp_path / "g-moodle.csv")[:2] == [
+    assert read_csv(tmp_path / "g-moodle.csv") == [
         ["ID number", "Full name", "Email address", NAME],
         ["1001", "Ada Moor", "ada@uni.edu", "4"],
     ]
