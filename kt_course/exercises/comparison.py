@@ -200,4 +200,6 @@ def difference(key: str, result: Tensor | str, expected: Tensor | str) -> str:
         return f"{key} contains NaN: a division 0 / 0, or infinity minus infinity"
     i = int((result.double() - expected).abs().argmax())
     value, solution = (float(numbers.flatten()[i]) for numbers in (result, expected))
-    return f"{key} differs: one number is {value:.4g}, the solution computes {solution:.4g}"
+    if result.numel() == 1:
+        return f"{key} is {value:.4g}, the solution computes {solution:.4g}"
+    return f"{key}: one number is {value:.4g}, the solution computes {solution:.4g}"

@@ -6,6 +6,7 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from types import FrameType
 
 import numpy as np
 import torch
@@ -27,13 +28,21 @@ def preserve_random_states() -> Iterator[None]:
         random.setstate(states[2])
 
 
+def is_importing(frame: FrameType | None) -> bool:
+    """Whether a module is being imported, for example by the first optimiser of PyTorch."""
+    while frame and not frame.f_code.co_filename.startswith("<frozen importlib"):
+        frame = frame.f_back
+    return frame is not None
+
+
 @contextmanager
 def time_limit(seconds: float) -> Iterator[None]:
     """Raise TimeLimit in the block after `seconds`.
 
     The signal comes again and again, should a bare `except:` catch the first one. It needs the
     main thread of Linux or macOS, where notebooks run; elsewhere there is no limit. A call inside
-    a compiled library is stopped only when it returns to Python.
+    a compiled library is stopped only when it returns to Python. After a long import the time
+    starts again.
     """
     main_thread = threading.current_thread() is threading.main_thread()
     if not main_thread or not hasattr(signal, "setitimer"):
@@ -41,7 +50,10 @@ def time_limit(seconds: float) -> Iterator[None]:
         return
 
     def stop(number, frame):
-        raise TimeLimit
+        if is_importing(frame):  # stopped halfway, it would fail for the rest of the session
+            signal.setitimer(signal.ITIMER_REAL, seconds, 0.2)
+        else:
+            raise TimeLimit
 
     handler, start = signal.signal(signal.SIGALRM, stop), time.monotonic()
     left, interval = signal.setitimer(signal.ITIMER_REAL, seconds, 0.2)

@@ -175,7 +175,7 @@ def check_clocks(fn: Callable) -> str:
             expect_close(fn(T, 2 * half), sinusoidal_positions(T, 2 * half), 1e-3)
     long = tensor(fn(600, 64), (600, 64), "the table of 600 positions and 64 channels")
     wrong.reject({"base": not close(long, sinusoidal_positions(600, 64), 1e-3)})
-    return "a pair of channels is one clock, from 1 radian a position downwards"
+    return "a pair of channels is one clock, from 1 radian per position downwards"
 
 
 # ---------------------------------------------------------------- does a layer leak?
@@ -200,7 +200,7 @@ def layers_to_judge(T: int, d: int, generator: torch.Generator) -> dict[str, tup
         "a layer that looks at each position alone": (lambda x: torch.tanh(x @ w), False),
         "running sums over the past": (lambda x: x.cumsum(0), False),
         "attention without a mask": (attention(everything), True),
-        "a mask one diagonal too wide, t sees t + 1": (attention(everything.tril(1)), True),
+        "a mask one diagonal too wide, t attends to t + 1": (attention(everything.tril(1)), True),
         "a softmax over the queries, with a causal mask": (attention(mask, axis=-2), True),
         "a mask applied after the softmax": (
             lambda x: ((x @ w @ x.T).softmax(-1) * mask) @ x,
@@ -220,11 +220,19 @@ def check_leak_detector(fn: Callable) -> str:
     fixed_case = 6, torch.Generator().manual_seed(0)
     for T, generator in (fixed_case, *((T, fresh_generator()) for T in draw(5, 9, 2))):
         for description, (layer, leaks) in layers_to_judge(T, 4, generator).items():
-            result = fn(layer, T, 4)
+            inputs: list[tuple[Tensor, Tensor]] = []
+
+            def watched(x: Tensor, layer: Layer = layer, inputs: list = inputs) -> Tensor:
+                inputs.append((x, x.detach().clone()))
+                return layer(x)
+
+            result = fn(watched, T, 4)
             if hasattr(result, "item"):  # a tensor or array with a single truth value
                 result = result.item()
             if not isinstance(result, bool):
                 raise wrong("not a bool", result=describe(result))
+            if result != leaks and any(not torch.equal(x, before) for x, before in inputs):
+                raise wrong("in place")
             if result != leaks:
                 raise wrong("missed" if leaks else "false alarm", layer=description)
     return "finds nine kinds of leak and clears three honest layers"

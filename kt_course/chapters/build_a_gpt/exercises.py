@@ -1,6 +1,7 @@
 """Exercises of "Build a GPT": what each answer is run on. The texts are in exercises.toml."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from types import SimpleNamespace
 
 import torch
@@ -84,7 +85,11 @@ def mlp_of(answer: Callable, seed: int) -> Results:
 
 @CHAPTER.exercise("block", forbidden=(blocks.Block,), is_piece=True)
 def block_of(answer: Callable, seed: int) -> Results:
-    return layer_of(answer, seed, solutions.Block)
+    results = layer_of(answer, seed, solutions.Block)
+    normed = replace(config(seed), qk_norm=True)
+    module = with_weights(answer(normed), solutions.Block(normed), seed)
+    x = numbers(2, 5, normed.n_embd, seed=seed)
+    return results | {"the output with config.qk_norm": output_of(module, x)}
 
 
 @CHAPTER.exercise("layer-norm-module", forbidden=(nn.LayerNorm, F.layer_norm), is_piece=True)

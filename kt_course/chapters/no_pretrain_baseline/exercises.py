@@ -106,7 +106,12 @@ class Parrot(nn.Module):
 def evaluate_of(answer: Callable, seed: int) -> Results:
     pairs = ("Oslo", "Oslo"), ("New York", "York"), ("Rome", " Rome "), ("Bath", "bath")
     pairs += ("San Francisco", "San Francisco"), ("Lima", "Lima Peru"), ("Cairo", "CAIRO")
-    pairs += ("Delhi", "delhi"), ("Ankara", "Ankara, Turkey"), ("Buenos Aires", "Bonn")
+    pairs += (
+        ("Turin", " Turin"),
+        ("Delhi", "delhi"),
+        ("Ankara", "Ankara, Turkey"),
+        ("Buenos Aires", "Bonn"),
+    )
     pairs += (("Thurso", "Wick, in the north of Scotland, by the sea"),)
     pairs = random.Random(seed).sample(pairs, 6) if seed else pairs
     gold, replies = zip(*pairs, strict=True)

@@ -58,6 +58,9 @@ def stages_of(answer: Callable, seed: int) -> Results:
     if len(train.calls) != 2:
         key = {0: "never", 1: "once"}.get(len(train.calls), "often")
         raise Wrong(TEXTS["pretrain-finetune"][key].format(n=len(train.calls)))
+    batches = [batch for call in train.calls for batch in call.batches]
+    if not all(isinstance(batch, tuple | list) and len(batch) == 2 for batch in batches):
+        raise Wrong(TEXTS["pretrain-finetune"]["not_pairs"])
     if any(call.model is not model for call in train.calls):
         raise Wrong(TEXTS["pretrain-finetune"]["another_model"])
     if not isinstance(losses, list | tuple) or len(losses) != 2 or not is_numbers(losses):

@@ -12,6 +12,7 @@ from checking import is_right
 from small_exercises import DOUBLE
 
 from kt_course.exercises.check import judge
+from kt_course.exercises.limits import TimeLimit, time_limit
 
 
 def endless(x):
@@ -87,3 +88,13 @@ def test_ctrl_c_is_no_verdict():
 
     with pytest.raises(KeyboardInterrupt):
         judge(DOUBLE, answer)
+
+
+def test_a_module_is_imported_to_its_end_and_the_time_starts_again(tmp_path, monkeypatch):
+    (tmp_path / "slow_module.py").write_text("import time\ntime.sleep(0.3)\nDONE = True\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    with time_limit(0.1):
+        import slow_module
+    assert slow_module.DONE
+    with pytest.raises(TimeLimit), time_limit(0.1):
+        endless(0)
