@@ -202,4 +202,4 @@ def difference(key: str, result: Tensor | str, expected: Tensor | str) -> str:
     value, solution = (float(numbers.flatten()[i]) for numbers in (result, expected))
     if result.numel() == 1:
         return f"{key} is {value:.4g}, the solution computes {solution:.4g}"
-    return f"{key}: one number is {value:.4g}, the solution computes {solution:.4g}"
+    return f"{key} differs: one number is {value:.4g}, the solution computes {solution:.4g}"
