@@ -214,6 +214,11 @@ def layers_to_judge(T: int, d: int, generator: torch.Generator) -> dict[str, tup
     }
 
 
+def recording(layer: Layer, inputs: list[tuple[Tensor, Tensor]]) -> Layer:
+    """Return a layer that also stores each of its inputs and a copy of it."""
+    return lambda x: inputs.append((x, x.detach().clone())) or layer(x)
+
+
 @CHAPTER.checked("leak-detector")
 def check_leak_detector(fn: Callable) -> str:
     wrong = diagnoses(__file__, "leak-detector")
@@ -221,12 +226,7 @@ def check_leak_detector(fn: Callable) -> str:
     for T, generator in (fixed_case, *((T, fresh_generator()) for T in draw(5, 9, 2))):
         for description, (layer, leaks) in layers_to_judge(T, 4, generator).items():
             inputs: list[tuple[Tensor, Tensor]] = []
-
-            def watched(x: Tensor, layer: Layer = layer, inputs: list = inputs) -> Tensor:
-                inputs.append((x, x.detach().clone()))
-                return layer(x)
-
-            result = fn(watched, T, 4)
+            result = fn(recording(layer, inputs), T, 4)
             if hasattr(result, "item"):  # a tensor or array with a single truth value
                 result = result.item()
             if not isinstance(result, bool):

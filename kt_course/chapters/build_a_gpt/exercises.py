@@ -1,7 +1,6 @@
 """Exercises of "Build a GPT": what each answer is run on. The texts are in exercises.toml."""
 
 from collections.abc import Callable
-from dataclasses import replace
 from types import SimpleNamespace
 
 import torch
@@ -68,28 +67,27 @@ def attention_of(answer: Callable, seed: int) -> Results:
     }
 
 
-def config(seed: int) -> GPTConfig:
+def config(seed: int, **options: bool) -> GPTConfig:
     n_head = size(seed, 2, 1, 3)
-    return GPTConfig(11, block_size=9, n_layer=3, n_head=n_head, n_embd=4 * n_head, dropout=0.0)
+    sizes = dict(block_size=9, n_layer=3, n_head=n_head, n_embd=4 * n_head, dropout=0.0)
+    return GPTConfig(11, **sizes, **options)
 
 
-def layer_of(answer: Callable, seed: int, like: Callable) -> Results:
-    module = with_weights(answer(config(seed)), like(config(seed)), seed)
-    return {"the output": output_of(module, numbers(2, 5, config(seed).n_embd, seed=seed))}
+def layer_output(answer: Callable, like: Callable, seed: int, **options: bool) -> Tensor:
+    c = config(seed, **options)
+    return output_of(with_weights(answer(c), like(c), seed), numbers(2, 5, c.n_embd, seed=seed))
 
 
 @CHAPTER.exercise("mlp", forbidden=(blocks.MLP,), is_piece=True)
 def mlp_of(answer: Callable, seed: int) -> Results:
-    return layer_of(answer, seed, solutions.MLP)
+    return {"the output": layer_output(answer, solutions.MLP, seed)}
 
 
 @CHAPTER.exercise("block", forbidden=(blocks.Block,), is_piece=True)
 def block_of(answer: Callable, seed: int) -> Results:
-    results = layer_of(answer, seed, solutions.Block)
-    normed = replace(config(seed), qk_norm=True)
-    module = with_weights(answer(normed), solutions.Block(normed), seed)
-    x = numbers(2, 5, normed.n_embd, seed=seed)
-    return results | {"the output with config.qk_norm": output_of(module, x)}
+    normed = layer_output(answer, solutions.Block, seed, qk_norm=True)
+    plain = layer_output(answer, solutions.Block, seed)
+    return {"the output": plain, "the output with config.qk_norm": normed}
 
 
 @CHAPTER.exercise("layer-norm-module", forbidden=(nn.LayerNorm, F.layer_norm), is_piece=True)
