@@ -349,7 +349,7 @@ ANSWERS = {
                 positions(lambda t, i, C: t / 1e4 ** (2 * i / C), math.cos, math.sin),
                 "sin and cos are swapped",
             ),
-            "exponent i/C": (positions(lambda t, i, C: t / 1e4 ** (i / C)), "exponent is i/C"),
+            "exponent i/d": (positions(lambda t, i, C: t / 1e4 ** (i / C)), "exponent is i/d"),
             "doubled": (positions(lambda t, i, C: t / 1e4 ** (4 * i / C)), "doubled twice"),
             "own clocks": (own_clocks, "share the exponent"),
             "multiplied": (positions(lambda t, i, C: t * 1e4 ** (2 * i / C)), "divide"),
