@@ -23,7 +23,7 @@ from kt_core.blocks import VARIANTS
 from kt_course.chapters.pretrained_models import hub, solutions
 from kt_course.chapters.pretrained_models.hub import repository
 from kt_course.chapters.pretrained_models.hub.card import NEEDS
-from kt_course.shipped import shipped
+from kt_course.shipped import shipped, shipped_result
 from kt_course.tools.cli import main
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -621,3 +621,15 @@ print(HF_MODULES_CACHE)
         [sys.executable, "-c", code], capture_output=True, text=True, env=environment, cwd=tmp_path
     )
     assert (done.stdout, done.stderr) == (f"offline\n{tmp_path / 'code'}\n", "")
+
+
+def test_what_the_page_says_of_several_seeds():
+    """Larger vocabularies make text cheaper, and the mistakes keep their order in every seed."""
+    rows = shipped_result("pretrained_models")["rows"]
+    assert len({row["seed"] for row in rows}) >= 3
+    for row in rows:
+        costs = list(row["bits_per_character"].values())
+        assert costs == sorted(costs, reverse=True)
+        mistakes = row["mistakes"]
+        assert mistakes["no mistake"] == pytest.approx(costs[0], abs=1e-5)
+        assert max(mistakes, key=mistakes.get) == "head tied to the token vectors"
