@@ -1,7 +1,9 @@
-"""Measure finished runs in bits: one row per run, into one JSON file.
+"""Train small models, and measure what they know in bits: one row per run, into one JSON file.
 
-kt sweep run ... --out runs/capacity/people      # runs with other people, views, exposures, sizes
-python tools/experiments/capacity.py runs/capacity --out data/results/capacity.json
+python tools/experiments/capacity.py runs/capacity --seeds 0 1 2 --out data/results/capacity.json
+
+Without --seeds, finished runs are measured and none is trained. A run that is there is not trained
+again.
 """
 
 from __future__ import annotations
@@ -20,6 +22,7 @@ from kt_core.decoding import answer
 from kt_core.evaluation import exact_match
 from kt_core.models import GPT
 from kt_core.runs.checkpoints import hardware, load_checkpoint
+from kt_core.runs.experiment import run_experiment
 from kt_core.vocab import CharVocab
 from kt_course.chapters.what_does_it_know.capacity import (
     PUBLISHED,
@@ -29,6 +32,47 @@ from kt_course.chapters.what_does_it_know.capacity import (
     shares,
 )
 from kt_course.chapters.what_does_it_know.confidence import answer_probabilities
+
+VARIANT, RECIPE = "rope", "quick"
+OVERRIDES = {  # of the recipe, for each run
+    "model.n_layer": 2,
+    "model.n_head": 2,
+    "pretrain.batch_size": 64,
+    "pretrain.muon_lr": 0.02,
+    "finetune.epochs": 1,
+}
+
+
+@dataclass(frozen=True)
+class Setting:
+    """What differs between runs. A person has 4 windows per epoch: 4 lines, or 4 views of one."""
+
+    people: int
+    n_embd: int
+    epochs: int = 60
+    lines: int = 4
+
+    def train(self, folder: Path, seed: int) -> None:
+        """Train one model, unless its folder holds a finished run."""
+        corpus = f"bios:attributes=birth,people={self.people},lines={self.lines}"
+        own = {"model.n_embd": self.n_embd, "pretrain.epochs": self.epochs}
+        run_experiment(
+            corpus,
+            VARIANT,
+            RECIPE,
+            seed=seed,
+            out=folder / "-".join(map(str, (*asdict(self).values(), seed))),
+            overrides=OVERRIDES | own | {"data.views": 4 // self.lines},
+            device="cpu",
+            resume=True,
+        )
+
+
+SETTINGS = [
+    *(Setting(people, width) for people in (100, 200) for width in (16, 24, 32)),
+    *(Setting(200, 32, epochs) for epochs in (5, 15, 30)),
+    *(Setting(200, 32, epochs, lines=1) for epochs in (5, 15, 30, 60)),
+]
 
 
 @dataclass(frozen=True)
@@ -103,14 +147,20 @@ def measure_runs(folders: Sequence[Path]) -> dict:
     if not runs:
         raise ValueError(f"{', '.join(map(str, folders))}: no finished run in there")
     rows = [measure_run(folder) for folder in runs]
-    return dict(hardware=hardware(), published=PUBLISHED, rows=rows)
+    facts = dict(variant=VARIANT, recipe=RECIPE, overrides=OVERRIDES)
+    return dict(hardware=hardware(), published=PUBLISHED, **facts, rows=rows)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("runs", nargs="+", type=Path, help="folders with runs in or below them")
     parser.add_argument("--out", type=Path, required=True, metavar="FILE", help="the table, JSON")
+    parser.add_argument("--seeds", type=int, nargs="+", default=[], help="train these first")
     options = parser.parse_args(arguments)
+    for setting in sorted(SETTINGS, key=lambda s: s.people * s.epochs):
+        for seed in options.seeds:
+            setting.train(options.runs[0], seed)
+            print(setting, "seed", seed, flush=True)
     table = measure_runs(options.runs)
     write_json(options.out, table)
     for row in table["rows"]:

@@ -1,6 +1,6 @@
 """The pictures of chapter 14. Each function draws one and shows it with its alt text."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import matplotlib.pyplot as plt
@@ -31,17 +31,20 @@ LINES = ["-", "--", "-.", ":"]
 
 @in_style
 def head_map(maps: Mapping[str, Any], unit: str, title: str, alt: str, digits: int = 2) -> None:
-    """Draw one number per head, (n_layer, n_head) per panel; red is above 0 and blue below."""
-    panels = {name: array(values) for name, values in maps.items()}
-    most = max(np.abs(values).max() for values in panels.values())
-    figure, axes = plt.subplots(1, len(panels), figsize=(WIDTH, 3.4), squeeze=False)
-    for ax, (name, values) in zip(axes[0], panels.items(), strict=True):
+    """Draw one number per head, (n_layer, n_head) per panel; red is above 0 and blue below.
+
+    Each panel has a colour scale of its own, labelled with `unit`, or with its name among several.
+    """
+    figure, axes = plt.subplots(1, len(maps), figsize=(WIDTH, 3.4), squeeze=False)
+    for ax, (name, heads) in zip(axes[0], maps.items(), strict=True):
+        values = array(heads)
+        most = np.abs(values).max()
         image = ax.imshow(values, cmap="RdBu_r", vmin=-most, vmax=most, aspect="auto")
         write_numbers(ax, values, digits, most)
         ax.set(title=name, xlabel="head", ylabel="layer")
         ax.set_xticks(range(values.shape[1]))
         ax.set_yticks(range(values.shape[0]))
-    figure.colorbar(image, ax=axes[0].tolist(), label=unit)
+        figure.colorbar(image, ax=ax, label=unit if len(maps) == 1 else name)
     figure.suptitle(title)
     show(figure, alt)
 
@@ -158,39 +161,52 @@ def interval_bars(
 
 @in_style
 def capacity_curves(rows: Sequence[dict], published: float, title: str, alt: str) -> None:
-    """Draw recall against people and against exposures, and the bits per parameter."""
+    """Draw recall against size and against exposures, and the bits per parameter.
+
+    Points are means over the seeds; bars go from the lowest to the highest seed.
+    """
     figure, axes = plt.subplots(1, 3, figsize=(WIDTH, 3.6))
     most_exposed = max(row["exposures"] for row in rows)
-    for width, style in zip(sorted({r["n_embd"] for r in rows}), LINES, strict=False):
-        picked = [r for r in rows if r["n_embd"] == width and r["exposures"] == most_exposed]
-        picked = sorted((r for r in picked if r["lines"] > 1), key=lambda r: r["people"])
-        label = f"{picked[0]['parameters'] / 1000:.0f} k parameters"
-        x = [r["people"] for r in picked]
-        _recall(axes[0], x, picked, style, label)
-        axes[2].plot(x, [max(bits_per_parameter(r), 1e-3) for r in picked], style, marker="o")
+    for people, style in zip(sorted({r["people"] for r in rows}), LINES, strict=False):
+        picked = [r for r in rows if r["people"] == people and r["exposures"] == most_exposed]
+        picked = [r for r in picked if r["lines"] > 1]
+        _seed_range(axes[0], picked, "n_embd", _recall, style, f"{people} people")
+        _seed_range(axes[2], picked, "n_embd", bits_per_parameter, style, f"{people} people")
     widest = max(r["n_embd"] for r in rows)
     for lines, style in zip(sorted({r["lines"] for r in rows}), LINES, strict=False):
         picked = [r for r in rows if r["lines"] == lines and r["n_embd"] == widest]
-        picked = sorted((r for r in picked if r["people"] == 200), key=lambda r: r["exposures"])
+        picked = [r for r in picked if r["people"] == 200]
         label = f"{lines:g} wording{'s' if lines > 1 else ''}"
-        _recall(axes[1], [r["exposures"] for r in picked], picked, style, label)
-    axes[0].set(xlabel="people in the text", ylabel="held-out people recalled (%)")
-    axes[1].set(xlabel="exposures per fact (200 people)")
-    axes[2].axhline(published, color=VERMILION, ls="--", label="published: 2")
-    axes[2].set(xlabel="people in the text", ylabel="bits per parameter", yscale="log")
-    for ax in axes:
-        ax.set_xscale("log")
+        _seed_range(axes[1], picked, "exposures", _recall, style, label)
+    axes[0].set(xlabel="channels", ylabel="held-out people recalled (%)", ylim=(-2, 104))
+    axes[1].set(xlabel="exposures per fact (200 people)", ylim=(-2, 104), xscale="log")
+    axes[2].axhline(published, color=VERMILION, ls="--", label=f"published: {published:g}")
+    axes[2].set(xlabel="channels", ylabel="bits per parameter", yscale="log")
+    for ax, key in zip(axes, ("n_embd", "exposures", "n_embd"), strict=True):
+        ax.set_xticks(xs := sorted({row[key] for row in rows}), xs)
+        ax.minorticks_off()
         ax.legend(fontsize=8)
     figure.suptitle(title)
     show(figure, alt)
 
 
-def _recall(ax: Axes, x: Sequence[float], rows: Sequence[dict], style: str, label: str) -> None:
-    """Draw recall with its 95 % interval over people."""
-    scores = [recall_score(row) for row in rows]
-    y = [100 * s.accuracy for s in scores]
-    ax.errorbar(x, y, whiskers(scores), ls=style, marker="o", capsize=2, label=label)
-    ax.set_ylim(-2, 104)
+def _recall(row: dict) -> float:
+    """The share of held-out people that a run recalls, in per cent."""
+    return 100 * recall_score(row).accuracy
+
+
+def _seed_range(
+    ax: Axes, rows: Sequence[dict], key: str, value: Callable, style: str, label: str | None = None
+) -> None:
+    """Draw `value` of the rows against their `key`: mean, lowest and highest over the seeds."""
+    xs = sorted({row[key] for row in rows})
+    seeds = [[value(row) for row in rows if row[key] == x] for x in xs]
+    means = [sum(each) / len(each) for each in seeds]
+    bars = [
+        [mean - min(each) for mean, each in zip(means, seeds, strict=True)],
+        [max(each) - mean for mean, each in zip(means, seeds, strict=True)],
+    ]
+    ax.errorbar(xs, means, bars, ls=style, marker="o", capsize=2, label=label)
 
 
 @in_style

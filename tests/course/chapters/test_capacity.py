@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from pathlib import Path
 
@@ -127,7 +126,21 @@ def test_another_file_is_no_table(tmp_path, text):
         capacity.read_capacity(tmp_path / "missing.json")
 
 
-def test_the_shipped_table_if_there_is_one_is_a_table():
-    path = Path(kt.__file__).parent.parent / "data" / "results" / "capacity.json"
-    if path.is_file():
-        assert json.loads(path.read_text())["rows"] == capacity.read_capacity(path)["rows"]
+def test_the_shipped_table_has_three_seeds_for_every_setting():
+    table = capacity.read_capacity(Path(kt.__file__).parent.parent / "data/results/capacity.json")
+    keys = ("people", "lines", "n_embd", "epochs")
+    seeds = {}
+    for row in table["rows"]:
+        seeds.setdefault(tuple(row[key] for key in keys), set()).add(row["seed"])
+    settings = {tuple(getattr(one, key) for key in keys) for one in experiment.SETTINGS}
+    assert seeds.keys() == settings and all(len(each) >= 3 for each in seeds.values())
+    assert max(map(capacity.bits_per_parameter, table["rows"])) < table["published"]
+
+
+def test_a_setting_is_trained_once(tmp_path, monkeypatch):
+    calls = []
+    monkeypatch.setattr(experiment, "run_experiment", lambda *a, **k: calls.append((a, k)))
+    experiment.Setting(20, 16, 3, lines=1).train(tmp_path, 7)
+    ((arguments, options),) = calls
+    assert arguments[0] == "bios:attributes=birth,people=20,lines=1" and options["seed"] == 7
+    assert options["resume"] and options["overrides"]["data.views"] == 4
