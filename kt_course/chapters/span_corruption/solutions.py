@@ -25,7 +25,7 @@ def cut(document, block_size, rng):
     n = rng.randint(4, block_size * 7 // 8)
     text = document[:n]  # a document shorter than n stays whole
     share = rng.uniform(1 / 8, 3 / 8)
-    length = max(1, round(len(text) * share))  # of what is left, not of the block
+    length = max(1, round(len(text) * share))  # of the truncated text, not of the block
     start = rng.randint(0, len(text) - length)
     return text[:start], text[start : start + length], text[start + length :]
 
