@@ -36,6 +36,17 @@ SMALL = (
     "--set model.n_embd=16 --set model.n_layer=2 --set model.n_head=2 --set model.block_size=64 "
     "--set model.bottleneck=32 --device cpu"
 )
+# Contents of a file that should hold a JSON object.
+BROKEN_JSON = {
+    "nothing": b"",
+    "a list": b"[]",
+    "half of it": b'{"cells": [',
+    "binary": bytes(range(256)),
+    "UTF-16": '{"cells": []}'.encode("utf-16"),
+    "nested deep": b"[" * 100_000,
+    "nested deep inside": b'{"a":' * 100_000,
+    "a number of 5000 digits": b'{"cells": ' + b"9" * 5000 + b"}",
+}
 LONGEST = 700  # characters of a message: a huge line is not repeated whole
 
 

@@ -8,7 +8,17 @@ import struct
 
 import pytest
 import torch
-from attacking import FIND, SMALL, SPECIAL, is_clear, kt, no_hang, refused, special_file
+from attacking import (
+    BROKEN_JSON,
+    FIND,
+    SMALL,
+    SPECIAL,
+    is_clear,
+    kt,
+    no_hang,
+    refused,
+    special_file,
+)
 from hypothesis import given
 from hypothesis import strategies as st
 from safetensors.torch import load, save
@@ -149,16 +159,8 @@ DAMAGE = {
     "a base without end": (lambda h: reconfigure(h, rope_base=float("inf")), "config: .*rope_base"),
     "an encoder that generates": (lambda h: reconfigure(h, causal="no"), "config: .*causal"),
 }
-CARDS = {
-    "nothing": b"",
-    "a list": b"[]",
+CARDS = BROKEN_JSON | {
     "a number": b"3",
-    "half of it": b'{"config": {',
-    "nested deep": b"[" * 100_000,
-    "nested deep inside": b'{"config": ' + b'{"a":' * 100_000,
-    "binary": bytes(range(256)),
-    "UTF-16": '{"config": {}}'.encode("utf-16"),
-    "a huge number": b'{"config": ' + b"9" * 5000 + b', "vocab": "a", "sha256": "x"}',
     "a digest that is a number": b'{"config": {}, "vocab": "a", "sha256": 3}',
 }
 
