@@ -91,8 +91,7 @@ def grade_command(
         seconds: Time for one notebook.
         memory: GB for one submission.
         jobs: How many submissions at a time; by default one per core.
-        roster: CSV with the columns id and name (or first name and last name); perhaps email,
-            login, sis_id, section.
+        roster: CSV with id and name, or first and last name; perhaps email, login, sis_id, section.
         points: TOML with the points of exercises; by default an exercise gives its difficulty.
         marks: The CSV file of the written answers, with your points and comments in it.
         lms: Write the points as this system imports them; needs --roster.

@@ -99,9 +99,9 @@ def _students(path: str | Path, lines: csv.DictReader) -> dict[str, Student]:
     names = {spelling: name for name, spellings in COLUMNS.items() for spelling in spellings}
     texts = {h: " ".join((h or "").lower().split()) for h in lines.fieldnames or ()}
     headers = {h: names[text] for h, text in texts.items() if text in names}
-    known = {*headers.values()}
-    known |= {"name"} if {"first", "last"} <= known else set()
-    if missing := [name for name in ("id", "name") if name not in known]:
+    columns = {*headers.values()}
+    columns |= {"name"} if {"first", "last"} <= columns else set()
+    if missing := [name for name in ("id", "name") if name not in columns]:
         present = ", ".join(map(str, lines.fieldnames or ["nothing"]))
         raise ValueError(f"{path}, line 1: no column {missing[0]!r}; there are {present}")
     students: dict[str, Student] = {}
