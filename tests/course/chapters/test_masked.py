@@ -580,7 +580,7 @@ def accuracy(phase, key):
 def test_what_the_page_says_of_several_seeds():
     counts = Counter(run["phase"] for run in SEEDS["runs"])
     assert counts.keys() == {*PHASES, "pairs"}
-    assert all(counts[phase] > 1 for phase in PHASES)
+    assert min(counts.values()) >= 3
     assert accuracy("masked_spans", "seen wording") > 0.5
     assert accuracy("masked_spans", "question") > 0.3
     assert accuracy("masked_chars", "seen wording") < 0.1
