@@ -19,7 +19,7 @@ from matplotlib.figure import Figure
 
 from kt_course.explorers.engine_files import joined_modules, style_sheet
 from kt_course.explorers.living_pictures import draw_view
-from kt_course.explorers.packed_models import Given, PackedModel, pack, unpack, weights_of
+from kt_course.explorers.packed_models import Given, PackedModel, pack, unpack, weights_text
 from kt_course.figures.alt_text import small_png
 
 VIEWS = ("attention", "ask", "lens", "replay")
@@ -161,7 +161,7 @@ def page_fragments(stored: Sequence[dict], pictures: Sequence[tuple[bytes, str]]
         image = f'<img src="{source}" alt="{html.escape(alt)}" style="max-width: 100%">'
         parts.append(f'<div id="{root}">{image}</div>')
         for key in one["weights"].keys() - known:
-            text = weights_of(one["weights"][key])
+            text = weights_text(one["weights"][key])
             parts.append(f'<script type="text/plain" id="kt-weights-{key}">{text}</script>')
         known |= one["weights"].keys()
         given = _inside_script(json.dumps(one["given"], ensure_ascii=False))

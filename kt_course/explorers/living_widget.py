@@ -1,29 +1,29 @@
 """The widget behind `living_page.attach`; exported pages do without it, and without anywidget."""
 
+from uuid import uuid4
+
 import anywidget
 import traitlets
 
-from kt_course.explorers.engine_files import joined_modules, style_sheet
+from kt_course.explorers.engine_files import ENGINE, joined_modules, style_sheet
 
 
 class LivingWidget(anywidget.AnyWidget):
-    """Sends the weights when the page asks for them, so that no saved notebook holds them."""
+    """Sends engine and weights when the page asks, so that no saved notebook holds them."""
 
-    _esm = traitlets.Unicode().tag(sync=True)
-    _css = traitlets.Unicode().tag(sync=True)
+    _esm = ENGINE.joinpath("kt_start.js").read_text(encoding="utf-8")
+    _css = style_sheet()
     given = traitlets.Dict().tag(sync=True)
 
     def __init__(self, given: dict, weights: list[bytes]):
-        super().__init__(
-            given=given,
-            _esm=f"{joined_modules()}\nexport default {{ render }};\n",
-            _css=style_sheet(),
-        )
-        self.on_msg(lambda widget, content, buffers: self._send_weights(content, weights))
+        id = uuid4().hex
+        super().__init__(model_id=id, given=given | {"id": id})
+        self.on_msg(lambda widget, content, buffers: self._send_parts(content, weights))
 
-    def _send_weights(self, content: dict, weights: list[bytes]) -> None:
-        if content.get("kind") == "weights?":
-            self.send({"kind": "weights"}, buffers=weights)
+    def _send_parts(self, content: dict, weights: list[bytes]) -> None:
+        if content.get("kind") == "parts?":
+            engine = f"{joined_modules()}\nexport {{ mount }};\n"
+            self.send({"kind": "parts", "engine": engine}, buffers=weights)
 
 
 def widget_view(given: dict, weights: list[bytes]) -> dict:

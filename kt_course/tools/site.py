@@ -5,6 +5,7 @@ import io
 import json
 import re
 import tomllib
+import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
@@ -87,7 +88,7 @@ class Site:
 
     @cached_property
     def search_index(self) -> str:
-        """JSON rows (page, chapter, anchor, title, its different words), safe inside a script."""
+        """JSON rows (page, chapter, anchor, title, its different words): deflated, in base64."""
         rows = [
             [one.name, one.title, section.anchor, section.title, _different_words(section.text)]
             for one in self.chapters
@@ -97,7 +98,8 @@ class Site:
             [name, title, "", title, _different_words(_document(name))]
             for name, title in self.appendices.items()
         ]
-        return json.dumps(rows, ensure_ascii=False).replace("</", "<\\/")
+        text = json.dumps(rows, ensure_ascii=False)
+        return base64.b64encode(zlib.compress(text.encode(), 9)).decode()
 
 
 def _different_words(text: str) -> str:

@@ -42,15 +42,6 @@ function halfPrecisionTable() {
 
 let halves = null;
 
-/** @param {string} text base64 @returns {ArrayBuffer} */
-export function decodeBase64(text) {
-  if (Uint8Array.fromBase64) return Uint8Array.fromBase64(text).buffer;
-  const characters = atob(text);
-  const bytes = new Uint8Array(characters.length);
-  for (let i = 0; i < bytes.length; i++) bytes[i] = characters.charCodeAt(i);
-  return bytes.buffer;
-}
-
 /**
  * Read a safetensors file: 8 bytes with the header's length, a JSON header, then the numbers.
  *
@@ -254,11 +245,9 @@ export class Model {
    * @param {string} given.name what the page calls the model
    * @param {Object} given.config the fields of `kt_core.GPTConfig`
    * @param {string} given.chars the vocabulary after □ and ⁇, in the order of the ids
-   * @param {ArrayBuffer|ArrayBufferView|string} given.weights a safetensors file, as bytes or
-   *     in base64
+   * @param {ArrayBuffer|ArrayBufferView} given.weights a safetensors file
    */
   constructor({ name = "", config, chars, weights }) {
-    if (typeof weights === "string") weights = decodeBase64(weights);
     if (ArrayBuffer.isView(weights)) {
       weights = weights.buffer.slice(weights.byteOffset, weights.byteOffset + weights.byteLength);
     }

@@ -1,4 +1,5 @@
 import { Model } from "./kt_engine.js";
+import { unpackWeights } from "./kt_weights.js";
 import { el, watchTheme } from "./kt_ui.js";
 import { askView } from "./ask_view.js";
 import { attentionView } from "./attention_view.js";
@@ -42,8 +43,8 @@ const shared = (globalThis.ktShared ??= {
 /**
  * Make a model known to the page, under its name, with a number after it if another model has it.
  *
- * @param {Object} given {name, config, chars, key, weights}; weights, or a function that gives
- *     them, are read when the model is first used
+ * @param {Object} given {name, config, chars, key, weights}; weights are read when the model is
+ *     first used, and may come later, see `unpack`
  * @returns {string} the name that `kt.models()` lists
  */
 export function register(given) {
@@ -65,15 +66,21 @@ function modelOf(name) {
     );
   if (!entry.model) {
     const { config, chars, weights } = entry.given;
-    entry.model = new Model({
-      name,
-      config,
-      chars,
-      weights: typeof weights === "function" ? weights() : weights,
-    });
+    if (!weights) throw new Error(`“${name}” is still being unpacked: try again in a second.`);
+    entry.model = new Model({ name, config, chars, weights });
     delete entry.given.weights;
   }
   return entry.model;
+}
+
+/** Unpack the weights of an exported page's model, once; they lie in an element of their own. */
+function unpack(name) {
+  const entry = shared.models.get(name);
+  entry.unpacking ??= (async () => {
+    const { textContent } = document.getElementById(`kt-weights-${entry.given.key}`);
+    entry.given.weights = await unpackWeights(textContent);
+  })();
+  return entry.unpacking;
 }
 
 const knockedOut = (name) => shared.knockedOut.get(name) ?? [];
@@ -272,28 +279,31 @@ export function mount(root, { view, models, examples = [], label = "", start = {
     root.append(...curiousAbout(exposed));
     root.dataset.ready = "true";
   } catch (error) {
-    root.prepend(el("p", { role: "alert" }, `The explorer could not start: ${error.message}`));
-    throw error;
+    fail(root, error);
   }
 }
 
+/** Say above the picture why no explorer takes its place. */
+function fail(root, error) {
+  root.prepend(el("p", { role: "alert" }, `The explorer could not start: ${error.message}`));
+  throw error;
+}
+
 /**
- * Mount the views of an exported page, each when it comes near the screen. Weights lie in script
- * elements of their own, in base64; models are known to `window.kt` at once.
+ * Mount the views of an exported page, each when it comes near the screen. Their models are known
+ * to `window.kt` at once, and can be asked soon after the page has loaded.
  */
 export function mountAll() {
   for (const script of document.querySelectorAll("script.kt-view:not([data-known])")) {
     script.dataset.known = "true";
     const given = JSON.parse(script.textContent),
+      names = given.models.map(register),
       root = document.getElementById(script.dataset.root);
-    for (const model of given.models) {
-      model.weights = () => document.getElementById(`kt-weights-${model.key}`).textContent;
-      register(model);
-    }
-    const start = () => {
+    const start = async () => {
       near.disconnect();
       root.removeEventListener("focus", start);
       root.tabIndex = -1;
+      await Promise.all(names.map(unpack)).catch((error) => fail(root, error));
       mount(root, given);
     };
     const near = new IntersectionObserver(
@@ -307,25 +317,8 @@ export function mountAll() {
     root.setAttribute("role", "region");
     root.setAttribute("aria-label", given.label);
     root.addEventListener("focus", start);
-  }
-}
-
-/**
- * Called by anywidget in JupyterLab, VS Code and Colab: asks the kernel for the weights, then
- * mounts the view.
- */
-export function render({ model, el: root }) {
-  const given = structuredClone(model.get("given"));
-  const place = root.appendChild(el("div", {}, el("p", {}, "Loading the model …")));
-  const receive = (message, buffers) => {
-    if (message.kind !== "weights" || place.dataset.ready) return;
-    given.models.forEach((one, i) => {
-      one.weights = buffers[i];
+    addEventListener("load", async () => {
+      for (const name of names) await unpack(name);
     });
-    mount(place, given);
-  };
-  if (!given.models.length) mount(place, given);
-  model.on("msg:custom", receive);
-  model.send({ kind: "weights?" });
-  return () => model.off("msg:custom", receive);
+  }
 }

@@ -26,11 +26,18 @@ fold();
 const field = document.getElementById("search");
 const found = document.getElementById("found");
 const foundStatus = document.getElementById("found-status");
-let index = null;
+let reading = null;
+
+/** The rows of the search index, unpacked when they are first needed. */
+function readIndex() {
+  const text = document.getElementById("search-index").textContent;
+  const packed = new Blob([Uint8Array.from(atob(text), (letter) => letter.charCodeAt(0))]);
+  const stream = packed.stream().pipeThrough(new DecompressionStream("deflate"));
+  return new Response(stream).json();
+}
 
 /** Sections in which every word of the query begins a word; those with it in the title first. */
-function search(query) {
-  index ??= JSON.parse(document.getElementById("search-index").textContent);
+function search(index, query) {
   const words = query.toLowerCase().match(/[\p{L}\p{N}]+/gu) ?? [];
   if (!words.length) return [];
   const scored = [];
@@ -46,8 +53,8 @@ function search(query) {
   return scored.sort((a, b) => b.score - a.score).slice(0, 12);
 }
 
-function showFound() {
-  const hits = search(field.value);
+async function showFound() {
+  const hits = search(await (reading ??= readIndex()), field.value);
   found.replaceChildren(
     ...hits.map(({ page, chapter, anchor, title }) => {
       const link = document.createElement("a");

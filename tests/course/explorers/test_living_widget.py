@@ -1,11 +1,15 @@
-"""The living page as a widget: JupyterLab gets the weights from the kernel and runs the model."""
+"""Explorers as widgets in JupyterLab: the kernel sends the weights, the page runs the model."""
 
 from __future__ import annotations
+
+from contextlib import contextmanager
 
 import browsing
 import nbformat
 import pytest
-from browsing import SCREENSHOTS, Notebook, chromium, jupyterlab, missing, tab
+from answering import posed, right_cell
+from browsing import SCREENSHOTS, Notebook, axe_findings, chromium, jupyterlab, missing, tab
+from checking import cells
 
 from kt_course.explorers.living_page import MIME, attach
 
@@ -16,33 +20,40 @@ from kt_course.explorers.living_page import attach
 
 dev = kt.load_corpus("bios").dev
 attach({"rope": "bios-rope-finetuned"}, alt="Attention of a rope model", examples=dev[:3])"""
+# anywidget gives up on a script that starts too late; here every script does.
+LATE = """AbortSignal.timeout = () => {
+  const late = new AbortController();
+  setTimeout(() => late.abort());
+  return late.signal;
+};"""
 
 
-@pytest.fixture
-def one_notebook(monkeypatch):
-    """JupyterLab's folder holds a single notebook with one explorer."""
+@contextmanager
+def opened(monkeypatch, folder, *sources, script=""):
+    """A notebook with these cells in JupyterLab, whose folder holds nothing else."""
 
     def write(folder):
         folder.mkdir(parents=True)
-        notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(CELL)])
+        notebook = nbformat.v4.new_notebook(cells=list(map(nbformat.v4.new_code_cell, sources)))
         notebook.metadata.kernelspec = dict(name="python3", display_name="Python 3")
         nbformat.write(notebook, folder / "living.ipynb")
         return [folder / "living.ipynb"]
 
     monkeypatch.setattr(browsing, "release", write)
+    SCREENSHOTS.mkdir(parents=True, exist_ok=True)
+    with jupyterlab(folder) as lab, chromium() as browser:
+        with tab(browser, 1300, 1000, lab.address) as page:
+            page.add_init_script(script)
+            yield Notebook(page, lab, "living")
+            assert not page.strays
 
 
-def test_the_explorer_lives_in_jupyterlab(one_notebook, tmp_path):
-    with (
-        jupyterlab(tmp_path) as lab,
-        chromium() as browser,
-        tab(browser, 1300, 1000, lab.address) as page,
-    ):
-        notebook = Notebook(page, lab, "living")
+def test_the_explorer_lives_in_jupyterlab(monkeypatch, tmp_path):
+    with opened(monkeypatch, tmp_path, CELL) as notebook:
+        page = notebook.page
         notebook.run_all()
         assert notebook.trouble() == []
         page.locator(".kt-live[data-ready]").wait_for()
-        SCREENSHOTS.mkdir(parents=True, exist_ok=True)
         page.screenshot(path=SCREENSHOTS / "living-lab.png")
         status = page.locator(".kt-live [role=status]")
         before = status.inner_text()
@@ -57,7 +68,65 @@ def test_the_explorer_lives_in_jupyterlab(one_notebook, tmp_path):
             arg=before,
         )
         assert page.evaluate("kt.models()") == ["rope"]
-        assert not page.strays and not page.problems
+        assert not page.problems
+
+
+def test_it_lives_even_where_anywidget_gave_up(monkeypatch, tmp_path):
+    with opened(monkeypatch, tmp_path, CELL, script=LATE) as notebook:
+        notebook.run_all()
+        notebook.page.locator(".kt-live[data-ready]").wait_for()
+        assert "Failed to initialize model" in str(notebook.page.problems)
+
+
+def test_a_walk_by_keyboard(monkeypatch, tmp_path):
+    """An exercise, a question and an explorer of chapter 1: reached, changed, and their results."""
+    chapter, id = cells("01_attention_math"), "scaled-score"
+    parts = ["imports", f"answer-{id}", "quiz-divide-by-d", "explore"]
+    with opened(monkeypatch, tmp_path, *[chapter[part].source for part in parts]) as notebook:
+        page = notebook.page
+        notebook.run_all()
+        page.locator(".kt-live[data-ready]").wait_for()
+        walk_to_cell(page, 1)
+        page.keyboard.press("Enter")
+        page.keyboard.press("ControlOrMeta+A")
+        page.keyboard.insert_text(right_cell(id, posed("01_attention_math")[id]))
+        page.keyboard.press("Control+Enter")
+        page.get_by_text(f"{id}: right. ").wait_for()
+        walk_to_cell(page, 2)
+        tab_to(page, "e => e.matches('button.jupyter-button')")
+        page.keyboard.press("Space")
+        page.get_by_text("a is wrong.").or_(page.get_by_text("a is right.")).wait_for()
+        tab_to(page, "e => e.matches('.kt-live input')")
+        page.keyboard.press("ControlOrMeta+A")
+        status = page.locator(".kt-live [role=status]").first
+        before = status.inner_text()
+        page.keyboard.type("Where was Tara Finch born?")
+        page.wait_for_function(
+            "([e, before]) => e.innerText !== before", arg=[status.element_handle(), before]
+        )
+        for area in (".kt-live", ".widget-vbox"):
+            assert axe_findings(page, f"'{area}'") == []
+        assert not page.problems
+
+
+def walk_to_cell(page, number: int) -> None:
+    """Leave what is being edited, and press the arrow keys until this cell is the active one."""
+    page.keyboard.press("Escape")
+    active = "[...document.querySelectorAll('.jp-Notebook .jp-Cell')].findIndex(e => e.matches('.jp-mod-active'))"  # noqa: E501
+    while (at := page.evaluate(active)) != number:
+        page.keyboard.press("ArrowUp" if at > number else "ArrowDown")
+
+
+def tab_to(page, condition: str, most: int = 60) -> None:
+    """Press Tab until the element in focus fulfils the condition; its focus can be seen."""
+    for _ in range(most):
+        page.keyboard.press("Tab")
+        if page.evaluate(f"({condition})(document.activeElement)"):
+            break
+    else:
+        pytest.fail(f"{most} times Tab did not reach {condition}")
+    looks = "(({ outlineStyle, boxShadow }) => outlineStyle + boxShadow)"
+    assert page.evaluate(f"{looks}(getComputedStyle(document.activeElement))") != "nonenone"
 
 
 def test_a_saved_notebook_holds_no_weights():

@@ -77,7 +77,7 @@ def browser():
 @pytest.fixture(scope="module")
 def lab(tmp_path_factory):
     with jupyterlab(
-        tmp_path_factory.mktemp("lab"), os.environ.get("KT_BROWSER_PROFILE", "quick")
+        tmp_path_factory.mktemp("lab"), os.environ.get("KT_BROWSER_PROFILE", "smoke")
     ) as running:
         yield running
 
