@@ -18,6 +18,7 @@ from kt_core.blocks import VARIANTS
 from kt_core.vocab import MASK
 from kt_course.exercises import my_gpt
 from kt_course.exercises.solutions import teaching_solution
+from kt_course.exercises.training import answer_questions, fit
 from kt_course.explorers.beam_search import top_answers
 from kt_course.explorers.living_page import MIME, LivingView, attach
 from kt_course.explorers.packed_models import pack, unpack
@@ -230,23 +231,21 @@ class TestTheEngineComputesWhatPyTorchComputes:
         assert difference(result, expected) < TOLERANCE
         assert difference(result, logits_of(models[variant], text)) > 0.1
 
-    def test_the_learners_own_model(self, browser, tmp_path, dev, monkeypatch):
+    def test_the_learners_own_model(self, browser, tmp_path, dev):
         """All pieces are the learner's, who trains the model with their own loop."""
-        monkeypatch.setenv("KT_MY_GPT", str(tmp_path / "my_gpt.py"))
         answers = {id: teaching_solution(piece) for id, piece in my_gpt.pieces().items()}
-        my_gpt.write_sections({"": my_gpt.HEADER} | answers)
-        mine = my_gpt.load()
+        mine = my_gpt.assemble({"": my_gpt.HEADER} | answers, judged=(), notebook="02_build_a_gpt")
         assert set(mine.pieces.values()) == {""}
         vocab = kt.CharVocab.from_documents([f"{question}{city}" for question, city in dev])
         torch.manual_seed(0)
         model = mine.GPT(kt.GPTConfig(len(vocab), 64, 2, 2, 32, dropout=0.0))
-        mine.fit(model, kt.NamePlace(dev[:8], vocab, 64), epochs=30)
+        fit(mine.train, model, kt.NamePlace(dev[:8], vocab, 64), epochs=30)
         model.half().float()  # the page has half precision
         view = attach({"mine": (model, vocab)}, "ask", alt="My own", examples=dev[:2])
         questions = [question for question, _ in dev[:50]]
         with opened(browser, view, tmp_path) as page:
             result = page.evaluate("all => all.map(each => kt.answer('mine', each))", questions)
-            assert result == mine.answer(model, vocab, questions)
+            assert result == answer_questions(mine.greedy, model, vocab, questions)
             logits = page.evaluate("text => kt.logits('mine', text)", questions[0] + MASK)
             assert difference(logits, logits_of((model, vocab), questions[0] + MASK)) < TOLERANCE
 
