@@ -12,12 +12,12 @@ def progress() -> None:
     folder (~/.local/share on Linux). KT_PROGRESS_FILE=off records nothing.
     """
     statuses = read_statuses()
-    print(f"{'notebook':24s}{'done':>6s}{'wrong':>7s}{'open':>6s}   next")
+    print(f"{'notebook':32s}{'done':>6s}{'wrong':>7s}{'open':>6s}   next")
     for notebook, (ids, done) in count_statuses().items():
         todo = [id for id in ids if id not in done]
         wrong = sum(statuses.get(id) == "wrong" for id in ids)
         following = todo[0] if todo else "all done"
-        print(f"{notebook:24s}{len(done):6d}{wrong:7d}{len(todo) - wrong:6d}   {following}")
+        print(f"{notebook:32s}{len(done):6d}{wrong:7d}{len(todo) - wrong:6d}   {following}")
 
 
 def count_statuses() -> dict[str, tuple[list[str], list[str]]]:
