@@ -423,7 +423,7 @@ def test_a_notebook_that_cannot_be_cleaned_stops_the_release(here, content):
     else:
         assert content in (
             "no cell",
-            "10,000 cells",
+            "3,000 cells",
             "another format",
             "another language",
             "sources that are numbers",
