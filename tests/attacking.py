@@ -27,7 +27,6 @@ from kt_course.tools.cli import main
 # The same examples on every machine and in every run.
 FIND = settings(
     max_examples=100,
-    deadline=None,
     derandomize=True,
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
 )

@@ -9,6 +9,10 @@ import sys
 import threading
 
 import pytest
+from hypothesis import settings
+
+settings.register_profile("busy machine", deadline=None)  # a slow example is no failure
+settings.load_profile("busy machine")
 
 if all(importlib.util.find_spec(name) for name in ("jaxtyping", "beartype")):
     if "kt_core" in sys.modules:

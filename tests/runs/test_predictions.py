@@ -40,7 +40,7 @@ def test_a_file_without_a_last_newline_reads_the_same(tmp_path):
 
 
 def test_predictions_round_trip_for_any_answers(tmp_path):
-    @settings(max_examples=25, deadline=None)
+    @settings(max_examples=25)
     @given(st.lists(st.text(st.characters(exclude_categories=["Cs"]), max_size=8), max_size=6))
     def round_trip(answers):
         write_predictions(tmp_path / "p", answers)

@@ -131,7 +131,7 @@ def test_a_table_of_impossible_candidates_is_refused(vocab):
 answered = st.lists(st.tuples(st.floats(0, 1), st.booleans()), min_size=1, max_size=60)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(answered, st.integers(1, 12))
 def test_bins_separate_the_answers(cases, bins):
     sure, right = torch.tensor([c for c, _ in cases]).double(), torch.tensor([r for _, r in cases])
@@ -156,7 +156,7 @@ def test_what_cannot_be_binned_is_refused(sure, right, said):
         confidence.reliability(torch.tensor(sure), torch.tensor(right))
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(
     st.lists(st.integers(0, 6), min_size=1, max_size=20),
     st.lists(st.integers(0, 6), min_size=1, max_size=20),
@@ -176,7 +176,7 @@ def test_auroc_needs_both_groups():
 levels = st.lists(st.tuples(st.integers(0, 8), st.booleans()), min_size=1, max_size=40)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(levels)
 def test_the_curve_tells_for_each_threshold_what_answering_above_it_gives(cases):
     sure, right = torch.tensor([c / 8 for c, _ in cases]), torch.tensor([r for _, r in cases])
@@ -189,7 +189,7 @@ def test_the_curve_tells_for_each_threshold_what_answering_above_it_gives(cases)
         assert r == pytest.approx(float((~right[answered]).double().mean()))
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(levels, st.floats(0, 1))
 def test_the_threshold_is_the_lowest_that_is_accurate_enough(cases, target):
     sure, right = (
@@ -201,7 +201,7 @@ def test_the_threshold_is_the_lowest_that_is_accurate_enough(cases, target):
     assert threshold == (min(enough) if enough else math.inf)
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(levels, st.sampled_from([0.3, 0.5, 0.8]))
 def test_a_cautious_threshold_asks_the_lower_end_of_the_interval(cases, target):
     sure, right = (

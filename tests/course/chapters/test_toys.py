@@ -29,7 +29,7 @@ def draw_pair(name, seed) -> Pair:
 
 
 @given(st.sampled_from(sorted(TOYS)), seeds)
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 def test_every_pair_fits_its_vocabularies_and_alignment(name, seed):
     toy, pair = TOYS[name], draw_pair(name, seed)
     assert toy.source_vocab.decode(toy.source_vocab.encode(pair.source)) == pair.source
@@ -39,7 +39,7 @@ def test_every_pair_fits_its_vocabularies_and_alignment(name, seed):
 
 
 @given(seeds)
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 def test_reverse(seed):
     pair = draw_pair("reverse", seed)
     assert 3 <= len(pair.source) <= 12
@@ -48,7 +48,7 @@ def test_reverse(seed):
 
 
 @given(seeds)
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 def test_dates_are_those_that_are_written(seed):
     pair = draw_pair("dates", seed)
     text, iso = "".join(pair.source), "".join(pair.target)
@@ -97,7 +97,7 @@ def by_grammar(words: list[str]) -> list[str]:
 
 
 @given(seeds)
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 def test_translations_follow_the_grammar(seed):
     pair = draw_pair("translate", seed)
     assert list(pair.target) == by_grammar(list(pair.source))
@@ -117,7 +117,7 @@ def test_the_lexicon_tells_no_word_twice():
 
 
 @given(seeds)
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 def test_headlines_tell_the_one_sentence_with_news(seed):
     pair = draw_pair("summarise", seed)
     sentences = " ".join(pair.source).split(" .")[:-1]

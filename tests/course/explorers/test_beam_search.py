@@ -42,7 +42,7 @@ def log_probability(model, prompt, ids, stop=(0, 1), ended=True):
 prompts = st.lists(st.integers(2, 11), min_size=1, max_size=16)
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(
     prompt=prompts,
     variant=st.sampled_from(VARIANTS),
@@ -55,7 +55,7 @@ def test_width_1_is_greedy(prompt, variant, seed, max_new):
     assert list(beam.ids) == kt.generate(model, [prompt], max_new=max_new)[0]
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(
     prompt=prompts,
     variant=st.sampled_from(VARIANTS),
