@@ -29,6 +29,7 @@ from kt_core.vocab import MASK, CharVocab
 from kt_course.chapters.finetuning_techniques import solutions, tasks, techniques
 from kt_course.chapters.finetuning_techniques.techniques import TECHNIQUES, chosen_rate
 from kt_course.chapters.pretrained_models.hub.minilm import WHEEL, find_minilm
+from kt_course.chapters.pretrained_models.solutions import mean_pool
 from kt_course.shipped import shipped
 
 SIZES = dict(n_train=200, n_dev=100, n_lines=40, n_texts=150, n_test=100)
@@ -137,8 +138,8 @@ class Experiment:
         """MiniLM's vector of each text: the mean over its tokens, of length 1."""
         reader, encoder = self.minilm
         batch = reader(list(texts), padding=True, return_tensors="pt")
-        states, mask = encoder(**batch).last_hidden_state, batch["attention_mask"][..., None]
-        return F.normalize((states * mask).sum(1) / mask.sum(1), dim=-1).numpy()
+        hidden = encoder(**batch).last_hidden_state
+        return F.normalize(mean_pool(hidden, batch["attention_mask"]), dim=-1).numpy()
 
     def closed_book(self, seed: int) -> float:
         """Train everything to name the region from the question alone, without any answer."""
