@@ -32,6 +32,7 @@ from typing import Any
 from torch import Tensor
 
 from kt_course.exercises.assertions import CUT_OFF, Wrong, close, flows, fresh_cases
+from kt_course.exercises.limits import not_timed
 from kt_course.exercises.random_cases import draw
 from kt_course.exercises.registry import DIFFERENTIABLE, Exercise
 from kt_course.exercises.solutions import split_sections
@@ -129,7 +130,9 @@ class Comparison:
             results, expected = detached(results), detached(expected)
             different = [key for key in expected if not same(results[key], expected[key])]
             if different:
-                raise Wrong(self.explain(id, compute, results, expected, different))
+                with not_timed():
+                    diagnosis = self.explain(id, compute, results, expected, different)
+                raise Wrong(diagnosis)
             if id in DIFFERENTIABLE and is_cut_off:
                 raise Wrong(CUT_OFF)
             with fresh_cases(self.texts[id]["other"]):

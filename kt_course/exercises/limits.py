@@ -29,13 +29,31 @@ def preserve_random_states() -> Iterator[None]:
         random.setstate(states[2])
 
 
-def is_ours(frame: FrameType | None, caller: FrameType) -> bool:
-    """Whether a module is being imported, or a check compares an answer with typical mistakes."""
+def is_importing(frame: FrameType | None, caller: FrameType) -> bool:
+    """Whether a module is being imported between the frames."""
     while frame and frame is not caller:
-        code, frame = frame.f_code, frame.f_back
-        if code.co_filename.startswith("<frozen imp") or code.co_qualname == "Comparison.explain":
+        if frame.f_code.co_filename.startswith("<frozen imp"):
             return True
+        frame = frame.f_back
     return False
+
+
+def can_limit_time() -> bool:
+    """Whether there are time limits here: in the main thread of Linux or macOS."""
+    return threading.current_thread() is threading.main_thread() and hasattr(signal, "setitimer")
+
+
+@contextmanager
+def not_timed() -> Iterator[None]:
+    """Stop the clock of a `time_limit` around the block: work that is not the learner's."""
+    if not can_limit_time():
+        yield
+        return
+    left = signal.setitimer(signal.ITIMER_REAL, 0)
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, *left)
 
 
 @contextmanager
@@ -44,18 +62,17 @@ def time_limit(seconds: float) -> Iterator[None]:
 
     The signal comes again and again, should a bare `except:` catch the first one. It needs the
     main thread of Linux or macOS, where notebooks run; elsewhere there is no limit. A call inside
-    a compiled library is stopped only when it returns to Python. After work that is not the
-    learner's, such as a long import, the time starts again.
+    a compiled library is stopped only when it returns to Python. After a long import the time
+    starts again.
     """
-    main_thread = threading.current_thread() is threading.main_thread()
-    if not main_thread or not hasattr(signal, "setitimer"):
+    if not can_limit_time():
         yield
         return
 
     caller = sys._getframe(2)  # of the `with` statement
 
     def stop(number, frame):
-        if is_ours(frame, caller):  # an import that stops halfway fails for the rest of the session
+        if is_importing(frame, caller):  # stopped halfway, it would fail for the whole session
             signal.setitimer(signal.ITIMER_REAL, seconds, 0.2)
         else:
             raise TimeLimit

@@ -12,7 +12,7 @@ from checking import is_right
 from small_exercises import DOUBLE
 
 from kt_course.exercises.check import judge
-from kt_course.exercises.limits import TimeLimit, time_limit
+from kt_course.exercises.limits import TimeLimit, not_timed, time_limit
 
 
 def endless(x):
@@ -98,3 +98,17 @@ def test_a_module_is_imported_to_its_end_and_the_time_starts_again(tmp_path, mon
     assert slow_module.DONE
     with pytest.raises(TimeLimit), time_limit(0.1):
         endless(0)
+
+
+def test_work_that_is_not_the_learners_costs_no_time():
+    def work():
+        with not_timed():
+            time.sleep(0.4)
+        done.append(time.monotonic())
+        while True:  # the limit holds again
+            pass
+
+    done = []
+    with pytest.raises(TimeLimit), time_limit(0.2):
+        work()
+    assert len(done) == 1
