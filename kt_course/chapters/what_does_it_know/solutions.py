@@ -17,8 +17,8 @@ def record_inputs(model, ids, names):
     inputs, handles = {}, []
     for name in names:
 
-        def hook(module, args, name=name):  # PyTorch calls it before the module runs
-            inputs[name] = args[0]
+        def hook(module, args, name=name):  # a default argument keeps this turn's name
+            inputs[name] = args[0]  # args: all arguments of the module, a tuple
 
         handles.append(model.get_submodule(name).register_forward_pre_hook(hook))
     try:
@@ -37,7 +37,7 @@ def run_with_edits(model, ids, edits):
     for name, edit in edits.items():
 
         def hook(module, args, edit=edit):
-            return (edit(args[0].clone()), *args[1:])  # the result replaces the arguments
+            return (edit(args[0].clone()), *args[1:])  # a copy, and the other arguments as they are
 
         handles.append(model.get_submodule(name).register_forward_pre_hook(hook))
     try:
@@ -61,7 +61,7 @@ def head_output(model, z, layer, head):
     d = z.size(-1) // model.config.n_head
     own = slice(head * d, (head + 1) * d)  # the channels of this head
     proj = model.blocks[layer].attn.proj
-    return z[..., own] @ proj.weight[:, own].T  # (B, T, d) @ (d, C)
+    return z[..., own] @ proj.weight[:, own].T  # z_h W_hᵀ: (B, T, d) @ (d, C)
 
 
 # ======== exercise path-patch ========
@@ -78,7 +78,7 @@ def patch_path(model, ids, other, sender, receiver):
     written = head_output(model, here[proj], layer, head)
     instead = head_output(model, there[proj], layer, head)
     stream = here[block] - written + instead  # exchange this one term of the sum
-    x = model.blocks[later].ln1(stream).detach()
+    x = model.blocks[later].ln1(stream).detach()  # what query, key and value read
     return run_with_edits(model, ids, {f"{block}.attn.{part}": lambda _: x})
 
 
@@ -99,7 +99,7 @@ def logit_contribution(model, part, stream, token, other):
 @torch.no_grad()
 def logit_lens(model, states):
     """Return the next character's probabilities if `states` were the last: (..., C) -> (..., V)."""
-    return model.head(model.ln_f(states)).softmax(dim=-1)
+    return model.head(model.ln_f(states)).softmax(dim=-1)  # ln_f: the size that head expects
 
 
 # ======== exercise patch-state ========
@@ -108,7 +108,7 @@ def patch_state(model, clean, corrupted, name, positions):
     _, inputs = record_inputs(model, clean, [name])
 
     def restore(x):
-        x[:, positions] = inputs[name][:, positions]
+        x[:, positions] = inputs[name][:, positions]  # the rest stays corrupted
         return x
 
     return run_with_edits(model, corrupted, {name: restore})
@@ -136,7 +136,7 @@ def head_effects(model, clean, corrupted, token, other):
         for head in range(n_head):
 
             def restore(x, own=slice(head * d, (head + 1) * d), name=name):
-                x[:, -1, own] = z[name][:, -1, own]
+                x[:, -1, own] = z[name][:, -1, own]  # one head, at the last position
                 return x
 
             patched = difference(run_with_edits(model, corrupted, {name: restore}))
