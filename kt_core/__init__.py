@@ -18,23 +18,16 @@ from kt_core.attention import (
 )
 from kt_core.blocks import GPTConfig
 from kt_core.corpora.loading import Corpus, load_corpus, question, question_name
-from kt_core.corpora.textfiles import CorpusError
+from kt_core.corpora.textfiles import CorpusError, read_predictions, write_predictions
 from kt_core.corpora.wiki import fetch_wiki
 from kt_core.datasets import Mixture, NamePlace, SpanCorruption, batches
 from kt_core.decoding import answer, generate
-from kt_core.evaluation import (
-    Score,
-    exact_match,
-    london_baseline,
-    stored_and_retrieved,
-    wilson_interval,
-)
+from kt_core.evaluation import Score, exact_match, london_baseline, wilson_interval
 from kt_core.models import GPT
 from kt_core.positions import rotary_frequencies, rotary_table, rotate, sinusoidal_positions
 from kt_core.runs.checkpoints import CheckpointError, load_checkpoint, save_checkpoint
 from kt_core.runs.experiment import Result, run_experiment
 from kt_core.runs.fitting import fit
-from kt_core.runs.predictions import read_predictions, write_predictions
 from kt_core.runs.question_windows import QuestionWindows
 from kt_core.runs.recipes import RECIPES, Recipe, recipe
 from kt_core.runs.text_rules import askable_spans, name_prefix_end, plain_words, salient_spans
@@ -42,24 +35,15 @@ from kt_core.train_config import TrainConfig
 from kt_core.trainer import Hook, Trainer
 from kt_core.vocab import MASK, PAD, CharVocab
 
-# the contract
+# the contract, and then the rest
 __all__ = ["GPTConfig", "GPT", "record_attention", "load_corpus", "CharVocab", "SpanCorruption"]
 __all__ += ["NamePlace", "TrainConfig", "Trainer", "answer", "exact_match", "london_baseline"]
 __all__ += ["run_experiment", "save_checkpoint", "load_checkpoint"]
-
-# attention and positions
 __all__ += ["additive_score", "attend", "causal_mask", "masked_softmax", "multiplicative_score"]
 __all__ += ["reach_mask", "scaled_dot_product_score", "rotary_frequencies", "rotary_table"]
 __all__ += ["rotate", "sinusoidal_positions"]
-
-# data
 __all__ += ["Corpus", "CorpusError", "fetch_wiki", "question", "question_name", "MASK", "PAD"]
-__all__ += ["Mixture", "batches", "QuestionWindows", "askable_spans"]
-__all__ += ["name_prefix_end", "plain_words", "salient_spans"]
-
-# training and answering
-__all__ += ["Hook", "fit", "generate", "Score", "stored_and_retrieved", "wilson_interval"]
+__all__ += ["Mixture", "batches", "QuestionWindows", "askable_spans", "name_prefix_end"]
+__all__ += ["plain_words", "salient_spans", "Hook", "fit", "generate", "Score", "wilson_interval"]
 __all__ += ["read_predictions", "write_predictions"]
-
-# runs
 __all__ += ["RECIPES", "Recipe", "recipe", "Result", "CheckpointError"]

@@ -1,7 +1,7 @@
 """Attention: masks, scores, softmax, and the multi-head attention of every model here.
 
-Shapes: B batch, T positions, C channels (`n_embd`), nh heads with hs = C / nh channels each;
-T_query and T_key where the two sides differ. Masks are boolean: True allows attention.
+Shapes: B batch, T positions (T_query, T_key if they differ), C channels (`n_embd`), nh heads with
+hs = C / nh channels each. Masks are boolean: True allows attention.
 """
 
 import math
@@ -24,8 +24,7 @@ def causal_mask(T: int, device: torch.device | str | None = None):
 def reach_mask(query_reach, key_reach):
     """Allow each query (..., T_query) the keys (..., T_key) whose reach is no larger than its own.
 
-    A vector's reach is the newest input that can influence it. If that is its own position for all
-    of them, the mask (..., T_query, T_key) is `causal_mask`.
+    A vector's reach is the newest input that can influence it: in `causal_mask`, its own position.
     """
     return key_reach.unsqueeze(-2) <= query_reach.unsqueeze(-1)
 
@@ -96,10 +95,9 @@ class MultiHeadAttention(nn.Module):
         return x.view(B, T, self.n_head, C // self.n_head).transpose(1, 2)
 
     def forward(self, x, source=None, mask=None, rotation=None, cache=None):
-        """Let each position of `x` (B, T_query, C) gather from `source` (B, T_source, C).
+        """Let each position of `x` (B, T_query, C) gather from `source` (B, T_source, C), or x.
 
         Args:
-            x, source: Where the queries come from, and the keys and values: from x if None.
             mask: Boolean, broadcastable to (B, nh, T_query, T_key); None allows everything.
             rotation: (cos, sin) of the queries and (cos, sin) of the keys, from `Rotary`.
             cache: One layer of a `kv_cache.KVCache`, which adds the keys of earlier steps.
@@ -129,8 +127,7 @@ def record_attention(model: nn.Module) -> Iterator[list]:
     if not layers:
         name = type(model).__name__
         raise ValueError(f"{name} has no MultiHeadAttention: load its weights into a kt_core.GPT")
-    maps: list = [None] * len(layers)
-    originals = [layer.attend for layer in layers]
+    maps, originals = [None] * len(layers), [layer.attend for layer in layers]
 
     def attend_and_record(i: int, *inputs):
         context, weights = attend(*inputs)

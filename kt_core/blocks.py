@@ -16,32 +16,21 @@ VARIANTS = ("vanilla", "rope", "perceiver", "perceiver_ar")
 
 @dataclass(frozen=True)
 class GPTConfig:
-    """Size and variant of a `GPT`. The defaults are the assignment's model.
+    """Size and variant of a `GPT`. The defaults are the assignment's model."""
 
-    Args:
-        vocab_size: Number of characters V, with the two special ones.
-        block_size: The most characters that the model reads at once.
-        n_layer, n_head, n_embd: Blocks, heads per block, channels.
-        variant: "vanilla" (learned positions), "rope" (rotated queries and keys), "perceiver" (the
-            assignment's latents) or "perceiver_ar" (causal and complete latents).
-        bottleneck: The most latents of a full block; perceiver_ar may use fewer (`n_latents`).
-        dropout: Share of activations dropped in training.
-        qk_norm: Normalise queries and keys to unit root mean square (Henry et al. 2020).
-        rope_base: Base of the rotary frequencies.
-        causal: False lets each position attend both ways: an encoder for masked language models.
-    """
-
-    vocab_size: int
-    block_size: int = 128
+    vocab_size: int  # number of characters V, with the two special ones
+    block_size: int = 128  # the most characters that the model reads at once
     n_layer: int = 4
     n_head: int = 8
-    n_embd: int = 256
+    n_embd: int = 256  # channels C
+    # "vanilla" (learned positions), "rope" (rotated queries and keys), "perceiver" (the
+    # assignment's latents) or "perceiver_ar" (causal and complete latents)
     variant: str = "vanilla"
-    bottleneck: int = 64
-    dropout: float = 0.1
-    qk_norm: bool = False
-    rope_base: float = 10000.0
-    causal: bool = True
+    bottleneck: int = 64  # latents of a full block; perceiver_ar may use fewer (`n_latents`)
+    dropout: float = 0.1  # share of activations dropped in training
+    qk_norm: bool = False  # queries and keys of unit root mean square (Henry et al. 2020)
+    rope_base: float = 10000.0  # of the rotary frequencies
+    causal: bool = True  # False: attend both ways, an encoder for masked language models
 
     def __post_init__(self):
         for field, most in MOST.items():

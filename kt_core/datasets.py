@@ -18,14 +18,22 @@ from kt_core.vocab import CharVocab
 
 
 class TokenDataset:
-    """What all datasets share. A subclass has `__len__`, `tokens` and `block_size`."""
+    """What all datasets share. A subclass has `__len__` and `tokens`."""
 
+    vocab: CharVocab
     block_size: int
     epoch = 0
 
     def tokens(self, i: int, epoch: int = 0) -> tuple[list[int], int]:
         """Return the ids of example i, unpadded, and the index (>= 1) of the first with a loss."""
         raise NotImplementedError
+
+    def check_documents(self, documents: Sequence[str]) -> None:
+        """Raise ValueError for an empty document, or a character outside the vocabulary."""
+        for i, document in enumerate(documents):
+            if not document:
+                raise ValueError(f"{type(self).__name__}: document {i} is empty")
+            self.vocab.encode(document)
 
     def stack(self, examples: Sequence, length: int | None = None) -> tuple:
         """Stack what `tokens` returned into a batch, as long as its longest example by default."""
@@ -34,9 +42,6 @@ class TokenDataset:
     def set_epoch(self, epoch: int) -> None:
         """Choose the epoch whose random draws `data[i]` shows; 0 at first."""
         self.epoch = epoch
-
-    def __len__(self) -> int:
-        raise NotImplementedError
 
     def __getitem__(self, i: int) -> tuple:
         """Return example i as (x, y), each (block_size,) int64."""
@@ -61,7 +66,6 @@ class SpanCorruption(TokenDataset):
 
     A document is truncated to a random length of 4 ... 7/8 block_size characters. The masked span
     has a quarter of them on average (1/8 ... 3/8) and lies anywhere. The loss is on all characters.
-    ValueError names an empty document, or a character outside the vocabulary.
     """
 
     def __init__(self, documents: Sequence[str], vocab: CharVocab, block_size=128, seed: int = 0):
@@ -69,10 +73,7 @@ class SpanCorruption(TokenDataset):
             raise ValueError(f"SpanCorruption: block_size must be at least 8, not {block_size}")
         self.documents, self.vocab = list(documents), vocab
         self.block_size, self.seed = block_size, seed
-        for i, document in enumerate(self.documents):
-            if not document:
-                raise ValueError(f"SpanCorruption: document {i} is empty")
-            vocab.encode(document)  # raises for a character outside the vocabulary
+        self.check_documents(documents)
 
     def __len__(self) -> int:
         return len(self.documents)
@@ -94,30 +95,25 @@ class SpanCorruption(TokenDataset):
 
 
 class NamePlace(TokenDataset):
-    """The finetuning data, question ⁇ answer ⁇, with the loss on "⁇ answer ⁇" (as the assignment).
-
-    ValueError names a pair that has no answer, an unknown character or is too long.
-    """
+    """The assignment's finetuning data: question ⁇ answer ⁇, with the loss on "⁇ answer ⁇"."""
 
     def __init__(self, pairs: Sequence[tuple[str, str | None]], vocab: CharVocab, block_size=128):
         self.pairs, self.vocab, self.block_size = list(pairs), vocab, block_size
         self.examples = [self._encode(i, *pair) for i, pair in enumerate(self.pairs)]
 
     def _encode(self, i: int, question: str, answer: str | None) -> tuple[list[int], int]:
-        label = f"NamePlace: pair {i} ({question!r})"
+        label, mask = f"NamePlace: pair {i} ({question!r})", [self.vocab.mask_id]
         if not question:
             raise ValueError(f"NamePlace: pair {i} (answer {answer!r}) has no question")
         if not answer:
             raise ValueError(f"{label} has no answer; training needs one")
         try:
-            question_ids, answer_ids = self.vocab.encode(question), self.vocab.encode(answer)
+            ids = self.vocab.encode(question) + mask + self.vocab.encode(answer) + mask
         except ValueError as error:
             raise ValueError(f"{label}: {error}") from None
-        ids = [*question_ids, self.vocab.mask_id, *answer_ids, self.vocab.mask_id]
-        most = self.block_size + 1
-        if len(ids) > most:
+        if len(ids) > (most := self.block_size + 1):
             raise ValueError(f"{label} has {len(ids)} characters, the block has room for {most}")
-        return ids, len(question_ids)
+        return ids, len(question)
 
     def __len__(self) -> int:
         return len(self.pairs)
@@ -158,8 +154,8 @@ def batches(
 ) -> Iterator[tuple]:
     """Yield all of `data`, a `TokenDataset`, once, in an order that depends on (seed, epoch) alone.
 
-    With `bucket`, examples of similar length come together, padded to their longest. Otherwise
-    every example is padded to the block, as in the assignment.
+    With `bucket`, examples of similar length come together, padded to their longest; otherwise
+    every example is padded to the block.
     """
     rng = random.Random(f"batches {seed} {epoch}")
     order = list(range(len(data)))

@@ -46,27 +46,6 @@ def next_logits(model: GPT, texts: Sequence[Sequence[int]], cache: KVCache | Non
     return model.head(hidden[rows, last])
 
 
-def check_request(model: GPT, prompts: Sequence, temperature: float, top_k: int | None) -> None:
-    """Raise ValueError for what cannot be generated, naming the prompt or the setting."""
-    if not model.config.causal:
-        raise ValueError("an encoder (causal=False) predicts masked characters, not the next one")
-    if temperature < 0:
-        raise ValueError(f"temperature must be 0 (greedy) or above, not {temperature}")
-    if top_k is not None and top_k < 1:
-        raise ValueError(f"top_k must be at least 1, not {top_k}")
-    most = model.config.block_size
-    for i, prompt in enumerate(prompts):
-        if not 1 <= len(prompt) <= most:
-            raise ValueError(
-                f"prompt {i} has {len(prompt)} characters; the model reads 1 to {most}"
-            )
-
-
-def row_seeds(seed: int, rows: Sequence[int]) -> list[int]:
-    """Derive a seed for each row, so that what is drawn does not depend on the batch."""
-    return [random.Random(f"{seed} {row}").getrandbits(63) for row in rows]
-
-
 @torch.no_grad()
 def generate(
     model: GPT,
@@ -113,11 +92,30 @@ def generate(
         model.train(was_training)
 
 
+def row_seeds(seed: int, rows: Sequence[int]) -> list[int]:
+    """Derive a seed for each row, so that what is drawn does not depend on the batch."""
+    return [random.Random(f"{seed} {row}").getrandbits(63) for row in rows]
+
+
+def check_request(model: GPT, prompts: Sequence, temperature: float, top_k: int | None) -> None:
+    """Raise ValueError for what cannot be generated, naming the prompt or the setting."""
+    if not model.config.causal:
+        raise ValueError("an encoder (causal=False) predicts masked characters, not the next one")
+    if temperature < 0:
+        raise ValueError(f"temperature must be 0 (greedy) or above, not {temperature}")
+    if top_k is not None and top_k < 1:
+        raise ValueError(f"top_k must be at least 1, not {top_k}")
+    for i, prompt in enumerate(prompts):
+        if not 1 <= len(prompt) <= (most := model.config.block_size):
+            n = len(prompt)
+            raise ValueError(f"prompt {i} has {n} characters; the model reads 1 to {most}")
+
+
 def continue_texts(model: GPT, prompts: Sequence, pick, stop: set[int], max_new: int, cache):
     """Add the character that `pick(logits, batch)` returns to each text until all have ended."""
     block, texts = model.config.block_size, [list(prompt) for prompt in prompts]
     running = set(range(len(texts)))
-    batch = list(running)  # the texts that are computed, some of which may have ended already
+    batch = list(running)  # the texts that are computed; some of them may have ended already
     for _ in range(max_new):
         if not running:
             break
@@ -147,16 +145,15 @@ def answer(
 ) -> list[str]:
     """Answer questions: what the model generates after "question ⁇", up to ⁇, □ or the block's end.
 
-    Answers do not depend on the batch size. `settings` are those of `generate`: temperature, top_k,
-    max_new, use_cache. ValueError names a question that does not fit the block.
+    Answers do not depend on the batch size. `settings` are those of `generate`. ValueError names a
+    question that does not fit the block.
     """
     prompts = [[*vocab.encode(question), vocab.mask_id] for question in questions]
     most = model.config.block_size
-    for question, prompt in zip(questions, prompts, strict=True):
-        if (size := len(prompt)) > most:
-            raise ValueError(
-                f"the question {question!r} has {size} characters; the model reads {most}"
-            )
+    for question, size in zip(questions, map(len, prompts), strict=True):
+        if size > most:
+            problem = f"has {size} characters; the model reads {most}"
+            raise ValueError(f"the question {question!r} {problem}")
     order = sorted(range(len(prompts)), key=lambda i: len(prompts[i]))  # so that padding is small
     answers = [""] * len(prompts)
     for first in range(0, len(order), batch_size):

@@ -12,7 +12,7 @@ def wilson_interval(correct: int, total: int, z: float = 1.959963984540054) -> t
     p, n = correct / total, total
     centre = (p + z * z / (2 * n)) / (1 + z * z / n)
     half = z / (1 + z * z / n) * math.sqrt(p * (1 - p) / n + z * z / (4 * n * n))
-    # at 0 and at n one end is exact, where rounding would leave it a little inside
+    # rounding would leave the ends 0 and 1 a little inside
     return 0.0 if correct == 0 else centre - half, 1.0 if correct == total else centre + half
 
 
@@ -59,27 +59,6 @@ def exact_match(answers: Sequence[str], gold: Sequence[str | None]) -> Score:
     if any(g is None for g in gold):
         raise ValueError("some gold answers are missing: a split with questions only has no score")
     return Score(sum(a.strip() == g.strip() for a, g in zip(answers, gold, strict=True)), len(gold))
-
-
-def stored_and_retrieved(
-    gap_answers: Sequence[str], answers: Sequence[str], gold: Sequence[str]
-) -> tuple[Score, Score, Score]:
-    """Compare facts asked for twice: by a gap in their own text, and by a question.
-
-    Returns:
-        stored: Gaps filled correctly, of all facts.
-        retrieved, guessed: Questions answered correctly, of the stored and of the other facts.
-    """
-    stored = exact_match(gap_answers, gold)
-    exact_match(answers, gold)  # raises for lists that cannot be compared
-    groups: dict[bool, list[tuple[str, str]]] = {True: [], False: []}
-    for gap, reply, fact in zip(gap_answers, answers, gold, strict=True):
-        groups[gap.strip() == fact.strip()].append((reply, fact))
-    retrieved, guessed = (
-        exact_match([reply for reply, _ in group], [fact for _, fact in group])
-        for group in groups.values()
-    )
-    return stored, retrieved, guessed
 
 
 def london_baseline(pairs: Sequence[tuple[str, str | None]]) -> Score:

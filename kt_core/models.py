@@ -39,10 +39,8 @@ class GPT(nn.Module):
         self.tok_emb = nn.Embedding(config.vocab_size, config.n_embd)
         self.rotary = self.pos_emb = None
         if config.uses_rotation:
-            n_positions = (
-                config.block_size + config.stride
-            )  # the last latent may reach past a block
-            self.rotary = Rotary(config.n_embd // config.n_head, n_positions, config.rope_base)
+            most = config.block_size + config.stride  # the last latent may reach past a block
+            self.rotary = Rotary(config.n_embd // config.n_head, most, config.rope_base)
         else:
             self.pos_emb = nn.Parameter(torch.zeros(1, config.block_size, config.n_embd))
         self.drop = nn.Dropout(config.dropout)
@@ -78,9 +76,8 @@ class GPT(nn.Module):
         """
         T, most = idx.size(1), self.config.block_size
         if T > most:
-            raise ValueError(
-                f"{T} characters do not fit a block of {most}: shorten the text or raise block_size"
-            )
+            hint = "shorten the text or raise block_size"
+            raise ValueError(f"{T} characters do not fit a block of {most}: {hint}")
         if positions is None:
             positions = torch.arange(T, device=idx.device)[None]  # (1, T)
         x = self.drop(self.embed(idx, positions))  # (B, T, C)

@@ -7,8 +7,7 @@ from torch import nn
 def orthogonalise(g, steps: int = 5):
     """Push the singular values of matrices (n, rows, cols) towards 1 by Newton–Schulz steps.
 
-    In bfloat16, as a few per cent suffice. Source: Jordan et al. 2024, "Muon: an optimizer for
-    hidden layers in neural networks".
+    In bfloat16, as a few per cent suffice. Source: Jordan et al. 2024, "Muon".
     """
     a, b, c = 3.4445, -4.7750, 2.0315
     x = g.bfloat16()

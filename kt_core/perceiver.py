@@ -3,9 +3,7 @@
 perceiver     The assignment's: m learned latents read inputs 0 ... m - 1 and are blind to the rest.
 perceiver_ar  Causal and complete: latent i reads inputs 0 ... s(i + 1) - 1. The newest of them is
               its *reach*. Output t reads the latents with a reach of at most t (`reach_mask`).
-
-Sources: Jaegle et al. 2021, "Perceiver"; Hawthorne et al. 2022, "Perceiver AR"; Nawrot et al. 2021,
-"Hourglass".
+Sources: Jaegle et al. 2021, "Perceiver"; Hawthorne et al. 2022; Nawrot et al. 2021, "Hourglass".
 """
 
 import torch
@@ -17,10 +15,7 @@ from kt_core.blocks import Block, GPTConfig
 
 
 class DownProjectBlock(Block):
-    """From T inputs to the latents: each latent gathers from the inputs within its reach.
-
-    It starts as a row of `latents`, which are learned, or in `perceiver_ar` as its newest input.
-    """
+    """From T inputs to the latents: each gathers from the inputs within its reach."""
 
     def __init__(self, config: GPTConfig):
         super().__init__(config, cross=True)
@@ -32,9 +27,8 @@ class DownProjectBlock(Block):
 class UpProjectBlock(Block):
     """From the latents back to T outputs: each input reads the latents within its reach.
 
-    In `perceiver_ar` the first s - 1 outputs have no latent to read but `null`, a learned one that
-    everybody may read. With s > 2, up to s - 2 of the newest inputs are in no latent yet; `local`
-    weights them into the residual stream (`newest_inputs`).
+    In `perceiver_ar` the first s - 1 outputs have no latent to read but `null`, a learned one.
+    `local` weights the newest inputs, which are in no latent yet (`newest_inputs`).
     """
 
     def __init__(self, config: GPTConfig):
@@ -47,7 +41,7 @@ class UpProjectBlock(Block):
 def newest_inputs(local, x):
     """Sum local[k - 1] * x[t - k] over k = 1 ... s - 2, for every t; before the first x there is 0.
 
-    These inputs may be in no readable latent yet. `local` is (s - 2, C), x and the sum (B, T, C).
+    `local` is (s - 2, C), x and the sum (B, T, C).
     """
     total = torch.zeros_like(x)
     for k in range(1, local.size(0) + 1):
@@ -89,12 +83,9 @@ class PerceiverStack(nn.ModuleList):
         return torch.arange(n, device=positions.device).expand(positions.size(0), -1)
 
     def latent_reach(self, index):
-        """The newest input that each latent reads: s(i + 1) - 1.
-
-        In `perceiver` a character after the first m has no latent. Decoding gives it a dummy,
-        index m, with a reach beyond every output, so that nobody reads it.
-        """
+        """The newest input that each latent reads: s(i + 1) - 1."""
         reach = self.config.stride * (index + 1) - 1
+        # decoding a character after the first m of `perceiver`: nobody reads its dummy latent
         return reach.masked_fill(index >= self.config.n_latents, 2 * self.config.block_size)
 
     def first_latents(self, x, index, reach):
@@ -129,10 +120,10 @@ class PerceiverARStack(PerceiverStack):
 
 
 def mask_and_rotation(query_reach, key_reach, rotary=None, slots=None, where=None) -> dict:
-    """Return the mask and the rotations that follow from the reach of queries and keys.
+    """Return the mask and the rotations that follow from the reach, (B or 1, T), of both sides.
 
-    A reach is (B or 1, T). With `slots`, the `kv_cache.Slots` of a cache, earlier keys are added,
-    and the new ones are noted at `where`, (B or 1, T_key): once for layers that share the slots.
+    With `slots`, the `kv_cache.Slots` of a cache, earlier keys are added, and the new ones are
+    noted at `where`, (B or 1, T_key): once for layers that share the slots.
     """
     rotation = None if rotary is None else (rotary(query_reach), rotary(key_reach))
     all_reach = key_reach if slots is None else slots.place(where, key_reach)

@@ -33,7 +33,7 @@ def rotate(x, cos, sin, layout: str = "half"):
         x: Queries or keys, (..., T, hs).
         cos, sin: From `rotary_table`, broadcastable to (..., T, hs / 2).
         layout: "half" pairs x[i] with x[i + hs/2], as our models do; "interleaved" pairs x[2i] with
-            x[2i + 1], as the paper draws it. Both give the same scores.
+            x[2i + 1], as in the paper. Both give the same scores.
     """
     if layout == "half":
         a, b = x.chunk(2, dim=-1)

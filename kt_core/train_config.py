@@ -8,45 +8,31 @@ from kt_core._validation import is_whole, require, require_choice
 
 @dataclass(frozen=True)
 class TrainConfig:
-    """How to train.
+    """How long, how fast and in which order a `Trainer` trains."""
 
-    Args:
-        epochs, steps: How long: passes over the data, or optimiser steps, which win if given.
-        batch_size: Examples per step.
-        lr: Peak learning rate of AdamW.
-        optimizer: "adamw", or "muon" for the weight matrices of the blocks.
-        muon_lr: Peak learning rate of Muon.
-        betas, weight_decay, decay_on: See `optim.make_optimizers`.
-        grad_clip: The gradient's norm is cut to this.
-        schedule: "cosine", half a cosine from the peak to 0 over `horizon` steps (0: all),
-            cut off below at `final_fraction` of the peak; "linear", flat until `cooldown_from` of
-            these steps, then straight down to `final_fraction`; or "constant".
-        warmup_steps: The first steps rise linearly instead.
-        bucket, shuffle: See `datasets.batches`. The assignment does neither.
-        seed, device: Of the training; "auto" takes the best device.
-        eval_every, log_every: In steps; 0 means at the end only.
-    """
-
-    epochs: float = 1.0
-    steps: int | None = None
+    epochs: float = 1.0  # passes over the data
+    steps: int | None = None  # of the optimiser, instead of epochs
     batch_size: int = 128
-    lr: float = 6e-3
-    optimizer: str = "adamw"
-    muon_lr: float = 0.02
+    lr: float = 6e-3  # the peak of AdamW's learning rate
+    optimizer: str = "adamw"  # or "muon" for the weight matrices of the blocks
+    muon_lr: float = 0.02  # the peak of Muon's learning rate
     betas: tuple[float, float] = (0.9, 0.95)
     weight_decay: float = 0.1
-    decay_on: str = "linear"
-    grad_clip: float = 1.0
+    decay_on: str = "linear"  # or "all", see `optim.make_optimizers`
+    grad_clip: float = 1.0  # the gradient's norm is cut to this
+    # "cosine": half a cosine from the peak to 0, cut off below at `final_fraction` of the peak;
+    # "linear": flat until `cooldown_from` of the steps, then straight down to `final_fraction`;
+    # or "constant".
     schedule: str = "cosine"
-    warmup_steps: int = 0
+    warmup_steps: int = 0  # these rise linearly instead
     cooldown_from: float = 0.0
     final_fraction: float = 0.1
-    horizon: int = 0
-    bucket: bool = True
-    shuffle: bool = True
+    horizon: int = 0  # steps that the schedule is stretched over; 0: all
+    bucket: bool = True  # see `datasets.batches`; the assignment neither buckets
+    shuffle: bool = True  # nor shuffles
     seed: int = 0
-    device: str = "auto"
-    eval_every: int = 0
+    device: str = "auto"  # the best one
+    eval_every: int = 0  # steps; 0: at the end only
     log_every: int = 20
 
     def __post_init__(self):
@@ -56,15 +42,13 @@ class TrainConfig:
         require(self, "weight_decay", 0 <= self.weight_decay <= 1e6, "in 0 ... 1,000,000")
         for field in ("final_fraction", "cooldown_from"):
             require(self, field, 0 <= getattr(self, field) <= 1, "in 0 ... 1")
-        for field in ("steps", "batch_size"):
-            value = getattr(self, field)
-            is_left_out = value is None and field != "batch_size"
-            require(self, field, is_left_out or is_whole(value), "a whole number of at least 1")
+        steps = 1 if self.steps is None else self.steps
+        for field, value in (("steps", steps), ("batch_size", self.batch_size)):
+            require(self, field, is_whole(value), "a whole number of at least 1")
         for field in ("horizon", "warmup_steps", "eval_every", "log_every"):
             require(self, field, is_whole(getattr(self, field), 0), "a whole number of 0 or more")
-        require(
-            self, "seed", is_whole(self.seed, 0, 2**63 - 1), "a whole number in 0 ... 2**63 - 1"
-        )
+        fits = is_whole(self.seed, 0, 2**63 - 1)
+        require(self, "seed", fits, "a whole number in 0 ... 2**63 - 1")
         require_choice(self, "optimizer", ("adamw", "muon"))
         require_choice(self, "decay_on", ("linear", "all"))
         require_choice(self, "schedule", ("cosine", "linear", "constant"))

@@ -40,7 +40,7 @@ class Trainer:
         model: `model(*batch)` returns (output, loss), as `GPT` does.
         data: A `datasets.TokenDataset`.
         evaluate: Called with the model every `eval_every` steps and at the end; its numbers join
-            the history. It may draw random numbers: the training does not notice.
+            the history.
         hooks: What else happens around the steps, in this order.
     """
 
@@ -56,7 +56,7 @@ class Trainer:
         self.model, self.data, self.config = model, data, config or TrainConfig()
         self.evaluator, self.hooks = evaluate, list(hooks)
         self.device = choose_device(self.config.device)
-        self.steps_per_epoch = -(-len(data) // self.config.batch_size)
+        self.steps_per_epoch = math.ceil(len(data) / self.config.batch_size)
         steps_of_epochs = max(1, round(self.config.epochs * self.steps_per_epoch))
         self.total_steps = self.config.steps or steps_of_epochs
         self.step, self.characters, self.seconds = 0, 0, 0.0
@@ -68,8 +68,8 @@ class Trainer:
         """Train to the end; FloatingPointError when the loss is no longer finite.
 
         Returns:
-            The history, a row of numbers every `log_every` steps: step, epoch, loss in nats, rate,
-            characters seen (padding aside), seconds, and what `evaluate` returned.
+            A row every `log_every` steps: step, epoch, mean loss in nats, rate, characters seen
+            (padding aside), seconds, and what `evaluate` returned.
         """
         error = None
         try:
@@ -156,10 +156,8 @@ class Trainer:
         """Return the mean loss since the last row of the history; it must be finite."""
         loss = float(torch.stack(self.losses).mean())
         if not math.isfinite(loss):
-            rate = self.config.lr
-            raise FloatingPointError(
-                f"the loss is {loss} at step {self.step}: lower the learning rate (now {rate})"
-            )
+            hint = f"lower the learning rate (now {self.config.lr})"
+            raise FloatingPointError(f"the loss is {loss} at step {self.step}: {hint}")
         return loss
 
     def call_hooks(self, event: str, *details) -> None:

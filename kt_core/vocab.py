@@ -19,9 +19,8 @@ class CharVocab:
             if not isinstance(char, str) or len(char) != 1:
                 raise ValueError(f"chars[{i}] is {char!r}: each entry must be one character")
             if char in (PAD, MASK):
-                raise ValueError(
-                    f"chars[{i}] is {char!r}: {PAD} and {MASK} have ids 0 and 1 already"
-                )
+                taken = f"{PAD} and {MASK} have ids 0 and 1 already"
+                raise ValueError(f"chars[{i}] is {char!r}: {taken}")
         self._ids = {char: i for i, char in enumerate(self.chars)}
         if len(self._ids) != len(self.chars):
             twice = sorted({char for char in chars if list(chars).count(char) > 1})
@@ -36,10 +35,8 @@ class CharVocab:
         for i, document in enumerate(documents):
             for special in (PAD, MASK):
                 if special in document:
-                    raise ValueError(
-                        f"document {i} holds {special!r} at position {document.index(special)}: "
-                        "this character is reserved, remove it from the text"
-                    )
+                    where = f"document {i} holds {special!r} at position {document.index(special)}"
+                    raise ValueError(f"{where}: it is reserved, remove it from the text")
             chars.update(document)
         return cls(sorted(chars))
 
@@ -50,10 +47,9 @@ class CharVocab:
         except KeyError as error:
             char = error.args[0]
             excerpt = text if len(text) <= 60 else text[:59] + "…"
-            raise ValueError(
-                f"character {char!r} (U+{ord(char):04X}) at position {text.index(char)} of "
-                f"{excerpt!r} is not among the {len(self)} characters of this vocabulary"
-            ) from None
+            where = f"{char!r} (U+{ord(char):04X}) at position {text.index(char)} of {excerpt!r}"
+            known = f"the {len(self)} characters of this vocabulary"
+            raise ValueError(f"character {where} is not among {known}") from None
 
     def decode(self, ids: Iterable[int]) -> str:
         """Return the text of ids (whole numbers, or a 1-d tensor), with □ and ⁇ as they are."""

@@ -58,7 +58,7 @@ def generate(
     splits = [sorted(order[:a]), sorted(order[a:b]), sorted(order[b:])]
     birthplaces: dict[int, str] = {}
     for members in splits:
-        birthplaces.update(zip(members, _birthplaces(len(members), words, rng), strict=True))
+        birthplaces |= zip(members, _birthplaces(len(members), words, rng), strict=True)
     everyone = [
         _person(name, pronoun, birthplaces[i], words, attributes, f"{seed}/{i}")
         for i, (name, pronoun) in enumerate(_names(people, words, rng))
@@ -163,10 +163,8 @@ def _lines(person: Person, n: int, words: dict, attributes, key: str) -> list[st
     attributes = [a for a in attributes if a != "death" or "death" in person.facts]
     births = usable_sentences(words, "birth", attributes)
     Random(f"bios/births/{key}/{person.name}").shuffle(births)
-    return [
-        _line(person, births[j], Random(f"bios/line/{key}/{j}/{person.name}"), attributes, words)
-        for j in range(n)
-    ]
+    rngs = [Random(f"bios/line/{key}/{j}/{person.name}") for j in range(n)]
+    return [_line(person, births[j], rng, attributes, words) for j, rng in enumerate(rngs)]
 
 
 def _line(person: Person, birth: Sentence, rng: Random, attributes, words: dict) -> str:

@@ -48,18 +48,14 @@ def one_writer(lock: str | Path, what: str) -> Iterator[None]:
     """Hold a lock file; ValueError at once if another process holds it. A crash releases it."""
     from filelock import FileLock, Timeout
 
-    held = FileLock(lock, timeout=0)
+    Path(lock).parent.mkdir(parents=True, exist_ok=True)
     try:
-        Path(lock).parent.mkdir(parents=True, exist_ok=True)
-        held.acquire()
+        held = FileLock(lock).acquire(timeout=0)
     except Timeout:
-        raise ValueError(
-            f"{what} is in use by another process: wait until it ends, or name another place"
-        ) from None
-    try:
+        hint = "wait until it ends, or name another place"
+        raise ValueError(f"{what} is in use by another process: {hint}") from None
+    with held:
         yield
-    finally:
-        held.release()
 
 
 def keep_previous(path: str | Path) -> Path | None:

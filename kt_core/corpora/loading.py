@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from kt_core._validation import did_you_mean, one_of
-from kt_core.corpora import bios, textfiles
-from kt_core.corpora.textfiles import CorpusError, Pair, check_pairs, numbered_pairs
+from kt_core.corpora import bios
+from kt_core.corpora.textfiles import CorpusError, Pair, check_pairs, numbered_pairs, read_documents
 from kt_core.corpora.wiki import WIKI_HASHES, wiki_dir
 from kt_core.vocab import CharVocab
 
@@ -21,10 +21,7 @@ QUESTION = re.compile(r"Where was (.+) born\?")
 
 @dataclass(frozen=True, repr=False)
 class Corpus:
-    """Documents to pretrain on, their vocabulary, and the (question, answer) pairs of three splits.
-
-    An answer is None where none is given.
-    """
+    """Documents to pretrain on, their vocabulary, and the (question, answer or None) pairs."""
 
     name: str
     documents: list[str]
@@ -71,16 +68,13 @@ def load_corpus(
     wiki: read from where `fetch_wiki` put it.
     A folder ("./bios" for one of that name): every line of its .txt files is a document. TSVs with
         train, dev or test in their names are the splits, `question TAB answer`; the test file may
-        lack answers, and a split may be missing. Names shared by splits, and questions that come
-        twice, give a warning.
+        lack answers, and a split may be missing.
 
-    Args:
-        block_size: The longest pair allowed, in characters, ⁇ included.
+    `block_size` is the length of the longest pair allowed, in characters, ⁇ included.
     """
-    if isinstance(name_or_folder, str):
-        name, colon, spec = name_or_folder.partition(":")
-        if name == "bios":
-            return _load_bios(block_size, (_parse_options(spec) if colon else {}) | options)
+    name, colon, spec = str(name_or_folder).partition(":")
+    if name == "bios" and isinstance(name_or_folder, str):
+        return _load_bios(block_size, (_parse_options(spec) if colon else {}) | options)
     if options:
         raise CorpusError(f"{name_or_folder}: no option {sorted(options)}; only bios has options")
     if name_or_folder == "wiki":
@@ -93,17 +87,21 @@ def _load_folder(name: str | Path, block_size: int) -> Corpus:
     folder = Path(name).expanduser()
     if not str(name) or not folder.is_dir():
         hint = did_you_mean(str(name), ("bios", "wiki")).removeprefix(", ")
-        raise CorpusError(
-            f"{str(name) or repr('')}: no such corpus; {hint and hint + ' '}wanted: bios, wiki, or "
-            "an existing folder"
-        )
+        wanted = f"{hint and hint + ' '}wanted: bios, wiki, or an existing folder"
+        raise CorpusError(f"{str(name) or repr('')}: no such corpus; {wanted}")
     files = sorted(p for p in folder.iterdir() if p.is_file() and not p.name.startswith("."))
     if not any(path.suffix.lower() == ".txt" for path in files):
         raise CorpusError(f"{folder}: no .txt file; wanted: one with a document per line")
     corpus = _load_files(folder.name or str(folder), files, block_size)
     problems = {"names in more than one split": shared_names(corpus)}
     for split in SPLITS:
-        problems |= textfiles.repeated_questions(getattr(corpus, split), split)
+        answers: dict[str, list[str | None]] = {}
+        for text, answer in getattr(corpus, split):
+            answers.setdefault(text, []).append(answer)
+        twice = {q: len(set(own)) for q, own in answers.items() if len(own) > 1}
+        problems[f"questions that come twice in {split}"] = [q for q in twice if twice[q] == 1]
+        several = [q for q in twice if twice[q] > 1]
+        problems[f"questions with several answers in {split}"] = several
     if (size := sum(map(len, corpus.documents))) > LARGE:
         wait = "a training prepares 50 million characters for about a minute before its first step"
         problems[wait] = [f"{size:,} characters"]
@@ -123,11 +121,9 @@ def _load_bios(block_size: int, options: dict[str, Any]) -> Corpus:
         raise CorpusError(str(error)) from error
     documents = [line for lines in data.lines for line in lines]
     vocab = CharVocab.from_documents(documents)
-    splits: list[list[Pair]] = []
-    for members in (data.train, data.dev, data.test):
-        people = [data.people[i] for i in members]
-        splits.append([(question(person.name), person.birthplace) for person in people])
-        check_pairs(splits[-1], vocab, block_size, "bios")
+    pairs: list[Pair] = [(question(person.name), person.birthplace) for person in data.people]
+    check_pairs(pairs, vocab, block_size, "bios")
+    splits = ([pairs[i] for i in members] for members in (data.train, data.dev, data.test))
     return Corpus("bios", documents, *splits, vocab)
 
 
@@ -155,7 +151,7 @@ def _load_wiki(block_size: int) -> Corpus:
 
 def _load_files(name: str, files: Sequence[Path], block_size: int) -> Corpus:
     texts = [path for path in files if path.suffix.lower() == ".txt"]
-    documents = [document for path in texts for document in textfiles.read_documents(path)]
+    documents = [document for path in texts for document in read_documents(path)]
     vocab = CharVocab.from_documents(documents)
     splits: dict[str, list[Pair]] = {split: [] for split in SPLITS}
     for split, path in _split_files(files).items():
@@ -168,18 +164,14 @@ def _load_files(name: str, files: Sequence[Path], block_size: int) -> Corpus:
 def _split_files(files: Sequence[Path]) -> dict[str, Path]:
     """The TSV of each split, by a word of its name ("birth_dev.tsv"), else by a part of one."""
     paths: dict[str, Path] = {}
-    for path in files:
-        if path.suffix.lower() != ".tsv":
-            continue
+    for path in (p for p in files if p.suffix.lower() == ".tsv"):
         stem = path.stem.lower()
         words = re.split(r"[^a-z]+", stem)
         matches = [s for s in SPLITS if s in words] or [s for s in SPLITS if s in stem]
         if len(matches) != 1:
-            raise CorpusError(
-                f"{path}: its name must hold one of train, dev, test, not {matches or 'none'}"
-            )
-        split = matches[0]
-        if split in paths:
-            raise CorpusError(f"{path}: a second file for {split}, beside {paths[split].name}")
-        paths[split] = path
+            wanted = f"one of train, dev, test, not {matches or 'none'}"
+            raise CorpusError(f"{path}: its name must hold {wanted}")
+        if first := paths.get(matches[0]):
+            raise CorpusError(f"{path}: a second file for {matches[0]}, beside {first.name}")
+        paths[matches[0]] = path
     return paths

@@ -1,10 +1,10 @@
-"""Documents and question-answer pairs from text files; every error names the file and the line."""
+"""Documents, question-answer pairs and predictions in text files; errors name file and line."""
 
 import unicodedata
 from collections.abc import Sequence
 from pathlib import Path
 
-from kt_core.corpora.files import read_plain_file
+from kt_core.corpora.files import read_plain_file, write_atomically
 from kt_core.vocab import MASK, PAD, CharVocab
 
 Pair = tuple[str, "str | None"]  # (question, answer); None where the file gives no answers
@@ -18,8 +18,8 @@ class CorpusError(ValueError):
 def read_numbered_lines(path: Path | str) -> list[tuple[int, str]]:
     """Return the lines of a UTF-8 file, each with its number from 1; CorpusError if it is not one.
 
-    A byte order mark goes, and letters with accents are composed (NFC): a name is the same text in
-    every file. Lines end by newline or Windows' line end, not at characters such as U+2028.
+    Letters with accents are composed (NFC), so that a name is the same text in every file. Lines
+    end by newline or Windows' line end, not at characters such as U+2028.
     """
     try:
         raw = read_plain_file(path)
@@ -71,9 +71,8 @@ def numbered_pairs(path: Path | str, needs_answers: bool = False) -> list[tuple[
             if not cell:
                 raise CorpusError(f"{path}, line {n}: empty {what}; {WANTED_PAIR}")
         if len(cells) != columns:
-            raise CorpusError(
-                f"{path}, line {n}: {len(cells)} column(s) where earlier lines have {columns}"
-            )
+            problem = f"{len(cells)} column(s) where earlier lines have {columns}"
+            raise CorpusError(f"{path}, line {n}: {problem}")
         pairs.append((n, (cells[0], cells[1] if len(cells) == 2 else None)))
     return pairs
 
@@ -98,25 +97,22 @@ def check_pairs(
                 raise CorpusError(f"{where}: character {code} of {_cut(text)} is in no document")
         needed = len(question) + 1 + len(answer or "?") + 1
         if needed > block_size + 1:
-            raise CorpusError(
-                f"{where}: {_cut(question)} with its answer and two {MASK} takes {needed} "
-                f"characters; a block of {block_size} holds {block_size + 1}"
-            )
-
-
-def repeated_questions(pairs: Sequence[Pair], split: str) -> dict[str, list[str]]:
-    """Return the questions of a split that come twice, by what is wrong with them."""
-    answers: dict[str, list[str | None]] = {}
-    for question, answer in pairs:
-        answers.setdefault(question, []).append(answer)
-    twice = [q for q, replies in answers.items() if len(replies) > 1]
-    several = [q for q in twice if len(set(answers[q])) > 1]
-    return {
-        f"questions that come twice in {split}": [q for q in twice if q not in several],
-        f"questions with several answers in {split}": several,
-    }
+            limit = f"a block of {block_size} holds {block_size + 1}"
+            pair = f"{_cut(question)} with its answer and two {MASK}"
+            raise CorpusError(f"{where}: {pair} takes {needed} characters; {limit}")
 
 
 def _cut(text: str) -> str:
     """The text in quotes, its end left out if it is long."""
     return repr(text if len(text) <= 80 else f"{text[:77]}...")
+
+
+def write_predictions(path: str | Path, answers: Sequence[str]) -> None:
+    """Write one answer per line, as the assignment; line ends inside an answer become spaces."""
+    write_atomically(path, "".join(" ".join(a.splitlines()) + "\n" for a in answers).encode())
+
+
+def read_predictions(path: str | Path) -> list[str]:
+    """Read the answers of a prediction file."""
+    text = Path(path).read_text(encoding="utf-8")
+    return text.removesuffix("\n").split("\n") if text else []

@@ -42,7 +42,10 @@ def fetch_wiki(source: Path | str | None = None, folder: Path | str | None = Non
     """
     folder = Path(folder) if folder is not None else wiki_dir()
     if source is not None:
-        return _copy(Path(source), folder)
+        bodies = {name: _read_checked(Path(source), name) for name in WIKI_HASHES}
+        for name, body in bodies.items():
+            write_atomically(folder / name, body)
+        return folder
     for name, digests in WIKI_HASHES.items():
         path = folder / name
         if not (path.is_file() and sha256(path.read_bytes()) in digests):
@@ -50,22 +53,17 @@ def fetch_wiki(source: Path | str | None = None, folder: Path | str | None = Non
     return folder
 
 
-def _copy(source: Path, folder: Path) -> Path:
-    """Copy all files, after all of them have been checked."""
+def _read_checked(source: Path, name: str) -> bytes:
+    """The content of one file of a folder, if its hash is right."""
+    path, digests = source / name, WIKI_HASHES[name]
     if not source.is_dir():
         raise CorpusError(f"{source}: no such folder")
-    bodies = {}
-    for name, digests in WIKI_HASHES.items():
-        path = source / name
-        if not path.is_file():
-            raise CorpusError(f"{path}: missing; wanted in this folder: {', '.join(WIKI_HASHES)}")
-        bodies[name] = path.read_bytes()
-        if (digest := sha256(bodies[name])) not in digests:
-            accepted = " or ".join(digests)
-            raise CorpusError(f"{path}: wrong SHA-256: expected {accepted}, found {digest}")
-    for name, body in bodies.items():
-        write_atomically(folder / name, body)
-    return folder
+    if not path.is_file():
+        raise CorpusError(f"{path}: missing; wanted in this folder: {', '.join(WIKI_HASHES)}")
+    if (digest := sha256(body := path.read_bytes())) not in digests:
+        accepted = " or ".join(digests)
+        raise CorpusError(f"{path}: wrong SHA-256: expected {accepted}, found {digest}")
+    return body
 
 
 def _download(name: str, folder: Path) -> None:
@@ -76,17 +74,14 @@ def _download(name: str, folder: Path) -> None:
         raise CorpusError("fetching needs the package pooch: pip install pooch") from error
     pooch.get_logger().setLevel("WARNING")
     download = pooch.HTTPDownloader(progressbar=sys.stderr.isatty(), timeout=30)
-    reasons = []
+    reasons = [f"{name} could not be fetched:"]
     for address, digest in product(WIKI_ADDRESSES, WIKI_HASHES[name]):  # pooch knows one hash
-        fetcher = pooch.create(folder, base_url=address, registry={name: f"sha256:{digest}"})
         try:
-            fetcher.fetch(name, downloader=download)
+            pooch.retrieve(address + name, f"sha256:{digest}", name, folder, downloader=download)
             return
         except Exception as error:  # a wrong hash, no network, no such host, 404 ...
             offline = type(error).__name__ in ("ConnectionError", "ConnectTimeout")
             reason = (str(error) or type(error).__name__).splitlines()[0]
             reasons.append(f"{address}{name}: {'no connection' if offline else reason}")
-    raise CorpusError(
-        "\n  ".join([f"{name} could not be fetched:", *reasons])
-        + "\nNo network? Copy the four files from another machine and run: kt fetch wiki --from DIR"
-    )
+    hint = "No network? Copy the four files from another machine and run: kt fetch wiki --from DIR"
+    raise CorpusError("\n  ".join(reasons) + "\n" + hint)

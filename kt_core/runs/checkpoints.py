@@ -52,16 +52,13 @@ def save_checkpoint(
     """
     from safetensors.torch import save
 
-    if len(vocab) != model.config.vocab_size:
-        raise ValueError(
-            f"the model has {model.config.vocab_size} characters, the vocabulary {len(vocab)}: "
-            "they do not belong together"
-        )
+    if (size := model.config.vocab_size) != len(vocab):
+        problem = f"the model has {size} characters, the vocabulary {len(vocab)}"
+        raise ValueError(f"{problem}: they do not belong together")
     weights = {k: t.detach().to("cpu", dtype).contiguous() for k, t in model.state_dict().items()}
     if wrong := [name for name, t in weights.items() if not t.isfinite().all()]:
-        raise FloatingPointError(
-            f"{path}: not written, {wrong[0]} holds values that are not finite"
-        )
+        problem = f"{wrong[0]} holds values that are not finite"
+        raise FloatingPointError(f"{path}: not written, {problem}")
     data = save(weights)
     own = dict(config=asdict(model.config), vocab="".join(vocab.chars[2:]), sha256=sha256(data))
     write_atomically(path, data)
@@ -87,15 +84,12 @@ def load_card(path: str | Path) -> dict:
     try:
         card = read_json(where)
     except FileNotFoundError:
-        raise CheckpointError(
-            f"{where} is missing: a checkpoint is two files, the weights and this card"
-        ) from None
+        hint = "a checkpoint is two files, the weights and this card"
+        raise CheckpointError(f"{where} is missing: {hint}") from None
     except ValueError as error:
         raise CheckpointError(f"{error}: save the checkpoint again") from None
-    if missing := [key for key in ("config", "vocab", "sha256") if key not in card]:
-        raise CheckpointError(
-            f"{where} lacks {', '.join(missing)}: save_checkpoint did not write it"
-        )
+    if lacks := ", ".join(key for key in ("config", "vocab", "sha256") if key not in card):
+        raise CheckpointError(f"{where} lacks {lacks}: save_checkpoint did not write it")
     if "card_sha256" not in card:
         warnings.warn(f"{where} has no digest of its own: it may have been edited", stacklevel=3)
     elif card["card_sha256"] != card_digest(card):
@@ -108,35 +102,29 @@ def load_checkpoint(
 ) -> tuple[GPT, CharVocab, dict]:
     """Load a model (float32, in eval mode), its vocabulary and its card.
 
-    CheckpointError says what is wrong with which file: the digests of weights and card, and the
-    sizes of all weights, are compared before a model is built.
+    CheckpointError says what is wrong with which file: digests and sizes are compared before a
+    model is built.
     """
     path = Path(path)
     if not path.is_file():
         raise CheckpointError(f"{path}: no such checkpoint")
     card, data = load_card(path), read_plain_file(path)
     if (digest := sha256(data)) != card["sha256"]:
-        raise CheckpointError(
-            f"{path}: SHA-256 is {digest}, its card says {card['sha256']}: "
-            "weights and card do not belong together"
-        )
+        problem = f"SHA-256 is {digest}, its card says {card['sha256']}"
+        raise CheckpointError(f"{path}: {problem}: weights and card do not belong together")
     config = _parse(path, card, "config", lambda value: GPTConfig(**value))
     vocab = _parse(path, card, "vocab", CharVocab)
-    if len(vocab) != config.vocab_size:
-        raise CheckpointError(
-            f"{card_path(path)}: config says {config.vocab_size} characters, "
-            f"vocab has {len(vocab)} (with the two special ones)"
-        )
+    if (size := config.vocab_size) != len(vocab):
+        problem = f"vocab has {len(vocab)} (with the two special ones)"
+        raise CheckpointError(f"{card_path(path)}: config says {size} characters, {problem}")
     weights = _read_weights(path, data)
     with torch.device("meta"):  # takes no memory
         shapes = {name: t.shape for name, t in GPT(config).state_dict().items()}
     for name in [*shapes, *(weights.keys() - shapes.keys())]:
         shape, expected = getattr(weights.get(name), "shape", None), shapes.get(name)
         if shape != expected:
-            raise CheckpointError(
-                f"{path}: the weights do not fit the card's config: "
-                f"{name} is {_size(shape)}, wanted: {_size(expected)}"
-            )
+            problem = f"{name} is {_size(shape)}, wanted: {_size(expected)}"
+            raise CheckpointError(f"{path}: the weights do not fit the card's config: {problem}")
     model = GPT(config)
     model.load_state_dict(weights)
     return use_fast_paths(model).to(device).eval(), vocab, card
@@ -177,12 +165,9 @@ def require_memory(config: GPTConfig) -> None:
     n_parameters = 12 * config.n_layer * config.n_embd**2
     n_parameters += (2 * config.vocab_size + config.block_size) * config.n_embd
     needed = 16 * n_parameters / 2**30  # four numbers of four bytes per parameter
-    names = getattr(os, "sysconf_names", {})
-    if "SC_PHYS_PAGES" not in names:  # Windows
+    if "SC_PHYS_PAGES" not in getattr(os, "sysconf_names", {}):  # Windows
         return
     held = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") / 2**30
     if needed > held:
-        size = f"n_layer {config.n_layer} and n_embd {config.n_embd}"
-        raise ValueError(
-            f"a model with {size} needs {needed:,.0f} GiB to train; there are {held:,.0f}"
-        )
+        size = f"a model with n_layer {config.n_layer} and n_embd {config.n_embd}"
+        raise ValueError(f"{size} needs {needed:,.0f} GiB to train; there are {held:,.0f}")

@@ -2,10 +2,9 @@
 
     torchrun --nproc-per-node 2 -m kt_course.tools.cli run --variant rope --out runs/two
 
-Every process runs the same program on the same batches, and the first one alone writes (Li et al.
-2020, "PyTorch Distributed", section 3). Process r of n takes rows r, r + n ... of each batch. Its
-loss counts by its share of the characters that have a loss, so losses, gradients and weights are
-those of one process within rounding error. For dropout each process draws for its own rows.
+Every process runs the same program, and the first one alone writes (Li et al. 2020, "PyTorch
+Distributed", section 3). Process r of n takes rows r, r + n ... of each batch. Its loss counts by
+its share of the characters that have a loss, so all results are those of one process.
 """
 
 import atexit

@@ -1,14 +1,11 @@
 """One run, one folder: pretrain, finetune, evaluate, with everything kept that says how.
 
-config.json              corpus, variant, recipe, seed, hardware, versions
-metrics.jsonl            a row per evaluation of each phase
-pretrained.safetensors   after pretraining, with its card
-finetuned.safetensors    after finetuning, with its card
-PHASE-stopped.safetensors   after Ctrl-C in a phase: the weights so far, with their card.
-.lock                    held by the process that writes here
-predictions/SPLIT.txt    the answers to dev and test, one per line
-result.json              scores with intervals, and costs; written last, so a run without it is
-                         not finished
+config.json                   corpus, variant, recipe, seed, hardware, versions
+metrics.jsonl                 a row per evaluation of each phase
+pretrained.safetensors        after pretraining, with its card; likewise finetuned.safetensors
+PHASE-stopped.safetensors     after Ctrl-C in a phase: the weights so far, with their card
+predictions/SPLIT.txt         the answers to dev and test, one per line
+result.json                   scores with intervals, and costs; written when the run is finished
 """
 
 import dataclasses
@@ -18,14 +15,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from kt_core.corpora.files import one_writer, read_json, sha256, write_json
 from kt_core.corpora.loading import Corpus, load_corpus
+from kt_core.corpora.textfiles import write_predictions
 from kt_core.devices import choose_device
 from kt_core.evaluation import Score, london_baseline
 from kt_core.runs import distributed
 from kt_core.runs.checkpoints import require_memory
 from kt_core.runs.phases import Run, circumstances, evaluate
-from kt_core.runs.predictions import write_predictions
 from kt_core.runs.recipes import Recipe
 from kt_core.runs.recipes import recipe as find_recipe
 
@@ -48,9 +47,8 @@ class Result:
             dev, test = (_read_score(details[split], path) for split in ("dev", "test"))
             _read_score(details.get("london"), path)
         except (FileNotFoundError, NotADirectoryError):
-            raise ValueError(
-                f"{folder}: no result.json, so no finished run; finish it with --resume"
-            ) from None
+            problem = "no result.json, so no finished run; finish it with --resume"
+            raise ValueError(f"{folder}: {problem}") from None
         except (KeyError, TypeError) as error:
             raise ValueError(f"{path}: not a run's result ({error!r})") from None
         return cls(dev, test, Path(folder), details)
@@ -87,8 +85,6 @@ def run_experiment(
 ) -> Result:
     """Pretrain, finetune and evaluate one model, and keep everything in one folder.
 
-    ValueError for a setting that no run can have, before anything is written.
-
     Args:
         pretrain: False finetunes from random weights.
         out: The folder; by default one below runs/ that is named after the settings.
@@ -105,7 +101,10 @@ def run_experiment(
     config = dict(corpus=name, variant=variant, recipe=dataclasses.asdict(chosen), kind=kind)
     config |= dict(seed=seed, corpus_sha256=digest(data))
     path = Path(out or _default_folder(config))
-    refuse_impossible(data, chosen, variant, seed)
+    require_memory(chosen.model_config(len(data.vocab), variant))  # what would stop the run later
+    chosen.phase("pretrain", seed=seed)
+    if not data.train:
+        raise ValueError(f"corpus {data.name} has no train pairs: nothing to finetune on")
     with one_writer(path / ".lock", f"{path}") if distributed.is_first() else nullcontext():
         if refuse_other_run(path, config, resume) and (path / "result.json").exists():
             return Result.read(path)
@@ -113,49 +112,38 @@ def run_experiment(
         if distributed.is_first():
             write_json(path / "config.json", config | circumstances(where))
         run = Run(path, config, data, chosen, where, resume, save_every, tensorboard)
-        model, details = run.untrained(), config
+        torch.manual_seed(seed)
+        model, details = chosen.new_model(len(data.vocab), variant), config
         for phase in ("pretrain", "finetune") if pretrain else ("scratch",):
             model, costs = run.trained(phase, model)
             details = details | costs
         return _finish(path, details | circumstances(where), model, data, test)
 
 
-def refuse_impossible(corpus: Corpus, recipe: Recipe, variant: str, seed: int) -> None:
-    """Raise ValueError for what would stop the run later."""
-    require_memory(recipe.model_config(len(corpus.vocab), variant))
-    recipe.phase("pretrain", seed=seed)
-    if not corpus.train:
-        raise ValueError(f"corpus {corpus.name} has no train pairs: nothing to finetune on")
-
-
 def refuse_other_run(path: Path, config: dict, resume: bool) -> bool:
     """Does the folder hold a run? ValueError unless it may be resumed with these settings."""
     if not (path / "config.json").exists():
         if leftover := next(path.glob("*.safetensors"), next(path.glob("*.state"), None)):
-            raise ValueError(
-                f"{path} holds {leftover.name} without a config.json: give another folder"
-            )
+            problem = f"holds {leftover.name} without a config.json"
+            raise ValueError(f"{path} {problem}: give another folder")
         return False
     if not resume:
-        raise ValueError(
-            f"{path} holds a run already: continue it with resume (--resume), "
-            "or give another folder (--out)"
-        )
+        hint = "continue it with resume (--resume), or give another folder (--out)"
+        raise ValueError(f"{path} holds a run already: {hint}")
     before, now = _flat(read_json(path / "config.json")), _flat(config)
-    changes = [k for k in now if before.get(k) != now[k]]
+    changes = [
+        f"{k} was {before.get(k)!r}, now {v!r}" for k, v in now.items() if before.get(k) != v
+    ]
     if changes:
-        changes = [f"{k} was {before.get(k)!r}, now {now[k]!r}" for k in changes]
         changes[3:] = [f"and {len(changes) - 3} more"] if len(changes) > 3 else []
-        raise ValueError(
-            f"{path} holds a run with other settings ({'; '.join(changes)}): "
-            "resume with the same, or give another folder"
-        )
+        problem = f"holds a run with other settings ({'; '.join(changes)})"
+        raise ValueError(f"{path} {problem}: resume with the same, or give another folder")
     return True
 
 
 def _flat(config: dict, prefix: str = "") -> dict[str, Any]:
     """Nested settings by their dotted names."""
-    flat: dict[str, Any] = {}
+    flat: dict = {}
     for key, value in config.items():
         inner = prefix if key == "recipe" else f"{prefix}{key}."
         flat |= _flat(value, inner) if isinstance(value, dict) else {f"{prefix}{key}": value}

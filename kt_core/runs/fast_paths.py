@@ -1,8 +1,7 @@
-"""Faster ways to compute the same: fused attention, cheap dropout, bfloat16, compiled blocks.
+"""Faster ways to compute the same, within rounding error: attention, dropout, bfloat16, compiling.
 
-PyTorch's fused attention never holds the T x T weights. On CPUs it has no kernel with dropout, and
-its backward pass in bfloat16 takes several times as long as the formula's; there we use the formula
-in fewer passes over memory. Results are equal within rounding error.
+PyTorch's fused attention has no CPU kernel with dropout, and its backward pass in bfloat16 is slow
+there. In these cases we use the formula, in fewer passes over memory.
 """
 
 import math
@@ -20,10 +19,7 @@ from kt_core.trainer import Hook, Trainer
 
 
 class CPUDropout(nn.Dropout):
-    """`nn.Dropout`, on CPUs in a third of its time: 16 random bits decide per activation.
-
-    The probability is rounded to 1 / 65,536.
-    """
+    """`nn.Dropout`, on CPUs in a third of its time: 16 random bits decide per activation."""
 
     def forward(self, x: Tensor) -> Tensor:
         """Zero activations at random and scale up the others."""
@@ -36,7 +32,7 @@ class CPUDropout(nn.Dropout):
 
 
 def fast_attend(query, key, value, mask=None, dropout: nn.Dropout | None = None):
-    """Do as `attention.attend`, without its weights where a fused kernel computes the context."""
+    """Compute `attention.attend`; the weights are None where a fused kernel is used."""
     p = dropout.p if dropout is not None and dropout.training else 0.0
     if query.device.type != "cpu" or (p == 0.0 and value.dtype != torch.bfloat16):
         return F.scaled_dot_product_attention(query, key, value, mask, dropout_p=p), None
@@ -49,13 +45,11 @@ def fast_attend(query, key, value, mask=None, dropout: nn.Dropout | None = None)
 
 
 def softmax_of_scores(query: Tensor, key: Tensor, mask: Tensor) -> Tensor:
-    """Compute the weights under one (T_query, T_key) mask for all rows and heads.
-
-    The matrix product itself adds 0 or -inf. Each query must be allowed a key.
-    """
+    """Compute the weights under one (T_query, T_key) mask, which allows each query a key."""
     *heads, T_query, head_dim = query.shape
     q, k = query.reshape(-1, T_query, head_dim), key.reshape(-1, *key.shape[-2:])
     added = torch.zeros(mask.shape, dtype=q.dtype).masked_fill_(~mask, float("-inf"))
+    # the matrix product itself adds 0 or -inf
     scores = torch.baddbmm(added.expand(len(q), *mask.shape), q, k.mT, alpha=head_dim**-0.5)
     return scores.softmax(dim=-1).view(*heads, *mask.shape)
 
@@ -88,10 +82,7 @@ class Precision(Hook):
 
 
 def multiplies_bf16(device: torch.device) -> bool:
-    """Does the device multiply bfloat16 matrices itself, as cuda and CPUs with AMX do?
-
-    Products take a quarter of the time there. Other CPUs only imitate it, slowly.
-    """
+    """Does the device multiply bfloat16 matrices itself? Other CPUs imitate it, slowly."""
     if device.type != "cpu":
         return device.type == "cuda"
     names = ("_is_avx512_bf16_supported", "_is_amx_tile_supported")  # torch has no public name
@@ -109,9 +100,9 @@ def mixed_precision(precision: str, device: torch.device):
 
 
 class CompiledBlocks(Hook):
-    """Compile each block for training, for lengths that are multiples of 8: there are few shapes.
+    """Compile each block for training, with lengths that are multiples of 8: there are few shapes.
 
-    Evaluations run the blocks as they are. Without a C++ compiler on a CPU nothing is compiled.
+    Without a C++ compiler on a CPU nothing is compiled.
     """
 
     def on_start(self, trainer: Trainer) -> None:

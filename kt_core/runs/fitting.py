@@ -40,9 +40,8 @@ def fit(
         log: Called with each row of the history.
         tensorboard: A folder for event files (needs the extra "tensorboard").
         title: Of the bar and the messages.
-        precision: See `mixed_precision`.
-        micro_batches, random_offset, compile: `MicroBatches`, `RandomOffsets`, `CompiledBlocks`.
-        more_hooks: Called after the others.
+        precision, micro_batches, random_offset, compile: See `mixed_precision`, `MicroBatches`,
+            `RandomOffsets` and `CompiledBlocks`.
     """
     distributed.anywhere()  # joins the other processes
     chosen: list[Hook] = [Precision(precision)]

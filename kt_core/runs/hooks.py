@@ -108,10 +108,8 @@ class TensorBoard(Hook):
         try:
             from torch.utils.tensorboard import SummaryWriter
         except ImportError:
-            raise ValueError(
-                "tensorboard is not installed: pip install 'kt-core[tensorboard]', "
-                "or leave the folder out"
-            ) from None
+            hint = "pip install 'kt-core[tensorboard]', or leave the folder out"
+            raise ValueError(f"tensorboard is not installed: {hint}") from None
         self.writer, self.title = SummaryWriter(str(folder)), title
 
     def on_log(self, trainer: Trainer, row: dict) -> None:

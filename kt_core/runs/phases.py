@@ -16,8 +16,8 @@ from kt_core.corpora.loading import Corpus
 from kt_core.decoding import answer
 from kt_core.evaluation import Score, exact_match
 from kt_core.models import GPT
-from kt_core.runs import checkpoints, distributed
-from kt_core.runs.checkpoints import card_path, load_checkpoint, save_checkpoint
+from kt_core.runs import distributed
+from kt_core.runs.checkpoints import card_path, hardware, load_checkpoint, save_checkpoint
 from kt_core.runs.fitting import fit
 from kt_core.runs.recipes import Recipe
 from kt_core.trainer import Hook, Trainer
@@ -35,9 +35,9 @@ def evaluate(
 
 def circumstances(device: torch.device) -> dict:
     """Return hardware and versions, as cards and results hold them."""
-    versions = {"kt_core": __version__, "torch": torch.__version__}
-    versions["python"] = platform.python_version()
-    return dict(hardware=checkpoints.hardware(device), versions=versions)
+    python = platform.python_version()
+    versions = dict(kt_core=__version__, torch=torch.__version__, python=python)
+    return dict(hardware=hardware(device), versions=versions)
 
 
 @dataclass
@@ -52,11 +52,6 @@ class Run:
     resume: bool
     save_every: int
     tensorboard: bool
-
-    def untrained(self) -> GPT:
-        """Return a model with random weights."""
-        torch.manual_seed(self.config["seed"])
-        return self.recipe.new_model(len(self.corpus.vocab), self.config["variant"])
 
     def trained(self, phase: str, model: GPT) -> tuple[GPT, dict]:
         """Return the model after a phase, trained now or by an earlier try, and its costs."""
@@ -80,18 +75,11 @@ class Run:
         data, evaluations, can_answer = recipe.finetune_data(self.corpus, vocab), 10, True
         if phase == "pretrain":
             data, evaluations = recipe.pretrain_data(self.corpus, vocab, seed), 20
-            can_answer = bool(recipe.data.mixed_pairs) or recipe.data.task == "questions"
+            can_answer = recipe.kind == "mixed" or recipe.data.task == "questions"
         steps = -(-len(data) // config.batch_size) * config.epochs
         config = dataclasses.replace(config, eval_every=max(1, round(steps / evaluations)))
-
-        def score_dev(model: GPT) -> dict:
-            score = evaluate(model, vocab, self.corpus.dev)[1]
-            return {} if score is None else dict(dev=round(score.accuracy, 4))
-
-        options |= dict(resume=self.resume, save_every=self.save_every, title=label)
-        options |= dict(
-            state=self.path / f"{label}.state", evaluate=score_dev if can_answer else None
-        )
+        options |= dict(title=label, state=self.path / f"{label}.state", resume=self.resume)
+        options |= dict(save_every=self.save_every, evaluate=self.score_dev if can_answer else None)
         options["tensorboard"] = self.path / "tensorboard" if self.tensorboard else None
         options["more_hooks"] = [MetricsFile(self.path / "metrics.jsonl", label)]
         today = time.strftime("%Y-%m-%d")
@@ -99,10 +87,15 @@ class Run:
             last = fit(model, data, config, **options)[-1]
         except KeyboardInterrupt:
             if distributed.is_first():
-                card = self.card(label, stopped=True)
-                save_checkpoint(self.stopped_path(label), model, vocab, card)
+                stopped = self.path / f"{label}-stopped.safetensors"
+                save_checkpoint(stopped, model, vocab, self.card(label, stopped=True))
             raise
         return cost_of(last) | {"date": today}
+
+    def score_dev(self, model: GPT) -> dict:
+        """Return the accuracy on dev; nothing if it has no answers."""
+        score = evaluate(model, self.corpus.vocab, self.corpus.dev)[1]
+        return {} if score is None else dict(dev=round(score.accuracy, 4))
 
     def load(self, path: Path) -> tuple[GPT, dict]:
         """Load a phase's model and cost; ValueError if its card says that it is another run's."""
@@ -117,13 +110,9 @@ class Run:
         if distributed.is_first():
             card = self.card(label, cost=cost, dev=score and score.as_dict())
             save_checkpoint(path, model, self.corpus.vocab, card)
-            stopped = self.stopped_path(label)
+            stopped = self.path / f"{label}-stopped.safetensors"
             for leftover in (self.path / f"{label}.state", stopped, card_path(stopped)):
                 leftover.unlink(missing_ok=True)
-
-    def stopped_path(self, label: str) -> Path:
-        """Return where the weights so far are after Ctrl-C."""
-        return self.path / f"{label}-stopped.safetensors"
 
     def card(self, label: str, **more) -> dict:
         """Return what a checkpoint of this run says about itself."""
@@ -134,7 +123,7 @@ class Run:
 
 
 class MetricsFile(Hook):
-    """Keep the rows of one phase in a run's metrics.jsonl; those of other phases stay."""
+    """Write the rows of one phase to a run's metrics.jsonl; those of other phases stay."""
 
     def __init__(self, path: Path, phase: str):
         self.path, self.phase = path, phase

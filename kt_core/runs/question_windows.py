@@ -10,7 +10,7 @@ import string
 from collections import Counter
 from collections.abc import Sequence
 
-from kt_core._validation import is_whole, require
+from kt_core._validation import is_number, is_whole, require
 from kt_core.datasets import TokenDataset
 from kt_core.runs.text_rules import askable_spans, name_prefix_end, phrase_as_question, plain_words
 from kt_core.vocab import CharVocab
@@ -22,21 +22,18 @@ PUNCTUATION = string.punctuation + "–—“”‘’…"
 class QuestionWindows(TokenDataset):
     """Documents as questions: `context words, the person's name, context words?⁇hidden name⁇`.
 
-    A document starts with its title, the name of a person ("Ada Moor. "); those without a fact,
-    which is a capitalised name in the rest of the text, are left out. A window hides one fact and
+    A document starts with its title, the name of a person ("Ada Moor. "). A fact is a capitalised
+    name in the rest of the text; documents without one are left out. A window hides one fact and
     shows the title at a random position among some of the words around the fact. The loss falls on
     the hidden name and on the ⁇ after it.
 
     Args:
-        block_size: The longest window, in characters.
-        seed: Window i of an epoch depends on (seed, epoch, i) and on nothing else.
         select: Leave out names that are no own facts: the "Ontario" of "Cambridge, Ontario", other
             forms of the title ("Ada Maria Moor"), adjectives ("an Italian guitarist"), and words
             that the documents mostly write in lower case ("Born").
         plain: Show no other names, dates and numbers as context: they too would identify the fact.
         drop: Probability of leaving out each context word, so that no fixed phrase is needed.
-        min_letters: Keep at least one context word of this length ("born"), which says what is
-            asked; 0 for no such rule.
+        min_letters: Keep at least one context word of this length, which says what is asked.
         favour_first: Choose the k-th fact with a probability proportional to 1 / k, since a text
             starts with its most important facts.
     """
@@ -57,24 +54,17 @@ class QuestionWindows(TokenDataset):
         self.vocab, self.block_size, self.seed = vocab, block_size, seed
         self.select, self.plain, self.drop = select, plain, drop
         self.min_letters, self.favour_first = min_letters, favour_first
-        self._check(documents)
+        require(self, "block_size", is_whole(block_size, 16), "16 or more")
+        for name in ("select", "plain", "favour_first"):
+            require(self, name, isinstance(getattr(self, name), bool), "True or False")
+        require(self, "drop", is_number(drop, 0, 1), "in 0 ... 1")
+        require(self, "min_letters", is_whole(min_letters, 0), "a whole number, 0 or more")
+        self.check_documents(documents)
         self.common_words = _common_words(documents) if select else frozenset()
         facts = map(self._facts, documents)
         self.documents = [(name, items) for name, items in facts if items]
         if documents and not self.documents:
             raise ValueError(f"QuestionWindows: {len(documents)} documents, and no fact in them")
-
-    def _check(self, documents: Sequence[str]) -> None:
-        require(self, "block_size", is_whole(self.block_size, 16), "16 or more")
-        for name in ("select", "plain", "favour_first"):
-            require(self, name, isinstance(getattr(self, name), bool), "True or False")
-        is_number = isinstance(self.drop, int | float)
-        require(self, "drop", is_number and 0 <= self.drop <= 1, "in 0 ... 1")
-        require(self, "min_letters", is_whole(self.min_letters, 0), "a whole number, 0 or more")
-        for i, document in enumerate(documents):
-            if not document:
-                raise ValueError(f"QuestionWindows: document {i} is empty")
-            self.vocab.encode(document)  # raises for a character outside the vocabulary
 
     def __len__(self) -> int:
         return len(self.documents)

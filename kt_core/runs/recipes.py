@@ -1,7 +1,8 @@
 """Recipes: all settings of a run but corpus, variant and seed, by name."""
 
 import tomllib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import Field, dataclass, fields, replace
 from difflib import get_close_matches
 from pathlib import Path
@@ -16,7 +17,7 @@ from kt_core.models import GPT
 from kt_core.runs.checkpoints import require_memory
 from kt_core.runs.fast_paths import use_fast_paths
 from kt_core.runs.question_windows import QuestionWindows
-from kt_core.runs.settings import DataSettings, ModelSettings, Settings, TrainSettings, parse_value
+from kt_core.runs.settings import DataSettings, ModelSettings, TrainSettings, parse_value
 from kt_core.train_config import TrainConfig
 
 PHASES = ("pretrain", "finetune", "scratch")
@@ -48,12 +49,8 @@ class Recipe:
 
     def model_config(self, vocab_size: int, variant: str) -> GPTConfig:
         """Return the model's configuration for a vocabulary and a variant."""
-        try:
+        with dotted_names(f"recipe {self.name}: model"):
             return GPTConfig(vocab_size, variant=variant, **self.model.arguments(GPTConfig))
-        except ValueError as error:
-            message = str(error).replace("GPTConfig.variant", "variant")
-            message = message.replace("GPTConfig.", "model.")
-            raise ValueError(f"recipe {self.name}: {message}") from None
 
     def new_model(self, vocab_size: int, variant: str) -> GPT:
         """Return a model with random weights, drawn from torch's random state."""
@@ -88,11 +85,18 @@ class Recipe:
         chosen = settings.arguments(TrainConfig)
         options = {key: getattr(settings, key) for key in ("precision", "micro_batches", "compile")}
         options["random_offset"] = self.model.random_offset
-        try:
+        with dotted_names(f"recipe {self.name}: {name}"):
             return TrainConfig(**chosen | more), options
-        except ValueError as error:
-            message = str(error).replace("TrainConfig.", "")
-            raise ValueError(f"recipe {self.name}: {name}.{message}") from None
+
+
+@contextmanager
+def dotted_names(section: str) -> Iterator[None]:
+    """Call a setting by its section and name in a ValueError, instead of by its class and name."""
+    try:
+        yield
+    except ValueError as error:
+        message = f"{section}.{str(error).partition('.')[2]}"
+        raise ValueError(message.replace("model.variant", "variant")) from None
 
 
 def zero_projections(model: GPT) -> None:
@@ -110,8 +114,8 @@ def recipe_options() -> dict[str, Field]:
 def recipe(name: str | Recipe, /, **overrides: Any) -> Recipe:
     """Return a recipe with some options changed: recipe("kt", **{"pretrain.lr": 0.001}).
 
-    Strings, as a command line has them, are read as the option's type. ValueError for an unknown
-    recipe or option (the message suggests one), or a value that no run can have.
+    Strings are read as the option's type. ValueError for an unknown recipe or option (the message
+    suggests one), or a value that no run can have.
     """
     chosen = name if isinstance(name, Recipe) else RECIPES[one_of("recipe", name, RECIPES)]
     options = recipe_options()
@@ -126,7 +130,11 @@ def recipe(name: str | Recipe, /, **overrides: Any) -> Recipe:
         except ValueError as error:
             raise ValueError(f"recipe option {key} {error}") from None
         changes.setdefault(section, {})[option] = value
-    return replace(chosen, **{key: _replace(chosen, key, new) for key, new in changes.items()})
+    parts = {}
+    for section, new in changes.items():
+        with dotted_names(f"recipe option {section}"):
+            parts[section] = replace(getattr(chosen, section), **new)
+    return replace(chosen, **parts)
 
 
 def _suggestion(key: str) -> str:
@@ -135,20 +143,9 @@ def _suggestion(key: str) -> str:
     for option in recipe_options():
         for spelling in (option, option.replace(".", "_"), option.partition(".")[2]):
             spellings.setdefault(spelling, option)
-    near = get_close_matches(key, spellings, n=1)
-    if near:
+    if near := get_close_matches(key, spellings, n=1):
         return f", did you mean {spellings[near[0]]!r}?"
-    parts = {"model": ModelSettings, "data": DataSettings, "/".join(PHASES): TrainSettings}
-    lists = (f"{part}.({', '.join(f.name for f in fields(c))})" for part, c in parts.items())
-    return f"; known: {', '.join(lists)}"
-
-
-def _replace(chosen: Recipe, section: str, changes: dict[str, Any]) -> Settings:
-    try:
-        return replace(getattr(chosen, section), **changes)
-    except ValueError as error:
-        problem = str(error).partition("Settings.")[2]
-        raise ValueError(f"recipe option {section}.{problem}") from None
+    return f"; known: {', '.join(recipe_options())}"
 
 
 def _load_recipes() -> dict[str, Recipe]:

@@ -75,10 +75,9 @@ class StateFile(Hook):
         """Put the saved state back; ValueError if it is damaged or of another training."""
         numbers, tensors = read_state(self.path)
         if numbers["key"] != self.key:
-            raise ValueError(
-                f"{self.path} was saved by a training with other settings or data: "
-                "resume with the same ones, or start again elsewhere"
-            )
+            hint = "resume with the same ones, or start again elsewhere"
+            problem = "was saved by a training with other settings or data"
+            raise ValueError(f"{self.path} {problem}: {hint}")
         trainer.model.load_state_dict(select(tensors, "model."))
         for i, optimizer in enumerate(trainer.optimizers):
             state: dict[int, dict[str, Tensor]] = {}
@@ -104,10 +103,8 @@ def read_state(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
             tensors = {name: file.get_tensor(name) for name in file.keys()}
         numbers = json.loads(metadata["state"])
     except (SafetensorError, KeyError, ValueError) as error:
-        reason = f"{type(error).__name__}: {error}"
-        raise ValueError(
-            f"{path} is damaged, or no state of a training ({reason}): delete it and start again"
-        ) from None
+        problem = f"damaged, or no state of a training ({type(error).__name__}: {error})"
+        raise ValueError(f"{path} is {problem}: delete it and start again") from None
     if metadata.get("sha256") != digest(metadata["state"], tensors):
         raise ValueError(f"{path} is damaged (its SHA-256 differs): delete it and start again")
     return numbers, tensors

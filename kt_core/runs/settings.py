@@ -33,11 +33,6 @@ class Settings:
             elif type(value) is not kind or (kind is float and not math.isfinite(value)):
                 require(self, f.name, False, kind.__name__)
 
-    def at_least(self, least: int, *names: str) -> None:
-        """Raise ValueError for a value below `least`."""
-        for name in names:
-            require(self, name, getattr(self, name) >= least, f"{least} or more")
-
     def arguments(self, function: Callable) -> dict[str, Any]:
         """The settings that `function` takes as arguments of the same name."""
         parameters = inspect.signature(function).parameters
@@ -46,68 +41,52 @@ class Settings:
 
 @dataclass(frozen=True)
 class ModelSettings(options_of(GPTConfig, without="vocab_size variant rope_base causal")):
-    """The model: options of `GPTConfig`, and two more.
+    """The model: options of `GPTConfig`, and two more."""
 
-    Attributes:
-        zero_init: Start every block as the identity.
-        random_offset: Learned positions: shift each row by up to this in training.
-    """
-
-    zero_init: bool = False
-    random_offset: int = 0
+    zero_init: bool = False  # every block starts as the identity
+    random_offset: int = 0  # shift the learned positions of each row by up to this in training
 
     def __post_init__(self):
         super().__post_init__()
-        self.at_least(1, "block_size")
+        require(self, "block_size", self.block_size >= 1, "1 or more")
         fits = 0 <= self.random_offset < self.block_size
         require(self, "random_offset", fits, f"in 0 ... {self.block_size - 1} (block_size - 1)")
 
 
 @dataclass(frozen=True)
 class DataSettings(Settings):
-    """What is trained on; the defaults are the assignment's.
+    """What is trained on; the defaults are the assignment's."""
 
-    Attributes:
-        task: "span_corruption" (the assignment's) or "questions" (`QuestionWindows`).
-        select, plain, drop, min_letters, favour_first: See `QuestionWindows`.
-        views, mixed_pairs: Times per epoch that pretraining sees each document, each train pair.
-    """
-
-    task: str = "span_corruption"
+    task: str = "span_corruption"  # or "questions", with these options of `QuestionWindows`
     select: bool = True
     plain: bool = True
     drop: float = 0.5
     min_letters: int = 4
     favour_first: bool = True
-    views: int = 1
-    mixed_pairs: int = 0
+    views: int = 1  # of each document per epoch of pretraining
+    mixed_pairs: int = 0  # views of each train pair per epoch of pretraining
 
     def __post_init__(self):
         super().__post_init__()
         require_choice(self, "task", TASKS)
         require(self, "drop", 0 <= self.drop <= 1, "in 0 ... 1")
-        self.at_least(1, "views")
-        self.at_least(0, "mixed_pairs", "min_letters")
+        require(self, "views", self.views >= 1, "1 or more")
+        require(self, "mixed_pairs", self.mixed_pairs >= 0, "0 or more")
+        require(self, "min_letters", self.min_letters >= 0, "0 or more")
 
 
 @dataclass(frozen=True)
 class TrainSettings(options_of(TrainConfig, without=LEFT_TO_THE_RUN)):
-    """How one phase trains: options of `TrainConfig`, and three more.
+    """How one phase trains: options of `TrainConfig`, and three more."""
 
-    Attributes:
-        micro_batches: Parts of a batch, computed in turn; the same gradient.
-        compile: Compile the blocks: faster, after a minute.
-        precision: "fp32", "bf16", "auto" (bf16 on cuda) or "native" (bf16 where it is fast).
-    """
-
-    micro_batches: int = 1
-    compile: bool = False
-    precision: str = "auto"
+    micro_batches: int = 1  # parts of a batch, computed in turn; the same gradient
+    compile: bool = False  # the blocks: faster, after a minute
+    precision: str = "auto"  # bf16 on cuda; "fp32", "bf16", or "native": bf16 where it is fast
 
     def __post_init__(self):
         super().__post_init__()
         require_choice(self, "precision", PRECISIONS)
-        self.at_least(1, "micro_batches")
+        require(self, "micro_batches", self.micro_batches >= 1, "1 or more")
 
 
 def parse_value(text: str, kind: type) -> Any:

@@ -11,7 +11,7 @@ from cyclopts import Parameter
 
 from kt_core.corpora.files import keep_previous, one_writer
 from kt_core.corpora.loading import Corpus
-from kt_core.corpora.textfiles import check_pairs, numbered_pairs, read_documents
+from kt_core.corpora.textfiles import check_pairs, numbered_pairs, read_documents, write_predictions
 from kt_core.devices import choose_device
 from kt_core.models import GPT
 from kt_core.runs.checkpoints import card_path, hardware, load_checkpoint, save_checkpoint
@@ -19,7 +19,6 @@ from kt_core.runs.distributed import processes
 from kt_core.runs.experiment import evaluate as evaluate_model
 from kt_core.runs.fitting import fit
 from kt_core.runs.phases import cost_of
-from kt_core.runs.predictions import write_predictions
 from kt_core.runs.recipes import Recipe, recipe
 from kt_core.vocab import CharVocab
 from kt_course.tools import options as opt

@@ -6,8 +6,8 @@ import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
+from kt_core.corpora.textfiles import read_predictions, write_predictions
 from kt_core.evaluation import exact_match
-from kt_core.runs.predictions import read_predictions, write_predictions
 
 
 def test_predictions_are_one_answer_a_line_in_order(tmp_path):

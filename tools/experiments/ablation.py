@@ -26,10 +26,10 @@ import matplotlib.pyplot as plt
 
 from kt_core.corpora.files import write_json
 from kt_core.corpora.loading import Corpus, load_corpus, question_name
+from kt_core.corpora.textfiles import read_predictions
 from kt_core.decoding import answer
 from kt_core.runs.checkpoints import load_checkpoint
 from kt_core.runs.experiment import Result, run_experiment
-from kt_core.runs.predictions import read_predictions
 from kt_core.runs.recipes import Recipe, recipe
 from kt_core.runs.text_rules import name_prefix_end
 from kt_course.chapters.making_knowledge_extractable.ablation import AblationTable, draw_ablation

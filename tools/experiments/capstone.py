@@ -15,9 +15,9 @@ from pathlib import Path
 
 from kt_core.corpora.files import write_json
 from kt_core.corpora.loading import load_corpus
+from kt_core.corpora.textfiles import read_predictions
 from kt_core.evaluation import exact_match, london_baseline
 from kt_core.runs.experiment import Result, digest, run_experiment
-from kt_core.runs.predictions import read_predictions
 from kt_course.chapters.capstone.scoring import cpu_minutes, is_scored, score_test
 
 CORPUS = "bios:people=2000,lines=1"

@@ -9,11 +9,11 @@ from pathlib import Path
 
 from kt_core.corpora.files import read_json, write_json
 from kt_core.corpora.loading import load_corpus
+from kt_core.corpora.textfiles import write_predictions
 from kt_core.evaluation import exact_match, london_baseline
 from kt_core.runs.checkpoints import load_checkpoint
 from kt_core.runs.experiment import Result, digest
 from kt_core.runs.phases import evaluate
-from kt_core.runs.predictions import write_predictions
 from kt_core.runs.recipes import RECIPES, SECTIONS
 from kt_course.shipped import shipped_result
 from kt_course.statistics import compare_correct, score_table

@@ -8,8 +8,8 @@ import pytest
 from checkpoints import planned_runs
 
 from kt_core.corpora.loading import load_corpus
+from kt_core.corpora.textfiles import read_predictions
 from kt_core.evaluation import exact_match
-from kt_core.runs.predictions import read_predictions
 from kt_course.shipped import shipped_result
 
 RESULTS = Path(__file__).resolve().parents[3] / "data" / "results"
