@@ -63,7 +63,9 @@ class PerceiverStack(nn.ModuleList):
         down, *middle, up = self
         layers = [None] * len(self) if cache is None else cache.layers
         index = self.latent_index(positions, stepping=cache is not None and cache.prompts_are_read)
-        reach = self.latent_reach(index)  # (B or 1, n)
+        reach = self.config.stride * (index + 1) - 1  # the newest input of each latent: (B or 1, n)
+        # decoding a character after the first m of `perceiver`: nobody reads its dummy latent
+        reach = reach.masked_fill(index >= self.config.n_latents, 2 * self.config.block_size)
         z = self.first_latents(x, index, reach)  # (B, n, C)
         args = mask_and_rotation(reach, positions, rotary, cache and cache.inputs, positions)
         z = down(z, x, **args, cache=layers[0])
@@ -78,15 +80,9 @@ class PerceiverStack(nn.ModuleList):
         """Which latents to compute: all that the inputs touch, or the one of the newest input."""
         s, m = self.config.stride, self.config.n_latents
         if stepping:
-            return (positions // s).clamp(max=m)  # m: a dummy, see latent_reach
+            return (positions // s).clamp(max=m)  # m is a dummy
         n = min(m, -(-positions.size(1) // s))
         return torch.arange(n, device=positions.device).expand(positions.size(0), -1)
-
-    def latent_reach(self, index):
-        """The newest input that each latent reads: s(i + 1) - 1."""
-        reach = self.config.stride * (index + 1) - 1
-        # decoding a character after the first m of `perceiver`: nobody reads its dummy latent
-        return reach.masked_fill(index >= self.config.n_latents, 2 * self.config.block_size)
 
     def first_latents(self, x, index, reach):
         """What each latent is before it reads: a learned vector."""

@@ -21,7 +21,7 @@ class Hook:
         """Before the first step: the place to load a state, or to exchange `trainer.forward`."""
 
     def on_gradients(self, trainer: "Trainer") -> None:
-        """After the gradients of a batch, before they are clipped and used."""
+        """Before the gradients of a batch are clipped and used."""
 
     def on_step(self, trainer: "Trainer") -> None:
         """After a step has been counted (in `trainer.step`) and logged."""
@@ -54,7 +54,7 @@ class Trainer:
         hooks: Sequence[Hook] = (),
     ):
         self.model, self.data, self.config = model, data, config or TrainConfig()
-        self.evaluator, self.hooks = evaluate, list(hooks)
+        self.evaluate, self.hooks = evaluate, list(hooks)
         self.device = choose_device(self.config.device)
         self.steps_per_epoch = math.ceil(len(data) / self.config.batch_size)
         steps_of_epochs = max(1, round(self.config.epochs * self.steps_per_epoch))
@@ -125,18 +125,10 @@ class Trainer:
             optimizer.zero_grad(set_to_none=True)
         return loss.detach()
 
-    def evaluate(self) -> dict:
-        """Evaluate the model, without a trace in torch's random state."""
-        with torch.random.fork_rng([self.device] if self.device.type == "cuda" else []):
-            self.model.eval()
-            numbers = self.evaluator(self.model)
-            self.model.train()
-        return numbers
-
     def log_if_due(self) -> None:
         """Add a row to the history where this step asks for one."""
         c, last = self.config, self.step == self.total_steps
-        evaluating = self.evaluator is not None and (last or is_multiple(self.step, c.eval_every))
+        evaluating = self.evaluate is not None and (last or is_multiple(self.step, c.eval_every))
         if not (evaluating or last or is_multiple(self.step, c.log_every)):
             return
         row = {
@@ -147,7 +139,10 @@ class Trainer:
             "characters": self.characters,
             "seconds": round(self.seconds, 3),
         }
-        row |= self.evaluate() if evaluating else {}
+        if evaluating:  # without a trace in torch's random state
+            with torch.random.fork_rng([self.device] if self.device.type == "cuda" else []):
+                row |= self.evaluate(self.model.eval())
+                self.model.train()
         self.history.append(row)
         self.losses.clear()
         self.call_hooks("on_log", row)

@@ -3,8 +3,10 @@
 import inspect
 import re
 import warnings
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +18,7 @@ from kt_core.vocab import CharVocab
 
 SPLITS = ("train", "dev", "test")
 LARGE = 10**7  # characters of a folder's documents, whose preparation takes long
-QUESTION = re.compile(r"Where was (.+) born\?")
+QUESTION = re.compile(r"^Where was (.+) born\?$")
 
 
 @dataclass(frozen=True, repr=False)
@@ -51,11 +53,8 @@ def question_name(text: str) -> str:
 
 def shared_names(corpus: Corpus) -> list[str]:
     """Return the names that occur in several splits, sorted (questions of another form whole)."""
-    train, dev, test = (
-        {match[1] if (match := QUESTION.fullmatch(q)) else q for q, _ in split}
-        for split in (corpus.train, corpus.dev, corpus.test)
-    )
-    return sorted(train & dev | train & test | dev & test)
+    splits = [{QUESTION.sub(r"\1", q) for q, _ in getattr(corpus, split)} for split in SPLITS]
+    return sorted(name for name, n in Counter(chain(*splits)).items() if n > 1)
 
 
 def load_corpus(
@@ -77,9 +76,12 @@ def load_corpus(
         return _load_bios(block_size, (_parse_options(spec) if colon else {}) | options)
     if options:
         raise CorpusError(f"{name_or_folder}: no option {sorted(options)}; only bios has options")
-    if name_or_folder == "wiki":
-        return _load_wiki(block_size)
-    return _load_folder(name_or_folder, block_size)
+    if name_or_folder != "wiki":
+        return _load_folder(name_or_folder, block_size)
+    paths = [wiki_dir() / file for file in WIKI_HASHES]
+    if missing := ", ".join(path.name for path in paths if not path.is_file()):
+        raise CorpusError(f"wiki: {missing} not in {wiki_dir()}; get the corpus by: kt fetch wiki")
+    return _load_files("wiki", paths, block_size)
 
 
 def _load_folder(name: str | Path, block_size: int) -> Corpus:
@@ -138,15 +140,6 @@ def _parse_options(spec: str) -> dict[str, Any]:
             raise CorpusError(f"bios:{spec}: {key} is given twice")
         options[key] = int(value) if re.fullmatch(r"-?\d+", value) else value
     return options
-
-
-def _load_wiki(block_size: int) -> Corpus:
-    """The fetched files. Three names occur in two splits; `shared_names` lists them."""
-    paths = [wiki_dir() / name for name in WIKI_HASHES]
-    if missing := [path.name for path in paths if not path.is_file()]:
-        names = ", ".join(missing)
-        raise CorpusError(f"wiki: {names} not in {wiki_dir()}; get the corpus by: kt fetch wiki")
-    return _load_files("wiki", paths, block_size)
 
 
 def _load_files(name: str, files: Sequence[Path], block_size: int) -> Corpus:

@@ -89,22 +89,17 @@ def run_experiment(
         pretrain: False finetunes from random weights.
         out: The folder; by default one below runs/ that is named after the settings.
         overrides: Recipe options to change, by their dotted names.
-        resume: Continue the run in `out`. Otherwise a folder that holds a run is a ValueError.
-        save_every, tensorboard: Steps between two saved states; write event files too.
-        test: False leaves the test questions unanswered.
+        resume: Continue the run in `out`, which otherwise must hold none.
+        save_every: Steps between two saved states.
     """
-    chosen = find_recipe(recipe, **(overrides or {}))
-    where = choose_device(device)
+    chosen, where = find_recipe(recipe, **(overrides or {})), choose_device(device)
     is_loaded = isinstance(corpus, Corpus)
     data = corpus if is_loaded else load_corpus(corpus, block_size=chosen.model.block_size)
     name, kind = data.name if is_loaded else str(corpus), chosen.kind if pretrain else "no-pretrain"
     config = dict(corpus=name, variant=variant, recipe=dataclasses.asdict(chosen), kind=kind)
     config |= dict(seed=seed, corpus_sha256=digest(data))
     path = Path(out or _default_folder(config))
-    require_memory(chosen.model_config(len(data.vocab), variant))  # what would stop the run later
-    chosen.phase("pretrain", seed=seed)
-    if not data.train:
-        raise ValueError(f"corpus {data.name} has no train pairs: nothing to finetune on")
+    refuse_impossible(data, chosen, variant, seed)
     with one_writer(path / ".lock", f"{path}") if distributed.is_first() else nullcontext():
         if refuse_other_run(path, config, resume) and (path / "result.json").exists():
             return Result.read(path)
@@ -118,6 +113,14 @@ def run_experiment(
             model, costs = run.trained(phase, model)
             details = details | costs
         return _finish(path, details | circumstances(where), model, data, test)
+
+
+def refuse_impossible(corpus: Corpus, recipe: Recipe, variant: str, seed: int) -> None:
+    """Raise ValueError for what would stop the run later."""
+    require_memory(recipe.model_config(len(corpus.vocab), variant))
+    recipe.phase("pretrain", seed=seed)
+    if not corpus.train:
+        raise ValueError(f"corpus {corpus.name} has no train pairs: nothing to finetune on")
 
 
 def refuse_other_run(path: Path, config: dict, resume: bool) -> bool:
@@ -165,7 +168,7 @@ def digest(corpus: Corpus) -> str:
 def _finish(path: Path, details: dict, model, corpus: Corpus, test: bool) -> Result:
     """Answer dev, and test if asked to, and write the answers and the result."""
     scores: dict[str, Score | None] = {"dev": None, "test": None}
-    for split in ("dev", "test")[: 1 + test]:
+    for split in ("dev", "test") if test else ("dev",):
         pairs = getattr(corpus, split)
         answers, scores[split] = evaluate(model, corpus.vocab, pairs)
         if pairs and distributed.is_first():

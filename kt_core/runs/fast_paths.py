@@ -81,21 +81,16 @@ class Precision(Hook):
         trainer.forward = forward_in_context
 
 
-def multiplies_bf16(device: torch.device) -> bool:
-    """Does the device multiply bfloat16 matrices itself? Other CPUs imitate it, slowly."""
-    if device.type != "cpu":
-        return device.type == "cuda"
-    names = ("_is_avx512_bf16_supported", "_is_amx_tile_supported")  # torch has no public name
-    return any(getattr(torch.cpu, name, bool)() for name in names)
-
-
 def mixed_precision(precision: str, device: torch.device):
     """Return the context for forward passes in "fp32", "bf16", "auto" or "native".
 
-    "auto" is bf16 on cuda alone, "native" wherever it is fast.
+    "auto" is bf16 on cuda alone, "native" also on CPUs that multiply it themselves. Others imitate
+    it, slowly.
     """
-    uses_bf16 = precision == "bf16" or (precision == "auto" and device.type == "cuda")
-    uses_bf16 = uses_bf16 or (precision == "native" and multiplies_bf16(device))
+    uses_bf16 = precision == "bf16" or (precision != "fp32" and device.type == "cuda")
+    if precision == "native" and device.type == "cpu":
+        names = ("_is_avx512_bf16_supported", "_is_amx_tile_supported")  # torch has no public name
+        uses_bf16 = any(getattr(torch.cpu, name, bool)() for name in names)
     return torch.autocast(device.type, torch.bfloat16) if uses_bf16 else nullcontext()
 
 

@@ -44,26 +44,21 @@ def fit(
             `RandomOffsets` and `CompiledBlocks`.
     """
     distributed.anywhere()  # joins the other processes
-    chosen: list[Hook] = [Precision(precision)]
-    if compile:
-        chosen.append(CompiledBlocks())
-    if micro_batches > 1:
-        chosen.append(hooks.MicroBatches(micro_batches))
-    if random_offset:
-        chosen.append(hooks.RandomOffsets(random_offset))
-    if distributed.processes() > 1:
-        chosen.append(distributed.DataParallel())
-    if log and distributed.is_first():
-        chosen.append(hooks.Rows(log))
-    if tensorboard and distributed.is_first():
-        chosen.append(hooks.TensorBoard(tensorboard, title))
-    if state:
-        fixed = dict(micro_batches=micro_batches, random_offset=random_offset)
-        chosen.append(StateFile(state, resume, save_every, title, fixed))
-    interrupts = hooks.Interrupts()
-    chosen += [interrupts, hooks.Progress(title), *more_hooks]
-    model = use_fast_paths(model)
+    is_first, interrupts = distributed.is_first(), hooks.Interrupts()
+    fixed = dict(micro_batches=micro_batches, random_offset=random_offset)
+    chosen = [
+        Precision(precision),
+        CompiledBlocks() if compile else None,
+        hooks.MicroBatches(micro_batches) if micro_batches > 1 else None,
+        hooks.RandomOffsets(random_offset) if random_offset else None,
+        distributed.DataParallel() if distributed.processes() > 1 else None,
+        hooks.Rows(log) if log and is_first else None,
+        hooks.TensorBoard(tensorboard, title) if tensorboard and is_first else None,
+        StateFile(state, resume, save_every, title, fixed) if state else None,
+        *(interrupts, hooks.Progress(title), *more_hooks),
+    ]
+    plugs = [hook for hook in chosen if hook is not None]
     try:
-        return Trainer(model, data, config, evaluate=evaluate, hooks=chosen).fit()
+        return Trainer(use_fast_paths(model), data, config, evaluate=evaluate, hooks=plugs).fit()
     finally:
         interrupts.restore()
