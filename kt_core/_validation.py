@@ -15,8 +15,8 @@ def require(owner: object, field: str, is_valid: bool, requirement: str) -> None
 def require_choice(owner: object, field: str, names: Iterable[str]) -> None:
     """Raise ValueError, as `require` does, unless the field holds one of the known names."""
     value, names = getattr(owner, field), list(names)
-    suggestion = "" if value in names else did_you_mean(value, names)
-    require(owner, field, value in names, f"one of {', '.join(names)}{suggestion}")
+    requirement = f"one of {', '.join(names)}{did_you_mean(value, names)}"
+    require(owner, field, value in names, requirement)
 
 
 def is_whole(value: Any, least: int = 1, most: float = float("inf")) -> bool:

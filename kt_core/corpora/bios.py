@@ -8,8 +8,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from random import Random
 
-from kt_core.corpora import bios_words
-from kt_core.corpora.bios_words import ATTRIBUTES, Sentence, usable_sentences
+from kt_core.corpora.bios_words import (
+    ATTRIBUTE_OF,
+    ATTRIBUTES,
+    Sentence,
+    load_words,
+    usable_sentences,
+)
 from kt_core.corpora.paths import data_dir
 
 MAX_LINE = 125  # a line and its three special characters fit a block of 128
@@ -49,7 +54,7 @@ def generate(
     `attributes` says what the lines are about: "birth" always, and any of study, work, death, job,
     family; a sequence, or a string joined by "+".
     """
-    words = bios_words.load_words(data_dir() / "bios")
+    words = load_words(data_dir() / "bios")
     attributes = _validated(people, lines, attributes, seed, words)
     rng = Random(f"bios/{people}/{seed}")
     order = list(range(people))
@@ -152,9 +157,9 @@ def _person(name: str, pronoun: str, birth: str, words: dict, attributes, key: s
         "family": family,
     }
     attributes = [a for a in attributes if a != "death" or year + age <= 2020]  # the others live
-    facts = {key: fact for key, fact in facts.items() if bios_words.ATTRIBUTE_OF[key] in attributes}
+    facts = {key: fact for key, fact in facts.items() if ATTRIBUTE_OF[key] in attributes}
     he, his, him = ("she", "her", "her") if pronoun == "she" else ("he", "his", "him")
-    facts |= {"he": he, "his": his, "him": him, "He": he.title(), "His": his.title()}
+    facts |= dict(he=he, his=his, him=him, He=he.title(), His=his.title())
     return Person(name, birth, facts)
 
 

@@ -27,6 +27,5 @@ def corpora_dir() -> Path:
     """Return the folder of fetched corpora: $KT_DATA, the checkout's `data`, or a user cache."""
     if chosen := os.environ.get("KT_DATA"):
         return Path(chosen).expanduser()
-    if root := checkout_dir():
-        return root / "data"
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "kt-core"
+    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    return data_dir() if checkout_dir() else cache / "kt-core"

@@ -1,7 +1,4 @@
-"""The assignment's corpus "wiki", fetched from pinned addresses; each file is checked by SHA-256.
-
-The texts come from Wikipedia (CC BY-SA); they are not part of this project.
-"""
+"""The assignment's corpus "wiki", from Wikipedia (CC BY-SA), fetched and checked by SHA-256."""
 
 import sys
 from itertools import product

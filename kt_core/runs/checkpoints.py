@@ -45,10 +45,9 @@ def save_checkpoint(
     *,
     dtype: torch.dtype | None = None,
 ) -> Path:
-    """Write the weights to `path` and the card beside it, each in one step; returns `path`.
+    """Write the weights, converted to `dtype` if given, to `path`, and the card beside it.
 
     `card` says what is worth knowing about the model; `config`, `vocab` and both digests are added.
-    `dtype` converts the weights (torch.float16 for shipping).
     """
     from safetensors.torch import save
 

@@ -1,13 +1,12 @@
-"""What a stopped training needs to resume, in one safetensors file."""
+"""What a stopped training needs to resume, in one file."""
 
-import hashlib
+import io
 import json
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from kt_core.corpora.files import sha256, write_atomically
 from kt_core.runs import distributed
@@ -19,10 +18,9 @@ NUMBERS = ("step", "history", "seconds", "characters")  # attributes of a traine
 
 
 class StateFile(Hook):
-    """Save weights, optimisers, random state and history to a file, and resume from it.
+    """Save weights, optimisers, random state and history to a file, and resume from it if asked.
 
     Args:
-        path, resume: The file, and whether to continue from it if it is there.
         save_every: Steps between saves; 0 saves at the end and on Ctrl-C only.
         title: What the message about a stop calls the training.
         fixed: Settings beside the trainer's config that must be the same when it is resumed.
@@ -50,64 +48,48 @@ class StateFile(Hook):
 
     def save(self, trainer: Trainer) -> None:
         """Write the file; FloatingPointError if the loss is no longer finite."""
-        from safetensors.torch import save
-
         if trainer.losses:
             trainer.mean_loss()
         if not distributed.is_first():
             return
-        tensors = {f"model.{name}": t for name, t in trainer.model.state_dict().items()}
-        for i, optimizer in enumerate(trainer.optimizers):
-            for j, values in optimizer.state_dict()["state"].items():
-                for name, value in values.items():
-                    tensors[f"optimizer.{i}.{j}.{name}"] = torch.as_tensor(value)
-        tensors["random.cpu"] = torch.get_rng_state()
-        if trainer.device.type == "cuda":
-            tensors["random.cuda"] = torch.cuda.get_rng_state(trainer.device)
-        tensors = {name: t.detach().cpu().contiguous().clone() for name, t in tensors.items()}
         numbers = {name: getattr(trainer, name) for name in NUMBERS}
         numbers |= dict(losses=[float(loss) for loss in trainer.losses], key=self.key)
-        text = json.dumps(numbers)
-        metadata = {"state": text, "sha256": digest(text, tensors)}
-        write_atomically(self.path, save(tensors, metadata=metadata))
+        state = dict(numbers=json.dumps(numbers), model=trainer.model.state_dict())
+        state["optimizers"] = [optimizer.state_dict()["state"] for optimizer in trainer.optimizers]
+        state["random"] = torch.get_rng_state()
+        if trainer.device.type == "cuda":
+            state["random_cuda"] = torch.cuda.get_rng_state(trainer.device)
+        torch.save(state, buffer := io.BytesIO())
+        data = buffer.getvalue()
+        write_atomically(self.path, sha256(data).encode() + data)
 
     def load(self, trainer: Trainer) -> None:
         """Put the saved state back; ValueError if it is damaged or of another training."""
-        numbers, tensors = read_state(self.path)
+        numbers, state = read_state(self.path)
         if numbers["key"] != self.key:
             hint = "resume with the same ones, or start again elsewhere"
             problem = "was saved by a training with other settings or data"
             raise ValueError(f"{self.path} {problem}: {hint}")
-        trainer.model.load_state_dict(select(tensors, "model."))
-        for i, optimizer in enumerate(trainer.optimizers):
-            state: dict[int, dict[str, Tensor]] = {}
-            for name, tensor in select(tensors, f"optimizer.{i}.").items():
-                j, _, key = name.partition(".")
-                state.setdefault(int(j), {})[key] = tensor
-            optimizer.load_state_dict({**optimizer.state_dict(), "state": state})
-        torch.set_rng_state(tensors["random.cpu"])
-        if trainer.device.type == "cuda" and "random.cuda" in tensors:
-            torch.cuda.set_rng_state(tensors["random.cuda"], trainer.device)
+        trainer.model.load_state_dict(state["model"])
+        for optimizer, saved in zip(trainer.optimizers, state["optimizers"], strict=True):
+            optimizer.load_state_dict({**optimizer.state_dict(), "state": saved})
+        torch.set_rng_state(state["random"])
+        if trainer.device.type == "cuda" and "random_cuda" in state:
+            torch.cuda.set_rng_state(state["random_cuda"], trainer.device)
         trainer.losses = [torch.tensor(loss, device=trainer.device) for loss in numbers["losses"]]
         for name in NUMBERS:
             setattr(trainer, name, numbers[name])
 
 
-def read_state(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
-    """Read the numbers and the tensors of a state; ValueError for a damaged or foreign file."""
-    from safetensors import SafetensorError, safe_open
-
-    try:
-        with safe_open(str(path), framework="pt") as file:
-            metadata = file.metadata() or {}
-            tensors = {name: file.get_tensor(name) for name in file.keys()}
-        numbers = json.loads(metadata["state"])
-    except (SafetensorError, KeyError, ValueError) as error:
-        problem = f"damaged, or no state of a training ({type(error).__name__}: {error})"
-        raise ValueError(f"{path} is {problem}: delete it and start again") from None
-    if metadata.get("sha256") != digest(metadata["state"], tensors):
-        raise ValueError(f"{path} is damaged (its SHA-256 differs): delete it and start again")
-    return numbers, tensors
+def read_state(path: Path) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Read the numbers of a state, and all of it; ValueError for a damaged or foreign file."""
+    data = path.read_bytes()
+    digest, data = data[:64], data[64:]
+    if digest != sha256(data).encode():
+        problem = "is damaged, or no state of a training (its SHA-256 differs)"
+        raise ValueError(f"{path} {problem}: delete it and start again")
+    state = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
+    return json.loads(state["numbers"]), state
 
 
 def training_key(trainer: Trainer, fixed: dict) -> str:
@@ -118,17 +100,3 @@ def training_key(trainer: Trainer, fixed: dict) -> str:
     examples = [data.tokens(i, 0) for i in range(0, len(data), max(1, len(data) // 8))]
     parts = [str(getattr(trainer.model, "config", "")), shapes, settings, fixed, len(data)]
     return sha256(json.dumps([*parts, examples], sort_keys=True, default=str).encode())
-
-
-def select(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
-    """Return the tensors whose names begin with `prefix`, under the rest of their names."""
-    return {k.removeprefix(prefix): t for k, t in tensors.items() if k.startswith(prefix)}
-
-
-def digest(text: str, tensors: dict[str, Tensor]) -> str:
-    """Return the SHA-256 of a text and all tensors, hexadecimal."""
-    sha = hashlib.sha256(text.encode())
-    for name in sorted(tensors):
-        sha.update(name.encode())
-        sha.update(tensors[name].numpy())
-    return sha.hexdigest()

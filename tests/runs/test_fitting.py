@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 import os
 import random
@@ -19,6 +18,7 @@ from small_training import config, lines, pairs, same, stop_at, tiny, without_se
 from kt_core.runs.fast_paths import mixed_precision
 from kt_core.runs.fitting import fit
 from kt_core.runs.hooks import split_batch
+from kt_core.runs.resume import read_state
 
 TESTS = Path(__file__).parents[1]
 
@@ -279,10 +279,7 @@ def test_a_real_ctrl_c_leaves_a_state_that_resumes_to_the_same_weights(tmp_path)
     assert "KeyboardInterrupt" in error or "Stopped" in error
     assert "stopped at step" in out
 
-    from safetensors import safe_open
-
-    with safe_open(str(tmp_path / "state"), framework="pt") as file:
-        step = json.loads(file.metadata()["state"])["step"]
+    step = read_state(tmp_path / "state")[0]["step"]
     assert step >= 3
     settings = config(steps=100_000, schedule="constant")
     model, whole = tiny(dropout=0.2, seed=5), tiny(dropout=0.2)
@@ -293,10 +290,7 @@ def test_a_real_ctrl_c_leaves_a_state_that_resumes_to_the_same_weights(tmp_path)
 
 
 def test_the_time_before_a_stop_counts_and_the_pause_does_not(stopped):
-    from safetensors import safe_open
-
-    with safe_open(str(stopped), framework="pt") as file:
-        before = json.loads(file.metadata()["state"])["seconds"]
+    before = read_state(stopped)[0]["seconds"]
     time.sleep(0.2)
     start = time.perf_counter()
     seconds = fit(tiny(), lines(), config(), state=stopped, resume=True)[-1]["seconds"]
