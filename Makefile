@@ -8,7 +8,7 @@ STAMP := .venv/.set-up
 # One thread per process: numbers repeat, and processes that run side by side do not slow each other
 # down. No progress bars: they would be in the notebooks' stored outputs. No downloads of models.
 ONE_THREAD := OMP_NUM_THREADS=1 KT_PROGRESS=off KT_MY_GPT=off HF_HUB_OFFLINE=1
-PYTEST := $(ONE_THREAD) $(BIN)/python -m pytest -n $(JOBS) --dist loadfile
+PYTEST := $(ONE_THREAD) $(BIN)/python -m pytest -n $(JOBS) --dist loadgroup --no-loadscope-reorder
 API := kt_core kt_core.runs kt_core.corpora kt_course.lesson kt_course.statistics \
 	kt_course.exercises kt_course.exercises.my_gpt kt_course.explorers.living_page \
 	kt_course.figures kt_course.grading
@@ -44,13 +44,9 @@ workbook: setup ## run the notebooks and write the report (ARGS="--profile smoke
 check: lint ## lint, import contracts, tests of the core, corpora and runs: two minutes
 	$(PYTEST) -m "not slow and not bench" $(QUICK_TESTS)
 
-test: check $(if $(CI),lms) ## check, all other tests, the notebooks against their stored outputs, a smoke run
-	$(PYTEST) -m slow $(QUICK_TESTS)
-	$(PYTEST) tests/course tests/benchmarks tests/adversarial
-	$(PYTEST) --nbval notebooks --nbval-current-env \
+test: lint $(if $(CI),lms) ## lint, all tests, and the notebooks against their stored outputs
+	$(PYTEST) notebooks tests --nbval --nbval-current-env \
 		--nbval-sanitize-with tests/nbval_sanitize.cfg --nbval-cell-timeout 900
-	rm -rf runs/test-smoke
-	$(ONE_THREAD) $(BIN)/kt workbook --profile smoke --jobs $(JOBS) --out runs/test-smoke
 	@$(BIN)/python tests/browsing.py
 
 lab: setup ## open JupyterLab on your own copies of the notebooks, in my_notebooks
@@ -91,7 +87,7 @@ rehearsal: setup ## release, 30 synthetic students, grading, LMS files (ARGS="--
 	$(ONE_THREAD) $(BIN)/python tools/rehearsal.py $(ARGS)
 
 clean: ## remove builds and caches; .venv, runs and my_notebooks stay
-	rm -rf build dist .pytest_cache .ruff_cache .hypothesis runs/test-smoke
+	rm -rf build dist .pytest_cache .ruff_cache .hypothesis
 	find . -name .venv -prune -o -name __pycache__ -type d -prune -exec rm -rf {} +
 
 distclean: clean ## clean, and remove .venv

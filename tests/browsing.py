@@ -218,6 +218,7 @@ class Lab:
             "--ServerApp.port_retries": "0",
             "--IdentityProvider.token": self.token,
             "--ServerApp.root_dir": str(self.folder),
+            "--LabApp.expose_app_in_browser": "True",
         }
         self.log = folder / "lab.log"
         with self.log.open("w") as log:
@@ -303,6 +304,11 @@ def until(met: Callable[[], bool], milliseconds: float, what: str) -> None:
 
 # ---------------------------------------------------------------- a notebook in it
 
+# Close what is open without a question about changes, and open another file.
+_OPEN_NEXT = """async path => {
+  for (const widget of [...jupyterapp.shell.widgets('main')]) widget.dispose();
+  await jupyterapp.commands.execute('docmanager:open', { path });
+}"""
 _READY = """async path => {
   const sessions = await (await fetch('/api/sessions')).json();
   const ready = kernel => kernel.connections && kernel.execution_state === 'idle';
@@ -322,18 +328,24 @@ _TROUBLE = ", ".join(
 
 
 class Notebook:
-    """A notebook open in JupyterLab, its kernel started."""
+    """A notebook open in JupyterLab, its kernel started.
+
+    A page that JupyterLab is in already opens it there: to load JupyterLab takes seconds.
+    """
 
     def __init__(self, page, lab: Lab, name: str):
         self.page, self.name = page, Path(name).name
         self.sources = [
             c.source for c in nbformat.read(lab.folder / f"{name}.ipynb", as_version=4).cells
         ]
-        page.add_locator_handler(  # JupyterLab asks when the list of kernels comes late
-            page.locator(".jp-Dialog", has_text="Select kernel for"),
-            lambda dialog: dialog.locator(".jp-mod-accept").click(),
-        )
-        page.goto(lab.url(name))
+        if page.url.startswith(lab.address):
+            page.evaluate(_OPEN_NEXT, f"{name}.ipynb")
+        else:
+            page.add_locator_handler(  # JupyterLab asks when the list of kernels comes late
+                page.locator(".jp-Dialog", has_text="Select kernel for"),
+                lambda dialog: dialog.locator(".jp-mod-accept").click(),
+            )
+            page.goto(lab.url(name))
         page.locator(".jp-Notebook .jp-Cell").nth(len(self.sources) - 1).wait_for(state="attached")
         page.wait_for_function(_READY, arg=f"{name}.ipynb")
 

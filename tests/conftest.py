@@ -1,4 +1,9 @@
-"""Fixtures for all tests, and run-time checks of the shapes in annotations of our packages."""
+"""Fixtures for all tests, run-time checks of the shapes in annotations of our packages, and which
+tests run together.
+
+With `--dist loadgroup` a process takes one group of tests after the other: a test file, or a
+notebook's cells under nbval with the test of what they measured.
+"""
 
 from __future__ import annotations
 
@@ -29,9 +34,25 @@ if os.environ.get("KT_BROWSER") == "required":  # as in CI: no browser test is s
     if missing():
         raise pytest.UsageError(missing())
 
+# The longest groups, longest first: they begin first, so that no process ends long after another.
+LONGEST = ("test_browser", "test_answered_notebooks", "06_perceiver_ar", "05_pretrain_finetune")
+
 # A job in the background may ignore Ctrl-C, and its children with it; the tests send it.
 if threading.current_thread() is threading.main_thread():
     signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+@pytest.hookimpl(tryfirst=True)  # before xdist reads the groups
+def pytest_collection_modifyitems(items):
+    """Put each test into its group, and the longest groups first."""
+    groups = {name: [] for name in LONGEST}
+    # in a group, a notebook's cells come before the test of what they measured
+    for item in sorted(items, key=lambda each: each.get_closest_marker("notebook") is not None):
+        notebook = item.get_closest_marker("notebook")
+        group = notebook.args[0] if notebook else item.path.stem
+        item.add_marker(pytest.mark.xdist_group(group))
+        groups.setdefault(group, []).append(item)
+    items[:] = [item for group in groups.values() for item in group]
 
 
 @pytest.fixture(autouse=True)

@@ -108,6 +108,14 @@ class Comparison:
             rows.append((name, changed, mistake["text"]))
         return rows
 
+    @functools.cache  # noqa: B019
+    def outcomes(self, id: str, compute: Callable) -> list[tuple[str, Results | None]]:
+        """Return (diagnosis, what the solution with that mistake computes) for each mistake."""
+        return [
+            (text, outcome(compute, self.execute(source, self.name(id))))
+            for _, source, text in self.mistakes(id)
+        ]
+
     def execute(self, source: str, name: str) -> Any:
         """Return the function or class `name` of a changed solution."""
         namespace = dict(vars(self.solutions))
@@ -156,10 +164,7 @@ class Comparison:
             results, expected: What the answer and the solution compute.
             different: The keys under which these are not the same.
         """
-        mistakes = [
-            (text, outcome(compute, self.execute(source, self.name(id))))
-            for _, source, text in self.mistakes(id)
-        ]
+        mistakes = self.outcomes(id, compute)
         first, groups = different[0], [list(results)]
         if not all(str(results[key]) in ("True", "False") for key in different):
             numbers = [key for key in different if isinstance(results[key], Tensor)]
@@ -181,7 +186,7 @@ def detached(results: Results) -> Results:
 def outcome(compute: Callable, mistake: Any) -> Results | None:
     """Return what the solution with a mistake computes; None if it cannot run on these inputs."""
     try:
-        return compute(mistake, 0)
+        return detached(compute(mistake, 0))
     except Exception:
         return None
 

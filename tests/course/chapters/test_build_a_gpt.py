@@ -8,7 +8,7 @@ import math
 import pytest
 import torch
 import torch.nn.functional as F
-from checking import Answers, cells, facts_of, mistakes, notebook_suite, quiz_suite, stub, suite
+from checking import Answers, cells, mistakes, notebook_suite, quiz_suite, stub, suite
 from torch import nn
 
 import kt_core as kt
@@ -386,9 +386,9 @@ def test_train_takes_the_steps_of_kt_cores_trainer(small_corpus):
 
 
 @pytest.mark.slow
-def test_what_the_page_says_of_its_trainings(tmp_path):
+@pytest.mark.notebook(NAME)
+def test_what_the_page_says_of_its_trainings(facts):
     """The cells that nbval does not compare: their numbers, with room for other processors."""
-    facts = facts_of(NAME, tmp_path)
     assert abs(facts["loss_at_start"] - math.log(78)) < 0.1
     slow, good, fast = facts["overfit_losses"]
     assert slow > 3.3 and good < 0.1 and fast > 1

@@ -10,7 +10,7 @@ import nbformat
 import pytest
 import torch
 import torch.nn.functional as F
-from checking import Answers, facts_of, notebook_suite, quiz_suite, suite
+from checking import Answers, notebook_suite, quiz_suite, suite
 
 import kt_core as kt
 from kt_course.chapters.attention_math import exercises, solutions
@@ -459,9 +459,9 @@ def test_the_solutions_agree_with_kt_core():
 
 
 @pytest.mark.slow
-def test_what_the_page_says_of_its_training_and_simulation(tmp_path):
+@pytest.mark.notebook("01_attention_math")
+def test_what_the_page_says_of_its_training_and_simulation(facts):
     """The cells that nbval does not compare, and the shares in the text."""
-    facts = facts_of("01_attention_math", tmp_path)
     assert facts["reversed_with_positions"]["accuracy"] > 0.95
     assert facts["reversed_without_positions"]["accuracy"] < 0.05
     assert facts["mirrored_queries"] == 6

@@ -9,7 +9,7 @@ import nbformat
 import pytest
 import torch
 import torch.nn.functional as F
-from checking import Answers, facts_of, notebook_suite, quiz_suite, suite
+from checking import Answers, notebook_suite, quiz_suite, suite
 from torch import nn
 
 from kt_course.chapters.finetuning_techniques import exercises, solutions
@@ -169,9 +169,9 @@ TestNotebook = notebook_suite(NAME)
 
 
 @pytest.mark.slow
-def test_what_the_page_says_of_its_measurements(tmp_path):
+@pytest.mark.notebook(NAME)
+def test_what_the_page_says_of_its_measurements(facts):
     """The trainings that nbval does not compare, and the claims, with room for other machines."""
-    facts = facts_of(NAME, tmp_path)
     frozen, everything, lora = (facts[name] for name in ("frozen", "everything", "lora"))
     assert frozen["kept"] == frozen["known"] and lora["kept_off"] == lora["known"]
     assert everything["kept"] < 0.8 * everything["known"]

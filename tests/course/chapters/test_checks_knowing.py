@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 import torch.nn.functional as F
-from checking import Answers, facts_of, mistakes, notebook_suite, quiz_suite, stub, suite
+from checking import Answers, mistakes, notebook_suite, quiz_suite, stub, suite
 
 import kt_core as kt
 from kt_course.chapters.what_does_it_know import capacity, confidence, exercises, solutions
@@ -241,9 +241,9 @@ def test_calibration_on_hand_made_answers():
 
 
 @pytest.mark.slow
-def test_what_the_page_says_of_its_measurements(tmp_path):
+@pytest.mark.notebook(NAME)
+def test_what_the_page_says_of_its_measurements(facts):
     """The training that nbval does not compare, and the claims, with room for other processors."""
-    facts = facts_of(NAME, tmp_path)
     assert facts["repeats_predicted"]["accuracy"] > 0.9
     correct = [score["accuracy"] for score in facts["first_letter_correct"].values()]
     intact, named, *random_draws = correct

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 import torch.nn.functional as F
-from checking import Answers, cells, facts_of, mistakes, notebook_suite, quiz_suite, stub, suite
+from checking import Answers, cells, mistakes, notebook_suite, quiz_suite, stub, suite
 from torch import nn
 
 import kt_core as kt
@@ -217,9 +217,9 @@ def test_the_table_has_three_seeds_of_every_model_with_equal_steps():
 
 
 @pytest.mark.slow
-def test_what_the_page_says_of_its_live_model(tmp_path):
+@pytest.mark.notebook(NAME)
+def test_what_the_page_says_of_its_live_model(facts):
     """Numbers that depend on training, with room for other processors."""
-    facts = facts_of(NAME, tmp_path)
     share = {name: fact["accuracy"] for name, fact in facts.items() if isinstance(fact, dict)}
     assert share["digits_named"] > 0.94
     assert share["odd_one_out"] > 0.5

@@ -10,7 +10,6 @@ import checkpoints
 import pytest
 import torch
 import torch.nn.functional as F
-from checking import facts_of
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -561,9 +560,9 @@ def test_what_ships_is_what_the_command_makes(phase):
 
 
 @pytest.mark.slow
-def test_what_the_page_says_of_its_trainings(tmp_path):
+@pytest.mark.notebook("10_masked_language_models")
+def test_what_the_page_says_of_its_trainings(facts):
     """The live trainings succeed; the tolerances leave room for other processors."""
-    facts = facts_of("10_masked_language_models", tmp_path)
     assert facts["own_last_loss"] < 2.8
     assert facts["next_sentence"]["accuracy"] > 0.6
     assert facts["extracted"]["accuracy"] > 0.8

@@ -6,7 +6,7 @@ import math
 
 import pytest
 import torch
-from checking import Answers, facts_of, mistakes, notebook_suite, quiz_suite, stub, suite
+from checking import Answers, mistakes, notebook_suite, quiz_suite, stub, suite
 
 import kt_core as kt
 from kt_core.evaluation import wilson_interval
@@ -176,9 +176,9 @@ def test_the_best_of_20_is_no_better_on_test():
 
 
 @pytest.mark.slow
-def test_what_the_page_says(tmp_path):
+@pytest.mark.notebook(NAME)
+def test_what_the_page_says(facts):
     """The cells that nbval does not compare: their numbers, with room for other processors."""
-    facts = facts_of(NAME, tmp_path)
     assert facts["train"]["accuracy"] > 0.8 and facts["dev"]["accuracy"] < 0.03
     assert facts["train_loss"] < 0.5
     assert facts["dev_loss"] > facts["lowest_dev_loss"] + 1

@@ -6,7 +6,7 @@ import functools
 
 import pytest
 import torch
-from checking import Answers, cells, facts_of, mistakes, notebook_suite, quiz_suite, stub, suite
+from checking import Answers, cells, mistakes, notebook_suite, quiz_suite, stub, suite
 from torch import nn
 
 import kt_core as kt
@@ -236,9 +236,9 @@ def test_the_solution_goes_through_the_latents_as_kt_core_does(m):
 
 
 @pytest.mark.slow
-def test_what_the_page_says_of_its_trainings(tmp_path):
+@pytest.mark.notebook(NAME)
+def test_what_the_page_says_of_its_trainings(facts):
     """The cells that nbval does not compare: their numbers, with room for other processors."""
-    facts = facts_of(NAME, tmp_path)
     before, after = facts["loss_before_m"], facts["loss_after_m"]
     best = facts["best_possible_when_blind"]
     for name in ("GPT", "rope", "Perceiver AR, m = 16"):

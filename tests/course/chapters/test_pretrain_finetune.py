@@ -6,7 +6,7 @@ import copy
 
 import pytest
 import torch
-from checking import Answers, facts_of, mistakes, notebook_suite, quiz_suite, suite
+from checking import Answers, mistakes, notebook_suite, quiz_suite, suite
 
 import kt_core as kt
 from kt_course.chapters.build_a_gpt.solutions import GPT, train
@@ -151,9 +151,9 @@ def test_every_picture_brings_its_description(monkeypatch):
 
 
 @pytest.mark.slow
-def test_what_the_page_says_of_its_trainings(tmp_path):
+@pytest.mark.notebook(NAME)
+def test_what_the_page_says_of_its_trainings(facts):
     """The learner's model learns the facts; the tolerances leave room for other processors."""
-    facts = facts_of(NAME, tmp_path)
     alone, read, both = (
         facts[key]["accuracy"]
         for key in ("finetuning_alone", "pretraining_alone", "pretraining_then_finetuning")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 import torch.nn.functional as F
-from checking import Answers, cells, facts_of, mistakes, notebook_suite, quiz_suite, stub, suite
+from checking import Answers, cells, mistakes, notebook_suite, quiz_suite, stub, suite
 
 import kt_core as kt
 from kt_core.attention import MultiHeadAttention
@@ -168,9 +168,9 @@ def test_in_the_learners_file_the_rotation_is_in_their_attention(monkeypatch, tm
 
 
 @pytest.mark.slow
-def test_what_the_page_says_of_its_models(tmp_path):
+@pytest.mark.notebook(NAME)
+def test_what_the_page_says_of_its_models(facts):
     """Numbers that depend on training or on rounding, with room for other processors."""
-    facts = facts_of(NAME, tmp_path)
     trained = facts["damage_as_trained"]["accuracy"]
     for kind in ("layouts_mixed_up", "sign", "table_for_C_channels", "no_rotation"):
         assert facts[f"damage_{kind}"]["accuracy"] < trained - 0.2

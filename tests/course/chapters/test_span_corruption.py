@@ -7,7 +7,7 @@ import random
 import numpy as np
 import pytest
 import torch
-from checking import Answers, facts_of, mistakes, notebook_suite, quiz_suite, stub, suite
+from checking import Answers, mistakes, notebook_suite, quiz_suite, stub, suite
 
 import kt_core as kt
 from kt_core import datasets
@@ -193,9 +193,9 @@ def test_measured_cuts_follow_the_specification(small_corpus):
 
 
 @pytest.mark.slow
-def test_what_the_page_says(tmp_path):
+@pytest.mark.notebook(NAME)
+def test_what_the_page_says(facts):
     """The numbers of the text, with room for other processors and other checkpoints."""
-    facts = facts_of(NAME, tmp_path)
     assert abs(facts["masked_share"] - 0.25) < 0.01
     assert facts["overfit_loss"] < 0.1
     assert 0.45 < facts["birthplace_visible"] < 0.55

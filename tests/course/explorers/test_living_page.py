@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import json
 import os
+from collections.abc import Callable
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -345,6 +346,14 @@ def wait_for_status(page, text: str, number: int = 0) -> None:
     )
 
 
+def best_of_three(measure: Callable[[], float], limit: float) -> float:
+    """The best of up to three measurements; one below the limit is enough."""
+    best = measure()
+    for _ in range(2):
+        best = min(best, measure()) if best >= limit else best
+    return best
+
+
 def skip_if_busy(milliseconds: float, limit: float) -> None:
     """Skip a test of speed that fails while more processes run than there are cores."""
     load, cores = os.getloadavg()[0], os.cpu_count()
@@ -382,21 +391,23 @@ class TestTheExplorersAreQuickAndSelfContained:
         path = tmp_path / "page.html"
         path.write_text(views["attention"].to_html(), encoding="utf-8")
         assert path.stat().st_size <= 2_000_000
-        times = []
-        for _ in range(3):
+
+        def time_until_ready() -> float:
             with tab(browser, *DESKTOP, path.as_uri()) as page:
                 page.goto(path.as_uri())
                 page.locator("[data-ready]").wait_for()
-                times.append(page.evaluate("performance.now()"))
-        print(f"page {path.stat().st_size / 1e6:.2f} MB, ready after {min(times):.0f} ms")
-        skip_if_busy(min(times), 1500)
-        assert min(times) < 1500
+                return page.evaluate("performance.now()")
+
+        best = best_of_three(time_until_ready, 1500)
+        print(f"page {path.stat().st_size / 1e6:.2f} MB, ready after {best:.0f} ms")
+        skip_if_busy(best, 1500)
+        assert best < 1500
 
     @pytest.mark.parametrize("what, script, limit", [("hover", HOVER, 50), ("typing", TYPE, 150)])
     def test_event_to_paint(self, browser, views, tmp_path, what, script, limit):
         with opened(browser, views["attention"], tmp_path) as page:
             page.evaluate(PAINTED, [10, script])  # the browser compiles what is used often
-            best = min(page.evaluate(PAINTED, [40, script])[37] for _ in range(3))
+            best = best_of_three(lambda: page.evaluate(PAINTED, [40, script])[37], limit)
         print(f"{what}: p95 {best:.0f} ms from event to paint")
         skip_if_busy(best, limit)
         assert best < limit

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-from contextlib import contextmanager
-
-import browsing
 import nbformat
 import pytest
 from answering import posed, right_cell
@@ -28,85 +25,90 @@ LATE = """AbortSignal.timeout = () => {
 };"""
 
 
-@contextmanager
-def opened(monkeypatch, folder, *sources, script=""):
-    """A notebook with these cells in JupyterLab, whose folder holds nothing else."""
+@pytest.fixture(scope="module")
+def lab(tmp_path_factory):
+    with jupyterlab(tmp_path_factory.mktemp("lab")) as running:
+        yield running
 
-    def write(folder):
-        folder.mkdir(parents=True)
-        notebook = nbformat.v4.new_notebook(cells=list(map(nbformat.v4.new_code_cell, sources)))
-        notebook.metadata.kernelspec = dict(name="python3", display_name="Python 3")
-        nbformat.write(notebook, folder / "living.ipynb")
-        return [folder / "living.ipynb"]
 
-    monkeypatch.setattr(browsing, "release", write)
+@pytest.fixture(scope="module")
+def browser():
     SCREENSHOTS.mkdir(parents=True, exist_ok=True)
-    with jupyterlab(folder) as lab, chromium() as browser:
-        with tab(browser, 1300, 1000, lab.address) as page:
+    with chromium() as running:
+        yield running
+
+
+@pytest.fixture
+def opened(lab, browser):
+    """A function: a notebook with these cells in JupyterLab, all of them run."""
+    with tab(browser, 1300, 1000, lab.address) as page:
+
+        def run(*sources, script=""):
+            notebook = nbformat.v4.new_notebook(cells=list(map(nbformat.v4.new_code_cell, sources)))
+            notebook.metadata.kernelspec = dict(name="python3", display_name="Python 3")
+            nbformat.write(notebook, lab.folder / "living.ipynb")
             page.add_init_script(script)
-            yield Notebook(page, lab, "living")
-            assert not page.strays
+            opened = Notebook(page, lab, "living")
+            opened.run_all()
+            page.locator(".kt-live[data-ready]").wait_for()
+            return opened
+
+        yield run
+        assert not page.strays
+    lab.close("living")
 
 
-def test_the_explorer_lives_in_jupyterlab(monkeypatch, tmp_path):
-    with opened(monkeypatch, tmp_path, CELL) as notebook:
-        page = notebook.page
-        notebook.run_all()
-        assert notebook.trouble() == []
-        page.locator(".kt-live[data-ready]").wait_for()
-        page.screenshot(path=SCREENSHOTS / "living-lab.png")
-        status = page.locator(".kt-live [role=status]")
-        before = status.inner_text()
-        assert "The model answers: " in before
-        page.locator(".kt-tile + .kt-out").nth(0).click()
-        page.wait_for_function(
-            "document.querySelector('.kt-live [role=status]').textContent.includes('Without')"
-        )
-        page.get_by_role("button", name="Restore all heads").click()
-        page.wait_for_function(
-            "text => document.querySelector('.kt-live [role=status]').textContent === text",
-            arg=before,
-        )
-        assert page.evaluate("kt.models()") == ["rope"]
-        assert not page.problems
+def test_the_explorer_lives_in_jupyterlab(opened):
+    notebook = opened(CELL)
+    page = notebook.page
+    assert notebook.trouble() == []
+    page.screenshot(path=SCREENSHOTS / "living-lab.png")
+    status = page.locator(".kt-live [role=status]")
+    before = status.inner_text()
+    assert "The model answers: " in before
+    page.locator(".kt-tile + .kt-out").nth(0).click()
+    page.wait_for_function(
+        "document.querySelector('.kt-live [role=status]').textContent.includes('Without')"
+    )
+    page.get_by_role("button", name="Restore all heads").click()
+    page.wait_for_function(
+        "text => document.querySelector('.kt-live [role=status]').textContent === text", arg=before
+    )
+    assert page.evaluate("kt.models()") == ["rope"]
+    assert not page.problems
 
 
-def test_it_lives_even_where_anywidget_gave_up(monkeypatch, tmp_path):
-    with opened(monkeypatch, tmp_path, CELL, script=LATE) as notebook:
-        notebook.run_all()
-        notebook.page.locator(".kt-live[data-ready]").wait_for()
-        assert "Failed to initialize model" in str(notebook.page.problems)
+def test_it_lives_even_where_anywidget_gave_up(opened):
+    notebook = opened(CELL, script=LATE)
+    assert "Failed to initialize model" in str(notebook.page.problems)
 
 
-def test_a_walk_by_keyboard(monkeypatch, tmp_path):
+def test_a_walk_by_keyboard(opened):
     """An exercise, a question and an explorer of chapter 1: reached, changed, and their results."""
     chapter, id = cells("01_attention_math"), "scaled-score"
     parts = ["imports", f"answer-{id}", "quiz-divide-by-d", "explore"]
-    with opened(monkeypatch, tmp_path, *[chapter[part].source for part in parts]) as notebook:
-        page = notebook.page
-        notebook.run_all()
-        page.locator(".kt-live[data-ready]").wait_for()
-        walk_to_cell(page, 1)
-        page.keyboard.press("Enter")
-        page.keyboard.press("ControlOrMeta+A")
-        page.keyboard.insert_text(right_cell(id, posed("01_attention_math")[id]))
-        page.keyboard.press("Control+Enter")
-        page.get_by_text(f"{id}: right. ").wait_for()
-        walk_to_cell(page, 2)
-        tab_to(page, "e => e.matches('button.jupyter-button')")
-        page.keyboard.press("Space")
-        page.get_by_text("a is wrong.").or_(page.get_by_text("a is right.")).wait_for()
-        tab_to(page, "e => e.matches('.kt-live input')")
-        page.keyboard.press("ControlOrMeta+A")
-        status = page.locator(".kt-live [role=status]").first
-        before = status.inner_text()
-        page.keyboard.type("Where was Tara Finch born?")
-        page.wait_for_function(
-            "([e, before]) => e.innerText !== before", arg=[status.element_handle(), before]
-        )
-        for area in (".kt-live", ".widget-vbox"):
-            assert axe_findings(page, f"'{area}'") == []
-        assert not page.problems
+    page = opened(*[chapter[part].source for part in parts]).page
+    walk_to_cell(page, 1)
+    page.keyboard.press("Enter")
+    page.keyboard.press("ControlOrMeta+A")
+    page.keyboard.insert_text(right_cell(id, posed("01_attention_math")[id]))
+    page.keyboard.press("Control+Enter")
+    page.get_by_text(f"{id}: right. ").wait_for()
+    walk_to_cell(page, 2)
+    tab_to(page, "e => e.matches('button.jupyter-button')")
+    page.keyboard.press("Space")
+    page.get_by_text("a is wrong.").or_(page.get_by_text("a is right.")).wait_for()
+    tab_to(page, "e => e.matches('.kt-live input')")
+    page.keyboard.press("ControlOrMeta+A")
+    status = page.locator(".kt-live [role=status]").first
+    before = status.inner_text()
+    page.keyboard.type("Where was Tara Finch born?")
+    page.wait_for_function(
+        "([e, before]) => e.innerText !== before", arg=[status.element_handle(), before]
+    )
+    for area in (".kt-live", ".widget-vbox"):
+        assert axe_findings(page, f"'{area}'") == []
+    assert not page.problems
 
 
 def walk_to_cell(page, number: int) -> None:

@@ -82,14 +82,22 @@ def lab(tmp_path_factory):
         yield running
 
 
-@pytest.fixture(scope="module", params=NAMES)
-def notebook(request, lab, browser):
-    """The notebook after Run All Cells."""
+@pytest.fixture(scope="module")
+def page(lab, browser):
+    """One page, in which one notebook is opened after the other."""
     with tab(browser, *DESKTOP, lab.address) as page:
-        opened = Notebook(page, lab, request.param)
-        opened.run_all()
-        yield opened
-        page.screenshot(path=SCREENSHOTS / f"{request.param}.png")
+        yield page
+
+
+@pytest.fixture(scope="module", params=NAMES)
+def notebook(request, lab, page):
+    """The notebook after Run All Cells."""
+    page.strays.clear()
+    page.problems.clear()
+    opened = Notebook(page, lab, request.param)
+    opened.run_all()
+    yield opened
+    page.screenshot(path=SCREENSHOTS / f"{request.param}.png")
     lab.close(request.param)
 
 
@@ -176,36 +184,44 @@ def pages(tmp_path_factory):
     return folder
 
 
+FLAT = """all => all.filter(
+  m => !getComputedStyle(m).display.includes('math') || m.clientHeight < 4
+).length"""
+SMALL = "all => all.filter(each => !each.complete || each.naturalWidth < 100)"
+FOLD = "open => document.querySelectorAll('main details').forEach(each => each.open = open)"
+
+
 @pytest.mark.parametrize("name", NAMES)
-@pytest.mark.parametrize("screen", [DESKTOP, PHONE], ids=["desktop", "phone"])
-def test_a_page_shows_everything_without_a_network(browser, pages, name, screen):
-    phone = screen == PHONE
-    with tab(browser, *screen, pages.as_uri(), is_mobile=phone, has_touch=phone) as page:
+def test_a_page_shows_everything_without_a_network(browser, pages, name):
+    with tab(browser, *DESKTOP, pages.as_uri(), has_touch=True) as page:
         page.goto((pages / f"{name}.html").as_uri())
-        page.screenshot(path=SCREENSHOTS / f"page-{name}-{screen[0]}.png")
+        page.screenshot(path=SCREENSHOTS / f"page-{name}-{DESKTOP[0]}.png")
         assert cut_off(page) == []
         folds = page.locator("main details")
         assert folds.count() and not page.locator("main details[open]").count()
         folds.first.locator("summary").first.click()
         assert page.locator("main details[open]").count() == 1
-        page.evaluate("document.querySelectorAll('main details').forEach(each => each.open = true)")
+        page.evaluate(FOLD, True)
         assert cut_off(page) == []
-        assert phone or axe_findings(page) == []
-        flat = "all => all.filter(m => !getComputedStyle(m).display.includes('math') || m.clientHeight < 4).length"  # noqa: E501
+        assert axe_findings(page) == []
         cells = nbformat.read(pages / f"{name}.ipynb", as_version=4).cells
         written = any("$" in cell.source for cell in cells if cell.cell_type == "markdown")
         assert bool(page.locator("math").count()) == written
-        assert page.locator("math").evaluate_all(flat) == 0
+        assert page.locator("math").evaluate_all(FLAT) == 0
         pictures = page.locator(".jp-RenderedImage img")
-        assert pictures.count() >= 2
-        assert (
-            pictures.evaluate_all(
-                "all => all.filter(each => !each.complete || each.naturalWidth < 100)"
-            )
-            == []
-        )
-        if phone:
-            pictures.first.tap()
-            assert pictures.first.bounding_box()["width"] > screen[0]
-            assert cut_off(page) == []
+        assert pictures.count() >= 2 and pictures.evaluate_all(SMALL) == []
+        shows_everything_on_a_phone(page, name)
         assert not page.strays and not page.problems
+
+
+def shows_everything_on_a_phone(page, name: str) -> None:
+    """Nothing is cut off, folded or not, and a picture that is tapped becomes larger."""
+    page.set_viewport_size(dict(zip(("width", "height"), PHONE, strict=True)))
+    assert cut_off(page) == []
+    page.evaluate(FOLD, False)
+    page.screenshot(path=SCREENSHOTS / f"page-{name}-{PHONE[0]}.png")
+    assert cut_off(page) == []
+    pictures = page.locator(".jp-RenderedImage img")
+    pictures.first.tap()
+    assert pictures.first.bounding_box()["width"] > PHONE[0]
+    assert cut_off(page) == []
