@@ -66,15 +66,16 @@ def facts_of(notebook: str, folder: Path) -> dict:
 
     It is from nbval's run if these tests began with one, else from a run in `folder`.
     """
-    kept = NOTEBOOKS / "runs" / "notebooks" / f"{notebook}.json"  # where nbval's run writes it
-    if not kept.is_file() or kept.stat().st_mtime < BEGAN:
-        kept = folder / f"{notebook}.json"
+    path = NOTEBOOKS / "runs" / "notebooks" / f"{notebook}.json"  # where nbval's run writes it
+    if not path.is_file() or path.stat().st_mtime < BEGAN:
+        path = folder / f"{notebook}.json"
         with pytest.MonkeyPatch.context() as patch:
             patch.setenv("KT_MY_GPT", "off")
-            given = {"runs_dir": str(folder)}
-            ran = execute(NOTEBOOKS / f"{notebook}.ipynb", folder / "ran.ipynb", given, folder)
+            parameters = {"runs_dir": str(folder)}
+            source, out = NOTEBOOKS / f"{notebook}.ipynb", folder / "ran.ipynb"
+            ran = execute(source, out, parameters, folder)
         assert ran.error is None
-    result = json.loads(kept.read_text(encoding="utf-8"))
+    result = json.loads(path.read_text(encoding="utf-8"))
     assert result["parameters"]["profile"] == "quick"
     return result["facts"]
 
