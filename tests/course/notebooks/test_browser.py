@@ -175,15 +175,6 @@ def test_a_question_is_answered_by_its_buttons(notebook):
 # ---------------------------------------------------------------- pages
 
 
-@pytest.fixture(scope="module")
-def pages(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("pages")
-    for path in PATHS:
-        shutil.copy(path, folder)
-        write_page(folder / path.name, folder / f"{path.stem}.html")
-    return folder
-
-
 FLAT = """all => all.filter(
   m => !getComputedStyle(m).display.includes('math') || m.clientHeight < 4
 ).length"""
@@ -192,9 +183,11 @@ FOLD = "open => document.querySelectorAll('main details').forEach(each => each.o
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_a_page_shows_everything_without_a_network(browser, pages, name):
-    with tab(browser, *DESKTOP, pages.as_uri(), has_touch=True) as page:
-        page.goto((pages / f"{name}.html").as_uri())
+def test_a_page_shows_everything_without_a_network(browser, name, tmp_path):
+    notebook = ROOT / "notebooks" / f"{name}.ipynb"
+    write_page(notebook, tmp_path / f"{name}.html")
+    with tab(browser, *DESKTOP, tmp_path.as_uri(), has_touch=True) as page:
+        page.goto((tmp_path / f"{name}.html").as_uri())
         page.screenshot(path=SCREENSHOTS / f"page-{name}-{DESKTOP[0]}.png")
         assert cut_off(page) == []
         folds = page.locator("main details")
@@ -204,7 +197,7 @@ def test_a_page_shows_everything_without_a_network(browser, pages, name):
         page.evaluate(FOLD, True)
         assert cut_off(page) == []
         assert axe_findings(page) == []
-        cells = nbformat.read(pages / f"{name}.ipynb", as_version=4).cells
+        cells = nbformat.read(notebook, as_version=4).cells
         written = any("$" in cell.source for cell in cells if cell.cell_type == "markdown")
         assert bool(page.locator("math").count()) == written
         assert page.locator("math").evaluate_all(FLAT) == 0
