@@ -4,7 +4,7 @@ from collections.abc import Callable
 from random import Random
 
 from kt_course.chapters.capstone import solutions
-from kt_course.exercises.assertions import parts
+from kt_course.exercises.assertions import Wrong, parts
 from kt_course.exercises.comparison import Comparison, Results
 
 CHAPTER = Comparison(solutions, "15_capstone")
@@ -18,7 +18,10 @@ def wins_and_losses(answer: Callable, seed: int) -> Results:
     results: Results = {}
     for name, n_seeds in (("", 3), (" with one seed", 1)):
         result = answer(*(recipe[:n_seeds] for recipe in recipes))
-        pair = parts(result, 2, CHAPTER.texts["compare-recipes"]["not_a_pair"])
+        texts = CHAPTER.texts["compare-recipes"]
+        pair = parts(result, 2, texts["not_a_pair"])
+        if any(count != int(count) for count in pair):
+            raise Wrong(texts["not_counts"])
         results[f"(wins, losses){name}"] = str(tuple(int(count) for count in pair))
     return results
 
