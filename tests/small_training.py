@@ -10,6 +10,7 @@ from kt_core.blocks import GPTConfig
 from kt_core.datasets import NamePlace, SpanCorruption
 from kt_core.models import GPT
 from kt_core.train_config import TrainConfig
+from kt_core.trainer import Hook
 from kt_core.vocab import CharVocab
 
 PAIRS = [(f"{name}?", "north" if i % 2 else "south") for i, name in enumerate("abcdefghij")]
@@ -45,11 +46,21 @@ def without_seconds(history):
     return [{k: v for k, v in row.items() if k != "seconds"} for row in history]
 
 
+class Rows(Hook):
+    """Hand each row of the history to a function."""
+
+    def __init__(self, log):
+        self.log = log
+
+    def on_log(self, trainer, row):
+        self.log(row)
+
+
 def stop_at(step):
-    """A function for rows of the history that presses Ctrl-C at one step."""
+    """A hook that presses Ctrl-C at one step."""
 
     def log(row):
         if row["step"] == step:
             signal.raise_signal(signal.SIGINT)
 
-    return log
+    return Rows(log)

@@ -21,7 +21,6 @@ def fit(
     state: str | Path | None = None,
     resume: bool = False,
     save_every: int = 0,
-    log: Callable[[dict], None] | None = None,
     tensorboard: str | Path | None = None,
     title: str = "training",
     precision: str = "auto",
@@ -37,14 +36,13 @@ def fit(
     Args:
         state, resume, save_every: See `StateFile`. A resumed training ends with the same weights,
             bit for bit on a CPU. ValueError for a state that is damaged or of another training.
-        log: Called with each row of the history.
         tensorboard: A folder for event files (needs the extra "tensorboard").
         title: Of the bar and the messages.
         precision, micro_batches, random_offset, compile: See `mixed_precision`, `MicroBatches`,
             `RandomOffsets` and `CompiledBlocks`.
     """
     distributed.anywhere()  # joins the other processes
-    is_first, interrupts = distributed.is_first(), hooks.Interrupts()
+    interrupts = hooks.Interrupts()
     fixed = dict(micro_batches=micro_batches, random_offset=random_offset)
     chosen = [
         Precision(precision),
@@ -52,8 +50,7 @@ def fit(
         hooks.MicroBatches(micro_batches) if micro_batches > 1 else None,
         hooks.RandomOffsets(random_offset) if random_offset else None,
         distributed.DataParallel() if distributed.processes() > 1 else None,
-        hooks.Rows(log) if log and is_first else None,
-        hooks.TensorBoard(tensorboard, title) if tensorboard and is_first else None,
+        hooks.TensorBoard(tensorboard, title) if tensorboard and distributed.is_first() else None,
         StateFile(state, resume, save_every, title, fixed) if state else None,
         *(interrupts, hooks.Progress(title), *more_hooks),
     ]

@@ -3,7 +3,6 @@
 import signal
 import threading
 import time
-from collections.abc import Callable
 from pathlib import Path
 
 import torch
@@ -88,17 +87,6 @@ class Progress(Hook):
     def on_end(self, trainer: Trainer, error: BaseException | None) -> None:
         if self.bar is not None:
             self.bar.close()
-
-
-class Rows(Hook):
-    """Hand each row of the history to a function, which may draw random numbers."""
-
-    def __init__(self, log: Callable[[dict], None]):
-        self.log = log
-
-    def on_log(self, trainer: Trainer, row: dict) -> None:
-        with torch.random.fork_rng([trainer.device] if trainer.device.type == "cuda" else []):
-            self.log(row)
 
 
 class TensorBoard(Hook):
