@@ -8,13 +8,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from random import Random
 
-from kt_core.corpora.bios_words import (
-    ATTRIBUTE_OF,
-    ATTRIBUTES,
-    Sentence,
-    load_words,
-    usable_sentences,
-)
+from kt_core.corpora import bios_words
+from kt_core.corpora.bios_words import ATTRIBUTES, attributes_of, usable_sentences
 from kt_core.corpora.paths import data_dir
 
 MAX_LINE = 125  # a line and its three special characters fit a block of 128
@@ -54,7 +49,7 @@ def generate(
     `attributes` says what the lines are about: "birth" always, and any of study, work, death, job,
     family; a sequence, or a string joined by "+".
     """
-    words = load_words(data_dir() / "bios")
+    words = bios_words.load_words(data_dir() / "bios")
     attributes = _validated(people, lines, attributes, seed, words)
     rng = Random(f"bios/{people}/{seed}")
     order = list(range(people))
@@ -157,7 +152,7 @@ def _person(name: str, pronoun: str, birth: str, words: dict, attributes, key: s
         "family": family,
     }
     attributes = [a for a in attributes if a != "death" or year + age <= 2020]  # the others live
-    facts = {key: fact for key, fact in facts.items() if ATTRIBUTE_OF[key] in attributes}
+    facts = {key: fact for key, fact in facts.items() if bios_words.ATTRIBUTE_OF[key] in attributes}
     he, his, him = ("she", "her", "her") if pronoun == "she" else ("he", "his", "him")
     facts |= dict(he=he, his=his, him=him, He=he.title(), His=his.title())
     return Person(name, birth, facts)
@@ -172,19 +167,19 @@ def _lines(person: Person, n: int, words: dict, attributes, key: str) -> list[st
     return [_line(person, births[j], rng, attributes, words) for j, rng in enumerate(rngs)]
 
 
-def _line(person: Person, birth: Sentence, rng: Random, attributes, words: dict) -> str:
+def _line(person: Person, birth: str, rng: Random, attributes, words: dict) -> str:
     """One line: the sentence about the birth, and others that repeat no attribute and still fit."""
-    parts, covered = [birth.text], set(birth.needs)
+    parts, covered = [birth.removeprefix("^")], attributes_of(birth)
     topics = [a for a in attributes if a != "birth" and a not in covered]
     rng.shuffle(topics)
     for topic in topics[: rng.choice(EXTRA_SENTENCES)]:
         other = rng.choice(usable_sentences(words, topic, attributes))
-        fits = len(_join(person, [*parts, other.text])) <= MAX_LINE
-        if fits and not other.needs & covered:
-            parts, covered = [*parts, other.text], covered | other.needs
-    rest = parts[1:] if birth.opens else parts
+        fits = len(_join(person, [*parts, other])) <= MAX_LINE
+        if fits and not attributes_of(other) & covered:
+            parts, covered = [*parts, other], covered | attributes_of(other)
+    first, rest = (parts[:1], parts[1:]) if birth.startswith("^") else ([], parts)
     rng.shuffle(rest)
-    return _join(person, [birth.text, *rest] if birth.opens else rest)
+    return _join(person, first + rest)
 
 
 def _join(person: Person, parts: list[str]) -> str:

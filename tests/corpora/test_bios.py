@@ -128,7 +128,7 @@ def test_facts_agree_between_the_lines_and_pronouns_with_the_name():
 def test_sentences_are_many_and_used(population):
     words = load_words(ROOT / "data" / "bios")
     assert len(words["sentences_birth"]) >= 30
-    assert all("{birth}" in s.text for s in words["sentences_birth"])
+    assert all("{birth}" in s for s in words["sentences_birth"])
     assert len(words["people"]) >= 200 and len(words["surnames"]) >= 500
     assert len(words["cities"]) >= 120
     # Lines with everything about the person taken out: how many wordings there are.
