@@ -60,13 +60,11 @@ def make_optimizers(model: nn.Module, config) -> list[torch.optim.Optimizer]:
     params = {name: p for name, p in model.named_parameters() if p.requires_grad}
     linear = {id(m.weight) for m in model.modules() if isinstance(m, nn.Linear)}
     blocks = model.blocks.parameters() if config.optimizer == "muon" else []
-    muon = [p for p in blocks if p.requires_grad and id(p) in linear]
-    muon_ids = {id(p) for p in muon}
+    muon_ids, muon = linear & {id(p) for p in blocks}, []
     groups = [dict(params=[], weight_decay=decay) for decay in (config.weight_decay, 0.0)]
     for name, p in params.items():
         decays = id(p) in linear or (config.decay_on == "all" and not name.endswith("bias"))
-        if id(p) not in muon_ids:
-            groups[not decays]["params"].append(p)
+        (muon if id(p) in muon_ids else groups[not decays]["params"]).append(p)
     fused = all(p.device.type in ("cpu", "cuda") for p in params.values())
     options = dict(lr=config.lr, betas=config.betas, fused=fused)
     adamw = torch.optim.AdamW([group for group in groups if group["params"]], **options)

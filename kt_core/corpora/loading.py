@@ -12,7 +12,7 @@ from typing import Any
 
 from kt_core._validation import did_you_mean, one_of
 from kt_core.corpora import bios
-from kt_core.corpora.textfiles import CorpusError, Pair, check_pairs, numbered_pairs, read_documents
+from kt_core.corpora.textfiles import CorpusError, Pair, check_pair, read_documents, read_pairs
 from kt_core.corpora.wiki import WIKI_HASHES, wiki_dir
 from kt_core.vocab import CharVocab
 
@@ -124,7 +124,8 @@ def _load_bios(block_size: int, options: dict[str, Any]) -> Corpus:
     documents = [line for lines in data.lines for line in lines]
     vocab = CharVocab.from_documents(documents)
     pairs: list[Pair] = [(question(person.name), person.birthplace) for person in data.people]
-    check_pairs(pairs, vocab, block_size, "bios")
+    for pair in pairs:
+        check_pair("bios", *pair, vocab, block_size)
     splits = ([pairs[i] for i in members] for members in (data.train, data.dev, data.test))
     return Corpus("bios", documents, *splits, vocab)
 
@@ -148,9 +149,7 @@ def _load_files(name: str, files: Sequence[Path], block_size: int) -> Corpus:
     vocab = CharVocab.from_documents(documents)
     splits: dict[str, list[Pair]] = {split: [] for split in SPLITS}
     for split, path in _split_files(files).items():
-        lines, pairs = zip(*numbered_pairs(path, needs_answers=split != "test"), strict=True)
-        check_pairs(pairs, vocab, block_size, path, lines)
-        splits[split] = list(pairs)
+        splits[split] = read_pairs(path, vocab, block_size, needs_answers=split != "test")
     return Corpus(name, documents, *splits.values(), vocab)
 
 

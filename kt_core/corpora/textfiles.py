@@ -57,9 +57,17 @@ def read_documents(path: Path | str) -> list[str]:
     return [line for _, line in lines]
 
 
-def numbered_pairs(path: Path | str, needs_answers: bool = False) -> list[tuple[int, Pair]]:
-    """Return (line number, (question, answer)) of each line; None in a file without answers."""
-    pairs: list[tuple[int, Pair]] = []
+def read_pairs(
+    path: Path | str,
+    vocab: CharVocab | None = None,
+    block_size: int = 128,
+    needs_answers: bool = False,
+) -> list[Pair]:
+    """Return (question, answer) of each line; None in a file without answers.
+
+    With a vocabulary, each pair must have its characters and fit the block, see `check_pair`.
+    """
+    pairs: list[Pair] = []
     columns = 0
     for n, line in read_lines(path):
         cells = [cell.strip() for cell in line.split("\t")]
@@ -73,33 +81,26 @@ def numbered_pairs(path: Path | str, needs_answers: bool = False) -> list[tuple[
         if len(cells) != columns:
             problem = f"{len(cells)} column(s) where earlier lines have {columns}"
             raise CorpusError(f"{path}, line {n}: {problem}")
-        pairs.append((n, (cells[0], cells[1] if len(cells) == 2 else None)))
+        pairs.append((cells[0], cells[1] if len(cells) == 2 else None))
+        if vocab is not None:
+            check_pair(f"{path}, line {n}", *pairs[-1], vocab, block_size)
     return pairs
 
 
-def check_pairs(
-    pairs: Sequence[Pair],
-    vocab: CharVocab,
-    block_size: int = 128,
-    path: Path | str | None = None,
-    lines: Sequence[int] | None = None,
-) -> None:
-    """Raise CorpusError where a pair has an unknown character or does not fit the block.
+def check_pair(where: str, question: str, answer: str | None, vocab: CharVocab, block_size: int):
+    """Raise CorpusError if the pair has an unknown character or does not fit the block.
 
-    A pair takes question, ⁇, answer, ⁇; the last ⁇ is never read, so it may be just past the block.
-    `path` and `lines` (1, 2, 3 ... by default) say in the message where the pairs come from.
+    It takes question, ⁇, answer, ⁇; the last ⁇ is never read, so it may be just past the block.
     """
-    for n, (question, answer) in zip(lines or range(1, len(pairs) + 1), pairs, strict=True):
-        where = f"{path}, line {n}" if path else f"pair {n}"
-        for text in (question, answer or ""):
-            if unknown := [ch for ch in text if ch not in vocab or ch in (PAD, MASK)]:
-                code = f"{unknown[0]!r} (U+{ord(unknown[0]):04X})"
-                raise CorpusError(f"{where}: character {code} of {_cut(text)} is in no document")
-        needed = len(question) + 1 + len(answer or "?") + 1
-        if needed > block_size + 1:
-            limit = f"a block of {block_size} holds {block_size + 1}"
-            pair = f"{_cut(question)} with its answer and two {MASK}"
-            raise CorpusError(f"{where}: {pair} takes {needed} characters; {limit}")
+    for text in (question, answer or ""):
+        if unknown := [ch for ch in text if ch not in vocab or ch in (PAD, MASK)]:
+            code = f"{unknown[0]!r} (U+{ord(unknown[0]):04X})"
+            raise CorpusError(f"{where}: character {code} of {_cut(text)} is in no document")
+    needed = len(question) + 1 + len(answer or "?") + 1
+    if needed > block_size + 1:
+        limit = f"a block of {block_size} holds {block_size + 1}"
+        pair = f"{_cut(question)} with its answer and two {MASK}"
+        raise CorpusError(f"{where}: {pair} takes {needed} characters; {limit}")
 
 
 def _cut(text: str) -> str:

@@ -11,7 +11,7 @@ from cyclopts import Parameter
 
 from kt_core.corpora.files import keep_previous, one_writer
 from kt_core.corpora.loading import Corpus
-from kt_core.corpora.textfiles import check_pairs, numbered_pairs, read_documents, write_predictions
+from kt_core.corpora.textfiles import read_documents, read_pairs, write_predictions
 from kt_core.devices import choose_device
 from kt_core.models import GPT
 from kt_core.runs.checkpoints import card_path, hardware, load_checkpoint, save_checkpoint
@@ -144,7 +144,7 @@ def evaluate(variant: opt.Variant, corpus: CorpusFile, /, *, options: Options = 
     """
     options.require("reading_params_path", "eval_corpus_path")
     _, model, vocab = _start(variant, corpus, options)
-    pairs = _read_pairs(options.eval_corpus_path, vocab, model.config.block_size)
+    pairs = read_pairs(options.eval_corpus_path, vocab, model.config.block_size)
     answers, score = evaluate_model(model.to(choose_device(options.device)), vocab, pairs)
     if options.outputs_path:
         write_predictions(options.outputs_path, answers)
@@ -185,16 +185,8 @@ def _read_corpus(
     """The two files as a corpus, each read only where it is needed."""
     text = read_documents(corpus) if documents else []
     path, block_size = options.finetune_corpus_path, chosen.model.block_size
-    train = _read_pairs(path, vocab, block_size, needs_answers=True) if pairs else []
+    train = read_pairs(path, vocab, block_size, needs_answers=True) if pairs else []
     return Corpus(corpus.stem, text, train, [], [], vocab)
-
-
-def _read_pairs(
-    path: Path, vocab: CharVocab, block_size: int, needs_answers: bool = False
-) -> list[tuple[str, str | None]]:
-    lines, pairs = zip(*numbered_pairs(path, needs_answers), strict=True)
-    check_pairs(pairs, vocab, block_size, path, lines)
-    return list(pairs)
 
 
 def _train(

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from kt_core.corpora import loading
 from kt_core.corpora.loading import load_corpus
-from kt_core.corpora.textfiles import CorpusError, numbered_pairs, read_documents
+from kt_core.corpora.textfiles import CorpusError, read_documents, read_pairs
 
 GOOD = "Ann Bo. Ann Bo was born in Rome.\n"
 
@@ -259,14 +259,14 @@ def test_the_line_of_a_bad_row_is_counted_as_an_editor_does(tmp_path, rows, data
     for question, answer in rows:
         lines += [""] * data.draw(st.integers(0, 2)) + [f"{question}\t{answer}"]
     path.write_text("\n".join(lines), encoding="utf-8", newline="")
-    assert [pair for _, pair in numbered_pairs(path)] == [
+    assert read_pairs(path) == [
         tuple(unicodedata.normalize("NFC", cell.strip()) for cell in row) for row in rows
     ]
     bad = data.draw(st.integers(1, len(lines)))
     lines.insert(bad, "one\ttoo\tmany")
     path.write_text("\n".join(lines), encoding="utf-8", newline="")
     with pytest.raises(CorpusError, match=rf"any.tsv, line {bad + 1}: 3 col"):
-        numbered_pairs(path)
+        read_pairs(path)
 
 
 @FIND

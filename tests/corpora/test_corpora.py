@@ -12,7 +12,7 @@ import pytest
 
 from kt_core.corpora import loading, paths, wiki
 from kt_core.corpora.loading import load_corpus, question, question_name, shared_names
-from kt_core.corpora.textfiles import CorpusError, check_pairs, numbered_pairs, read_documents
+from kt_core.corpora.textfiles import CorpusError, check_pair, read_documents, read_pairs
 from kt_core.corpora.wiki import fetch_wiki
 from kt_core.vocab import CharVocab
 
@@ -211,22 +211,22 @@ def test_shared_names_warn(tmp_path):
 
 def test_pairs_must_fit_the_block(tmp_path):
     vocab = CharVocab.from_documents(["abc"])
-    check_pairs(
-        [("abca", "bc")], vocab, block_size=7
-    )  # 4 + ⁇ + 2 are read, the last ⁇ is only predicted
-    with pytest.raises(CorpusError, match="pair 2: .* takes 8 characters; a block of 6 holds 7"):
-        check_pairs([("a", "b"), ("abca", "bc")], vocab, block_size=6)
-    check_pairs([("abcab", None)], vocab, block_size=7)
-    with pytest.raises(CorpusError, match="x.tsv, line 9"):
-        check_pairs([("abcab", None)], vocab, block_size=6, path="x.tsv", lines=[9])
+    check_pair("x", "abca", "bc", vocab, 7)  # 4 + ⁇ + 2 are read, the last ⁇ is only predicted
+    with pytest.raises(CorpusError, match="^x: .* takes 8 characters; a block of 6 holds 7"):
+        check_pair("x", "abca", "bc", vocab, 6)
+    check_pair("x", "abcab", None, vocab, 7)
+    (tmp_path / "x.tsv").write_text("\n\nabcab\n", encoding="utf-8")
+    assert read_pairs(tmp_path / "x.tsv", vocab, 7) == [("abcab", None)]
+    with pytest.raises(CorpusError, match="x.tsv, line 3"):
+        read_pairs(tmp_path / "x.tsv", vocab, 6)
+    (tmp_path / "x.tsv").unlink()
     folder = fill(tmp_path, {**GOOD, "my_train.tsv": "Ann\tLeeds\n" + "Ann " * 40 + "\tOslo"})
     assert len(load_corpus(folder, block_size=192).train) == 2
 
 
 def test_read_pairs_strips_cells(tmp_path):
     (tmp_path / "a.tsv").write_text("q \t answer \n\nr\tother", encoding="utf-8")
-    expected = [(1, ("q", "answer")), (3, ("r", "other"))]
-    assert numbered_pairs(tmp_path / "a.tsv") == expected
+    assert read_pairs(tmp_path / "a.tsv") == [("q", "answer"), ("r", "other")]
 
 
 # ---------------- wiki: fetching
