@@ -97,12 +97,11 @@ def _load_folder(name: str | Path, block_size: int) -> Corpus:
     corpus = _load_files(folder.name or str(folder), files, block_size)
     problems = {"names in more than one split": shared_names(corpus)}
     for split in SPLITS:
-        answers: dict[str, list[str | None]] = {}
-        for text, answer in getattr(corpus, split):
-            answers.setdefault(text, []).append(answer)
-        twice = {q: len(set(own)) for q, own in answers.items() if len(own) > 1}
-        problems[f"questions that come twice in {split}"] = [q for q in twice if twice[q] == 1]
-        several = [q for q in twice if twice[q] > 1]
+        pairs = getattr(corpus, split)
+        asked, answers = (Counter(q for q, _ in some) for some in (pairs, dict.fromkeys(pairs)))
+        twice = [q for q, n in asked.items() if n > 1 and answers[q] == 1]
+        problems[f"questions that come twice in {split}"] = twice
+        several = [q for q, n in answers.items() if n > 1]
         problems[f"questions with several answers in {split}"] = several
     if (size := sum(map(len, corpus.documents))) > LARGE:
         wait = "a training prepares 50 million characters for about a minute before its first step"
