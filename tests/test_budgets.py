@@ -14,9 +14,9 @@ KT_COURSE = sorted((ROOT / "kt_course").rglob("*.py"))
 
 # (lines in all, lines of code: without docstrings and blank lines). The targets for lines in all
 # are 2,800, 1,300 and 16,000; lower these limits step by step.
-MAX_KT_CORE = 3_825, 2_590
-MAX_CORE = 1_510, 985  # the modules at the top of kt_core, which a student reads in an evening
-MAX_BOTH = 21_200, 14_580
+MAX_KT_CORE = 3_790, 2_560
+MAX_CORE = 1_510, 980  # the modules at the top of kt_core, which a student reads in an evening
+MAX_BOTH = 21_140, 14_535
 MAX_FILE = 200  # of a file in kt_core
 MAX_FUNCTION = 60
 
