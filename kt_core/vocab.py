@@ -19,8 +19,8 @@ class CharVocab:
             if not isinstance(char, str) or len(char) != 1:
                 raise ValueError(f"chars[{i}] is {char!r}: each entry must be one character")
             if char in (PAD, MASK):
-                taken = f"{PAD} and {MASK} have ids 0 and 1 already"
-                raise ValueError(f"chars[{i}] is {char!r}: {taken}")
+                reason = f"{PAD} and {MASK} have ids 0 and 1 already"
+                raise ValueError(f"chars[{i}] is {char!r}: {reason}")
         self._ids = {char: i for i, char in enumerate(self.chars)}
         if len(self._ids) != len(self.chars):
             twice = sorted({char for char in chars if list(chars).count(char) > 1})
@@ -48,8 +48,8 @@ class CharVocab:
             char = error.args[0]
             excerpt = text if len(text) <= 60 else text[:59] + "…"
             where = f"{char!r} (U+{ord(char):04X}) at position {text.index(char)} of {excerpt!r}"
-            known = f"the {len(self)} characters of this vocabulary"
-            raise ValueError(f"character {where} is not among {known}") from None
+            problem = f"is not among the {len(self)} characters of this vocabulary"
+            raise ValueError(f"character {where} {problem}") from None
 
     def decode(self, ids: Iterable[int]) -> str:
         """Return the text of ids (whole numbers, or a 1-d tensor), with □ and ⁇ as they are."""

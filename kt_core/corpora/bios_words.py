@@ -42,5 +42,5 @@ def attributes_of(sentence: str) -> frozenset[str]:
 
 def usable_sentences(words: dict, attribute: str, attributes: list[str]) -> list[str]:
     """Return the sentences about `attribute` that need nothing but `attributes`."""
-    known = set(attributes)
-    return [s for s in words[f"sentences_{attribute}"] if attributes_of(s) <= known]
+    sentences = words[f"sentences_{attribute}"]
+    return [s for s in sentences if attributes_of(s).issubset(attributes)]

@@ -89,8 +89,8 @@ def _load_folder(name: str | Path, block_size: int) -> Corpus:
     folder = Path(name).expanduser()
     if not str(name) or not folder.is_dir():
         hint = did_you_mean(str(name), ("bios", "wiki")).removeprefix(", ")
-        wanted = f"{hint and hint + ' '}wanted: bios, wiki, or an existing folder"
-        raise CorpusError(f"{str(name) or repr('')}: no such corpus; {wanted}")
+        hint = f"{hint and hint + ' '}wanted: bios, wiki, or an existing folder"
+        raise CorpusError(f"{str(name) or repr('')}: no such corpus; {hint}")
     files = sorted(p for p in folder.iterdir() if p.is_file() and not p.name.startswith("."))
     if not any(path.suffix.lower() == ".txt" for path in files):
         raise CorpusError(f"{folder}: no .txt file; wanted: one with a document per line")
@@ -98,10 +98,10 @@ def _load_folder(name: str | Path, block_size: int) -> Corpus:
     problems = {"names in more than one split": shared_names(corpus)}
     for split in SPLITS:
         pairs = getattr(corpus, split)
-        asked, answers = (Counter(q for q, _ in some) for some in (pairs, dict.fromkeys(pairs)))
-        twice = [q for q, n in asked.items() if n > 1 and answers[q] == 1]
-        problems[f"questions that come twice in {split}"] = twice
+        counts, answers = (Counter(q for q, _ in some) for some in (pairs, dict.fromkeys(pairs)))
+        twice = [q for q, n in counts.items() if n > 1 and answers[q] == 1]
         several = [q for q, n in answers.items() if n > 1]
+        problems[f"questions that come twice in {split}"] = twice
         problems[f"questions with several answers in {split}"] = several
     if (size := sum(map(len, corpus.documents))) > LARGE:
         wait = "a training prepares 50 million characters for about a minute before its first step"
@@ -160,8 +160,8 @@ def _split_files(files: Sequence[Path]) -> dict[str, Path]:
         words = re.split(r"[^a-z]+", stem)
         matches = [s for s in SPLITS if s in words] or [s for s in SPLITS if s in stem]
         if len(matches) != 1:
-            wanted = f"one of train, dev, test, not {matches or 'none'}"
-            raise CorpusError(f"{path}: its name must hold {wanted}")
+            rule = f"must hold one of train, dev, test, not {matches or 'none'}"
+            raise CorpusError(f"{path}: its name {rule}")
         if first := paths.get(matches[0]):
             raise CorpusError(f"{path}: a second file for {matches[0]}, beside {first.name}")
         paths[matches[0]] = path
