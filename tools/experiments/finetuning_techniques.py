@@ -3,13 +3,15 @@
     python tools/experiments/finetuning_techniques.py --out data/results/finetuning.json
 
 Each technique tries its learning rates with seed 0 on dev people. With the best rate it is trained
-once per further seed and tested on other people ("everything" with all its rates). About ten
-minutes on one core; a file that already has rows is resumed.
+once per further seed and tested on other people ("everything" with all its rates). If MiniLM is
+here (`hub.fetch_minilm()`), it is compared too: frozen, and finetuned on as many examples. About
+ten minutes on one core, and seven for MiniLM; a file that already has rows is resumed.
 """
 
 from __future__ import annotations
 
 import argparse
+import copy
 import json
 import time
 from collections.abc import Callable, Sequence
@@ -21,6 +23,7 @@ import torch
 import torch.nn.functional as F
 import transformers
 from sklearn.linear_model import LogisticRegression
+from torch import nn
 
 from kt_core.corpora.files import write_json
 from kt_core.models import GPT
@@ -34,7 +37,26 @@ from kt_course.shipped import shipped
 
 SIZES = dict(n_train=200, n_dev=100, n_lines=40, n_texts=150, n_test=100)
 TASK_RATES = (1e-3, 3e-3)
-LISTS = ("choosing", "rows", "choosing_tasks", "tasks", "baselines", "people")
+MINILM_RATES, MINILM_HEAD_RATE = (5e-5, 2e-4), 1e-3
+LISTS = (
+    "choosing rows choosing_tasks tasks choosing_minilm tuned_minilm baselines asked people"
+).split()
+
+
+class SentenceClassifier(nn.Module):
+    """MiniLM with a head: one class per text, from the mean of its token vectors."""
+
+    def __init__(self, encoder: nn.Module, n_classes: int):
+        super().__init__()
+        self.body = copy.deepcopy(encoder)
+        self.head = nn.Linear(encoder.config.hidden_size, n_classes)
+
+    def forward(self, ids: torch.Tensor, targets: torch.Tensor | None = None) -> tuple:
+        """Return logits (B, n_classes), and the loss if there are targets; ids of 0 are padding."""
+        mask = (ids != 0).long()
+        hidden = self.body(input_ids=ids, attention_mask=mask).last_hidden_state
+        logits = self.head(mean_pool(hidden, mask))
+        return logits, None if targets is None else F.cross_entropy(logits, targets)
 
 
 class Experiment:
@@ -98,40 +120,62 @@ class Experiment:
 
         self.add(part, dict(technique=name, rate=rate, seed=seed), compute)
 
+    def first_people(self, n: int = 6) -> dict[str, Any]:
+        """The first test people of seed 1, with the regions of their birthplaces."""
+        people = [
+            dict(question=q, birthplace=place, region=tasks.REGIONS[tasks.region_of(place)])
+            for q, place in self.region_data(1)[2][:n]
+        ]
+        return dict(people=people)
+
     def person_by_person(self, rate: float, n: int = 6) -> dict[str, Any]:
-        """What everything, trained with a rate and seed 1, says about the first test people."""
+        """What everything, trained with a rate and seed 1, says about these people."""
         rows, _, test = self.region_data(1)
         model, _ = self.tune("all", rows, rate, 1)
         after = techniques.ask(model.body, self.vocab, test[:n])
-        rows = tasks.region_rows(self.vocab, test[:n], after)
-        regions = [int(logits.argmax()) for logits in tasks.logits_of(model, rows)]
-        people = [
-            dict(question=question, birthplace=place, answer=said, region=tasks.REGIONS[region])
-            for (question, place), said, region in zip(test[:n], after, regions, strict=True)
-        ]
-        return dict(people=people, regions=[tasks.REGIONS[target] for _, target in rows])
+        logits = tasks.logits_of(model, tasks.region_rows(self.vocab, test[:n], after))
+        return dict(answers=after, regions=[tasks.REGIONS[int(z.argmax())] for z in logits])
+
+    def region_texts(self, seed: int, part: str = "rows") -> dict[str, tuple]:
+        """What a model without our body may read: {name: (texts, regions, new texts, regions)}."""
+        n = self.sizes["n_train"], self.sizes["n_dev"]
+        labelled, dev, test = tasks.split_people(seed, *n)
+        pairs = dev if part == "choosing" else test
+        labels, gold = ([tasks.region_of(place) for _, place in x] for x in (labelled, pairs))
+        questions = [q for q, _ in labelled], labels, [q for q, _ in pairs], gold
+        places = [place for _, place in labelled], labels, self.before(part, pairs), gold
+        return {"question": questions, "answer": places}
 
     def region_baseline(self, seed: int) -> dict[str, float]:
-        """N-grams of letters and, if it is here, MiniLM: on the question, on the body's answer."""
-        labelled, _, test = tasks.split_people(seed, self.sizes["n_train"], self.sizes["n_dev"])
-        gold = [tasks.region_of(place) for _, place in test]
-        labels = [tasks.region_of(place) for _, place in labelled]
-        replies = self.before("rows", test)
-        texts = {
-            "question": ([q for q, _ in labelled], [q for q, _ in test]),
-            "answer": ([place for _, place in labelled], replies),
-        }
-        shares = {}
-        for what, (train, test_texts) in texts.items():
-            model = tasks.letters_model(train, labels)
-            shares[what] = sum(model.predict(test_texts) == gold) / len(gold)
+        """N-grams of letters and, if it is here, frozen MiniLM: on questions, on answers."""
+        scores = {}
+        for what, (train, labels, new, gold) in self.region_texts(seed).items():
+            scores[what] = tasks.letters_model(train, labels).score(new, gold)
             if self.minilm:
                 model = LogisticRegression(max_iter=2000, C=10).fit(self.vectors(train), labels)
-                right = model.predict(self.vectors(test_texts)) == gold
-                shares[f"{what}, MiniLM"] = sum(right) / len(gold)
+                scores[f"{what}, MiniLM"] = model.score(self.vectors(new), gold)
         common = max(range(len(tasks.REGIONS)), key=labels.count)
-        shares["commonest"] = gold.count(common) / len(gold)
-        return {name: float(share) for name, share in shares.items()}
+        scores["commonest"] = gold.count(common) / len(gold)
+        return {name: float(score) for name, score in scores.items()}
+
+    def finetune_minilm(self, text: str, rate: float, seed: int) -> dict[str, Any]:
+        """Train MiniLM and a head on as many examples as our body; seed 0 is scored on dev."""
+        reader, encoder = self.minilm
+        train, labels, new, gold = self.region_texts(seed, "rows" if seed else "choosing")[text]
+        rows, new_rows = (
+            list(zip(reader(list(texts))["input_ids"], targets, strict=True))
+            for texts, targets in ((train, labels), (new, gold))
+        )
+        torch.manual_seed(seed)
+        model, began = SentenceClassifier(encoder, len(tasks.REGIONS)), time.process_time()
+        parts = (model.body, rate), (model.head, MINILM_HEAD_RATE)
+        groups = [dict(params=list(p.parameters()), lr=lr, fused=True) for p, lr in parts]
+        batches = tasks.batch_list(rows, self.steps, techniques.BATCH_SIZE, seed)
+        solutions.finetune(model.train(), batches, groups)
+        seconds = round(time.process_time() - began, 1)
+        outputs = tasks.logits_of(model.eval(), new_rows)
+        correct = sum(int(z.argmax()) == target for z, target in zip(outputs, gold, strict=True))
+        return dict(correct=correct, total=len(gold), seconds=seconds)
 
     @torch.no_grad()
     def vectors(self, texts: Sequence[str]) -> np.ndarray:
@@ -193,8 +237,10 @@ class Experiment:
         for task, flag in kinds:
             for rate in TASK_RATES:
                 self.train_task("choosing_tasks", task, flag, rate, 0)
+        self.add("asked", dict(seed=1), self.first_people)
         for rate in TECHNIQUES["all"].rates:
             self.add("people", dict(rate=rate), lambda rate=rate: self.person_by_person(rate))
+        self.run_minilm(seeds)
         for seed in seeds:
             for name in names:
                 best = chosen_rate(self.table["choosing"], name)
@@ -205,6 +251,23 @@ class Experiment:
             self.add("baselines", dict(seed=seed), lambda seed=seed: self.baselines(seed))
             self.table["seeds"] = sorted({*self.table["seeds"], seed})
         return self.table
+
+    def run_minilm(self, seeds: Sequence[int]) -> None:
+        """Finetune MiniLM on questions and on answers, if it is here: rate by dev, then test."""
+
+        def train(part: str, text: str, rate: float, seed: int) -> None:
+            key = dict(text=text, rate=rate, seed=seed)
+            self.add(part, key, lambda: self.finetune_minilm(*key.values()))
+
+        texts, best = ("question", "answer") if self.minilm else (), {}
+        for text in texts:
+            for rate in MINILM_RATES:
+                train("choosing_minilm", text, rate, 0)
+            rows = [row for row in self.table["choosing_minilm"] if row["text"] == text]
+            best[text] = max(rows, key=lambda row: (row["correct"], -row["rate"]))["rate"]
+        for seed in seeds:
+            for text in texts:
+                train("tuned_minilm", text, best[text], seed)
 
     def train_task(self, part: str, task: str, is_pretrained: bool, rate: float, seed: int) -> None:
         """Train and score one of the other tasks."""

@@ -79,7 +79,8 @@ def explore_forgetting(table: Mapping) -> LivingView:
         for key, (label, *_) in MEASURES.items()
     ]
     alt = f"At the rates {', '.join(f'{rate:g}' for rate in rates)}: {'; '.join(parts)}."
-    data = dict(rates=rates, bars=bars, people=table["people"], n_seeds=len(table["seeds"]))
+    data = dict(rates=rates, bars=bars, said=table["people"], people=table["asked"][0]["people"])
+    data["n_seeds"] = len(table["seeds"])
     return attach_data("forgetting", data, alt=alt, picture=_draw_rates(rates, summaries))
 
 

@@ -578,11 +578,12 @@ export function translationView(page) {
 /**
  * One learning rate of several: shares over seeds, and what the finetuned model says about people.
  *
- * @param {Page} page data: rates, bars {name: share} and people {people, regions} per rate, n_seeds
+ * @param {Page} page data: rates; bars {name: share} and said {answers, regions} per rate; people
+ *   {question, birthplace, region}; n_seeds
  * @returns {HTMLElement}
  */
 export function forgettingView(page) {
-  const { rates, bars: shares, people, n_seeds } = page.data;
+  const { rates, bars: shares, people, said, n_seeds } = page.data;
   page.expose("shares(rate)", "{measure: share} with the rate of this number", (i) => shares[i], "shares(0)");
   const cell = (text, isGood) =>
     el("td", { class: isGood ? "kt-good" : undefined }, (text || "(empty)") + (isGood ? " ✓" : ""));
@@ -593,14 +594,15 @@ export function forgettingView(page) {
     },
     draw({ i }) {
       const rows = Object.entries(shares[i]).map(([name, share]) => ({ name, share }));
-      const said = people[i].people.map(({ question, birthplace, answer, region }, k) =>
+      const { answers, regions } = said[i];
+      const lines = people.map(({ question, birthplace, region }, k) =>
         el(
           "tr",
           {},
           el("th", { scope: "row" }, nameIn(question)),
           el("td", {}, birthplace),
-          cell(answer, answer === birthplace),
-          cell(region, region === people[i].regions[k]),
+          cell(answers[k], answers[k] === birthplace),
+          cell(regions[k], regions[k] === region),
         ),
       );
       const head = ["person", "birthplace", "finetuned model answers", "then its region"];
@@ -610,7 +612,7 @@ export function forgettingView(page) {
           `${rows.map(({ name, share }) => `${name} ${percent(share)}`).join("; ")}.`,
         parts: [
           el("ol", { class: "kt-answers" }, ...bars(rows)),
-          scrollTable("Six people", head, el("tbody", {}, ...said)),
+          scrollTable("Six people", head, el("tbody", {}, ...lines)),
         ],
       };
     },

@@ -191,13 +191,35 @@ def without_seconds(table):
 def test_an_interrupted_experiment_is_resumed():
     tables = []
     table = run(save=lambda t: tables.append(json.loads(json.dumps(t))))
-    assert [len(table[part]) for part in experiment.LISTS] == [6, 10, 8, 8, 2, 4]
+    assert [len(table[part]) for part in experiment.LISTS] == [6, 10, 8, 8, 0, 0, 2, 1, 4]
     assert {row["seed"] for row in table["choosing"]} == {0}
     rows = table["rows"]
     assert {r["rate"] for r in rows if r["technique"] == "all"} == set(TECHNIQUES["all"].rates)
     again = []
     more = run(tables[-4], again.append)
     assert len(again) == 3 and without_seconds(more) == without_seconds(table)
+
+
+def test_minilm_is_finetuned_on_as_many_examples_as_the_body():
+    transformers = pytest.importorskip("transformers")
+    words = "[PAD] [UNK] [CLS] [SEP] [MASK] where was born ? london".split()
+    reader = transformers.BertTokenizer(vocab={word: i for i, word in enumerate(words)})
+    sizes = dict(hidden_size=8, num_hidden_layers=1, num_attention_heads=2, intermediate_size=8)
+    encoder = transformers.BertModel(transformers.BertConfig(vocab_size=len(words), **sizes))
+    before = copy.deepcopy(encoder.state_dict())
+    arguments = dict(sizes=SIZES, steps=2, minilm=(reader, encoder.eval()))
+    trial = experiment.Experiment(body(), VOCAB, **arguments)
+    trial.run_minilm((1, 2))
+    keys = {(row["text"], row["seed"], row["total"]) for row in trial.table["tuned_minilm"]}
+    n_test = len(tasks.split_people(1, 8, 3)[2])
+    assert keys == {(text, seed, n_test) for text in ("question", "answer") for seed in (1, 2)}
+    assert {row["total"] for row in trial.table["choosing_minilm"]} == {SIZES["n_dev"]}
+    assert all(torch.equal(value, before[key]) for key, value in encoder.state_dict().items())
+    texts = list(trial.region_texts(1)["question"][2])
+    classifier = experiment.SentenceClassifier(encoder, 4).eval()
+    ids = [(each, 0) for each in reader(texts[:2] + ["london"])["input_ids"]]
+    together, alone = tasks.logits_of(classifier, ids), tasks.logits_of(classifier, ids[2:])
+    assert torch.allclose(together[2], alone[0], atol=1e-5), "padding is not averaged"
 
 
 def test_what_cannot_be_is_refused():
