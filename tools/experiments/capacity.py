@@ -27,11 +27,11 @@ from kt_core.vocab import CharVocab
 from kt_course.chapters.what_does_it_know.capacity import (
     PUBLISHED,
     bits_per_parameter,
-    learned_bits,
     recall_score,
     shares,
 )
 from kt_course.chapters.what_does_it_know.confidence import answer_probabilities
+from kt_course.chapters.what_does_it_know.solutions import bits_learned
 
 VARIANT, RECIPE = "rope", "quick"
 OVERRIDES = {  # of the recipe, for each run
@@ -98,7 +98,7 @@ def knowledge(
     loss = -answer_probabilities(model, vocab, questions, gold).double().clamp(min=1e-30).log()
     guess = torch.tensor([share[place] for place in gold], dtype=torch.double)
     right = exact_match(answer(model, vocab, questions, max_new=40), gold).correct
-    return Knowledge(len(gold), right, learned_bits(loss, guess), float(-guess.log2().sum()))
+    return Knowledge(len(gold), right, bits_learned(loss, guess), float(-guess.log2().sum()))
 
 
 def measure(model: GPT, vocab: CharVocab, corpus: Corpus) -> dict[str, Knowledge]:

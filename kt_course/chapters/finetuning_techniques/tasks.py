@@ -233,14 +233,19 @@ def evaluate_spans(model, vocab: CharVocab, examples: Sequence) -> float:
 # ---------------------------------------------------------------- n-grams
 
 
-def letters_model(texts: Sequence[str], labels: Sequence[int]):
-    """Logistic regression on n-grams of up to four letters."""
-    from sklearn.feature_extraction.text import TfidfVectorizer
+def regression(features, rows: Sequence, labels: Sequence[int]):
+    """Fit a logistic regression on what a vectorizer of scikit-learn makes of rows."""
     from sklearn.linear_model import LogisticRegression
     from sklearn.pipeline import make_pipeline
 
-    counts = TfidfVectorizer(analyzer="char_wb", ngram_range=(1, 4))
-    return make_pipeline(counts, LogisticRegression(max_iter=2000, C=10)).fit(texts, labels)
+    return make_pipeline(features, LogisticRegression(max_iter=2000, C=10)).fit(rows, labels)
+
+
+def letters_model(texts: Sequence[str], labels: Sequence[int]):
+    """Logistic regression on n-grams of up to four letters."""
+    from sklearn.feature_extraction.text import TfidfVectorizer
+
+    return regression(TfidfVectorizer(analyzer="char_wb", ngram_range=(1, 4)), texts, labels)
 
 
 def word_features(text: str) -> list[dict[str, float]]:
@@ -261,11 +266,8 @@ def word_features(text: str) -> list[dict[str, float]]:
 def features_model(rows: Sequence[dict[str, float]], labels: Sequence[int]):
     """Logistic regression on named features."""
     from sklearn.feature_extraction import DictVectorizer
-    from sklearn.linear_model import LogisticRegression
-    from sklearn.pipeline import make_pipeline
 
-    model = make_pipeline(DictVectorizer(), LogisticRegression(max_iter=2000, C=10))
-    return model.fit(rows, labels)
+    return regression(DictVectorizer(), rows, labels)
 
 
 def ngram_tagging(train: Sequence, test: Sequence) -> float:

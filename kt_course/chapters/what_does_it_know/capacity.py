@@ -10,30 +10,13 @@ The table of runs in data/results/capacity.json is written by tools/experiments/
 """
 
 import json
-import math
 from collections import Counter
 from collections.abc import Iterable
 from pathlib import Path
 
 from kt_core.evaluation import Score
-from kt_course._typing import Float, Tensor
 
 PUBLISHED = 2.0  # bits per parameter, after 1000 exposures of each fact (Allen-Zhu and Li 2024)
-
-
-def learned_bits(nats: Float[Tensor, " n"], share: Float[Tensor, " m"]) -> float:
-    """Sum the bits that a model saves over all n facts: -log2 share - loss in bits.
-
-    Terms below 0 count: a model that is confident and wrong about some people pays for it.
-
-    Args:
-        nats: The model's loss for each fact, -ln of the probability that it gives it.
-        share: The probability of each fact for a guesser who does not know the name.
-    """
-    if nats.shape != share.shape:
-        shapes = f"{tuple(share.shape)} for {tuple(nats.shape)}"
-        raise ValueError(f"one share per fact is needed: {shapes}")
-    return float((-share.double().log2() - nats.double() / math.log(2)).sum())
 
 
 def shares(answers: Iterable[str]) -> dict[str, float]:

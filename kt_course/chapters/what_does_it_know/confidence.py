@@ -20,26 +20,12 @@ from kt_core.evaluation import Score
 from kt_core.kv_cache import KVCache
 from kt_core.models import GPT
 from kt_core.vocab import CharVocab
-from kt_course._typing import Bool, Float, Int, Tensor
+from kt_course._typing import Bool, Float, Tensor
+from kt_course.chapters.what_does_it_know.solutions import log_probability_of
 from kt_course.lesson import Lesson
 from kt_course.shipped import shipped, shipped_path
 
 # ---------------------------------------------------------------- probabilities of answers
-
-
-def answer_log_probability(
-    logits: Float[Tensor, "T V"], ids: Int[Tensor, " T_text"], start: int
-) -> Float[Tensor, ""]:
-    """Compute the natural log of the probability that a model writes ids[start:] after ids[:start].
-
-    logits[t] predicts ids[t + 1], so there may be one row less than ids.
-    """
-    n = ids.size(0)
-    if not 1 <= start <= n:
-        what = "after something that predicts it"
-        raise ValueError(f"the answer must begin at 1 ... {n}, {what}, not at {start}")
-    steps = logits[start - 1 : n - 1].log_softmax(-1)  # (answer's length, V)
-    return steps.gather(-1, ids[start:, None]).sum()
 
 
 @contextmanager
@@ -92,17 +78,9 @@ def answer_probabilities(
             logits = model(x.to(device))[0].float().cpu()
             for i, row in zip(rows, logits, strict=True):
                 ids, start = examples[i]
-                log_p = answer_log_probability(row, torch.tensor(ids), start)
+                log_p = log_probability_of(row, torch.tensor(ids), start)
                 probabilities[i] = log_p.exp()
     return probabilities
-
-
-def confident_answers(
-    model: GPT, vocab: CharVocab, questions: Sequence[str], *, max_new: int | None = 40
-) -> tuple[list[str], Float[Tensor, " n"]]:
-    """Answer greedily; the confidence is the probability that the model gives each answer."""
-    answers = answer(model, vocab, questions, max_new=max_new)
-    return answers, answer_probabilities(model, vocab, questions, answers)
 
 
 @dataclass(frozen=True)
@@ -116,7 +94,9 @@ class Answers:
     @classmethod
     def of(cls, model: GPT, vocab: CharVocab, pairs: Sequence[tuple[str, str | None]]) -> "Answers":
         """Ask all questions; an answer about a person without a birthplace (None) is wrong."""
-        answers, confidence = confident_answers(model, vocab, [q for q, _ in pairs])
+        questions = [question for question, _ in pairs]
+        answers = answer(model, vocab, questions, max_new=40)
+        confidence = answer_probabilities(model, vocab, questions, answers)
         correct = [a == gold for a, (_, gold) in zip(answers, pairs, strict=True)]
         return cls(answers, confidence, torch.tensor(correct))
 
@@ -257,30 +237,21 @@ def risk_coverage(
     return ranked[is_last], n_answered[is_last] / len(ranked), (n_wrong / n_answered)[is_last]
 
 
-def choose_threshold(
-    confidence: Float[Tensor, " n"],
-    right: Sequence[bool] | Tensor,
-    accuracy: float,
-    cautious: bool = False,
+def cautious_threshold(
+    confidence: Float[Tensor, " n"], right: Sequence[bool] | Tensor, accuracy: float
 ) -> float:
-    """Find the lowest threshold at which the answers with confidence >= it reach `accuracy`.
+    """Find the lowest threshold at which the 95 % interval of the answers given reaches `accuracy`.
 
-    The lowest one answers most. It is inf, which answers nothing, if none is strict enough.
-
-    Args:
-        cautious: Ask for the lower end of the 95 % interval instead, because of many thresholds the
-            one that just passes was lucky (after Geifman and El-Yaniv 2017).
+    The exercise's threshold asks this of the answers themselves; of many, the one that just passes
+    was lucky (after Geifman and El-Yaniv 2017). It is inf if none is strict enough.
     """
     if not 0 <= accuracy <= 1:
         raise ValueError(f"accuracy must lie in 0 ... 1, not {accuracy}")
     thresholds, coverage, risk = risk_coverage(confidence, right)
-    share = 1 - risk
-    if cautious:
-        answered = (coverage * len(confidence)).round().long().tolist()
-        scores = [Score(round(s * n), n) for s, n in zip(share.tolist(), answered, strict=True)]
-        share = torch.tensor([score.low for score in scores], dtype=torch.double)
-    enough = (share >= accuracy - 1e-12).nonzero()
-    return float(thresholds[enough[-1, 0]]) if len(enough) else math.inf
+    answered = (coverage * len(confidence)).round().long().tolist()
+    rows = list(zip(thresholds.tolist(), answered, risk.tolist(), strict=True))
+    enough = [t for t, n, r in rows if Score(round((1 - r) * n), n).low >= accuracy - 1e-12]
+    return min(enough, default=math.inf)
 
 
 # ---------------------------------------------------------------- people who are not in the text

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from kt_core.blocks import GPTConfig
 from kt_core.models import GPT
-from kt_course.chapters.what_does_it_know import capacity, confidence, solutions
+from kt_course.chapters.what_does_it_know import confidence, solutions
 from kt_course.exercises.assertions import Wrong, any_tensor, describe
 from kt_course.exercises.comparison import Comparison, Results
 from kt_course.exercises.random_cases import integers, numbers, randomise
@@ -167,7 +167,7 @@ def probe_of(answer: Callable, seed: int) -> Results:
 # ---------------------------------------------------------------- confidence and bits
 
 
-@CHAPTER.exercise("answer-probability", forbidden=(confidence.answer_log_probability,))
+@CHAPTER.exercise("answer-probability")
 def probability_of(answer: Callable, seed: int) -> Results:
     T, V, start = (9, 6, 5) if seed == 0 else (7 + seed % 9, 4 + seed % 20, 1 + seed % 6)
     logits, ids = numbers(T, V, seed=seed), integers(0, V - 1, T, seed=seed)
@@ -210,9 +210,7 @@ THRESHOLDS = [
 ]
 
 
-@CHAPTER.exercise(
-    "abstention-threshold", forbidden=(confidence.choose_threshold, confidence.risk_coverage)
-)
+@CHAPTER.exercise("abstention-threshold", forbidden=(confidence.risk_coverage,))
 def threshold_of(answer: Callable, seed: int) -> Results:
     cases: list = THRESHOLDS
     if seed:
@@ -226,7 +224,7 @@ def threshold_of(answer: Callable, seed: int) -> Results:
     return results
 
 
-@CHAPTER.exercise("learned-bits", forbidden=(capacity.learned_bits,))
+@CHAPTER.exercise("learned-bits")
 def bits_of(answer: Callable, seed: int) -> Results:
     n = 5 if seed == 0 else 1 + seed % 30
     nats, share = 3 * numbers(n, seed=seed).abs(), 0.01 + 0.4 * numbers(n, seed=seed + 1).sigmoid()

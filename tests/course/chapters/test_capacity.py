@@ -17,19 +17,6 @@ experiment = load_experiment("capacity")
 CORPUS = "bios:people=20,lines=2"
 
 
-def test_bits_are_what_the_model_saves_beside_a_guess():
-    share = torch.tensor([0.5, 0.125])
-    sure = torch.zeros(2)  # a loss of 0: the model is certain
-    assert capacity.learned_bits(sure, share) == pytest.approx(1 + 3)
-    assert capacity.learned_bits(-share.log(), share) == pytest.approx(0, abs=1e-6), (
-        "who guesses has learned nothing"
-    )
-    assert capacity.learned_bits(torch.tensor([math.log(4), 0.0]), share) == pytest.approx(-1 + 3)
-    assert capacity.learned_bits(torch.tensor([9.0]), torch.tensor([0.9])) < 0
-    with pytest.raises(ValueError, match="one share per fact"):
-        capacity.learned_bits(sure, share[:1])
-
-
 def test_shares_are_shares():
     result = capacity.shares(["Rome", "Lima", "Rome", "Oslo"])
     assert result == {"Rome": 0.5, "Lima": 0.25, "Oslo": 0.25}

@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from checking import Answers, mistakes, notebook_suite, quiz_suite, stub, suite
 
 import kt_core as kt
-from kt_course.chapters.what_does_it_know import capacity, confidence, exercises, solutions
+from kt_course.chapters.what_does_it_know import confidence, exercises, solutions
 from kt_course.exercises.registry import exercise_ids, library
 
 NAME = "14_what_does_it_know"
@@ -165,10 +165,8 @@ OTHERS = {
     "calibration-error": {"a list": (lambda *a: [0.1], "should be a tensor")},
 }
 BORROWED = {
-    "answer-probability": lambda *a: confidence.answer_log_probability(*a),
     "calibration-error": lambda c, r, bins=10: float(len(confidence.reliability(c, r, bins))),
-    "abstention-threshold": lambda *a: confidence.choose_threshold(*a),
-    "learned-bits": lambda *a: capacity.learned_bits(*a),
+    "abstention-threshold": lambda c, r, a: float(confidence.risk_coverage(c, r)[0][0]),
 }
 
 

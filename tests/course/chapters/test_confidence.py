@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 import kt_core as kt
 from kt_core.blocks import VARIANTS
-from kt_course.chapters.what_does_it_know import confidence
+from kt_course.chapters.what_does_it_know import confidence, solutions
 from kt_course.shipped import shipped
 
 QUESTIONS = ["Where was Ada born?", "Where was Al Roe born?", "Where was Hal Ward born?"]
@@ -42,20 +42,6 @@ def by_hand(model, vocab, question, text):
 # ---------------------------------------------------------------- probabilities of answers
 
 
-def test_log_probability_sums_the_steps_that_predict_the_answer():
-    logits = torch.randn(7, 5, generator=torch.Generator().manual_seed(0))
-    ids = torch.tensor([1, 4, 2, 0, 3, 1])
-    steps = logits.softmax(-1)
-    assert confidence.answer_log_probability(logits, ids, 4).exp() == pytest.approx(
-        float(steps[3, 3] * steps[4, 1])
-    )
-    alone = confidence.answer_log_probability(logits[:5], ids, 4)  # the last row predicts nothing
-    assert alone == confidence.answer_log_probability(logits, ids, 4)
-    for start in (0, 7):
-        with pytest.raises(ValueError, match="begin at 1 ... 6"):
-            confidence.answer_log_probability(logits, ids, start)
-
-
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_probabilities_are_those_of_a_character_after_the_other(vocab, variant):
     model, text = gpt(vocab, variant), ["Rome", "L", "Nowhere"]
@@ -66,22 +52,13 @@ def test_probabilities_are_those_of_a_character_after_the_other(vocab, variant):
         assert p == pytest.approx(by_hand(model, vocab, question, one), rel=1e-3)
 
 
-def test_greedy_answers_come_with_their_probability(vocab):
-    model = gpt(vocab, sharp=90.0)
-    answers, sure = confidence.confident_answers(model, vocab, QUESTIONS, max_new=6)
-    assert answers == kt.answer(model, vocab, QUESTIONS, max_new=6)
-    model.eval()
-    for one, p, question in zip(answers, sure, QUESTIONS, strict=True):
-        assert p == pytest.approx(by_hand(model, vocab, question, one), rel=1e-3)
-
-
 def test_a_shipped_models_confidence_is_that_of_beam_search():
     from kt_course.explorers.beam_search import beam_search
 
     model, vocab, _ = shipped("bios", "rope", "finetuned")
-    questions = [q for q, _ in kt.load_corpus("bios").dev[:4]]
-    answers, sure = confidence.confident_answers(model, vocab, questions)
-    for question, one, p in zip(questions, answers, sure, strict=True):
+    pairs = kt.load_corpus("bios").dev[:4]
+    said = confidence.Answers.of(model, vocab, pairs)
+    for (question, _), one, p in zip(pairs, said.answers, said.confidence, strict=True):
         (beam,) = beam_search(model, [*vocab.encode(question), vocab.mask_id], 1, max_new=40)
         assert vocab.decode(beam.ids) == one and beam.probability == pytest.approx(
             float(p), abs=2e-3
@@ -189,18 +166,6 @@ def test_the_curve_tells_for_each_threshold_what_answering_above_it_gives(cases)
         assert r == pytest.approx(float((~right[answered]).double().mean()))
 
 
-@settings(max_examples=60)
-@given(levels, st.floats(0, 1))
-def test_the_threshold_is_the_lowest_that_is_accurate_enough(cases, target):
-    sure, right = (
-        torch.tensor([c / 8 for c, _ in cases]).double(),
-        torch.tensor([r for _, r in cases]),
-    )
-    threshold = confidence.choose_threshold(sure, right, target)
-    enough = [t for t in set(sure.tolist()) if right[sure >= t].double().mean() >= target - 1e-12]
-    assert threshold == (min(enough) if enough else math.inf)
-
-
 @settings(max_examples=40)
 @given(levels, st.sampled_from([0.3, 0.5, 0.8]))
 def test_a_cautious_threshold_asks_the_lower_end_of_the_interval(cases, target):
@@ -208,19 +173,19 @@ def test_a_cautious_threshold_asks_the_lower_end_of_the_interval(cases, target):
         torch.tensor([c / 8 for c, _ in cases]).double(),
         torch.tensor([r for _, r in cases]),
     )
-    threshold = confidence.choose_threshold(sure, right, target, cautious=True)
+    threshold = confidence.cautious_threshold(sure, right, target)
     enough = [
         t
         for t in set(sure.tolist())
         if kt.wilson_interval(int(right[sure >= t].sum()), int((sure >= t).sum()))[0] >= target
     ]
     assert threshold == (min(enough) if enough else math.inf)
-    assert threshold >= confidence.choose_threshold(sure, right, target)
+    assert threshold >= solutions.lowest_threshold(sure, right, target)
 
 
 def test_an_accuracy_beyond_reach_is_refused():
     with pytest.raises(ValueError, match="0 ... 1, not 95"):
-        confidence.choose_threshold(torch.tensor([0.5]), torch.tensor([True]), 95.0)
+        confidence.cautious_threshold(torch.tensor([0.5]), torch.tensor([True]), 95.0)
 
 
 def test_answers_are_scored_joined_and_given_above_a_threshold(vocab):
