@@ -10,6 +10,9 @@ from types import ModuleType
 FOLDER = Path(__file__).resolve().parent.parent / "tools" / "experiments"
 
 
+sys.path.append(str(FOLDER))  # the scripts share page_code.py
+
+
 def load_experiment(name: str) -> ModuleType:
     """Import tools/experiments/`name`.py as a module."""
     spec = importlib.util.spec_from_file_location(f"experiment_{name}", FOLDER / f"{name}.py")

@@ -5,7 +5,7 @@
 Each technique tries its learning rates with seed 0 on dev people. With the best rate it is trained
 once per further seed and tested on other people ("everything" with all its rates). If MiniLM is
 here (`hub.fetch_minilm()`), it is compared too: frozen, and finetuned on as many examples. About
-ten minutes on one core, and seven for MiniLM; a file that already has rows is resumed.
+ten minutes on one core, and five for MiniLM; a file that already has rows is resumed.
 """
 
 from __future__ import annotations
@@ -37,10 +37,8 @@ from kt_course.shipped import shipped
 
 SIZES = dict(n_train=200, n_dev=100, n_lines=40, n_texts=150, n_test=100)
 TASK_RATES = (1e-3, 3e-3)
-MINILM_RATES, MINILM_HEAD_RATE = (5e-5, 2e-4), 1e-3
-LISTS = (
-    "choosing rows choosing_tasks tasks choosing_minilm tuned_minilm baselines asked people"
-).split()
+MINILM_RATE, MINILM_HEAD_RATE = 1e-4, 1e-3
+LISTS = ("choosing rows choosing_tasks tasks tuned_minilm baselines asked people").split()
 
 
 class SentenceClassifier(nn.Module):
@@ -136,14 +134,12 @@ class Experiment:
         logits = tasks.logits_of(model, tasks.region_rows(self.vocab, test[:n], after))
         return dict(answers=after, regions=[tasks.REGIONS[int(z.argmax())] for z in logits])
 
-    def region_texts(self, seed: int, part: str = "rows") -> dict[str, tuple]:
+    def region_texts(self, seed: int) -> dict[str, tuple]:
         """What a model without our body may read: {name: (texts, regions, new texts, regions)}."""
-        n = self.sizes["n_train"], self.sizes["n_dev"]
-        labelled, dev, test = tasks.split_people(seed, *n)
-        pairs = dev if part == "choosing" else test
-        labels, gold = ([tasks.region_of(place) for _, place in x] for x in (labelled, pairs))
-        questions = [q for q, _ in labelled], labels, [q for q, _ in pairs], gold
-        places = [place for _, place in labelled], labels, self.before(part, pairs), gold
+        labelled, _, test = tasks.split_people(seed, self.sizes["n_train"], self.sizes["n_dev"])
+        labels, gold = ([tasks.region_of(place) for _, place in x] for x in (labelled, test))
+        questions = [q for q, _ in labelled], labels, [q for q, _ in test], gold
+        places = [place for _, place in labelled], labels, self.before("rows", test), gold
         return {"question": questions, "answer": places}
 
     def region_baseline(self, seed: int) -> dict[str, float]:
@@ -158,17 +154,23 @@ class Experiment:
         scores["commonest"] = gold.count(common) / len(gold)
         return {name: float(score) for name, score in scores.items()}
 
-    def finetune_minilm(self, text: str, rate: float, seed: int) -> dict[str, Any]:
-        """Train MiniLM and a head on as many examples as our body; seed 0 is scored on dev."""
+    def run_minilm(self, seed: int) -> None:
+        """Finetune MiniLM on questions and on answers, if it is here."""
+        for text in ("question", "answer") if self.minilm else ():
+            key = dict(text=text, rate=MINILM_RATE, seed=seed)
+            self.add("tuned_minilm", key, lambda text=text: self.finetune_minilm(text, seed))
+
+    def finetune_minilm(self, text: str, seed: int) -> dict[str, Any]:
+        """Train MiniLM and a head on as many examples as our body, and test it."""
         reader, encoder = self.minilm
-        train, labels, new, gold = self.region_texts(seed, "rows" if seed else "choosing")[text]
+        train, labels, new, gold = self.region_texts(seed)[text]
         rows, new_rows = (
             list(zip(reader(list(texts))["input_ids"], targets, strict=True))
             for texts, targets in ((train, labels), (new, gold))
         )
         torch.manual_seed(seed)
         model, began = SentenceClassifier(encoder, len(tasks.REGIONS)), time.process_time()
-        parts = (model.body, rate), (model.head, MINILM_HEAD_RATE)
+        parts = (model.body, MINILM_RATE), (model.head, MINILM_HEAD_RATE)
         groups = [dict(params=list(p.parameters()), lr=lr, fused=True) for p, lr in parts]
         batches = tasks.batch_list(rows, self.steps, techniques.BATCH_SIZE, seed)
         solutions.finetune(model.train(), batches, groups)
@@ -240,8 +242,8 @@ class Experiment:
         self.add("asked", dict(seed=1), self.first_people)
         for rate in TECHNIQUES["all"].rates:
             self.add("people", dict(rate=rate), lambda rate=rate: self.person_by_person(rate))
-        self.run_minilm(seeds)
         for seed in seeds:
+            self.run_minilm(seed)
             for name in names:
                 best = chosen_rate(self.table["choosing"], name)
                 for rate in TECHNIQUES[name].rates if name == "all" else (best,):
@@ -251,23 +253,6 @@ class Experiment:
             self.add("baselines", dict(seed=seed), lambda seed=seed: self.baselines(seed))
             self.table["seeds"] = sorted({*self.table["seeds"], seed})
         return self.table
-
-    def run_minilm(self, seeds: Sequence[int]) -> None:
-        """Finetune MiniLM on questions and on answers, if it is here: rate by dev, then test."""
-
-        def train(part: str, text: str, rate: float, seed: int) -> None:
-            key = dict(text=text, rate=rate, seed=seed)
-            self.add(part, key, lambda: self.finetune_minilm(*key.values()))
-
-        texts, best = ("question", "answer") if self.minilm else (), {}
-        for text in texts:
-            for rate in MINILM_RATES:
-                train("choosing_minilm", text, rate, 0)
-            rows = [row for row in self.table["choosing_minilm"] if row["text"] == text]
-            best[text] = max(rows, key=lambda row: (row["correct"], -row["rate"]))["rate"]
-        for seed in seeds:
-            for text in texts:
-                train("tuned_minilm", text, best[text], seed)
 
     def train_task(self, part: str, task: str, is_pretrained: bool, rate: float, seed: int) -> None:
         """Train and score one of the other tasks."""

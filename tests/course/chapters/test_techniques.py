@@ -191,7 +191,7 @@ def without_seconds(table):
 def test_an_interrupted_experiment_is_resumed():
     tables = []
     table = run(save=lambda t: tables.append(json.loads(json.dumps(t))))
-    assert [len(table[part]) for part in experiment.LISTS] == [6, 10, 8, 8, 0, 0, 2, 1, 4]
+    assert [len(table[part]) for part in experiment.LISTS] == [6, 10, 8, 8, 0, 2, 1, 4]
     assert {row["seed"] for row in table["choosing"]} == {0}
     rows = table["rows"]
     assert {r["rate"] for r in rows if r["technique"] == "all"} == set(TECHNIQUES["all"].rates)
@@ -209,11 +209,11 @@ def test_minilm_is_finetuned_on_as_many_examples_as_the_body():
     before = copy.deepcopy(encoder.state_dict())
     arguments = dict(sizes=SIZES, steps=2, minilm=(reader, encoder.eval()))
     trial = experiment.Experiment(body(), VOCAB, **arguments)
-    trial.run_minilm((1, 2))
+    for seed in (1, 2):
+        trial.run_minilm(seed)
     keys = {(row["text"], row["seed"], row["total"]) for row in trial.table["tuned_minilm"]}
     n_test = len(tasks.split_people(1, 8, 3)[2])
     assert keys == {(text, seed, n_test) for text in ("question", "answer") for seed in (1, 2)}
-    assert {row["total"] for row in trial.table["choosing_minilm"]} == {SIZES["n_dev"]}
     assert all(torch.equal(value, before[key]) for key, value in encoder.state_dict().items())
     texts = list(trial.region_texts(1)["question"][2])
     classifier = experiment.SentenceClassifier(encoder, 4).eval()
