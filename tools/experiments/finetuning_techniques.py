@@ -52,8 +52,9 @@ class SentenceClassifier(nn.Module):
     def forward(self, ids: torch.Tensor, targets: torch.Tensor | None = None) -> tuple:
         """Return logits (B, n_classes), and the loss if there are targets; ids of 0 are padding."""
         mask = (ids != 0).long()
-        hidden = self.body(input_ids=ids, attention_mask=mask).last_hidden_state
-        logits = self.head(mean_pool(hidden, mask))
+        with torch.autocast("cpu", torch.bfloat16):  # half the time
+            hidden = self.body(input_ids=ids, attention_mask=mask).last_hidden_state
+        logits = self.head(mean_pool(hidden.float(), mask))
         return logits, None if targets is None else F.cross_entropy(logits, targets)
 
 
