@@ -35,7 +35,13 @@ if os.environ.get("KT_BROWSER") == "required":  # as in CI: no browser test is s
         raise pytest.UsageError(missing())
 
 # The longest groups, longest first: they begin first, so that no process ends long after another.
-LONGEST = ("test_browser", "test_answered_notebooks", "06_perceiver_ar", "05_pretrain_finetune")
+LONGEST = (
+    "test_browser",
+    "test_answered_notebooks",
+    "06_perceiver_ar",
+    "05_pretrain_finetune",
+    "test_distributed",
+)
 
 # A job in the background may ignore Ctrl-C, and its children with it; the tests send it.
 if threading.current_thread() is threading.main_thread():
