@@ -9,11 +9,11 @@ A check begins with a fixed case, whose diagnosis may show numbers. Random cases
             raise Wrong("True and False are swapped")
         with fresh_cases("right for T = 5, wrong for another T"):
             for T in draw(1, 9, 3):
-                expect_close(fn(T), causal_mask(T))
+                assert close(fn(T), causal_mask(T))
         return "lower triangle for every T"
 """
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -67,38 +67,6 @@ def close(a: Tensor, b: Tensor, tolerance: float = 1e-5) -> bool:
     """
     a, b = a.double(), b.double()
     return a.shape == b.shape and torch.allclose(a, b, rtol=tolerance, atol=tolerance)
-
-
-def expect_close(result: Any, expected: Tensor, tolerance: float = 1e-5) -> None:
-    """Wrong unless `result` is a tensor close to `expected`; for use inside `fresh_cases`."""
-    if not close(tensor(result, expected.shape, "the result"), expected, tolerance):
-        raise Wrong("the values differ")
-
-
-def recognise(
-    result: Tensor,
-    expected: Tensor,
-    with_mistake: Callable[[str], Tensor],
-    diagnoses: Mapping[str, str],
-    what: str,
-) -> None:
-    """Wrong, with the mistake's diagnosis if it is a known one, unless `result` is as expected.
-
-    Args:
-        result, expected: The answer's tensor, and ours.
-        with_mistake: Computes the tensor with the mistake of that name built in.
-        diagnoses: By the mistakes' names.
-        what: Names the tensor where no known mistake explains it.
-    """
-    if close(result, expected):
-        return
-    for mistake, diagnosis in diagnoses.items():
-        if close(result, with_mistake(mistake)):
-            raise Wrong(diagnosis)
-    if not result.isfinite().all():
-        raise Wrong(f"{what} holds entries that are no numbers: a softmax row of -inf alone is 0/0")
-    difference = (result - expected).abs().max()
-    raise Wrong(f"{what} differs from the formula's by up to {difference:.2g}")
 
 
 def flows(results: Any) -> bool:

@@ -75,19 +75,20 @@ class Comparison:
             reference: What the notebook uses instead of an answer, if not the teaching solution.
             options: `forbidden` and `is_piece`, see `Exercise`.
         """
-        return self._adding(lambda compute: self.check(id, compute), id, reference, options)
+        make = lambda compute: dict(check=self.check(id, compute), compute=compute)  # noqa: E731
+        return self._adding(make, id, reference, options)
 
     def checked(self, id: str, reference: Any = None, **options: Any) -> Callable:
         """Decorate a whole check, for an exercise with more than one correct result."""
-        return self._adding(lambda check: check, id, reference, options)
+        return self._adding(lambda check: dict(check=check), id, reference, options)
 
-    def _adding(self, make_check: Callable, id: str, reference: Any, options: dict) -> Callable:
+    def _adding(self, make: Callable, id: str, reference: Any, options: dict) -> Callable:
         reference = reference or getattr(self.solutions, self.name(id))
-        header = (self.texts[id][key] for key in ("title", "difficulty", "minutes"))
+        header = [self.texts[id][key] for key in ("title", "difficulty", "minutes")]
 
         def add(function: Callable) -> Callable:
-            check = make_check(function)
-            self._exercises[id] = Exercise(id, self.notebook, *header, reference, check, **options)
+            parts = make(function) | options
+            self._exercises[id] = Exercise(id, self.notebook, *header, reference, **parts)
             return function
 
         return add

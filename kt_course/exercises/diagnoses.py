@@ -4,34 +4,17 @@ wrong = diagnoses(__file__, "rotate")       # the table [rotate]
 raise wrong("layout unused")                # Wrong with that text
 raise wrong("size", n=3)                    # {n} in the text is filled in
 with wrong.fresh_cases("sizes"):            # any failure inside raises Wrong with that text
-wrong.blame(result, {"no tanh": outcome})   # texts in [rotate.mistakes]
-recognise(result, expected, with_mistake, wrong.texts("mistakes"), "the result")
 wrong.reject({"size": n != 3, "leak": mask[0, 1]}, n=n)     # the first one that is true
-
-A typical mistake can be a change to the reference's source. The check then finds out by itself what
-the mistake computes:
-
-[rotate.mistakes.backwards]
-changes = { "a * sin" = "-a * sin" }        # text in the reference -> what stands there instead
-text = "the angle has the other sign"
-
-wrong.compare(rotate, result, lambda f: f(x, cos, sin), "the result")
 """
 
-import __future__
-
 import functools
-import inspect
-import textwrap
 import tomllib
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
-from torch import Tensor
-
-from kt_course.exercises.assertions import Wrong, close, fresh_cases, recognise
+from kt_course.exercises.assertions import Wrong, fresh_cases
 
 
 class Diagnoses:
@@ -57,51 +40,6 @@ class Diagnoses:
     def fresh_cases(self, key: str) -> AbstractContextManager[None]:
         """Turn any failure in the block into the text of `key`; see `assertions.fresh_cases`."""
         return fresh_cases(self._texts[key])
-
-    def blame(self, result: Tensor, outcomes: Mapping[str, Tensor], tolerance=1e-5) -> None:
-        """Raise `Wrong` for the first of the `mistakes` whose outcome equals `result`."""
-        for mistake, outcome in outcomes.items():
-            if close(result, outcome, tolerance):
-                raise Wrong(self._texts["mistakes"][mistake])
-
-    def variants(self, reference: Callable, table="mistakes") -> dict[str, tuple[Callable, str]]:
-        """Return (the reference with that mistake, its diagnosis) for each mistake of a table."""
-        return {
-            mistake: (change_source(reference, entry["changes"]), entry["text"])
-            for mistake, entry in self._texts[table].items()
-        }
-
-    def compare(
-        self,
-        reference: Callable,
-        result: Tensor,
-        compute: Callable[[Callable], Tensor],
-        what: str,
-        table: str = "mistakes",
-    ) -> None:
-        """Raise `Wrong` unless `result` is what the reference computes; see `recognise`.
-
-        Args:
-            compute: Computes the tensor that belongs to a function: the reference, or a variant.
-            what: Names the result where no known mistake explains it.
-        """
-        variants = self.variants(reference, table)
-        texts = {mistake: text for mistake, (_, text) in variants.items()}
-        recognise(result, compute(reference), lambda m: compute(variants[m][0]), texts, what)
-
-
-def change_source(function: Callable, changes: Mapping[str, str]) -> Callable:
-    """Return the function with parts of its source replaced; ValueError if one is not there."""
-    function = inspect.unwrap(function)
-    source = textwrap.dedent(inspect.getsource(function))
-    for old, new in changes.items():
-        if old not in source:
-            raise ValueError(f"{function.__qualname__} does not contain {old!r}")
-        source = source.replace(old, new)
-    namespace = dict(function.__globals__)
-    flags = __future__.annotations.compiler_flag  # annotations are not evaluated
-    exec(compile(source, f"<{function.__qualname__} changed>", "exec", flags), namespace)
-    return namespace[function.__name__]
 
 
 def diagnoses(module_file: str, exercise: str) -> Diagnoses:

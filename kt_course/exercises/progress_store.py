@@ -14,14 +14,12 @@ def progress_file() -> Path | None:
     path = os.environ.get("KT_PROGRESS_FILE")
     if path:
         return None if path == "off" else Path(path).expanduser()
-    home = Path.home()
-    if sys.platform == "win32":
-        base = Path(os.environ.get("LOCALAPPDATA") or home / "AppData" / "Local")
-    elif sys.platform == "darwin":
-        base = home / "Library" / "Application Support"
-    else:
-        base = Path(os.environ.get("XDG_DATA_HOME") or home / ".local" / "share")
-    return base / "kt-core" / "progress.json"
+    home, environment = Path.home(), os.environ
+    base = {
+        "win32": environment.get("LOCALAPPDATA") or home / "AppData" / "Local",
+        "darwin": home / "Library" / "Application Support",
+    }.get(sys.platform, environment.get("XDG_DATA_HOME") or home / ".local" / "share")
+    return Path(base, "kt-core", "progress.json")
 
 
 def read_statuses() -> dict[str, str]:

@@ -38,6 +38,8 @@ class Exercise:
             that says what it verified.
         forbidden: What an answer may not call besides the reference, such as PyTorch's fused
             attention where the formula is the exercise. Grading enforces it.
+        is_piece: Whether a right answer is saved in the learner's my_gpt.py.
+        compute: `compute(answer, seed)` gives what is compared with the reference's, if anything.
     """
 
     id: str
@@ -49,6 +51,7 @@ class Exercise:
     check: Callable[[Callable], str]
     forbidden: tuple[Callable, ...] = ()
     is_piece: bool = False
+    compute: Callable[[Any, int], dict[str, Any]] | None = None
 
     def __post_init__(self):
         if not 1 <= self.difficulty <= 5:

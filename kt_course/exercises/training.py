@@ -52,11 +52,7 @@ def fit(
 
 
 def answer_questions(
-    greedy: Callable,
-    model: nn.Module,
-    vocab: CharVocab,
-    questions: Sequence[str],
-    max_new: int = 30,
+    greedy: Callable, model: nn.Module, vocab: CharVocab, questions: Sequence[str], max_new=30
 ) -> list[str]:
     """Answer questions one by one with the learner's `greedy`, up to ⁇; see `kt_core.answer`."""
     end = vocab.mask_id

@@ -6,17 +6,14 @@ Nothing of the notebook runs in this process. Copies of the process (forks) run 
 comes back from them: data, read by PyTorch's loader of plain data, which runs no code.
 
 1. A copy judges the answer as a notebook would. "Wrong" and "not attempted" are final.
-2. "Right" is not believed yet, because the answer ran beside the check and may have changed it. The
-   check runs again, in this process, and every call of the answer goes to a new copy that gives
-   back its result.
+2. "Right" is not believed yet, because the answer ran beside the check and may have changed it. It
+   is confirmed by numbers: for inputs that nobody can foresee, copies give back what the answer
+   computes, and this process compares it with what the course's own answer computes.
 """
 
-import io
+import inspect
 import os
-import select
-import signal
 import sys
-import time
 import traceback
 import warnings
 from collections import Counter
@@ -24,37 +21,25 @@ from collections.abc import Callable, Collection
 from contextlib import suppress
 from typing import Any
 
-import numpy as np
 import torch
 
-from kt_core.evaluation import Score
 from kt_course.exercises.assertions import Wrong
 from kt_course.exercises.check import STATUSES, one_line
+from kt_course.exercises.comparison import Results, detached, difference, same
+from kt_course.exercises.random_cases import draw, repeatable_cases
 from kt_course.exercises.registry import Exercise, exercise_ids, library
 from kt_course.grading.answers import Answer, answers
 from kt_course.grading.borrowed import judge_strictly
+from kt_course.grading.copies import Late, Lost, outcome_of, run_in_copy, value_of
 from kt_course.grading.running import end, report, run_notebook, seal
 
-# Checks of effects: what a call does to its arguments, gradients through it, or modules and models
-# that it makes or gets. A copy cannot give those back.
+# Functions whose checks look at what a call does to its arguments, or at modules that it gets or
+# makes. A copy cannot give those back, nor the modules of exercises that ask for a class.
 BY_EFFECT = (
-    "pretrain-finetune cross-attention down-project up-project rotary-attention run-with-edits "
-    "cut-a-span span-corruption batches finetune through-latents one-hot-kl masked-training "
-    "pair-model line-pairs classifier finetune-groups train-top layer-rates lora tagger "
-    "span-finder layer-norm-module mlp attention-module block gpt training-loop "
-    "greedy-continuation full-attention vision-transformer encoder-block decoder-block "
-    "whole-transformer"
+    "batches cut-a-span finetune finetune-groups greedy-continuation layer-rates masked-training "
+    "one-hot-kl pretrain-finetune run-with-edits through-latents train-top training-loop"
 ).split()
 UNCONFIRMED = "right, unconfirmed"
-MAX_RESULT = 256 * 2**20  # bytes
-
-
-class Lost(BaseException):
-    """A copy gave nothing back. Not an Exception, because checks catch those."""
-
-
-class Late(Lost):
-    """What a copy gives back comes too late, or is too much."""
 
 
 def main(fd: int, seconds: int, profile: str | None = None) -> None:
@@ -124,10 +109,8 @@ def verdict(
         return f"wrong: it {lost}"
     if status != "right":
         return status if status == "not attempted" else f"wrong: {diagnosis}"
-    if exercise.id in BY_EFFECT:
-        return f"{UNCONFIRMED}: its check looks at more than results"
     try:
-        exercise.check(call_in_copies(answer, right, time.monotonic() + seconds))
+        confirm(exercise, answer, right, seconds)
     except Late as lost:
         return f"{UNCONFIRMED}: it {lost}"
     except Lost as lost:
@@ -164,112 +147,57 @@ def judge_in_copy(
     raise Lost("told something else than a verdict")
 
 
-def call_in_copies(answer: Answer, right: Collection[str], deadline: float) -> Callable:
-    """The answer as a function, each call in a copy of this process; all end at the deadline."""
+def confirm(exercise: Exercise, answer: Answer, right: Collection[str], seconds: float) -> None:
+    """Raise an exception unless the answer gives right results out of reach of all checks.
+
+    A copy runs the check for inputs that nobody can foresee, and gives back what each call of the
+    answer returns. With these results the check runs again here. Modules, and what a call changes,
+    cannot be given back: there the copy gives back the numbers and texts of whole cases.
+    """
+    seed, *seeds = draw(1, 10**6, 4)
+    check, compute = exercise.check, exercise.compute
+    is_whole = exercise.id in BY_EFFECT or inspect.isclass(exercise.reference)
+
+    def work() -> list[Any]:
+        fn = answer.define(right)
+        if is_whole:
+            return [detached(compute(fn, one)) for one in (0, *seeds)]
+        return results_of_calls(check, fn, seed)
+
+    results = run_in_copy(work, seconds)
+    left = iter(results)
+
+    def replay(*args: Any, **kwargs: Any) -> Any:
+        return value_of(next(left, None))
+
+    if is_whole:
+        for case, one in zip(results, (0, *seeds), strict=True):
+            expect_same(case, detached(compute(exercise.reference, one)))
+    else:
+        with repeatable_cases(seed):
+            check(replay)
+
+
+def results_of_calls(check: Callable, fn: Callable, seed: int) -> list[tuple[str, Any]]:
+    """Run a check, and return the outcome of every call of the answer."""
+    outcomes = []
 
     def call(*args: Any, **kwargs: Any) -> Any:
-        return run_in_copy(
-            lambda: answer.define(right)(*args, **kwargs), deadline - time.monotonic()
-        )
+        outcomes.append(outcome_of(lambda: fn(*args, **kwargs)))
+        return value_of(outcomes[-1])
 
-    return call
-
-
-# ---------------------------------------------------------------- copies of this process
+    with repeatable_cases(seed), suppress(Exception):
+        check(call)
+    return outcomes
 
 
-def run_in_copy(work: Callable[[], Any], seconds: float) -> Any:
-    """Return work(), run in a fork of this process; what it changes stays there.
-
-    Raises:
-        ValueError: It raised one.
-        RuntimeError: It raised something else.
-        Late: Its result is too late or too large.
-        Lost: Nothing came back, or more than tensors, numbers, strings, scores, and lists, tuples
-            and dicts of them.
-    """
-    reading, writing = os.pipe()
-    with warnings.catch_warnings(action="ignore", category=DeprecationWarning):
-        # Python 3.12 warns of other threads; the copy calls PyTorch with one thread alone
-        pid = os.fork()
-    if pid == 0:
-        _live_as_copy(work, writing)
-    os.close(writing)
-    try:
-        data = _read(reading, time.monotonic() + seconds)
-    finally:
-        os.close(reading)
-        for kill in (os.killpg, os.kill):  # whatever it started in its session; itself
-            with suppress(OSError):
-                kill(pid, signal.SIGKILL)
-        os.waitpid(pid, 0)
-    if not data:
-        raise Lost("died")
-    try:
-        with torch.serialization.safe_globals([Score]):
-            kind, value = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
-    except Exception as error:
-        raise Lost("gives back something that is no plain data") from error
-    if kind == "result":
-        return value
-    raise (ValueError if kind == "ValueError" else RuntimeError)(str(value))
-
-
-def _live_as_copy(work: Callable[[], Any], writing: int) -> None:
-    """The child's whole life. Untrusted code runs here: every way out but `writing` is closed."""
-    try:
-        os.setsid()
-        null = os.open(os.devnull, os.O_RDWR)
-        for standard in (0, 1, 2):
-            os.dup2(null, standard)
-        sys.stdout = sys.stderr = open(1, "w", closefd=False)
-        os.closerange(3, writing)
-        os.closerange(writing + 1, os.sysconf("SC_OPEN_MAX"))
-        torch.set_num_threads(1)
-        try:
-            report = ("result", plain(work()))
-        except ValueError as error:
-            report = ("ValueError", str(error))
-        except BaseException as error:
-            report = ("error", f"{type(error).__name__}: {error}")
-        data = io.BytesIO()
-        try:
-            torch.save(report, data)
-        except Exception:  # a result of a class of its own
-            data = io.BytesIO(b"no data")
-        with os.fdopen(writing, "wb") as file:
-            file.write(len(data.getbuffer()).to_bytes(8, "big") + data.getvalue())
-    finally:
-        os._exit(0)
-
-
-def plain(value: Any) -> Any:
-    """The same data without numpy's scalars and subclasses of str, list, tuple and dict."""
-    if isinstance(value, np.generic):
-        return value.item()
-    if isinstance(value, dict):
-        return {plain(key): plain(one) for key, one in value.items()}
-    for kind in (list, tuple):
-        if isinstance(value, kind):
-            return kind(map(plain, value))
-    return str(value) if isinstance(value, str) else value
-
-
-def _read(reading: int, deadline: float) -> bytes:
-    """Read a result; Late if it takes too long or is too much.
-
-    Its length comes first: something that the answer started may keep the pipe open.
-    """
-    data = bytearray()
-    while (left := deadline - time.monotonic()) > 0:
-        if select.select([reading], [], [], left)[0]:
-            chunk = os.read(reading, 2**20)
-            data += chunk
-            if not chunk or len(data) >= 8 + int.from_bytes(data[:8], "big"):
-                return bytes(data[8:])
-            if len(data) > MAX_RESULT:
-                raise Late("gives back too much")
-    raise Late("takes too long")
+def expect_same(results: Any, expected: Results) -> None:
+    """Raise Wrong unless the results of a case are the expected ones."""
+    if not isinstance(results, dict) or results.keys() != expected.keys():
+        raise Wrong("its results are others than those that the exercise asks for")
+    for name, value in expected.items():
+        if not same(results[name], value):
+            raise Wrong(difference(name, results[name], value))
 
 
 if __name__ == "__main__":

@@ -3,7 +3,7 @@
 import functools
 import re
 import tomllib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,6 +11,8 @@ from typing import Any
 import jinja2
 from nbformat import NotebookNode, from_dict
 
+from kt_course.exercises.registry import find_exercise
+from kt_course.exercises.solutions import teaching_solution
 from kt_course.tools.tables import printable
 
 MARK = re.compile(r"\s*<!-- answer to ([\w-]+) -->")
@@ -80,14 +82,20 @@ def written_answers(cells: Iterable[Mapping]) -> dict[str, str]:
     return {id: text for id, text in answers.items() if id in written_questions()}
 
 
-def marking_page(answers: Sequence[tuple[str, str, str]]) -> str:
-    """Return an HTML page for marking: per question the rubric, then all answers.
+def question_about(id: str, points: float) -> Question:
+    """Return what a person needs to mark an answer to an exercise that could not be confirmed."""
+    exercise = find_exercise(id)
+    text = "The answer passed its check, but nothing confirmed it: its first line says why."
+    rubric = ("Read the code, or grade it again on a machine at rest.",)
+    header = id, exercise.notebook, f"{exercise.title} ({id})", "exercise", points
+    return Question(*header, text, teaching_solution(exercise), rubric)
 
-    Args:
-        answers: (student, question id, text).
-    """
-    questions = []
-    for q in written_questions().values():
+
+def marking_page(answers: Sequence[tuple[str, str, str]], points_of: Callable[[str], float]) -> str:
+    """Return an HTML page for marking answers, (student, question or exercise id, text)."""
+    questions, written = [], written_questions()
+    exercises = dict.fromkeys(id for _, id, _ in answers if id not in written)
+    for q in [*written.values(), *(question_about(id, points_of(id)) for id in exercises)]:
         if texts := [(student, text) for student, id, text in answers if id == q.id]:
             questions.append((q, texts))
     return render("marking.html.j2", questions=questions)

@@ -13,19 +13,12 @@ import nbformat
 import pytest
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
 
-from kt_course.grading import batch, gradebook
-from kt_course.grading.batch import Row
-from kt_course.grading.gradebook import (
-    Gradebook,
-    Points,
-    Student,
-    find_student,
-    read_marks,
-    read_points,
-    read_roster,
-    write_gradebook,
-)
+from kt_course.grading import batch, reports
+from kt_course.grading.gradebook import Gradebook, Points, read_marks, read_points
+from kt_course.grading.reports import write_gradebook
+from kt_course.grading.roster import Student, find_student, read_roster
 from kt_course.grading.similarity import normal_code, similar_pairs
+from kt_course.grading.submissions import Row
 from kt_course.grading.written import (
     marking_page,
     question_cells,
@@ -98,7 +91,7 @@ def test_a_roster_that_cannot_be_used_is_named(tmp_path, text, problem):
         ("[exercises]\ncausal-mask = -1", "causal-mask must be a number of 0 or more"),
         ("[exercises]\ncausal-mask = true", "must be a number"),
         ("defualt = 1", "did you mean 'default'"),
-        ("unconfirmed = 1", "true or false"),
+        ("unconfirmed = true", "unconfirmed"),
         ("x = ", "p.toml: "),
     ],
 )
@@ -109,11 +102,11 @@ def test_a_points_file_that_cannot_be_used_is_named(tmp_path, text, problem):
 
 
 def test_points(tmp_path):
-    (tmp_path / "p.toml").write_text("default = 2\nunconfirmed = false\n[exercises]\nbatches = 5")
+    (tmp_path / "p.toml").write_text("default = 2\n[exercises]\nbatches = 5")
     points = read_points(tmp_path / "p.toml")
     assert (points.of("batches"), points.of("causal-mask")) == (5, 2)
     assert points.earned("batches", "right, unconfirmed: x") == 0
-    assert Points().earned("causal-mask", "right, unconfirmed: x") == Points().of("causal-mask") > 0
+    assert points.earned("batches", "right") == 5
     assert Points().earned("causal-mask", "wrong: x") == 0
 
 
@@ -209,7 +202,7 @@ def test_answers_to_written_questions_are_collected(tmp_path):
         "rope-as-complex-numbers": "Because <b>x</b>\n\nprint(1)",
         "rope-is-relative": "",
     }
-    page = marking_page([("1001", id, text) for id, text in answers.items()])
+    page = marking_page([("1001", id, text) for id, text in answers.items()], Points().of)
     assert "Because &lt;b&gt;x" in page and "<i>no answer</i>" in page
     assert "matched with the two rows" in page
 
@@ -245,7 +238,7 @@ def marks_file(tmp_path, *lines):
 def test_marks_for_written_answers_are_one_more_column(tmp_path):
     path = marks_file(tmp_path, '1001,copying,"0,5",Say <b>why</b>.,x', "1002,copying,,,")
     rows = [Row("s/1001/a.ipynb", "finished", 1.0, NAME, RIGHT)]
-    book = Gradebook.of(rows, [ADA, BO], Points(default=2), read_marks(path, [ADA, BO]))
+    book = Gradebook.of(rows, [ADA, BO], Points(default=2), read_marks(path, [ADA, BO], Points()))
     column, most = f"{NAME} written", written_questions()["copying"].points
     assert book.notebooks == {NAME: 6, column: most}
     assert (book.cell(ADA, column), book.cell(BO, column)) == ("0.5", "")
@@ -253,6 +246,29 @@ def test_marks_for_written_answers_are_one_more_column(tmp_path):
     assert read_csv(tmp_path / "g-canvas.csv")[0][-2:] == [NAME, column]
     page = (tmp_path / "g-feedback" / "1001.html").read_text(encoding="utf-8")
     assert "Say &lt;b&gt;why" in page and f"0.5 of {most:g} points" in page
+
+
+def test_an_unconfirmed_answer_gives_no_points_until_it_is_marked(tmp_path, monkeypatch, capsys):
+    answer = '@exercise("causal-mask")\ndef mask(T):\n    return slow(T)'
+    nbformat.write(new_notebook(cells=[new_code_cell(answer)]), tmp_path / "1001.ipynb")
+    (tmp_path / "r.csv").write_text("id,name\n1001,Ada\n")
+    verdicts = {"causal-mask": "right, unconfirmed: it takes too long", "scaled-score": "right"}
+    graded = lambda path, *_: Row(str(path), "finished", 1.0, NAME, verdicts)  # noqa: E731
+    monkeypatch.setattr(batch, "grade_one", graded)
+    table, roster = str(tmp_path / "g.csv"), ["--roster", str(tmp_path / "r.csv")]
+    assert main(["grade", str(tmp_path / "1001.ipynb"), "--out", table, *roster]) == 0
+    assert "until you mark it by hand" in capsys.readouterr().out
+    rest = Points().of("scaled-score")
+    assert read_csv(tmp_path / "g-points.csv")[1][-1] == f"{rest:g}"
+    page = (tmp_path / "g-written.html").read_text(encoding="utf-8")
+    assert "return slow(T)" in page and "it takes too long" in page
+    written = tmp_path / "g-written.csv"
+    assert read_csv(written)[1][:2] == ["1001", "causal-mask"]
+    written.write_text(written.read_text().replace("causal-mask,,", "causal-mask,0.5,fine"))
+    final = ["grade", table, "--out", str(tmp_path / "f.csv"), *roster, "--marks", str(written)]
+    assert main(final) == 0
+    assert read_csv(tmp_path / "f-points.csv")[1][-1] == f"{rest + 0.5:g}"
+    assert "marked by hand" in (tmp_path / "f-feedback" / "1001.html").read_text(encoding="utf-8")
 
 
 @pytest.mark.parametrize(
@@ -267,7 +283,7 @@ def test_marks_for_written_answers_are_one_more_column(tmp_path):
 )
 def test_marks_that_cannot_be_are_named(tmp_path, line, problem):
     with pytest.raises(ValueError, match=problem):
-        read_marks(marks_file(tmp_path, line), [ADA])
+        read_marks(marks_file(tmp_path, line), [ADA], Points())
 
 
 def test_the_command_writes_everything_and_keeps_what_was_there(tmp_path, monkeypatch, capsys):
@@ -302,4 +318,4 @@ def test_the_command_writes_everything_and_keeps_what_was_there(tmp_path, monkey
     assert not (tmp_path / "final-written.csv").exists()
     assert main([*ask[:1], str(tmp_path / "r.csv"), *ask[2:]]) == 2
     assert "no table of kt grade" in capsys.readouterr().err
-    assert tuple(gradebook.WRITERS) == ("canvas", "moodle", "gradescope")
+    assert tuple(reports.WRITERS) == ("canvas", "moodle", "gradescope")

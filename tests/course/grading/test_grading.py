@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import itertools
 import os
 import platform
 import re
@@ -18,10 +17,11 @@ from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
 
 from kt_course.exercises import exercise_ids
 from kt_course.exercises.registry import library
-from kt_course.grading import batch, judging, sandbox
+from kt_course.grading import batch, copies, isolation, sandbox, submissions
 from kt_course.grading.answers import answers
 from kt_course.grading.batch import Row, grade
-from kt_course.grading.judging import BY_EFFECT, Late, Lost, judge_notebook, run_in_copy, verdict
+from kt_course.grading.copies import Late, Lost, run_in_copy
+from kt_course.grading.judging import judge_notebook, verdict
 from kt_course.grading.sandbox import Limits, Outcome, run_confined
 from kt_course.tools.cli import main
 
@@ -29,7 +29,8 @@ pytestmark = pytest.mark.skipif(
     not hasattr(os, "fork"), reason="grading needs fork: Linux or macOS"
 )
 isolated = pytest.mark.skipif(
-    bool(sandbox.bubblewrap_problem()), reason=sandbox.bubblewrap_problem() or "bubblewrap works"
+    bool(isolation.bubblewrap_problem()),
+    reason=isolation.bubblewrap_problem() or "bubblewrap works",
 )
 both = pytest.mark.parametrize("bubblewrap", [False, pytest.param(True, marks=isolated)])
 
@@ -152,6 +153,7 @@ patched = object.__setattr__(registry.library()["causal-mask"], "check", lambda 
 """
 WRONG = "return torch.ones(T, T).bool()"
 ONLY_THERE = "wrong: it passes only where it can reach the check: "
+OUT_OF_REACH = "wrong: where the check is out of its reach it gives back something else"
 
 
 @pytest.mark.parametrize(
@@ -159,8 +161,8 @@ ONLY_THERE = "wrong: it passes only where it can reach the check: "
     [
         (mask(PATCHED + WRONG), "wrong: (leak|True and False)"),
         (mask(f"patched\n{WRONG}", PATCHED), ONLY_THERE + ".*leak"),
-        (mask(FORGED), ONLY_THERE + "the mask for T = 6 should be a tensor"),
-        (mask("return never", f"if True:\n{textwrap.indent(FORGED, '  ')}"), ONLY_THERE),
+        (mask(FORGED), OUT_OF_REACH),
+        (mask("return never", f"if True:\n{textwrap.indent(FORGED, '  ')}"), OUT_OF_REACH),
         (mask("import os\nos._exit(0)"), "wrong: it died"),
         (mask("import ctypes\nctypes.string_at(0)"), "wrong: it died"),
         (
@@ -210,25 +212,58 @@ class Reference:
 
 
 @pytest.mark.parametrize("id", exercise_ids())
-def test_a_right_answer_passes_by_its_results_alone(id):
-    """Also keeps the list of those that cannot: their checks fail where calls leave no trace."""
-    exercise, calls = library()[id], itertools.count()
-    elsewhere = judging.call_in_copies(Reference(id), (), time.monotonic() + 60)
+def test_every_right_answer_is_confirmed(id):
+    assert verdict(library()[id], Reference(id), ()) == "right"
 
-    def answer(
-        *arguments, **options
-    ):  # the first calls elsewhere: some checks make hundreds of the same kind
-        return (elsewhere if next(calls) < 5 else exercise.reference)(*arguments, **options)
 
-    if id in BY_EFFECT:
-        with pytest.raises((Exception, judging.Lost), match="."):
-            exercise.check(answer)
-        assert (
-            verdict(exercise, Reference(id), ())
-            == "right, unconfirmed: its check looks at more than results"
-        )
-    else:
-        assert exercise.check(answer)
+MLP = """class Mine(torch.nn.Module):
+    def __init__(self, config):
+        super().__init__()
+        self.up, self.proj = (torch.nn.Linear(*sizes) for sizes in (
+            (config.n_embd, 4 * config.n_embd), (4 * config.n_embd, config.n_embd)))
+
+    def forward(self, x):
+        return self.proj(torch.nn.functional.gelu(self.up(x)))
+"""
+# Patches of the checks, put above or into an answer that is wrong. Most make the copy that judges
+# say "right"; the results that come out are still not right.
+HOSTILE = {
+    "check": """from kt_course.exercises import registry
+object.__setattr__(registry.library()["mlp"], "check", lambda fn: "fine")
+""",
+    "comparison": """from kt_course.exercises import comparison
+comparison.same = lambda a, b: True
+""",
+    "compute": """from kt_course.exercises import registry
+fake = lambda answer, seed: {"the output": torch.zeros(2, 5, 8).double()}
+object.__setattr__(registry.library()["mlp"], "compute", fake)
+object.__setattr__(registry.library()["mlp"], "check", lambda fn: "fine")
+""",
+    "helpers": """from kt_course.chapters.build_a_gpt import exercises
+exercises.with_weights = lambda module, like, seed: module
+exercises.numbers = lambda *shape, seed: torch.zeros(*shape)
+exercises.solutions.MLP = lambda c: (lambda x: x)
+""",
+    "torch": """torch.allclose = torch.equal = lambda *given, **options: True
+""",
+    "verdict": """from kt_course.exercises import check
+check.judge = lambda exercise, fn: check.Verdict(exercise.id, "right", "")
+""",
+}
+
+
+@pytest.mark.parametrize("patch", HOSTILE)
+def test_a_module_is_confirmed_by_its_numbers_and_a_patched_check_gives_nothing(patch):
+    handed_in = f'@exercise("mlp")\n{MLP}'
+    assert judged(handed_in, id="mlp") == "right"
+    wrong = handed_in.replace("gelu", "relu")
+    inside = textwrap.indent(HOSTILE[patch], " " * 8)
+    above = f"if True:\n{inside}        patched = 1\n"  # it is needed, so it runs
+    for cell in (
+        above + wrong.replace("        super", "        patched, super"),
+        wrong.replace("        super", f"{inside}        super"),
+    ):
+        assert judged(cell, id="mlp").startswith("wrong"), cell
 
 
 @pytest.mark.parametrize(
@@ -244,7 +279,7 @@ def test_a_right_answer_passes_by_its_results_alone(id):
     ],
 )
 def test_what_comes_back_from_a_copy(work, error, message, monkeypatch):
-    monkeypatch.setattr(judging, "MAX_RESULT", 10**6)
+    monkeypatch.setattr(copies, "MAX_RESULT", 10**6)
     with pytest.raises(error, match=message):
         run_in_copy(work, 1.0 if error is Late else 60.0)
     assert not [
@@ -390,7 +425,7 @@ report(
 
 
 @isolated
-@pytest.mark.skipif(platform.machine() not in sandbox.SYSCALLS, reason="no filter for it")
+@pytest.mark.skipif(platform.machine() not in isolation.SYSCALLS, reason="no filter for it")
 def test_memory_that_no_process_maps_is_refused():
     (facts,) = python(HOLDING, bubblewrap=True).facts
     assert set(facts.values()) == {"ENOSYS"}, facts
@@ -402,7 +437,7 @@ def test_a_filter_of_another_architecture_refuses_all_and_an_unknown_one_has_non
     machine, monkeypatch
 ):
     here = platform.machine()
-    monkeypatch.setattr(sandbox.platform, "machine", lambda: machine)
+    monkeypatch.setattr(isolation.platform, "machine", lambda: machine)
     ended = python("report(x=1)", bubblewrap=True)
     assert bool(ended.facts) == (machine in (here, "riscv64"))
     assert ("not filtered on riscv64" in batch.describe_isolation(True)) == (machine == "riscv64")
@@ -554,7 +589,7 @@ def test_a_submission_that_breaks_the_grader_gives_a_row(tmp_path, monkeypatch):
     rows = grade([tmp_path], tmp_path / "out.csv", bubblewrap=False, log=lines.append)
     assert [row.status for row in rows] == ["failed: OSError: too many open files"] * 2
     assert "NOT ISOLATED" in lines[0] and "docs/instructor.md" in lines[0] and len(lines) == 3
-    monkeypatch.setattr(batch, "MAX_BYTES", 10)
+    monkeypatch.setattr(submissions, "MAX_BYTES", 10)
     assert (
         "larger than"
         in grade([tmp_path / "a.ipynb"], tmp_path / "out.csv", log=lines.append)[0].status
@@ -590,7 +625,7 @@ def test_nothing_to_grade_and_a_system_without_fork_are_said(tmp_path, monkeypat
 def test_a_table_is_harmless_in_a_spreadsheet():
     verdicts = {"scaled-score": "wrong: it\x1b[31m raised", "causal-mask": "right, unconfirmed: x"}
     row = Row("=cmd\udcff|x", "finished", 1.5, "01_attention_math", verdicts)
-    assert (row.right, row.unconfirmed) == (0, 1)
+    assert (row.right, len(row.unconfirmed)) == (0, 1)
     assert batch.table([row]).splitlines() == [
         "file,notebook,status,right,of,unconfirmed,seconds,scaled-score,causal-mask",
         "'=cmd�|x,01_attention_math,finished,0,2,1,1.5,wrong: it�[31m raised,"

@@ -6,14 +6,14 @@ import nbformat
 import pytest
 from nbformat.v4 import new_code_cell, new_notebook
 
-from kt_course.grading import sandbox
+from kt_course.grading import isolation
 from kt_course.grading.cleaning import project_cells
 
 pytestmark = pytest.mark.slow
 KINDS = ["right", "wrong", "blank", "cheats", "right", "broken", "kills", "unreadable", "spies"]
 
 
-@pytest.mark.skipif(bool(sandbox.bubblewrap_problem()), reason="needs bubblewrap")
+@pytest.mark.skipif(bool(isolation.bubblewrap_problem()), reason="needs bubblewrap")
 def test_release_to_lms_files_without_a_surprise(tmp_path):
     from rehearsal import rehearse
 
