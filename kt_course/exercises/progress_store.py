@@ -34,7 +34,7 @@ def read_statuses() -> dict[str, str]:
         if (statuses := _parse(path)) is not None:
             return statuses
         keep_previous(path)
-        if backup := _parse(_backup(path)):
+        if backup := _parse(Path(f"{path}.backup")):
             write_json(path, backup)
         return backup or {}
     except (OSError, RuntimeError):  # RuntimeError: no home folder
@@ -47,10 +47,6 @@ def _parse(path: Path) -> dict[str, str] | None:
         return {str(id): str(status) for id, status in read_json(path).items()}
     except (OSError, ValueError):
         return None
-
-
-def _backup(path: Path) -> Path:
-    return path.with_name(f"{path.name}.backup")
 
 
 def remember(id: str, status: str) -> None:
@@ -68,7 +64,7 @@ def remember(id: str, status: str) -> None:
         with FileLock(f"{path}.lock", timeout=5):
             statuses = read_statuses()
             if statuses:
-                write_json(_backup(path), statuses)
+                write_json(Path(f"{path}.backup"), statuses)
             write_json(path, {**statuses, id: status})
     except (OSError, RuntimeError):  # a lock that is never free is an OSError too
         return

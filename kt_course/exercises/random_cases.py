@@ -17,11 +17,11 @@ from kt_course.exercises.assertions import Wrong
 _seeds: random.Random | None = None  # where seeds come from; None: from the system
 
 
-def fresh_generator() -> torch.Generator:
-    """Return a generator with an unpredictable seed."""
-    generator = torch.Generator()
-    generator.manual_seed(_seeds.getrandbits(60)) if _seeds else generator.seed()
-    return generator
+def fresh_generator(seed: int | None = None) -> torch.Generator:
+    """Return a generator with that seed, or an unpredictable one."""
+    if seed is None:
+        seed = (_seeds or random.SystemRandom()).getrandbits(60)
+    return torch.Generator().manual_seed(seed)
 
 
 @contextmanager
@@ -48,7 +48,7 @@ def draw(low: int, high: int, n: int, generator: torch.Generator | None = None) 
 
 def integers(low: int, high: int, *shape: int, seed: int) -> Tensor:
     """Return random whole numbers from low to high, both included, (*shape)."""
-    return torch.randint(low, high + 1, shape, generator=torch.Generator().manual_seed(seed))
+    return torch.randint(low, high + 1, shape, generator=fresh_generator(seed))
 
 
 def letters(n: int, rng: random.Random | None = None) -> str:
@@ -58,13 +58,12 @@ def letters(n: int, rng: random.Random | None = None) -> str:
 
 def numbers(*shape: int, seed: int | None = None) -> Tensor:
     """Return normal numbers in float64, (*shape); unpredictable without a seed."""
-    generator = fresh_generator() if seed is None else torch.Generator().manual_seed(seed)
-    return torch.randn(*shape, generator=generator, dtype=torch.double)
+    return torch.randn(*shape, generator=fresh_generator(seed), dtype=torch.double)
 
 
 def randomise(module: nn.Module, seed: int | None = None) -> nn.Module:
     """Re-initialise every weight with numbers of scale 0.6; in float64 and in eval mode."""
-    generator = fresh_generator() if seed is None else torch.Generator().manual_seed(seed)
+    generator = fresh_generator(seed)
     for p in module.double().parameters():
         p.data = 0.6 * torch.randn(p.shape, generator=generator, dtype=torch.double)
     return module.eval()

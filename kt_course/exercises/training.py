@@ -1,6 +1,6 @@
 """Train and question the learner's model by the learner's own functions, in one call each."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import nn
@@ -14,13 +14,6 @@ def schedule(steps: int, peak: float, warmup: int = 100) -> list[float]:
     """Return one learning rate per step: warm-up, `peak`, then a decay to 0 in the last 40 %."""
     warmup = min(warmup, max(1, steps // 10))
     return [peak * min(1, (n + 1) / warmup, (steps - n) / (0.4 * steps)) for n in range(steps)]
-
-
-def batches_of_epochs(data, epochs: int, batch_size: int, seed: int, device) -> Iterator[tuple]:
-    """Yield the batches (x, y) of several epochs, on the device."""
-    for epoch in range(epochs):
-        for batch in batches(data, batch_size, seed, epoch):
-            yield tuple(tensor.to(device) for tensor in batch)
 
 
 def fit(
@@ -47,8 +40,9 @@ def fit(
     """
     steps = epochs * -(-len(data) // batch_size)
     device = next(model.parameters()).device
-    in_order = batches_of_epochs(data, epochs, batch_size, seed, device)
-    return train(model, track(in_order, steps, "training"), schedule(steps, peak))
+    in_order = (pair for epoch in range(epochs) for pair in batches(data, batch_size, seed, epoch))
+    on_device = (tuple(tensor.to(device) for tensor in pair) for pair in in_order)
+    return train(model, track(on_device, steps, "training"), schedule(steps, peak))
 
 
 def answer_questions(

@@ -92,10 +92,9 @@ def _write_similar(base: Path, sources: dict[str, dict[str, str]]) -> list[Path]
     headers = "student,other student,exercise,similarity %,median of the class %,same text"
     lines = []
     for pair in similar_pairs(sources):
-        typical = "" if pair.typical is None else round(100 * pair.typical)
-        copy = "same" if pair.is_copy else ""
-        similarity = round(100 * pair.similarity)
-        lines.append([*pair.students, pair.exercise, similarity, typical, copy])
+        typical = None if pair.typical is None else round(100 * pair.typical)
+        numbers = round(100 * pair.similarity), typical
+        lines.append([*pair.students, pair.exercise, *numbers, "same" if pair.is_copy else ""])
     path = base.with_name(f"{base.name}-similar-answers.csv")
     return [write_csv(path, headers.split(","), lines)] if lines else []
 

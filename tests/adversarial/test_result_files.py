@@ -16,7 +16,9 @@ from hypothesis import strategies as st
 from kt_core.evaluation import Score
 from kt_course.grading.batch import Row as Graded
 from kt_course.grading.batch import table
-from kt_course.grading.gradebook import Gradebook, Points, Student, feedback_page
+from kt_course.grading.gradebook import Gradebook, Points
+from kt_course.grading.reports import feedback_page
+from kt_course.grading.roster import Student
 from kt_course.grading.written import marking_page, written_questions
 from kt_course.tools.formulas import markdown_to_html
 from kt_course.tools.report import gather, write_report
