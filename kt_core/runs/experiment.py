@@ -133,7 +133,7 @@ def refuse_other_run(path: Path, config: dict, resume: bool) -> bool:
     if not resume:
         hint = "continue it with resume (--resume), or give another folder (--out)"
         raise ValueError(f"{path} holds a run already: {hint}")
-    before, now = _flat(read_json(path / "config.json")), _flat(config)
+    before, now = flatten(read_json(path / "config.json")), flatten(config)
     changes = [
         f"{k} was {before.get(k)!r}, now {v!r}" for k, v in now.items() if before.get(k) != v
     ]
@@ -144,12 +144,12 @@ def refuse_other_run(path: Path, config: dict, resume: bool) -> bool:
     return True
 
 
-def _flat(config: dict, prefix: str = "") -> dict[str, Any]:
+def flatten(config: dict, prefix: str = "") -> dict[str, Any]:
     """Nested settings by their dotted names."""
     flat: dict = {}
     for key, value in config.items():
         inner = prefix if key == "recipe" else f"{prefix}{key}."
-        flat |= _flat(value, inner) if isinstance(value, dict) else {f"{prefix}{key}": value}
+        flat |= flatten(value, inner) if isinstance(value, dict) else {f"{prefix}{key}": value}
     return flat
 
 

@@ -12,6 +12,7 @@ from cyclopts import Parameter
 from kt_core.corpora.files import keep_previous, one_writer
 from kt_core.corpora.loading import Corpus
 from kt_core.corpora.textfiles import read_documents, read_pairs, write_predictions
+from kt_core.datasets import TokenDataset
 from kt_core.devices import choose_device
 from kt_core.models import GPT
 from kt_core.runs.checkpoints import card_path, hardware, load_checkpoint, save_checkpoint
@@ -115,12 +116,7 @@ def pretrain(variant: opt.Variant, corpus: CorpusFile, /, *, options: Options = 
         corpus: The pretraining text, one document per line; its characters are the vocabulary.
     """
     options.require("writing_params_path")
-    chosen, model, vocab = _start(variant, corpus, options)
-    if chosen.data.mixed_pairs:
-        options.require("finetune_corpus_path")
-    pairs = bool(chosen.data.mixed_pairs)
-    texts = _read_corpus(corpus, options, chosen, vocab, documents=True, pairs=pairs)
-    _train("pretrain", chosen, model, vocab, texts, options)
+    _train("pretrain", variant, corpus, options)
 
 
 def finetune(variant: opt.Variant, corpus: CorpusFile, /, *, options: Options = Options()) -> None:
@@ -130,10 +126,7 @@ def finetune(variant: opt.Variant, corpus: CorpusFile, /, *, options: Options = 
         corpus: The pretraining text, one document per line; its characters are the vocabulary.
     """
     options.require("writing_params_path", "finetune_corpus_path")
-    chosen, model, vocab = _start(variant, corpus, options)
-    texts = _read_corpus(corpus, options, chosen, vocab, documents=False, pairs=True)
-    phase = "finetune" if options.reading_params_path else "scratch"
-    _train(phase, chosen, model, vocab, texts, options)
+    _train("finetune" if options.reading_params_path else "scratch", variant, corpus, options)
 
 
 def evaluate(variant: opt.Variant, corpus: CorpusFile, /, *, options: Options = Options()) -> None:
@@ -179,19 +172,23 @@ def _start(variant: str, corpus: Path, options: Options) -> tuple[Recipe, GPT, C
     return dataclasses.replace(chosen, model=size), model, vocab
 
 
-def _read_corpus(
-    corpus: Path, options: Options, chosen: Recipe, vocab: CharVocab, documents: bool, pairs: bool
-) -> Corpus:
-    """The two files as a corpus, each read only where it is needed."""
-    text = read_documents(corpus) if documents else []
-    path, block_size = options.finetune_corpus_path, chosen.model.block_size
-    train = read_pairs(path, vocab, block_size, needs_answers=True) if pairs else []
-    return Corpus(corpus.stem, text, train, [], [], vocab)
+def _read_data(
+    phase: str, chosen: Recipe, vocab: CharVocab, corpus: Path, options: Options
+) -> TokenDataset:
+    """What a phase trains on; each of the two files is read only where it is needed."""
+    is_pretraining, pairs = phase == "pretrain", []
+    documents = read_documents(corpus) if is_pretraining else []
+    if chosen.data.mixed_pairs or not is_pretraining:
+        options.require("finetune_corpus_path")
+        path, block_size = options.finetune_corpus_path, chosen.model.block_size
+        pairs = read_pairs(path, vocab, block_size, needs_answers=True)
+    texts = Corpus(corpus.stem, documents, pairs, [], [], vocab)
+    if is_pretraining:
+        return chosen.pretrain_data(texts, vocab, options.seed)
+    return chosen.finetune_data(texts, vocab)
 
 
-def _train(
-    phase: str, chosen: Recipe, model: GPT, vocab: CharVocab, corpus: Corpus, options: Options
-) -> None:
+def _train(phase: str, variant: str, corpus: Path, options: Options) -> None:
     """Train on the phase's data, and write the checkpoint with its card."""
     command = "pretrain" if phase == "pretrain" else "finetune"
     if processes() > 1:  # each process would write the same files
@@ -199,9 +196,8 @@ def _train(
             f"kt {command} trains in one process; several take "
             "torchrun ... -m kt_course.tools.cli run"
         )
-    data = chosen.finetune_data(corpus, vocab)
-    if phase == "pretrain":
-        data = chosen.pretrain_data(corpus, vocab, options.seed)
+    chosen, model, vocab = _start(variant, corpus, options)
+    data = _read_data(phase, chosen, vocab, corpus, options)
     device = choose_device(options.device)
     config, fit_options = chosen.phase(
         phase, steps=options.max_steps, seed=options.seed, device=str(device)

@@ -11,7 +11,7 @@ import platform
 import shutil
 import sys
 import tomllib
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
@@ -51,31 +51,27 @@ def doctor() -> int:
 def diagnose() -> list[Check]:
     """Make all checks, in the order in which the cures should be applied; none of them raises."""
     groups = [check_python, check_packages, check_threads, check_device, check_memory, check_disk]
-    groups += [check_bios, check_wiki, check_checkpoints]
-    return [check for group in groups for check in _without_errors(group)]
+    groups += [check_corpus_bios, check_corpus_wiki, check_checkpoints]
+    return [check for group in groups for check in run_checks(group)]
 
 
-def _without_errors(group: Callable[[], Check | Iterable[Check]]) -> list[Check]:
-    name = group.__name__.removeprefix("check_")
+def run_checks(group: Callable[[], Check | list[Check]]) -> list[Check]:
+    """Make one check, or several; one that raises an error has failed."""
+    name = group.__name__.removeprefix("check_").replace("_", " ")
     try:
         checks = group()
-        return [checks] if isinstance(checks, Check) else list(checks)
-    except ImportError as error:
-        return [Check(name, False, f"could not be checked ({error})", SET_UP)]
+    except (OSError, ValueError) as error:  # its message names the file
+        return [Check(name, False, str(error), "restore the file, or install again")]
     except Exception as error:
         return [Check(name, False, f"{type(error).__name__}: {error}", f"install again: {SET_UP}")]
-
-
-# ---------------------------------------------------------------- Python and packages
+    return [checks] if isinstance(checks, Check) else checks
 
 
 def check_python() -> Check:
     """Compare the version of Python with the oldest that works."""
-    version, needed = platform.python_version(), ".".join(map(str, PYTHON))
-    if tuple(sys.version_info[:2]) >= PYTHON:
-        return Check("python", True, version)
+    detail = f"{platform.python_version()}, needed: >= {PYTHON[0]}.{PYTHON[1]}"
     cure = "make setup PYTHON=python3.12, or use conda"
-    return Check("python", False, f"{version}, needed: >= {needed}", cure)
+    return Check("python", tuple(sys.version_info[:2]) >= PYTHON, detail, cure)
 
 
 def requirements() -> list[str]:
@@ -115,22 +111,16 @@ def check_package(line: str) -> Check:
     return Check(needed.name, True, version)
 
 
-# ---------------------------------------------------------------- machine
-
-
 def check_threads() -> Check:
     """Compare the number of torch's threads with the cores that this process may use."""
     import psutil
     import torch
 
-    process = psutil.Process()
+    process, n_threads = psutil.Process(), torch.get_num_threads()
     n_cores = len(process.cpu_affinity()) if hasattr(process, "cpu_affinity") else os.cpu_count()
-    n_threads = torch.get_num_threads()
+    cure = f"set OMP_NUM_THREADS={n_cores}: more threads than cores are many times slower"
     detail = f"torch uses {n_threads}, cores: {n_cores}"
-    if n_threads > n_cores:
-        detail += "; more threads than cores are many times slower"
-        return Check("threads", False, detail, f"set OMP_NUM_THREADS={n_cores}")
-    return Check("threads", True, detail)
+    return Check("threads", n_threads <= n_cores, detail, cure)
 
 
 def check_device() -> Check:
@@ -156,41 +146,34 @@ def check_disk() -> Check:
 
 def _amount(name: str, n_bytes: int, needed_gib: float, cure: str) -> Check:
     gib = n_bytes / 2**30
-    if gib < needed_gib:
-        return Check(name, False, f"{gib:.1f} GiB available, needed: {needed_gib:g} GiB", cure)
-    return Check(name, True, f"{gib:.1f} GiB available")
+    detail = f"{gib:.1f} GiB available, needed: {needed_gib:g} GiB"
+    return Check(name, gib >= needed_gib, detail, cure)
 
 
-# ---------------------------------------------------------------- corpora and checkpoints
-
-
-def check_bios() -> Check:
+def check_corpus_bios() -> Check:
     """Load the embedded corpus."""
     from kt_core.corpora.loading import load_corpus
 
-    try:
-        corpus = load_corpus("bios")
-    except (OSError, ValueError) as error:
-        return Check("corpus bios", False, str(error), "restore data/bios, or install again")
+    corpus = load_corpus("bios")
     questions = " + ".join(str(len(split)) for split in (corpus.train, corpus.dev, corpus.test))
     return Check("corpus bios", True, f"{len(corpus.documents)} lines, {questions} questions")
 
 
-def check_wiki() -> Check:
+def check_corpus_wiki() -> Check:
     """Compare the fetched corpus with its SHA-256, if it was fetched."""
     from kt_core.corpora import wiki
     from kt_core.corpora.files import sha256
 
-    folder, cure = wiki.wiki_dir(), "kt fetch wiki"
-    if not any((folder / name).is_file() for name in wiki.WIKI_HASHES):
-        return Check("corpus wiki", None, "not fetched, optional", cure)
-    for name, digests in wiki.WIKI_HASHES.items():
-        path = folder / name
-        if not path.is_file():
-            return Check("corpus wiki", False, f"{path} is missing", cure)
-        if sha256(path.read_bytes()) not in digests:
-            return Check("corpus wiki", False, f"{path} has the wrong SHA-256", cure)
-    return Check("corpus wiki", True, f"{len(wiki.WIKI_HASHES)} files in {folder}")
+    folder, name, cure = wiki.wiki_dir(), "corpus wiki", "kt fetch wiki"
+    missing = [file for file in wiki.WIKI_HASHES if not (folder / file).is_file()]
+    if len(missing) == len(wiki.WIKI_HASHES):
+        return Check(name, None, "not fetched, optional", cure)
+    if missing:
+        return Check(name, False, f"{folder / missing[0]} is missing", cure)
+    for file, digests in wiki.WIKI_HASHES.items():
+        if sha256((folder / file).read_bytes()) not in digests:
+            return Check(name, False, f"{folder / file} has the wrong SHA-256", cure)
+    return Check(name, True, f"{len(wiki.WIKI_HASHES)} files in {folder}")
 
 
 def check_checkpoints() -> Check:
@@ -198,16 +181,12 @@ def check_checkpoints() -> Check:
     from kt_core.corpora import paths
     from kt_core.runs.checkpoints import load_checkpoint
 
-    folder, cure = paths.checkpoints_dir(), "restore data/checkpoints, or install again"
+    folder = paths.checkpoints_dir()
     files = sorted(folder.glob("*.safetensors"))
-    if not files:
-        return Check("checkpoints", False, f"none in {folder}", cure)
     for path in files:
-        try:
-            load_checkpoint(path)
-        except (OSError, ValueError) as error:
-            return Check("checkpoints", False, str(error), cure)
-    return Check("checkpoints", True, f"{len(files)} in {folder}")
+        load_checkpoint(path)
+    cure = "restore data/checkpoints, or install again"
+    return Check("checkpoints", bool(files), f"{len(files)} in {folder}", cure)
 
 
 if __name__ == "__main__":

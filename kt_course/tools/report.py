@@ -7,14 +7,14 @@ never averaged with one another.
 
 import io
 import json
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import NamedTuple
 
 from kt_core.corpora.files import write_atomically
 from kt_core.evaluation import Score
-from kt_core.runs.experiment import Result
+from kt_core.runs.experiment import Result, flatten
 from kt_core.runs.recipes import RECIPES
 from kt_course.figures import plots
 from kt_course.tools.tables import markdown_table, markdown_text, percent, write_csv
@@ -22,25 +22,33 @@ from kt_course.tools.tables import markdown_table, markdown_text, percent, write
 # The dev accuracy that the course asks for (CS224n, assignment 5, 2024-25 handout).
 PASS_MARKS = {"vanilla": 0.10, "rope": 0.20, "perceiver": 0.06}
 PLAIN = {"text.parse_math": False}  # a name with $ in it is no formula
-COLUMNS = "corpus variant recipe kind seed dev test characters minutes hardware".split()
+WHAT = "corpus variant recipe kind seed".split()
+COST = "characters minutes hardware".split()
+
+
+class Mean(NamedTuple):
+    """A mean over seeds, with the lowest and the highest of them in place of an interval."""
+
+    accuracy: float
+    low: float
+    high: float
 
 
 @dataclass(frozen=True)
 class Row:
-    """A line of the report. Accuracies are (value, low, high), with the extreme seeds of a mean."""
+    """A line of the report: a run, a mean of several seeds, or London."""
 
     corpus: str
     variant: str
     recipe: str = ""  # with the settings that differ from the recipe of that name
     kind: str = ""  # no-pretrain, pure, mixed, or baseline
     seed: str = ""
-    dev: tuple[float, float, float] | None = None
-    test: tuple[float, float, float] | None = None
+    dev: Score | Mean | None = None
+    test: Score | Mean | None = None
     characters: int | None = None
     minutes: float | None = None
     hardware: str = ""
     path: str = ""
-    score: Score | None = None  # on dev; a mean has none
 
     @property
     def pass_mark(self) -> float | None:
@@ -64,17 +72,20 @@ def write_report(paths: Iterable[str | Path], out: str | Path) -> str:
     rows, problems = gather(paths)
     text, out = markdown(rows, problems), Path(out)
     bounds = [f"{split}{end}" for split in ("dev", "test") for end in ("", "_low", "_high")]
-    headers = [*COLUMNS[:5], *bounds, *COLUMNS[7:], "pass_mark", "path"]
+    headers = [*WHAT, *bounds, *COST, "pass_mark", "path"]
     lines = []
     for row in rows:
-        values = [getattr(row, name) for name in COLUMNS[:5]]
-        values += [*(row.dev or [None] * 3), *(row.test or [None] * 3)]
-        values += [*(getattr(row, name) for name in COLUMNS[7:]), row.pass_mark, row.path]
+        values = dict(zip(bounds, _ends(row.dev) + _ends(row.test), strict=True))
+        values = [values[name] if name in values else getattr(row, name) for name in headers]
         lines.append([f"{v:.4f}" if isinstance(v, float) else v for v in values])
     write_atomically(out / "report.md", f"# Runs\n\n{text}\n".encode())
     write_csv(out / "report.csv", headers, lines)
     write_atomically(out / "report.png", chart(rows))
     return text
+
+
+def _ends(score: Score | Mean | None) -> list[float | None]:
+    return [getattr(score, end, None) for end in Mean._fields]
 
 
 def gather(paths: Iterable[str | Path]) -> tuple[list[Row], dict[str, str]]:
@@ -99,8 +110,8 @@ def gather(paths: Iterable[str | Path]) -> tuple[list[Row], dict[str, str]]:
             key = (row.corpus, row.variant, recipe, row.kind)
             if details.get("london"):
                 score = Score(details["london"]["correct"], details["london"]["total"])
-                baseline = Row(row.corpus, "always London", kind="baseline", score=score)
-                london.setdefault(row.corpus, replace(baseline, dev=_bounds(score)))
+                baseline = Row(row.corpus, "always London", kind="baseline", dev=score)
+                london.setdefault(row.corpus, baseline)
         except (OSError, ValueError, KeyError, TypeError, AttributeError, OverflowError) as error:
             is_clear = isinstance(error, OSError | ValueError)
             why = str(error) if is_clear else f"not a run's result ({error!r})"
@@ -110,7 +121,7 @@ def gather(paths: Iterable[str | Path]) -> tuple[list[Row], dict[str, str]]:
     rows = [row for group in groups.values() for row in group]
     rows += [_mean(group) for group in groups.values() if len({row.seed for row in group}) > 1]
     rows += london.values()
-    best = {id(row): -(row.dev[0] if row.dev else -1.0) for row in rows}
+    best = {id(row): -row.dev.accuracy if row.dev else 1.0 for row in rows}
     rows.sort(key=lambda row: (row.corpus, best[id(row)], row.variant, row.kind, row.seed))
     return rows, problems
 
@@ -138,8 +149,8 @@ def _row(result: Result) -> Row:
         if not all(0 <= cost[key] < 1e15 for key in ("characters", "seconds")):
             raise ValueError(f"impossible costs: {cost['characters']} characters")
     name = details["recipe"]["name"]
-    plain = dict(flatten(asdict(RECIPES[name]))) if name in RECIPES else None
-    fields = flatten(details["recipe"]) if plain else ()
+    plain = flatten(asdict(RECIPES[name])) if name in RECIPES else None
+    fields = flatten(details["recipe"]).items() if plain else ()
     changed = ", ".join(f"{key}={value}" for key, value in fields if plain.get(key) != value)
     return Row(
         str(details["corpus"]),
@@ -147,36 +158,22 @@ def _row(result: Result) -> Row:
         f"{name} ({changed})" if changed else name,
         str(details["kind"]),
         str(details["seed"]),
-        _bounds(result.dev),
-        _bounds(result.test),
+        result.dev,
+        result.test,
         sum(cost["characters"] for cost in costs) if costs else None,
         sum(cost["seconds"] for cost in costs) / 60 if costs else None,
         str(details.get("hardware", "")),
         str(result.path),
-        result.dev,
     )
 
 
-def flatten(settings: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """(dotted key, value) of nested settings."""
-    for key, value in settings.items():
-        if isinstance(value, Mapping):
-            yield from flatten(value, f"{prefix}{key}.")
-        else:
-            yield f"{prefix}{key}", value
-
-
-def _bounds(score: Score | None) -> tuple[float, float, float] | None:
-    return score and (score.accuracy, score.low, score.high)
-
-
 def _mean(group: Sequence[Row]) -> Row:
-    """The mean of several seeds; low and high are the lowest and the highest of them."""
+    """The mean of several seeds."""
 
-    def over(name: str) -> tuple[float, float, float] | None:
+    def over(name: str) -> Mean | None:
         values = [getattr(row, name) for row in group if getattr(row, name) is not None]
-        values = [value[0] if isinstance(value, tuple) else value for value in values]
-        return (sum(values) / len(values), min(values), max(values)) if values else None
+        values = [getattr(value, "accuracy", value) for value in values]
+        return Mean(sum(values) / len(values), min(values), max(values)) if values else None
 
     characters, minutes = over("characters"), over("minutes")
     return replace(
@@ -184,11 +181,10 @@ def _mean(group: Sequence[Row]) -> Row:
         seed=f"mean of {len(group)}",
         dev=over("dev"),
         test=over("test"),
-        characters=characters and round(characters[0]),
-        minutes=minutes and minutes[0],
+        characters=characters and round(characters.accuracy),
+        minutes=minutes and minutes.accuracy,
         hardware=group[0].hardware if len({row.hardware for row in group}) == 1 else "several",
         path="",
-        score=None,
     )
 
 
@@ -196,16 +192,15 @@ def markdown(rows: Sequence[Row], problems: Mapping[str, str]) -> str:
     """The table as Markdown, with what its columns mean and the folders that gave no row."""
     lines = []
     for row in rows:
-        passes = row.dev and row.pass_mark and row.dev[0] >= row.pass_mark
+        passes = row.dev and row.pass_mark and row.dev.accuracy >= row.pass_mark
         mark = "" if not row.pass_mark else " passes" if passes else " below the mark"
-        line = [getattr(row, name) for name in COLUMNS[:5]]
-        line += [percent(*(row.dev or [None])) + mark, percent(*(row.test or [None]))]
-        line += ["" if row.characters is None else f"{row.characters:,}", "", row.hardware]
-        if row.minutes is not None:
-            line[-2] = f"{row.minutes:.{1 if row.minutes >= 1 else 2}f}"
-        lines.append(line)
-    headers = list(COLUMNS)
-    headers[5:7] = ["dev % [95 % interval]", "test % [95 % interval]"]
+        line = [getattr(row, name) for name in WHAT]
+        line += [percent(*_ends(row.dev)) + mark, percent(*_ends(row.test))]
+        line.append("" if row.characters is None else f"{row.characters:,}")
+        digits = 1 if row.minutes and row.minutes >= 1 else 2
+        line.append("" if row.minutes is None else f"{row.minutes:.{digits}f}")
+        lines.append([*line, row.hardware])
+    headers = [*WHAT, "dev % [95 % interval]", "test % [95 % interval]", *COST]
     parts = [markdown_table(headers, lines, "lllllrrrrl")]
     if any(row.seed.startswith("mean") for row in rows):
         parts.append("A mean row has the lowest and the highest seed in place of the interval.")
@@ -223,7 +218,7 @@ def chart(rows: Sequence[Row]) -> bytes:
     """A PNG with a panel per corpus: single runs with Wilson intervals, London, the pass marks."""
     panels: dict[str, list[Row]] = {}
     for row in rows:
-        if row.score is not None:
+        if isinstance(row.dev, Score):
             panels.setdefault(row.corpus, []).append(row)
     heights = [0.4 * len(panel) + 1.6 for panel in panels.values()] or [1.0]
     with plots.plt.rc_context(plots.STYLE | PLAIN):
@@ -232,14 +227,10 @@ def chart(rows: Sequence[Row]) -> bytes:
         for part, (corpus, panel) in zip(parts, panels.items(), strict=False):
             runs = [row for row in panel if row.kind != "baseline"]
             labels = [f"{r.variant}, {r.recipe}, {r.kind}, seed {r.seed}" for r in runs]
-            london = next((row.score for row in panel if row.kind == "baseline"), None)
-            plots.accuracy_bars(
-                [(label, run.score) for label, run in zip(labels, runs, strict=True)],
-                london,
-                PASS_MARKS if corpus == "wiki" else None,
-                title=f"{corpus}, dev",
-                ax=part.subplots(),
-            )
+            london = next((row.dev for row in panel if row.kind == "baseline"), None)
+            bars = [(label, run.dev) for label, run in zip(labels, runs, strict=True)]
+            marks = PASS_MARKS if corpus == "wiki" else None
+            plots.accuracy_bars(bars, london, marks, f"{corpus}, dev", ax=part.subplots())
         return png(figure)
 
 

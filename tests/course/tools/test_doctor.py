@@ -125,26 +125,29 @@ def test_a_full_disk(monkeypatch):
 
 
 def test_wiki_fetched_damaged_and_missing(wiki):
-    assert doctor.check_wiki().ok is None
-    assert doctor.check_wiki().cure == "kt fetch wiki"
+    assert doctor.check_corpus_wiki().ok is None
+    assert doctor.check_corpus_wiki().cure == "kt fetch wiki"
     wiki.mkdir()
     (wiki / "wiki.txt").write_bytes(b"text")
-    assert doctor.check_wiki().ok is True
+    assert doctor.check_corpus_wiki().ok is True
     (wiki / "wiki.txt").write_bytes(b"other")
-    assert doctor.check_wiki().ok is False
+    assert doctor.check_corpus_wiki().ok is False
 
 
 def test_checkpoints_sound_damaged_without_card_and_missing(checkpoints):
-    assert doctor.check_checkpoints() == Check("checkpoints", True, f"1 in {checkpoints}")
+    def check() -> Check:
+        (one,) = doctor.run_checks(doctor.check_checkpoints)
+        return one
+
+    assert (check().ok, check().detail) == (True, f"1 in {checkpoints}")
     (checkpoints / "rope.safetensors").write_bytes(b"other")
-    assert "rope.safetensors: SHA-256 is" in doctor.check_checkpoints().detail
+    assert "rope.safetensors: SHA-256 is" in check().detail and check().ok is False
     (checkpoints / "rope.safetensors.json").write_text("[]")
-    assert "rope.safetensors.json" in doctor.check_checkpoints().detail
+    assert "rope.safetensors.json" in check().detail
     (checkpoints / "rope.safetensors.json").unlink()
-    assert "rope.safetensors.json is missing" in doctor.check_checkpoints().detail
+    assert "rope.safetensors.json is missing" in check().detail
     (checkpoints / "rope.safetensors").unlink()
-    check = doctor.check_checkpoints()
-    assert check.ok is False and "restore data/checkpoints" in check.cure
+    assert check().ok is False and "restore data/checkpoints" in check().cure
 
 
 def test_a_check_that_breaks_is_a_failed_check(monkeypatch):

@@ -52,15 +52,15 @@ def test_rows_tell_what_the_runs_found_best_first_with_london(tmp_path):
     make(tmp_path / "b", variant="rope", correct=80)
     rows, problems = gather([tmp_path])
     assert problems == {}
-    assert [(row.variant, row.dev[0]) for row in rows] == [
+    assert [(row.variant, row.dev.accuracy) for row in rows] == [
         ("rope", 0.8),
         ("vanilla", 0.3),
         ("always London", 0.05),
     ]
     best = rows[0]
-    assert best.dev[1:] == pytest.approx(kt.wilson_interval(80, 100))
+    assert (best.dev.low, best.dev.high) == pytest.approx(kt.wilson_interval(80, 100))
     assert (best.characters, best.minutes, best.hardware) == (1500, 2.0, "a machine")
-    assert best.test[0] == 0.4
+    assert best.test.accuracy == 0.4
 
 
 def test_seeds_of_the_same_settings_get_a_mean_row_and_kinds_are_never_merged(tmp_path):
