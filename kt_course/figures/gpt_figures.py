@@ -8,32 +8,25 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from kt_core.models import GPTConfig
+from kt_course.figures import style
 from kt_course.figures.alt_text import show
-from kt_course.figures.style import (
-    BLACK,
-    BLUE,
-    GREY,
-    ORANGE,
-    SKY,
-    WIDTH,
-    array,
-    in_style,
-    visible,
-    write_numbers,
-)
+from kt_course.figures.style import array, in_style, visible, write_numbers
 
 
 @in_style
 def gpt_shapes(config: GPTConfig, alt: str) -> None:
     """Draw the model from characters (bottom) to logits (top), with the shape after each step."""
     C, V = config.n_embd, config.vocab_size
-    figure, ax = plt.subplots(figsize=(WIDTH, 7.2))
+    figure, ax = plt.subplots(figsize=(style.WIDTH, 7.2))
     ax.set(xlim=(0, 9), ylim=(-0.2, 8.6))
     ax.axis("off")
     stream = 3.0
-    thin, thick = dict(arrowstyle="-|>", color=BLACK), dict(arrowstyle="-|>", color=BLUE, lw=3)
-    for low, high, style in ((0.41, 0.89, thin), (1.31, 6.29, thick), (6.71, 7.09, thin)):
-        ax.annotate("", (stream, high), (stream, low), arrowprops=style)
+    thin = dict(arrowstyle="-|>", color=style.BLACK)
+    thick = dict(arrowstyle="-|>", color=style.BLUE, lw=3)
+    plus = dict(boxstyle="circle,pad=0.15", fc="white", ec=style.BLUE, lw=2)
+    middle = dict(ha="center", va="center")
+    for low, high, arrow in ((0.41, 0.89, thin), (1.31, 6.29, thick), (6.71, 7.09, thin)):
+        ax.annotate("", (stream, high), (stream, low), arrowprops=arrow)
     ax.annotate("", (stream, 7.99), (stream, 7.51), arrowprops=thin)
     shape = f"(B, T, {C})"
     for y, text, width in (
@@ -45,47 +38,32 @@ def gpt_shapes(config: GPTConfig, alt: str) -> None:
     ):
         _box(ax, stream, y, text, width)
     ax.add_patch(plt.Rectangle((1.6, 1.75), 6.0, 4.15, fill=False, ls="--", ec="#777777"))
-    ax.text(
-        7.75,
-        3.8,
-        f"one block;\nthe model has\n{config.n_layer} of them",
-        va="center",
-        color="#555555",
-    )
+    blocks = f"one block;\nthe model has\n{config.n_layer} of them"
+    ax.text(7.75, 3.8, blocks, va="center", color="#555555")
     for y, branch, note in (
         (2.3, "attention", "gathers from\nearlier positions"),
         (4.4, "MLP", "computes at\neach position"),
     ):
         norm = "ln1" if branch == "attention" else "ln2"
         _box(ax, 5.4, y, f"LayerNorm: {norm}", 1.7)
-        _box(ax, 5.4, y + 0.75, branch, 1.7, ORANGE)
+        _box(ax, 5.4, y + 0.75, branch, 1.7, style.ORANGE)
         ax.annotate("", (4.52, y), (stream, y), arrowprops=thin)
         ax.annotate("", (5.4, y + 0.53), (5.4, y + 0.2), arrowprops=thin)
         ax.annotate("", (stream + 0.2, y + 0.75), (4.52, y + 0.75), arrowprops=thin)
-        ax.text(
-            stream,
-            y + 0.75,
-            "+",
-            ha="center",
-            va="center",
-            fontsize=14,
-            color=BLUE,
-            bbox=dict(boxstyle="circle,pad=0.15", fc="white", ec=BLUE, lw=2),
-        )
+        ax.text(stream, y + 0.75, "+", fontsize=14, color=style.BLUE, bbox=plus, **middle)
         ax.text(6.35, y + 0.75, note, va="center", fontsize=8, color="#555555")
         ax.text(stream - 0.15, y + 1.25, shape, ha="right", va="center", fontsize=9)
     for y, text in ((0.65, "(B, T)"), (1.5, shape), (6.9, shape), (7.75, f"(B, T, {V})")):
         ax.text(stream - 0.15, y, text, ha="right", va="center", fontsize=9)
-    ax.text(1.65, 6.02, "residual stream", color=BLUE, fontsize=9)
+    ax.text(1.65, 6.02, "residual stream", color=style.BLUE, fontsize=9)
     ax.set_title("Every block reads the residual stream and adds to it")
     show(figure, alt)
 
 
-def _box(ax: Axes, x: float, y: float, text: str, width: float, colour: str = SKY) -> None:
+def _box(ax: Axes, x: float, y: float, text: str, width: float, colour: str = style.SKY) -> None:
     ax.text(x, y, text, ha="center", va="center", fontsize=9.5, zorder=3)
-    ax.add_patch(
-        plt.Rectangle((x - width / 2, y - 0.21), width, 0.42, fc=colour, ec=BLACK, zorder=2)
-    )
+    corner = x - width / 2, y - 0.21
+    ax.add_patch(plt.Rectangle(corner, width, 0.42, fc=colour, ec=style.BLACK, zorder=2))
 
 
 @in_style
@@ -99,9 +77,9 @@ def attention_weights(
     """
     weights, T = array(weights), len(text)
     cell = 0.75 if T <= 8 else 0.19
-    figure, ax = plt.subplots(figsize=(min(WIDTH, cell * T + 2.6), cell * T + 1.3))
+    figure, ax = plt.subplots(figsize=(min(style.WIDTH, cell * T + 2.6), cell * T + 1.3))
     future = np.triu(np.ones((T, T), dtype=bool), 1)
-    ax.set_facecolor(GREY)
+    ax.set_facecolor(style.GREY)
     image = ax.imshow(np.ma.masked_array(weights, future), cmap="Blues", vmin=0, vmax=1)
     labels = visible(text)
     ax.set_xticks(range(T), labels)
@@ -111,7 +89,7 @@ def attention_weights(
         write_numbers(ax, np.where(future, np.nan, weights), 2, 1.0)
     if note is not None:
         query, key, words = note
-        arrow = dict(arrowstyle="->", color=BLACK, connectionstyle="arc3,rad=0.2")
+        arrow = dict(arrowstyle="->", color=style.BLACK, connectionstyle="arc3,rad=0.2")
         corner = (T - 0.7, 0.0)
         ax.annotate(words, (key, query), corner, ha="right", va="center", arrowprops=arrow)
     figure.colorbar(image, ax=ax, label="attention weight (each row sums to 1)", shrink=0.8)
@@ -131,14 +109,15 @@ def attention_head(
 
     A note (query, key, text) is written beside the map, with an arrow to its cell.
     """
-    figure, ax = plt.subplots(figsize=(min(WIDTH, 0.2 * len(keys) + 3.2), 0.2 * len(queries) + 1.4))
+    width, height = min(style.WIDTH, 0.2 * len(keys) + 3.2), 0.2 * len(queries) + 1.4
+    figure, ax = plt.subplots(figsize=(width, height))
     image = ax.imshow(array(weights), cmap="Blues", vmin=0, vmax=1)
     ax.set_xticks(range(len(keys)), visible(keys))
     ax.set_yticks(range(len(queries)), visible(queries))
     ax.tick_params(length=0, labelsize=8)
     if note is not None:
         query, key, words = note
-        arrow = dict(arrowstyle="->", color=BLACK)
+        arrow = dict(arrowstyle="->", color=style.BLACK)
         place = (len(keys) - 0.8, 0.0)
         ax.annotate(words, (key, query), place, ha="right", va="top", arrowprops=arrow)
     figure.colorbar(image, ax=ax, label="attention weight", shrink=0.8)
@@ -156,7 +135,7 @@ def loss_curves(
     unit: str = "nats per character",
 ) -> None:
     """Draw losses by training step, with dashed levels to compare them with."""
-    figure, ax = plt.subplots(figsize=(WIDTH, 3.6))
+    figure, ax = plt.subplots(figsize=(style.WIDTH, 3.6))
     for name, losses in curves.items():
         ax.plot(range(1, len(losses) + 1), losses, label=name)
     last = max(map(len, curves.values()))
@@ -175,11 +154,11 @@ def next_characters(
     prompts: Sequence[str], choices: Sequence[Sequence[tuple[str, float]]], title: str, alt: str
 ) -> None:
     """Draw the most likely next characters after each prompt, as (character, probability) pairs."""
-    figure, axes = plt.subplots(1, len(prompts), figsize=(WIDTH, 2.8), sharex=True)
+    figure, axes = plt.subplots(1, len(prompts), figsize=(style.WIDTH, 2.8), sharex=True)
     for ax, prompt, pairs in zip(np.atleast_1d(axes), prompts, choices, strict=True):
         labels, values = zip(*pairs, strict=True)
         places = range(len(pairs))
-        ax.barh(places, [100 * value for value in values], color=SKY)
+        ax.barh(places, [100 * value for value in values], color=style.SKY)
         for place, value in zip(places, values, strict=True):
             ax.text(100 * value + 2, place, f"{100 * value:.0f} %", va="center", fontsize=9)
         ax.set_yticks(places, visible(labels))

@@ -1,5 +1,6 @@
 """Figures of the notebooks and reports, in one style, at most 9 inches wide."""
 
+import itertools
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -10,51 +11,17 @@ from matplotlib.figure import Figure
 
 from kt_core.evaluation import Score
 from kt_course._typing import Tensor
-from kt_course.figures.style import (
-    BLACK,
-    BLUE,
-    GREEN,
-    GREY,
-    ORANGE,
-    PURPLE,
-    SKY,
-    STYLE,
-    VERMILION,
-    WIDTH,
-    array,
-    in_style,
-)
+from kt_course.figures import style
+from kt_course.figures.style import array, in_style
 from kt_course.figures.text_plots import corruption, loss_placement
 
-__all__ = [
-    "accuracy_bars",
-    "corruption",
-    "curves",
-    "loss_placement",
-    "rows",
-    "whiskers",
-    "GREY",
-    "STYLE",
-    "WIDTH",
-]
+__all__ = ["accuracy_bars", "corruption", "curves", "loss_placement", "rows", "whiskers"]
 
 
 @in_style
 def rows(n: int = 1, m: int = 1, **kw: Any) -> tuple[Figure, Any]:
     """plt.subplots(n, m, **kw) in this style: (figure, axes), 9 inches wide."""
-    return plt.subplots(n, m, **{"figsize": (WIDTH, max(2.6 * n, 3.2))} | kw)
-
-
-def _london(ax: Axes, london: Score, upright: bool) -> None:
-    line, span = (ax.axvline, ax.axvspan) if upright else (ax.axhline, ax.axhspan)
-    span(100 * london.low, 100 * london.high, color=VERMILION, alpha=0.15, lw=0)
-    line(
-        100 * london.accuracy,
-        color=VERMILION,
-        ls="--",
-        lw=1.4,
-        label=f"always London, {100 * london.accuracy:.1f} %, 95 % interval",
-    )
+    return plt.subplots(n, m, **{"figsize": (style.WIDTH, max(2.6 * n, 3.2))} | kw)
 
 
 def whiskers(scores: Sequence[Score]) -> list[list[float]]:
@@ -73,36 +40,29 @@ def accuracy_bars(
     ax: Axes | None = None,
 ) -> Figure:
     """Draw bars with 95 % Wilson whiskers, best first; `pass_marks` (name -> fraction) dotted."""
-    scored = sorted(
-        ((label, s) for label, s in rows if s is not None), key=lambda row: -row[1].accuracy
-    )
+    scored = [(label, score) for label, score in rows if score is not None]
+    scored.sort(key=lambda row: -row[1].accuracy)
     if ax is None:
-        _, ax = plt.subplots(figsize=(WIDTH, 0.42 * len(scored) + 1.4))
+        _, ax = plt.subplots(figsize=(style.WIDTH, 0.42 * len(scored) + 1.4))
     for i, (_, s) in enumerate(scored):
         at = 100 * s.accuracy
-        ax.barh(i, at, height=0.62, color=SKY)
-        ax.errorbar(at, i, xerr=whiskers([s]), color=BLACK, capsize=3, lw=1.2)
+        ax.barh(i, at, height=0.62, color=style.SKY)
+        ax.errorbar(at, i, xerr=whiskers([s]), color=style.BLACK, capsize=3, lw=1.2)
         ax.text(100 * s.high, i, f"  {at:.1f} %", va="center", fontsize=9)
+    most = [5.0, *(100 * s.high for _, s in scored)]
     if london is not None:
-        _london(ax, london, upright=True)
-    for (name, mark), colour in zip(
-        (pass_marks or {}).items(), [GREEN, PURPLE, ORANGE, BLUE] * 9, strict=False
-    ):
-        ax.axvline(
-            100 * mark, color=colour, ls=":", lw=1.6, label=f"pass mark {name}, {100 * mark:.0f} %"
-        )
+        most.append(100 * london.high)
+        ax.axvspan(100 * london.low, 100 * london.high, color=style.VERMILION, alpha=0.15, lw=0)
+        label = f"always London, {100 * london.accuracy:.1f} %, 95 % interval"
+        ax.axvline(100 * london.accuracy, color=style.VERMILION, ls="--", lw=1.4, label=label)
+    colours = itertools.cycle((style.GREEN, style.PURPLE, style.ORANGE, style.BLUE))
+    for (name, mark), colour in zip((pass_marks or {}).items(), colours, strict=False):
+        most.append(100 * mark)
+        label = f"pass mark {name}, {100 * mark:.0f} %"
+        ax.axvline(100 * mark, color=colour, ls=":", lw=1.6, label=label)
     ax.set_yticks(range(len(scored)), [label for label, _ in scored])
-    top = max(
-        [100 * s.high for _, s in scored]
-        + [100 * m for m in (pass_marks or {}).values()]
-        + [100 * london.high if london else 0, 5.0]
-    )
-    ax.set(
-        xlim=(0, min(top * 1.14, 114)),
-        ylim=(max(len(scored), 1) - 0.4, -0.6),
-        xlabel="accuracy (%), whiskers: 95 % interval",
-        title=title,
-    )
+    ax.set(xlim=(0, min(1.14 * max(most), 114)), ylim=(max(len(scored), 1) - 0.4, -0.6))
+    ax.set(xlabel="accuracy (%), whiskers: 95 % interval", title=title)
     lines = ax.get_legend_handles_labels()
     if lines[0]:
         ax.figure.legend(*lines, loc="outside lower center", ncols=2)
@@ -124,16 +84,11 @@ def curves(
 ) -> Figure:
     """One named line for each of `ys` over `xs`."""
     if ax is None:
-        _, ax = plt.subplots(figsize=(WIDTH, 3.6))
-    for (name, values), style in zip(ys.items(), ["-", "--", "-.", ":"] * len(ys), strict=False):
-        ax.plot(array(xs), array(values), ls=style, marker=marker, label=name)
-    ax.set(
-        xlabel=xlabel,
-        ylabel=ylabel,
-        title=title,
-        xscale="log" if log_x else "linear",
-        yscale="log" if log_y else "linear",
-    )
+        _, ax = plt.subplots(figsize=(style.WIDTH, 3.6))
+    for (name, values), line in zip(ys.items(), ["-", "--", "-.", ":"] * len(ys), strict=False):
+        ax.plot(array(xs), array(values), ls=line, marker=marker, label=name)
+    ax.set(xlabel=xlabel, ylabel=ylabel, title=title)
+    ax.set(xscale="log" if log_x else "linear", yscale="log" if log_y else "linear")
     if any(ys):
         ax.legend()
     return ax.figure

@@ -53,23 +53,12 @@ def ink(ground: np.ndarray) -> np.ndarray:
     return np.where(dark, "white", np.where(grey, "#888888", "black"))
 
 
-def _strip(
-    ax: Axes,
-    y: float,
-    text: Sequence[str],
-    colours: Sequence[Any],
-    start: int = 0,
-    size: float = 9.0,
-) -> None:
-    """One line of coloured characters at height `y` (1 high), from column `start`."""
-    rgba = np.array([to_rgba(c) for c in colours])
-    ax.imshow(
-        rgba[None],
-        extent=(start - 0.5, start + len(text) - 0.5, y + 0.5, y - 0.5),
-        aspect="auto",
-        interpolation="nearest",
-    )
-    glyphs(ax, start + np.arange(len(text)), np.full(len(text), y), text, ink(rgba), size)
+def _strip(ax: Axes, y: float, text: Sequence[str], colours: Sequence[Any], size: float) -> None:
+    """One line of coloured characters at height `y` (1 high)."""
+    rgba, n = np.array([to_rgba(c) for c in colours]), len(text)
+    extent = (-0.5, n - 0.5, y + 0.5, y - 0.5)
+    ax.imshow(rgba[None], extent=extent, aspect="auto", interpolation="nearest")
+    glyphs(ax, np.arange(n), np.full(n, y), text, ink(rgba), size)
 
 
 def _page(
@@ -77,15 +66,10 @@ def _page(
 ) -> tuple[Figure, Axes, float]:
     """Make an empty page: (figure, axes, font size). `labels`: inches left free on the left."""
     cell = min(0.17, (WIDTH - 0.4 - labels) / columns)
-    figure, ax = plt.subplots(
-        figsize=(WIDTH, lines * max(cell * 1.7, 0.2) + (0.5 if title else 0.2) + 0.25)
-    )
-    ax.set(
-        xlim=(-0.6, (WIDTH - 0.4 - labels) / cell - 0.5),
-        ylim=(lines - 0.4, -0.6),
-        xticks=[],
-        yticks=[],
-    )
+    height = lines * max(cell * 1.7, 0.2) + (0.5 if title else 0.2) + 0.25
+    figure, ax = plt.subplots(figsize=(WIDTH, height))
+    ax.set(xlim=(-0.6, (WIDTH - 0.4 - labels) / cell - 0.5), xticks=[])
+    ax.set(ylim=(lines - 0.4, -0.6), yticks=[])
     ax.spines[:].set_visible(False)
     ax.set_title(title, loc="left")
     return figure, ax, min(10.0, cell * 72 / 0.66)
@@ -145,8 +129,7 @@ def coloured_lines(
         if note and len(piece) < 50:
             ax.text(len(piece) - 0.3, y - 1, note, va="center", fontsize=8, color="#666666")
         y += 0.6
-    patches = [Patch(color=colour, label=kind) for kind, colour in kinds.items()]
-    figure.legend(handles=patches, loc="outside lower center", ncols=len(kinds))
+    _legend(figure, kinds)
     plt.close(figure)
     return figure
 
@@ -172,18 +155,14 @@ def loss_placement(
         _strip(ax, 2.6 * line, read, [GREY if xs[i] == 0 else SKY for i in piece], size=size)
         targets = [ch if ys[i] else "·" for ch, i in zip(targets, piece, strict=True)]
         _strip(ax, 2.6 * line + 1, targets, [ORANGE if ys[i] else GREY for i in piece], size=size)
-    ax.set_yticks(
-        [2.6 * i + j for i in range(len(pieces)) for j in (0, 1)], ["read", "asked"] * len(pieces)
-    )
+    heights = [2.6 * i + j for i in range(len(pieces)) for j in (0, 1)]
+    ax.set_yticks(heights, ["read", "asked"] * len(pieces))
     ax.tick_params(length=0)
-    kinds = {
-        "read (x)": SKY,
-        "asked for, counts in the loss (y)": ORANGE,
-        "padding, or no loss": GREY,
-    }
-    figure.legend(
-        handles=[Patch(color=c, label=k) for k, c in kinds.items()],
-        loc="outside lower center",
-        ncols=3,
-    )
+    kinds = {"read (x)": SKY, "asked for, counts in the loss (y)": ORANGE}
+    _legend(figure, kinds | {"padding, or no loss": GREY})
     return figure
+
+
+def _legend(figure: Figure, kinds: Mapping[str, str]) -> None:
+    patches = [Patch(color=colour, label=kind) for kind, colour in kinds.items()]
+    figure.legend(handles=patches, loc="outside lower center", ncols=len(kinds))

@@ -16,7 +16,7 @@ from kt_core.corpora.files import write_atomically
 from kt_core.evaluation import Score
 from kt_core.runs.experiment import Result, flatten
 from kt_core.runs.recipes import RECIPES
-from kt_course.figures import plots
+from kt_course.figures import plots, style
 from kt_course.tools.tables import markdown_table, markdown_text, percent, write_csv
 
 # The dev accuracy that the course asks for (CS224n, assignment 5, 2024-25 handout).
@@ -221,8 +221,8 @@ def chart(rows: Sequence[Row]) -> bytes:
         if isinstance(row.dev, Score):
             panels.setdefault(row.corpus, []).append(row)
     heights = [0.4 * len(panel) + 1.6 for panel in panels.values()] or [1.0]
-    with plots.plt.rc_context(plots.STYLE | PLAIN):
-        figure = plots.plt.figure(figsize=(plots.WIDTH, sum(heights)), layout="constrained")
+    with plots.plt.rc_context(style.STYLE | PLAIN):
+        figure = plots.plt.figure(figsize=(style.WIDTH, sum(heights)), layout="constrained")
         parts = figure.subfigures(len(heights), 1, height_ratios=heights, squeeze=False)[:, 0]
         for part, (corpus, panel) in zip(parts, panels.items(), strict=False):
             runs = [row for row in panel if row.kind != "baseline"]

@@ -7,6 +7,7 @@ from kt_core.corpora.files import write_atomically, write_json
 from kt_core.evaluation import Score
 from kt_core.runs.experiment import Result
 from kt_course.figures import plots
+from kt_course.figures.style import WIDTH
 from kt_course.tools.report import PLAIN, png
 from kt_course.tools.tables import markdown_table, markdown_text, percent, write_csv
 from kt_course.tools.workbook import figures, read_notebooks, scores
@@ -109,11 +110,11 @@ def chart(rows: Sequence[dict], names: Sequence[str], title: str, x: str | None,
             below, above = (0.0 if end is None else scale * abs(mean - end) for end in (low, high))
             point = position[settings[x]], scale * mean, below, above
             lines.setdefault(", ".join(others), []).append(point)
-    figure, ax = plots.rows(figsize=(plots.WIDTH, 4.2))
+    figure, ax = plots.rows(figsize=(WIDTH, 4.2))
     for i, (label, points) in enumerate(lines.items()):
         xs, ys, below, above = zip(*sorted(points), strict=True)
-        style = dict(marker="os^Dv"[i % 5], ls="-" if is_numeric else "none", capsize=3)
-        ax.errorbar(xs, ys, (below, above), label=label, **style)
+        line = dict(marker="os^Dv"[i % 5], ls="-" if is_numeric else "none", capsize=3)
+        ax.errorbar(xs, ys, (below, above), label=label, **line)
     if y in ("dev", "held out") and "london" in names:
         london = {r["settings"][x]: 100 * r["values"]["london"] for r in rows if r["values"]}
         ax.plot(list(map(position.get, london)), list(london.values()), "k:", label="always London")

@@ -14,7 +14,7 @@ matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 
 import kt_core as kt
-from kt_course.figures import plots
+from kt_course.figures import plots, style
 
 TEXT = "Where was Ada born?⁇Rome⁇\n"
 LONDON = kt.Score(10, 200)
@@ -54,7 +54,7 @@ def pictures():
 def test_every_picture_is_a_png_that_fits_a_notebook_and_its_text_has_no_missing_character(recwarn):
     for name, figure in pictures().items():
         assert figure.get_dpi() == 100, name
-        assert figure.get_size_inches()[0] <= plots.WIDTH, name
+        assert figure.get_size_inches()[0] <= style.WIDTH, name
         assert png(figure).startswith(b"\x89PNG"), name
     assert not [
         str(w.message)
