@@ -11,7 +11,6 @@ numbers and shows itself as a table, in a notebook cell, by `print` and in a rep
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
 
 from scipy.special import stdtrit
 from tabulate import tabulate
@@ -20,17 +19,14 @@ from kt_core.evaluation import Score, exact_match
 
 
 class Table:
-    """Something that shows itself as a table; a subclass gives `headers` and `cells`."""
+    """Rows of text under their titles; it shows itself in a notebook and by `print`."""
 
-    headers: tuple[str, ...]
-
-    def cells(self) -> list[list[str]]:
-        """Return the table's rows as text."""
-        raise NotImplementedError
+    def __init__(self, headers: Sequence[str], rows: Sequence[Sequence[str]]):
+        self.headers, self.rows = headers, rows
 
     def _format(self, style: str) -> str:
         sides = ["left"] + ["right"] * (len(self.headers) - 1)
-        return tabulate(self.cells(), self.headers, style, colalign=sides, disable_numparse=True)
+        return tabulate(self.rows, self.headers, style, colalign=sides, disable_numparse=True)
 
     def __str__(self) -> str:
         return self._format("simple")
@@ -41,39 +37,22 @@ class Table:
         return self._format("html")
 
 
-# ---------------------------------------------------------------- shares of people
-
-
-@dataclass(frozen=True, repr=False)
-class ScoreTable(Table):
-    """Several scores, each with its n and its 95 % Wilson interval."""
-
-    scores: Mapping[str, Score]
-    counted: str = "correct"
-
-    @property
-    def headers(self) -> tuple[str, ...]:
-        """The column titles."""
-        share = "accuracy" if self.counted == "correct" else "share"
-        return "", self.counted, "n", share, "95 % interval"
-
-    def cells(self) -> list[list[str]]:
-        """Return one row per score, accuracy and interval in per cent."""
-        return [
-            [name, str(s.correct), str(s.total), percent(s.accuracy), interval(s.low, s.high)]
-            for name, s in self.scores.items()
-        ]
-
-
-def score_table(scores: Mapping[str, Score], counted: str = "correct") -> ScoreTable:
-    """Show scores by name, for example `{"always London": kt.london_baseline(corpus.dev)}`.
+def score_table(scores: Mapping[str, Score], counted: str = "correct") -> Table:
+    """Show scores by name, each with its n and its 95 % Wilson interval.
 
     The intervals say how well each accuracy is known. Whether two models differ is another
     question: `compare_answers` tests it, if both answered about the same people.
 
-    `counted` is the column title of the counts, if they are not correct answers.
+    Args:
+        scores: For example `{"always London": kt.london_baseline(corpus.dev)}`.
+        counted: The column title of the counts, if they are not correct answers.
     """
-    return ScoreTable(dict(scores), counted)
+    share = "accuracy" if counted == "correct" else "share"
+    rows = [
+        [name, str(s.correct), str(s.total), percent(s.accuracy), interval(s.low, s.high)]
+        for name, s in scores.items()
+    ]
+    return Table(("", counted, "n", share, "95 % interval"), rows)
 
 
 # ---------------------------------------------------------------- two models, the same people
@@ -90,42 +69,23 @@ def sign_test(wins: int, losses: int) -> float:
     return min(1.0, 2 * tail)
 
 
-@dataclass(frozen=True, repr=False)
 class PairedComparison(Table):
     """Two models on the same questions.
 
     Attributes:
-        names: The two models.
         both, neither: Questions that both, or neither, answered correctly.
         wins, losses: Questions that only the first, or only the second, answered correctly.
+        total: The number of questions.
+        p: The p-value of the exact sign test.
     """
 
-    names: tuple[str, str]
-    both: int
-    wins: int
-    losses: int
-    neither: int
-
-    @property
-    def total(self) -> int:
-        """The number of questions."""
-        return self.both + self.wins + self.losses + self.neither
-
-    @cached_property
-    def p(self) -> float:
-        """The p-value of the exact sign test."""
-        return sign_test(self.wins, self.losses)
-
-    @property
-    def headers(self) -> tuple[str, ...]:
-        """The column titles."""
-        only = tuple(f"only {name}" for name in self.names)
-        return ("correct answers", "both", *only, "neither", "n", "p (exact sign test)")
-
-    def cells(self) -> list[list[str]]:
-        """Return the one row of counts, with p."""
-        counts = self.both, self.wins, self.losses, self.neither, self.total
-        return [["people", *map(str, counts), p_value(self.p)]]
+    def __init__(self, names: Sequence[str], both: int, wins: int, losses: int, neither: int):
+        self.both, self.wins, self.losses, self.neither = both, wins, losses, neither
+        self.total, self.p = both + wins + losses + neither, sign_test(wins, losses)
+        only = [f"only {name}" for name in names]
+        headers = ["correct answers", "both", *only, "neither", "n", "p (exact sign test)"]
+        counts = map(str, (both, wins, losses, neither, self.total))
+        super().__init__(headers, [["people", *counts, p_value(self.p)]])
 
 
 def compare_answers(
@@ -150,8 +110,7 @@ def compare_correct(correct: Mapping[str, Sequence[bool]]) -> PairedComparison:
         raise ValueError(f"a paired comparison needs two models, not {len(correct)}")
     pairs = [(bool(a), bool(b)) for a, b in zip(*correct.values(), strict=True)]
     outcomes = (True, True), (True, False), (False, True), (False, False)
-    first, second = correct
-    return PairedComparison((first, second), *(pairs.count(outcome) for outcome in outcomes))
+    return PairedComparison(list(correct), *map(pairs.count, outcomes))
 
 
 # ---------------------------------------------------------------- several seeds
@@ -191,31 +150,7 @@ class SeedSummary:
         return self.mean + self.half_width
 
 
-@dataclass(frozen=True, repr=False)
-class SeedTable(Table):
-    """Results over several seeds, one row per setting."""
-
-    summaries: Mapping[str, SeedSummary]
-    is_percent: bool = True
-    headers = ("", "seeds", "mean", "lowest", "highest", "95 % t-interval")
-
-    def cells(self) -> list[list[str]]:
-        """Return one row per setting."""
-        return [
-            [
-                name,
-                str(len(s.values)),
-                *map(self._number, (s.mean, min(s.values), max(s.values))),
-                interval(s.low, s.high, self.is_percent) if len(s.values) > 1 else "unknown",
-            ]
-            for name, s in self.summaries.items()
-        ]
-
-    def _number(self, value: float) -> str:
-        return percent(value) if self.is_percent else f"{value:.2f}"
-
-
-def seed_table(values: Mapping[str, Sequence[float]], is_percent: bool = True) -> SeedTable:
+def seed_table(values: Mapping[str, Sequence[float]], is_percent: bool = True) -> Table:
     """Show how a result varies between training runs that differ only in their seed.
 
     To compare two settings, run both with the same seeds and give the differences a row of their
@@ -228,8 +163,14 @@ def seed_table(values: Mapping[str, Sequence[float]], is_percent: bool = True) -
     """
     if empty := [name for name, numbers in values.items() if not len(numbers)]:
         raise ValueError(f"{empty[0]!r} has no value: give one per seed")
-    rows = {name: SeedSummary(tuple(map(float, numbers))) for name, numbers in values.items()}
-    return SeedTable(rows, is_percent)
+    rows = []
+    for name, numbers in values.items():
+        seeds = SeedSummary(tuple(map(float, numbers)))
+        results = seeds.mean, min(seeds.values), max(seeds.values)
+        cells = [percent(x) if is_percent else f"{x:.2f}" for x in results]
+        width = interval(seeds.low, seeds.high, is_percent) if len(numbers) > 1 else "unknown"
+        rows.append([name, str(len(numbers)), *cells, width])
+    return Table(("", "seeds", "mean", "lowest", "highest", "95 % t-interval"), rows)
 
 
 # ---------------------------------------------------------------- how numbers are written

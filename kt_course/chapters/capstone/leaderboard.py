@@ -25,20 +25,18 @@ class Entry:
     test: Score
 
 
-@dataclass(frozen=True, repr=False)
 class Leaderboard(Table):
     """Entries, the best on the test questions first."""
 
-    entries: Sequence[Entry]
-    headers = ("", "by", "dev", "test", "95 % interval (test)", "CPU minutes", "attempt")
-
-    def cells(self) -> list[list[str]]:
-        """Return one row per entry."""
-        return [
+    def __init__(self, entries: Sequence[Entry]):
+        self.entries = sorted(entries, key=lambda entry: -entry.test.accuracy)
+        rows = [
             [e.name, e.by, percent(e.dev.accuracy), percent(e.test.accuracy)]
             + [interval(e.test.low, e.test.high), f"{e.cpu_minutes:.1f}", str(e.attempt)]
             for e in self.entries
         ]
+        headers = "", "by", "dev", "test", "95 % interval (test)", "CPU minutes", "attempt"
+        super().__init__(headers, rows)
 
 
 def leaderboard(path: str | Path | None = None) -> Leaderboard:
@@ -51,4 +49,4 @@ def leaderboard(path: str | Path | None = None) -> Leaderboard:
             raise ValueError(f"{path.name}: {row.get('name')}: {error}") from None
         if entries[-1].cpu_minutes > BUDGET:
             raise ValueError(f"{path.name}: {row['name']}: above {BUDGET} CPU minutes")
-    return Leaderboard(sorted(entries, key=lambda entry: -entry.test.accuracy))
+    return Leaderboard(entries)

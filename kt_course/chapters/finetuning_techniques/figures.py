@@ -1,7 +1,6 @@
 """The table and the pictures of chapter 12, from data/results/finetuning.json."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import matplotlib.pyplot as plt
@@ -20,31 +19,22 @@ MEASURES = {
 }
 
 
-@dataclass(frozen=True, repr=False)
 class TechniqueTable(Table):
-    """One row per technique: rate, trained parameters, seconds, and shares over seeds."""
+    """One row per technique: rate, trained parameters, seconds, and shares over seeds.
 
-    table: Mapping[str, Any]
-    headers = (
-        "",
-        "rate",
-        "trained",
-        "seconds",
-        "region, alone (%)",
-        "region, assisted (%)",
-        "retained (%)",
-    )
+    A share is written as the mean over seeds, with its 95 % t-interval.
+    """
 
-    def cells(self) -> list[list[str]]:
-        """Return the rows: mean over seeds, and its 95 % t-interval."""
+    def __init__(self, table: Mapping[str, Any]):
         cells = []
         for name, technique in TECHNIQUES.items():
-            rows = rows_of(self.table, name)
+            rows = rows_of(table, name)
             seconds = SeedSummary(tuple(row["seconds"] for row in rows)).mean
             first = [technique.label, f"{rows[0]['rate']:g}", f"{rows[0]['trained']:,}"]
             means = [mean_and_interval(shares(rows, key)) for key in MEASURES]
             cells.append([*first, f"{seconds:.1f}", *means])
-        return cells
+        measures = "region, alone (%)", "region, assisted (%)", "retained (%)"
+        super().__init__(("", "rate", "trained", "seconds", *measures), cells)
 
 
 def mean_and_interval(values: Sequence[float]) -> str:

@@ -74,19 +74,15 @@ def mean(values: Sequence[float]) -> float:
 class AblationTable(Table):
     """Every row beside the whole recipe; shows itself in a notebook."""
 
-    headers = ("changed", "seeds", "accuracy", "difference", "better", "worse", "p (sign test)")
-
     def __init__(self, table: Mapping[str, Any]):
-        self.table = table
-
-    def cells(self) -> list[list[str]]:
-        """Return one row of text per comparison."""
-        n = str(len(self.table["seeds"]))
-        return [
+        n = str(len(table["seeds"]))
+        rows = [
             [c.label, n, percent(c.accuracy), f"{100 * c.difference:+.1f}", str(c.wins)]
             + [str(c.losses), p_value(c.p)]
-            for c in compare_rows(self.table)
+            for c in compare_rows(table)
         ]
+        better = "accuracy", "difference", "better", "worse", "p (sign test)"
+        super().__init__(("changed", "seeds", *better), rows)
 
 
 @in_style
