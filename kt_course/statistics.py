@@ -55,9 +55,6 @@ def score_table(scores: Mapping[str, Score], counted: str = "correct") -> Table:
     return Table(("", counted, "n", share, "95 % interval"), rows)
 
 
-# ---------------------------------------------------------------- two models, the same people
-
-
 def sign_test(wins: int, losses: int) -> float:
     """Return the two-sided p-value of the exact sign test (McNemar's exact test).
 
@@ -111,9 +108,6 @@ def compare_correct(correct: Mapping[str, Sequence[bool]]) -> PairedComparison:
     pairs = [(bool(a), bool(b)) for a, b in zip(*correct.values(), strict=True)]
     outcomes = (True, True), (True, False), (False, True), (False, False)
     return PairedComparison(list(correct), *map(pairs.count, outcomes))
-
-
-# ---------------------------------------------------------------- several seeds
 
 
 @dataclass(frozen=True)
@@ -171,9 +165,6 @@ def seed_table(values: Mapping[str, Sequence[float]], is_percent: bool = True) -
         width = interval(seeds.low, seeds.high, is_percent) if len(numbers) > 1 else "unknown"
         rows.append([name, str(len(numbers)), *cells, width])
     return Table(("", "seeds", "mean", "lowest", "highest", "95 % t-interval"), rows)
-
-
-# ---------------------------------------------------------------- how numbers are written
 
 
 def percent(share: float) -> str:

@@ -71,9 +71,6 @@ def find_notebooks(names: Sequence[str] = (), folder: Path | None = None) -> lis
     return sorted(chosen) if chosen else notebooks
 
 
-# ---------------------------------------------------------------- one notebook
-
-
 class _Kernel(AsyncKernelManager):
     """A kernel of the running interpreter, whatever others are installed; keeps its peak memory."""
 
@@ -180,9 +177,6 @@ def execute(
     except Exception as stop:  # the kernel died or did not start, or a cell took too long
         error = WorkbookError(f"{notebook.stem}: {type(stop).__name__}: {str(stop).strip()}")
     return Outcome(time.perf_counter() - began, kernel.peak_mib, error)
-
-
-# ---------------------------------------------------------------- all of them
 
 
 def run_workbook(
