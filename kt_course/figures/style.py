@@ -1,52 +1,24 @@
-"""The one style of all pictures: colours and sizes.
-
-Lines take Okabe and Ito's colours (Wong 2011, "Points of view: Color blindness").
-"""
+"""The one style of all pictures: kt.mplstyle, and names for its colours and sizes."""
 
 import functools
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
+import matplotlib
 import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.axes import Axes
 
 from kt_course._typing import Tensor
 
-BLUE, ORANGE, GREEN, VERMILION, PURPLE, SKY, YELLOW, BLACK = COLOURS = (
-    "#0072B2",
-    "#E69F00",
-    "#009E73",
-    "#D55E00",
-    "#CC79A7",
-    "#56B4E9",
-    "#F0E442",
-    "#000000",
-)
+SHEET = Path(__file__).with_name("kt.mplstyle")
+STYLE = matplotlib.rc_params_from_file(SHEET, use_default_template=False)
+WIDTH = STYLE["figure.figsize"][0]  # inches
+COLOURS = STYLE["axes.prop_cycle"].by_key()["color"]
+BLUE, ORANGE, GREEN, VERMILION, PURPLE, SKY, BLACK = COLOURS
+YELLOW = "#F0E442"
 GREY = "#DADADA"  # what is forbidden, padding, or asks for nothing
-DPI = 100  # dots an inch
-WIDTH = 9.0  # inches: a notebook's column at that density
-STYLE = {
-    "figure.dpi": DPI,
-    "savefig.dpi": DPI,
-    "figure.figsize": (WIDTH, 3.4),
-    "figure.constrained_layout.use": True,
-    "figure.facecolor": "white",
-    "axes.facecolor": "white",
-    "font.family": ["DejaVu Sans", "DejaVu Sans Mono"],  # the second one has MASK_SIGN
-    "font.size": 10,
-    "axes.titlesize": 11,
-    "axes.labelsize": 10,
-    "xtick.labelsize": 9,
-    "ytick.labelsize": 9,
-    "legend.fontsize": 9,
-    "legend.frameon": False,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "axes.grid": False,
-    "lines.linewidth": 1.8,
-    "axes.prop_cycle": plt.cycler(color=[c for c in COLOURS if c != YELLOW]),
-}
 MASK_SIGN = "⍰"  # in figures, for the mask ⁇, which looks like two question marks there
 _SIGNS = {" ": "␣", "\n": "↵", "\t": "⇥", "⁇": MASK_SIGN}
 
