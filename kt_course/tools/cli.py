@@ -47,6 +47,9 @@ def make_app() -> App:
         version_flags=(),
         default_parameter=Parameter(negative=()),
         suppress_keyboard_interrupt=False,
+        exit_on_error=False,
+        print_error=False,
+        result_action="return_value",
     )
     for name, (target, summary) in COMMANDS.items():
         app.command(f"kt_course.{target}", name=name, help=summary)
@@ -57,7 +60,7 @@ def reject_empty_paths(tokens: Sequence[str]) -> None:
     """Raise ValueError for an empty name of a file or folder: Path("") would be this folder."""
     if "" not in tokens or "." in tokens:
         return
-    _, bound, _ = make_app().parse_args(tokens, exit_on_error=False, print_error=False)
+    _, bound, _ = make_app().parse_args(tokens)
     for name, value in bound.arguments.items():
         values = list(vars(value).values()) if is_dataclass(value) else value
         if Path() in (values if isinstance(values, list | tuple) else [value]):
@@ -84,9 +87,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 2
     try:
         reject_empty_paths(tokens)
-        result = make_app()(
-            tokens, exit_on_error=False, print_error=False, result_action="return_value"
-        )
+        result = make_app()(tokens)
         sys.stdout.flush()
         return result if isinstance(result, int) else 0
     except BrokenPipeError:  # nobody reads on, as in `kt report runs | head -3`

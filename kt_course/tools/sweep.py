@@ -112,7 +112,7 @@ def _as_options(settings: dict[str, str]) -> list[str]:
 
 def check_command(line: Sequence[str]) -> None:
     """Check a `kt run` or `kt workbook` command as far as possible without running it."""
-    _, bound, _ = make_app().parse_args(line, exit_on_error=False, print_error=False)
+    _, bound, _ = make_app().parse_args(line)
     options = bound.arguments
     chosen = recipe(options.get("recipe", "quick"), **parse_settings(options.get("settings", ())))
     corpus = load_corpus(options.get("corpus", "bios"), block_size=chosen.model.block_size)
