@@ -18,7 +18,7 @@ WIDTH = STYLE["figure.figsize"][0]  # inches
 COLOURS = STYLE["axes.prop_cycle"].by_key()["color"]
 BLUE, ORANGE, GREEN, VERMILION, PURPLE, SKY, BLACK = COLOURS
 YELLOW = "#F0E442"
-GREY = "#DADADA"  # what is forbidden, padding, or asks for nothing
+GREY = "#DADADA"  # what is forbidden, is padding, or has no target
 MASK_SIGN = "⍰"  # in figures, for the mask ⁇, which looks like two question marks there
 _SIGNS = {" ": "␣", "\n": "↵", "\t": "⇥", "⁇": MASK_SIGN}
 
