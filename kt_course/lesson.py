@@ -77,16 +77,6 @@ class Lesson:
         """(model, vocab, card) of the vanilla model finetuned without pretraining."""
         return self._model("vanilla", "scratch")
 
-    def curve(self, variant: str | None = None) -> list[dict]:
-        """Rows (phase, step, loss, dev, characters, …) of the run behind `finetuned(variant)`."""
-        variant = variant or self.variant
-        if self.profile == "quick":
-            _, _, card = self.finetuned(variant)
-            return shipped.learning_curve(self.corpus_name, variant, card["seed"])
-        path = self._folder(variant) / "metrics.jsonl"
-        lines = path.read_text(encoding="utf-8").splitlines() if path.is_file() else []
-        return [json.loads(line) for line in lines]
-
     def result(self, **facts: Any) -> None:
         """Write what the notebook found to runs_dir/NAME.json, scores with their intervals."""
         path = self.runs_dir / f"{self.name}.json"

@@ -11,6 +11,7 @@ numbers and shows itself as a table, in a notebook cell, by `print` and in a rep
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from statistics import fmean, stdev
 
 from scipy.special import stdtrit
 from tabulate import tabulate
@@ -122,16 +123,15 @@ class SeedSummary:
     @property
     def mean(self) -> float:
         """The mean over the seeds."""
-        return math.fsum(self.values) / len(self.values)
+        return fmean(self.values)
 
     @property
     def half_width(self) -> float:
         """Half of the t-interval: t of n - 1 degrees of freedom, times the standard error."""
         n = len(self.values)
-        if n < 2:
-            return math.inf
-        variance = math.fsum((value - self.mean) ** 2 for value in self.values) / (n - 1)
-        return float(stdtrit(n - 1, 0.975)) * math.sqrt(variance / n)
+        return (
+            float(stdtrit(n - 1, 0.975)) * stdev(self.values) / math.sqrt(n) if n > 1 else math.inf
+        )
 
     @property
     def low(self) -> float:

@@ -21,7 +21,17 @@ from kt_core.runs.question_windows import QuestionWindows
 from kt_core.runs.text_rules import askable_spans, name_prefix_end, salient_spans
 from kt_core.vocab import MASK, CharVocab
 from kt_course.explorers.living_page import LivingView, attach_data
-from kt_course.figures.style import BLUE, GREY, ORANGE, PURPLE, SKY, VERMILION, YELLOW, in_style
+from kt_course.figures.style import (
+    BLUE,
+    GREY,
+    MASK_SIGN,
+    ORANGE,
+    PURPLE,
+    SKY,
+    VERMILION,
+    YELLOW,
+    in_style,
+)
 from kt_course.figures.text_plots import coloured_lines
 
 N_DRAWN, N_COUNTED = 7, 200  # windows that are shown, and counted
@@ -75,12 +85,12 @@ def explore_windows(documents: Sequence[str], vocab: CharVocab, n_shown: int = 3
             states[key] = _count(data, people[k])
     data = dict(documents=people, drops=DROPS, min_letters=MIN_LETTERS, states=states)
     opens_on = states["0 101 0.5 4"]
-    kinds = {"context": SKY, "name": YELLOW, "⁇": VERMILION, "asked for": ORANGE}
+    kinds = {"context": SKY, "name": YELLOW, MASK_SIGN: VERMILION, "asked for": ORANGE}
     lines = []
     for question, answer in opens_on["windows"]:
         before, name, after = question.partition(people[0]["name"])
-        runs = [(before, "context"), (name, "name"), (after, "context"), (MASK, "⁇")]
-        lines.append([*runs, (answer, "asked for"), (MASK, "⁇")])
+        runs = [(before, "context"), (name, "name"), (after, "context"), (MASK, MASK_SIGN)]
+        lines.append([*runs, (answer, "asked for"), (MASK, MASK_SIGN)])
     figure = coloured_lines(lines, kinds, f"Windows about {people[0]['name']}, plain off")
     alt = (
         f"Seven training windows about {people[0]['name']} with the option plain off; of "

@@ -27,11 +27,6 @@ def fixed(*shape: int, seed: int = 0) -> Tensor:
     return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
 
 
-def draw_sizes(*highest: int, n: int = 3) -> list[tuple[int, ...]]:
-    """Draw n tuples of sizes from 1 to the highest of each."""
-    return list(zip(*(draw(1, high, n) for high in highest), strict=True))
-
-
 # ---------------------------------------------------------------- scores
 
 
@@ -163,7 +158,7 @@ def check_clocks(fn: Callable) -> str:
         at = tuple(differs.nonzero()[0].tolist())
         raise wrong("value", t=at[0], channel=at[1], value=result[at], expected=expected[at])
     with wrong.fresh_cases("sizes"):
-        for T, half in draw_sizes(200, 40):
+        for T, half in zip(draw(1, 200, 3), draw(1, 40, 3), strict=True):
             assert close(fn(T, 2 * half), sinusoidal_positions(T, 2 * half), 1e-3)
     long = tensor(fn(600, 64), (600, 64), "the table of 600 positions and 64 channels")
     wrong.reject({"base": not close(long, sinusoidal_positions(600, 64), 1e-3)})

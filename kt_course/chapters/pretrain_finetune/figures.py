@@ -72,7 +72,8 @@ def draw_loss(ax: Axes, losses: Points, levels: Mapping[str, float]) -> None:
     last = losses[-1][0]
     for name, level in levels.items():
         ax.axhline(level, color=LEVEL, lw=1, ls="--")
-        ax.text(last, level, f"{name}: {level:.2f}", ha="right", va="bottom", fontsize=9)
+        label = ax.text(last, level, f"{name}: {level:.2f}", ha="right", va="bottom", fontsize=9)
+        label.set_bbox(dict(facecolor="white", edgecolor="none", alpha=0.8, pad=1))  # on the curve
     top = max(2.6 * max(levels.values()), 1.2 * losses[-1][1])
     ax.set(ylabel="loss (nats per character)", ylim=(0, top))
     ax.ticklabel_format(axis="x", style="sci", scilimits=(-3, 5), useMathText=True)
