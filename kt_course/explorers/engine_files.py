@@ -1,26 +1,31 @@
 """The JavaScript and CSS of the living pages, as one script and one style sheet."""
 
 import re
+from collections.abc import Iterable
 from pathlib import Path
 
 ENGINE = Path(__file__).parent / "engine"
-MODULES = (  # in the order of their imports
-    "kt_engine kt_weights kt_ui attention_view ask_view lens_view replay_view data_views "
-    "patch_view kt_page"
-).split()
+MODEL_VIEWS = ("attention", "ask", "lens", "replay")
+DATA_VIEWS = tuple(
+    "forgetting heads patches reach rotation spans tokens translation windows".split()
+)
+OWN_MODULE = (*MODEL_VIEWS, "patches")  # the other views are in data_views.js
 _IMPORT = re.compile(r"^import [^;]*;\n", re.MULTILINE)
 _EXPORT = re.compile(r"^export (?=(async )?(function|class|const|let)\b)", re.MULTILINE)
 _COMMENT = re.compile(r"^ *(//.*|/\*\*[\s\S]*?\*/)\n", re.MULTILINE)  # whole lines of it
+_INDENT = re.compile(r"^ +", re.MULTILINE)
 
 
-def joined_modules() -> str:
-    """All modules as one script without imports: pages opened from a file cannot import.
+def joined_modules(views: Iterable[str] = MODEL_VIEWS + DATA_VIEWS) -> str:
+    """The engine and these views as one script without imports: a page from a file cannot import.
 
-    Comments stay in the files, so that pages are smaller.
+    Comments and indentation stay in the files, so that pages are smaller.
     """
-    sources = (ENGINE.joinpath(f"{name}.js").read_text(encoding="utf-8") for name in MODULES)
+    drawn = {f"{view}_view" if view in OWN_MODULE else "data_views" for view in views}
+    modules = ["kt_engine", "kt_analysis", "kt_weights", "kt_ui", *sorted(drawn), "kt_page"]  # in the order of imports
+    sources = (ENGINE.joinpath(f"{name}.js").read_text(encoding="utf-8") for name in modules)
     script = "\n".join(_EXPORT.sub("", _IMPORT.sub("", source)) for source in sources)
-    return _COMMENT.sub("", script)
+    return _INDENT.sub("", _COMMENT.sub("", script))
 
 
 def style_sheet() -> str:

@@ -17,16 +17,18 @@ from dataclasses import dataclass, field
 
 from matplotlib.figure import Figure
 
-from kt_course.explorers.engine_files import joined_modules, style_sheet
+from kt_course.explorers.engine_files import (
+    DATA_VIEWS,
+    MODEL_VIEWS,
+    joined_modules,
+    style_sheet,
+)
 from kt_course.explorers.living_pictures import draw_view
 from kt_course.explorers.packed_models import Given, PackedModel, pack, unpack, weights_text
 from kt_course.figures.alt_text import small_png
 
-VIEWS = ("attention", "ask", "lens", "replay")
-DATA_VIEWS = tuple(
-    "forgetting heads patches reach rotation spans tokens translation windows".split()
-)
 MIME = "application/vnd.kt.living-page+json"  # what an exported page is made from
+
 # ---------------------------------------------------------------- one explorer
 
 
@@ -110,8 +112,8 @@ def attach(
     Raises:
         ValueError: For an unknown view, an empty `alt`, no models, or no examples.
     """
-    if view not in VIEWS:
-        raise ValueError(f"view must be one of {', '.join(VIEWS)}, not {view!r}")
+    if view not in MODEL_VIEWS:
+        raise ValueError(f"view must be one of {', '.join(MODEL_VIEWS)}, not {view!r}")
     if not alt.strip():
         raise ValueError("alt is empty: say in a sentence what the explorer shows")
     if not models or not examples:
@@ -154,8 +156,9 @@ def page_fragments(stored: Sequence[dict], pictures: Sequence[tuple[bytes, str]]
         pictures: The PNG and the description that show where scripts do not run, one each.
     """
     fragments, known = [], set()
+    views = {one["given"]["view"] for one in stored}
     for number, (one, (png, alt)) in enumerate(zip(stored, pictures, strict=True), 1):
-        parts = [_engine()] if number == 1 else []
+        parts = [_engine(views)] if number == 1 else []
         root = f"kt-living-{number}"
         source = f"data:image/png;base64,{base64.b64encode(png).decode()}"
         image = f'<img src="{source}" alt="{html.escape(alt)}" style="max-width: 100%">'
@@ -171,9 +174,9 @@ def page_fragments(stored: Sequence[dict], pictures: Sequence[tuple[bytes, str]]
     return fragments
 
 
-def _engine() -> str:
-    """Style and script of all views."""
-    script = f"(() => {{\n{_inside_script(joined_modules())}\nreturn mountAll; }})()"
+def _engine(views: set[str]) -> str:
+    """Style and script of these views."""
+    script = f"(() => {{\n{_inside_script(joined_modules(views))}\nreturn mountAll; }})()"
     return f"<style>{style_sheet()}</style>\n<script>globalThis.ktMountAll ??= {script}</script>"
 
 

@@ -26,6 +26,8 @@ CAPTION = (
     '<p class="still">An explorer: this is its first picture, the controls are live in '
     "JupyterLab.</p>"
 )
+# Names, punctuation and spaces in code, which have the colour of the text
+PLAIN_CODE = re.compile(r'<span class="(?:n[a-z]?|bp|p|w)">([^<]*)</span>')
 COLUMNS = re.compile(r"<pre>(?=[^<]*\S {2,}\S)")  # printed text with columns
 
 
@@ -112,5 +114,5 @@ def write_page(
         "has_notebook": path.parent == Path(page).parent,
     }
     text, _ = PageExporter().from_notebook_node(copy, resources=resources)
-    text = site.link_chapters(text)
+    text = site.link_chapters(PLAIN_CODE.sub(r"\1", text))
     write_atomically(page, COLUMNS.sub('<pre class="columns">', text).encode())

@@ -9,6 +9,7 @@ import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -88,24 +89,26 @@ class Site:
 
     @cached_property
     def search_index(self) -> str:
-        """JSON rows (page, chapter, anchor, title, its different words): deflated, in base64."""
-        rows = [
-            [one.name, one.title, section.anchor, section.title, _different_words(section.text)]
+        """JSON [sections, words, numbers of the sections with each word]: deflated, in base64.
+
+        A section is (page, chapter, anchor, title); its number is counted from the one before.
+        """
+        sections = [
+            ((one.name, one.title, section.anchor, section.title), section.text)
             for one in self.chapters
             for section in one.sections
         ]
-        rows += [
-            [name, title, "", title, _different_words(_document(name))]
-            for name, title in self.appendices.items()
-        ]
-        text = json.dumps(rows, ensure_ascii=False)
+        for name, title in self.appendices.items():
+            sections.append(((name, title, "", title), _document(name)))
+        places: dict[str, list[int]] = {}
+        for number, (_, text) in enumerate(sections):
+            for word in {word for word in WORD.findall(text.lower()) if len(word) > 2}:
+                places.setdefault(word, []).append(number)
+        words = sorted(places)
+        steps = [[b - a for a, b in pairwise([0, *places[word]])] for word in words]
+        index = [[heading for heading, _ in sections], words, steps]
+        text = json.dumps(index, ensure_ascii=False, separators=(",", ":"))
         return base64.b64encode(zlib.compress(text.encode(), 9)).decode()
-
-
-def _different_words(text: str) -> str:
-    """Each word of more than two letters once, each after a space."""
-    words = dict.fromkeys(word for word in WORD.findall(text.lower()) if len(word) > 2)
-    return "".join(f" {word}" for word in words)
 
 
 # ---------------------------------------------------------------- chapters

@@ -1,6 +1,6 @@
 """A living view of a Vision Transformer: click a patch, see which patches it attends to.
 
-The attention maps are computed once and lie in the page; `engine/patch_view.js` shows them.
+The attention maps are computed once and lie in the page; `engine/patches_view.js` shows them.
 """
 
 import base64

@@ -1,4 +1,5 @@
-import { bars, el, onceAFrame, percent, questionField, tryFirst } from "./kt_ui.js";
+import { topAnswers } from "./kt_analysis.js";
+import { bars, el, onceAFrame, percent, questionField, tryFirst, views } from "./kt_ui.js";
 
 /**
  * Ask the models: the likeliest whole answers of several models to one question, side by side.
@@ -6,7 +7,7 @@ import { bars, el, onceAFrame, percent, questionField, tryFirst } from "./kt_ui.
  * @param {Page} page models, examples and knock-outs of this page
  * @returns {HTMLElement}
  */
-export function askView(page) {
+function askView(page) {
   const { names, examples } = page;
   // for screen readers: the cards say the same to the eye
   const status = el("p", { class: "kt-hidden", role: "status" });
@@ -23,7 +24,7 @@ export function askView(page) {
   const ask = (name) => {
     const model = page.model(name),
       knockedOut = page.knockedOut(name);
-    return model.topAnswers(question, 5, { knockedOut });
+    return topAnswers(model, question, 5, { knockedOut });
   };
   const show = ({ label, answer, list }, answers, truth) => {
     const best = answers[0];
@@ -103,3 +104,5 @@ export function askView(page) {
   update();
   return root;
 }
+
+views.ask = askView;

@@ -1,3 +1,4 @@
+import { attentionAxes, probabilityOf } from "./kt_analysis.js";
 import {
   choiceField,
   colourBar,
@@ -13,6 +14,7 @@ import {
   questionField,
   spoken,
   tryFirst,
+  views,
   visible,
 } from "./kt_ui.js";
 
@@ -23,7 +25,7 @@ import {
  * @param {Page} page models, examples and knock-outs of this page
  * @returns {HTMLElement}
  */
-export function attentionView(page) {
+function attentionView(page) {
   const state = {
     name: page.names[0],
     text: page.examples[0]?.question ?? "Where was Ada Lovelace born?",
@@ -144,7 +146,7 @@ export function attentionView(page) {
       row = isEncoder() ? tellingQuery() : -1; // the last one of a causal model
     let best = -1;
     state.reading.attention.forEach(({ weights, nHead, nQuery, nKey }, layer) => {
-      const { keys } = state.model.axes(layer, state.reading.ids.length);
+      const { keys } = attentionAxes(state.model, layer, state.reading.ids.length);
       for (let head = 0; head < nHead; head++) {
         let sum = 0;
         for (let k = 0; k < nKey; k++) {
@@ -322,7 +324,7 @@ export function attentionView(page) {
         yield {
           layer,
           head,
-          left: model.probability(text, answer, { knockedOut: [[layer, head]] }),
+          left: probabilityOf(model, text, answer, { knockedOut: [[layer, head]] }),
         };
       }
     })();
@@ -343,7 +345,7 @@ export function attentionView(page) {
 
   // ------------------------------------------------------------ one head
 
-  const rowsOfHead = () => state.model.axes(state.layer, state.reading.ids.length).queries;
+  const rowsOfHead = () => attentionAxes(state.model, state.layer, state.reading.ids.length).queries;
   const clampQuery = () => {
     state.query = Math.min(state.query, rowsOfHead().length - 1);
   };
@@ -360,7 +362,7 @@ export function attentionView(page) {
     clampQuery();
     const most = paint(offscreen, recorded(), state.head);
     bar.setMost(`${most.toFixed(2)} or more`);
-    const { queries, keys } = state.model.axes(state.layer, state.reading.ids.length);
+    const { queries, keys } = attentionAxes(state.model, state.layer, state.reading.ids.length);
     const kind = (units) => (units.at(-1).name === "character" ? "character" : "latent");
     mapTitle.textContent = `Layer ${state.layer}, head ${state.head}`;
     mapNote.textContent =
@@ -373,7 +375,7 @@ export function attentionView(page) {
   /** The heat map with its characters, the chosen query as a frame. */
   function drawMap() {
     const { nQuery, nKey } = recorded(),
-      { queries, keys } = state.model.axes(state.layer, state.reading.ids.length);
+      { queries, keys } = attentionAxes(state.model, state.layer, state.reading.ids.length);
     const width = Math.min(map.parentElement?.clientWidth || 380, 440),
       margin = 16;
     const cell = Math.min((width - margin) / nKey, 20),
@@ -416,7 +418,7 @@ export function attentionView(page) {
   /** What the chosen query attends to, in words. */
   function sentence() {
     const { weights, nQuery, nKey } = recorded(),
-      { queries, keys } = state.model.axes(state.layer, state.reading.ids.length);
+      { queries, keys } = attentionAxes(state.model, state.layer, state.reading.ids.length);
     const row = weights.subarray(
       (state.head * nQuery + state.query) * nKey,
       (state.head * nQuery + state.query + 1) * nKey,
@@ -439,7 +441,7 @@ export function attentionView(page) {
   function drawStrip() {
     const { weights, nQuery, nKey } = recorded(),
       T = state.reading.ids.length;
-    const { queries, keys } = state.model.axes(state.layer, T),
+    const { queries, keys } = attentionAxes(state.model, state.layer, T),
       own = queries[state.query];
     const shares = new Float32Array(T),
       from = (state.head * nQuery + state.query) * nKey;
@@ -555,3 +557,5 @@ export function attentionView(page) {
   ).observe(root);
   return root;
 }
+
+views.attention = attentionView;

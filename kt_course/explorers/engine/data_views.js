@@ -1,3 +1,4 @@
+import { range } from "./kt_engine.js";
 import {
   bars,
   choiceField,
@@ -12,6 +13,7 @@ import {
   svg,
   textOfKinds,
   tryFirst,
+  views,
   visible,
   weightedWords,
 } from "./kt_ui.js";
@@ -122,7 +124,7 @@ function drawCut(text, block_size, random) {
 }
 
 /** A line of text, truncated and cut by hand: when does it ask for the birthplace? */
-export function spansView(page) {
+function spansView(page) {
   const { documents, block_size } = page.data;
   const most = (text) => Math.min(text.length, Math.floor((block_size * 7) / 8));
   const pieces = (i, keep, start, length) => cutAt(documents[i].text, keep, start, length);
@@ -221,7 +223,7 @@ export function spansView(page) {
 const OPTIONS = ["select", "plain", "favour_first"];
 
 /** Windows of a document, drawn in Python for every setting of the five options. */
-export function windowsView(page) {
+function windowsView(page) {
   const { documents, drops, min_letters, states } = page.data;
   const stateOf = (values) => {
     const switches = OPTIONS.map((name) => Number(values[name])).join("");
@@ -305,7 +307,7 @@ function rotaryTerms({ query, key, base }, m, n) {
 const sum = (numbers) => numbers.reduce((total, one) => total + one, 0);
 
 /** A query and a key of a trained head turn with their positions; the score is their distance's. */
-export function rotationView(page) {
+function rotationView(page) {
   const { data } = page;
   const { query, key, base, start } = data;
   const score = (m, n) => sum(rotaryTerms(data, m, n));
@@ -377,21 +379,19 @@ export function rotationView(page) {
 
 /** Which inputs output t depends on: through latents (by number), and directly. */
 function reachOf(variant, T, m, t) {
-  if (variant === "vanilla") return { latents: [], through: range(0, t), direct: [t] };
+  if (variant === "vanilla") return { latents: [], through: range(0, t + 1), direct: [t] };
   const stride = variant === "perceiver" ? 1 : Math.ceil(T / m);
   const count = variant === "perceiver" ? Math.min(m, T) : Math.ceil(T / stride);
-  const latents = range(0, count - 1)
+  const latents = range(0, count)
     .map((i) => ({ from: i * stride, to: Math.min(stride * (i + 1) - 1, T - 1), i }))
     .map((latent) => ({ ...latent, isRead: stride * (latent.i + 1) - 1 <= t }));
   const newest = Math.max(-1, ...latents.filter((one) => one.isRead).map(({ to }) => to));
   const oldest = variant === "perceiver" ? t : Math.max(0, t - Math.max(stride - 2, 0));
-  return { latents, through: range(0, newest), direct: range(oldest, t) };
+  return { latents, through: range(0, newest + 1), direct: range(oldest, t + 1) };
 }
 
-const range = (from, to) => Array.from({ length: Math.max(0, to - from + 1) }, (_, i) => from + i);
-
 /** What one output of a perceiver knows of the text. */
-export function reachView(page) {
+function reachView(page) {
   const { text } = page.data,
     characters = [...text],
     T = characters.length;
@@ -461,7 +461,7 @@ const WORDS = /'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(
 /** A printable character for each byte, as GPT-2 has it. */
 function byteCharacters() {
   let next = 256;
-  return range(0, 255).map((byte) => {
+  return range(0, 256).map((byte) => {
     const isPrintable = (byte > 32 && byte < 127) || (byte > 160 && byte !== 173);
     return String.fromCharCode(isPrintable ? byte : next++);
   });
@@ -483,7 +483,7 @@ function encodeWord(word, ranks, limit) {
 }
 
 /** A tokenizer with more or fewer of its merges, on any text. */
-export function tokensView(page) {
+function tokensView(page) {
   const { text } = page.data,
     merges = page.data.merges.split("\n"),
     ranks = new Map(merges.map((merge, rank) => [merge, rank])),
@@ -532,7 +532,7 @@ export function tokensView(page) {
 // ---------------------------------------------------------------- cross-attention
 
 /** A translation token by token: what the decoder attends to, and the likeliest next tokens. */
-export function translationView(page) {
+function translationView(page) {
   const { translations } = page.data;
   page.expose(
     "step(sentence, token)",
@@ -582,7 +582,7 @@ export function translationView(page) {
  *   {question, birthplace, region}; n_seeds
  * @returns {HTMLElement}
  */
-export function forgettingView(page) {
+function forgettingView(page) {
   const { rates, bars: shares, people, said, n_seeds } = page.data;
   page.expose("shares(rate)", "{measure: share} with the rate of this number", (i) => shares[i], "shares(0)");
   const cell = (text, isGood) =>
@@ -622,7 +622,7 @@ export function forgettingView(page) {
 // ---------------------------------------------------------------- attention of any model
 
 /** Attention that another model computed: what each token attends to, in every head. */
-export function headsView(page) {
+function headsView(page) {
   const { tokens, maps, layer, head } = page.data;
   const T = tokens.length;
   const weightsOf = (layer, head, token) =>
@@ -670,3 +670,14 @@ export function headsView(page) {
     },
   });
 }
+
+Object.assign(views, {
+  forgetting: forgettingView,
+  heads: headsView,
+  reach: reachView,
+  rotation: rotationView,
+  spans: spansView,
+  tokens: tokensView,
+  translation: translationView,
+  windows: windowsView,
+});

@@ -1,6 +1,6 @@
 /**
  * The course's GPT in plain JavaScript: the same forward pass as `kt_core.GPT`, for a web page
- * without a server.
+ * without a server. `kt_analysis.js` builds on it: beam search, logit lens, patching.
  *
  * Axes in the shape comments: T characters, C channels (n_embd), V characters in the vocabulary, nh
  * heads, hs = C / nh channels per head. A matrix (rows, columns) is one Float32Array, row after
@@ -13,11 +13,18 @@
  * @typedef {[number, number?]} Knockout      [layer, head], or [layer] for the whole block
  * @typedef {{state: number, position: number, value: Float32Array}} Patch value (C,) replaces
  *     that residual stream
+ * @typedef {{weight: Float32Array, bias: ?Float32Array}} Layer weight (nOut, nIn), as PyTorch
+ *     stores it
  *
- * @typedef {Object} Options                  what to change in a forward pass, and what to record
+ * @typedef {Object} Options                  what to change in a forward pass
  * @property {Knockout[]} [knockedOut] heads whose output is set to 0, blocks that are skipped
  * @property {Patch[]} [patches]              residual streams to replace (vanilla and rope)
- * @property {boolean} [record]               keep attention weights and residual streams
+ * @property {boolean} [record]               read the whole text again, to see all its attention
+ *
+ * @typedef {{queryReach: number[], sourceReach: number[], slot: number}} Rows the last input that
+ *     each query and each source of an attention has read; the cache's slot of the first source
+ * @typedef {Options & {cache: Cache, attention: Object[], states: Float32Array[]}} Pass one
+ *     forward pass: what to change in it, and what it records
  */
 
 export const PAD = "□"; // id 0: fills a block
@@ -46,24 +53,19 @@ let halves = null;
  * Read a safetensors file: 8 bytes with the header's length, a JSON header, then the numbers.
  *
  * @param {ArrayBuffer} buffer
- * @returns {Map<string, {shape: number[], data: Float32Array}>} float16 and float32 tensors by name
+ * @returns {Map<string, Float32Array>} the tensors by name
  */
 export function readSafetensors(buffer) {
   halves ??= halfPrecisionTable();
   const headerLength = Number(new DataView(buffer).getBigUint64(0, true));
   const header = JSON.parse(new TextDecoder().decode(new Uint8Array(buffer, 8, headerLength)));
+  delete header.__metadata__;
   const tensors = new Map();
-  for (const [name, entry] of Object.entries(header)) {
-    if (name === "__metadata__") continue;
-    const [from, to] = entry.data_offsets.map((offset) => offset + 8 + headerLength);
-    const bytes = buffer.slice(from, to); // a copy, so that it is aligned
-    if (entry.dtype === "F16") {
-      const bits = new Uint16Array(bytes), data = new Float32Array(bits.length);
-      for (let i = 0; i < data.length; i++) data[i] = halves[bits[i]];
-      tensors.set(name, { shape: entry.shape, data });
-    } else if (entry.dtype === "F32") {
-      tensors.set(name, { shape: entry.shape, data: new Float32Array(bytes) });
-    } else throw new Error(`${name} has the type ${entry.dtype}; this page reads F16 and F32`);
+  for (const [name, { dtype, data_offsets }] of Object.entries(header)) {
+    if (dtype !== "F16") throw new Error(`${name} has the type ${dtype}; this page reads F16`);
+    const [from, to] = data_offsets.map((offset) => offset + 8 + headerLength);
+    const bits = new Uint16Array(buffer.slice(from, to)); // a copy, so that it is aligned
+    tensors.set(name, Float32Array.from(bits, (each) => halves[each]));
   }
   return tensors;
 }
@@ -72,52 +74,50 @@ export function readSafetensors(buffer) {
 
 /**
  * y = x Wᵀ + b. Two rows and four outputs at a time: eight sums in registers, six loads for eight
- * products.
+ * products. The last four outputs overlap with those before if nOut is no multiple of four.
  *
  * @param {Float32Array} x (rows, nIn)
- * @param {Float32Array} weight (nOut, nIn), as PyTorch stores it
- * @param {?Float32Array} bias (nOut,)
+ * @param {Layer} layer with at least four outputs
  * @returns {Float32Array} (rows, nOut)
  */
-export function linear(x, rows, weight, bias, nIn, nOut) {
+function linear(x, nIn, { weight, bias }) {
+  const rows = x.length / nIn, nOut = weight.length / nIn;
   const y = new Float32Array(rows * nOut);
-  const even = nOut & ~3;
-  let row = 0;
-  for (; row + 1 < rows; row += 2) {
-    const x0 = row * nIn, x1 = x0 + nIn;
-    for (let out = 0; out < even; out += 4) {
-      const w0 = out * nIn, w1 = w0 + nIn, w2 = w1 + nIn, w3 = w2 + nIn;
-      let a0 = 0, a1 = 0, a2 = 0, a3 = 0, b0 = 0, b1 = 0, b2 = 0, b3 = 0;
-      for (let i = 0; i < nIn; i++) {
-        const a = x[x0 + i], b = x[x1 + i];
-        const p = weight[w0 + i], q = weight[w1 + i], r = weight[w2 + i], s = weight[w3 + i];
-        a0 += a * p; a1 += a * q; a2 += a * r; a3 += a * s;
-        b0 += b * p; b1 += b * q; b2 += b * r; b3 += b * s;
-      }
-      const y0 = row * nOut + out, y1 = y0 + nOut;
-      y[y0] = a0; y[y0 + 1] = a1; y[y0 + 2] = a2; y[y0 + 3] = a3;
-      y[y1] = b0; y[y1 + 1] = b1; y[y1 + 2] = b2; y[y1 + 3] = b3;
+  for (let row = 0; row < rows; row += 2) {
+    for (let group = 0; group < nOut; group += 4) {
+      const out = Math.min(group, nOut - 4);
+      if (row + 1 < rows) twoByFour(x, row * nIn, weight, out * nIn, nIn, y, row * nOut + out, nOut);
+      else oneByFour(x, row * nIn, weight, out * nIn, nIn, y, row * nOut + out);
     }
-  }
-  if (row < rows) { // one row is left over; a decoding step has no other
-    const x0 = row * nIn;
-    for (let out = 0; out < even; out += 4) {
-      const w0 = out * nIn, w1 = w0 + nIn, w2 = w1 + nIn, w3 = w2 + nIn;
-      let a0 = 0, a1 = 0, a2 = 0, a3 = 0;
-      for (let i = 0; i < nIn; i++) {
-        const a = x[x0 + i];
-        a0 += a * weight[w0 + i]; a1 += a * weight[w1 + i];
-        a2 += a * weight[w2 + i]; a3 += a * weight[w3 + i];
-      }
-      const y0 = row * nOut + out;
-      y[y0] = a0; y[y0 + 1] = a1; y[y0 + 2] = a2; y[y0 + 3] = a3;
-    }
-  }
-  for (let out = even; out < nOut; out++) { // outputs that do not fill a group of four
-    for (let r = 0; r < rows; r++) y[r * nOut + out] = dot(x, r * nIn, weight, out * nIn, nIn);
   }
   if (bias) for (let i = 0; i < y.length; i++) y[i] += bias[i % nOut];
   return y;
+}
+
+/** Products of two rows of x, from x0 on, with four rows of weights, from w0 on. */
+function twoByFour(x, x0, weight, w0, nIn, y, y0, nOut) {
+  const x1 = x0 + nIn, w1 = w0 + nIn, w2 = w1 + nIn, w3 = w2 + nIn, y1 = y0 + nOut;
+  let a0 = 0, a1 = 0, a2 = 0, a3 = 0, b0 = 0, b1 = 0, b2 = 0, b3 = 0;
+  for (let i = 0; i < nIn; i++) {
+    const a = x[x0 + i], b = x[x1 + i];
+    const p = weight[w0 + i], q = weight[w1 + i], r = weight[w2 + i], s = weight[w3 + i];
+    a0 += a * p; a1 += a * q; a2 += a * r; a3 += a * s;
+    b0 += b * p; b1 += b * q; b2 += b * r; b3 += b * s;
+  }
+  y[y0] = a0; y[y0 + 1] = a1; y[y0 + 2] = a2; y[y0 + 3] = a3;
+  y[y1] = b0; y[y1 + 1] = b1; y[y1 + 2] = b2; y[y1 + 3] = b3;
+}
+
+/** The same for one row, such as that of a decoding step. */
+function oneByFour(x, x0, weight, w0, nIn, y, y0) {
+  const w1 = w0 + nIn, w2 = w1 + nIn, w3 = w2 + nIn;
+  let a0 = 0, a1 = 0, a2 = 0, a3 = 0;
+  for (let i = 0; i < nIn; i++) {
+    const a = x[x0 + i];
+    a0 += a * weight[w0 + i]; a1 += a * weight[w1 + i];
+    a2 += a * weight[w2 + i]; a3 += a * weight[w3 + i];
+  }
+  y[y0] = a0; y[y0 + 1] = a1; y[y0 + 2] = a2; y[y0 + 3] = a3;
 }
 
 /** Dot product of n numbers of `a` from i on and of `b` from j on. */
@@ -179,14 +179,40 @@ export function logSoftmax(logits, at, n) {
   return row.map((value) => value - total);
 }
 
+/** Replace n numbers of `x` from `at` on by their softmax. */
+function softmaxInPlace(x, at, n) {
+  let largest = -Infinity, total = 0;
+  for (let i = at; i < at + n; i++) if (x[i] > largest) largest = x[i];
+  for (let i = at; i < at + n; i++) total += x[i] = Math.exp(x[i] - largest);
+  for (let i = at; i < at + n; i++) x[i] /= total;
+}
+
 /** Softmax probabilities of each row. @returns {Float32Array} (rows, n) */
 export function softmaxRows(logits, n) {
-  const shares = new Float32Array(logits.length);
-  for (let at = 0; at < logits.length; at += n) {
-    shares.set(logSoftmax(logits, at, n).map(Math.exp), at);
-  }
+  const shares = logits.slice();
+  for (let at = 0; at < shares.length; at += n) softmaxInPlace(shares, at, n);
   return shares;
 }
+
+/** Row number `row` of (rows, C), a view. @returns {Float32Array} (C,) */
+export const rowOf = (x, row, C) => x.subarray(row * C, (row + 1) * C);
+
+/** Logarithm of the probability that a text ends, by □ or ⁇. @param {Float64Array} step (V,) */
+export const logEnd = (step) => Math.log(Math.exp(step[0]) + Math.exp(step[1]));
+
+/** Arrays, one after the other in one array. */
+function concatenate(arrays) {
+  const joined = new Float32Array(arrays.reduce((total, { length }) => total + length, 0));
+  let at = 0;
+  for (const each of arrays) {
+    joined.set(each, at);
+    at += each.length;
+  }
+  return joined;
+}
+
+/** The integers from `start` to before `end`. */
+export const range = (start, end) => Array.from({ length: Math.max(0, end - start) }, (_, i) => start + i);
 
 // ---------------------------------------------------------------- the KV cache
 
@@ -195,14 +221,14 @@ export function softmaxRows(logits, n) {
  * input or latent j; `reach[j]` is the last input that went into it, so a query that may know
  * inputs 0 ... t sees the slots with reach <= t.
  */
-class Cache {
+export class Cache {
   /** @param {Model} model */
   constructor(model) {
     this.model = model;
     this.length = 0; // characters read
     const { nLatents, C, config } = model;
     this.layers = Array.from({ length: config.n_layer }, (_, layer) => {
-      const slots = model.latent && layer > 0 ? nLatents + 1 : config.block_size;
+      const slots = model.isPerceiver && layer > 0 ? nLatents + 1 : config.block_size;
       const key = new Float32Array(slots * C), value = new Float32Array(slots * C);
       return { key, value, reach: new Int32Array(slots), count: 0 };
     });
@@ -211,27 +237,20 @@ class Cache {
 
   /** @returns {Cache} a copy that goes on independently */
   clone() {
-    const copy = new Cache(this.model);
-    copy.length = this.length;
-    if (this.inputs) copy.inputs.set(this.inputs);
-    copy.layers.forEach((layer, i) => {
-      const { key, value, reach, count } = this.layers[i];
-      layer.key.set(key.subarray(0, count * this.model.C));
-      layer.value.set(value.subarray(0, count * this.model.C));
-      layer.reach.set(reach);
-      layer.count = count;
-    });
-    return copy;
+    const layers = this.layers.map(({ key, value, reach, count }) => (
+      { key: key.slice(), value: value.slice(), reach: reach.slice(), count }));
+    const inputs = this.inputs?.slice();
+    return Object.assign(Object.create(Cache.prototype), this, { layers, inputs });
   }
 
   /** Forget all characters but the first `length`. */
   truncate(length) {
-    const { latent, stride, nLatents } = this.model;
+    const { isPerceiver, stride, nLatents } = this.model;
     const latents = Math.min(Math.floor(length / stride), nLatents); // that read nothing newer
     this.length = length;
     this.layers.forEach((layer, i) => {
-      const nullSlot = this.model.null && i === this.layers.length - 1 ? 1 : 0;
-      layer.count = latent && i > 0 ? latents + nullSlot : length;
+      const nullSlot = this.model.nullLatent && i === this.layers.length - 1 ? 1 : 0;
+      layer.count = isPerceiver && i > 0 ? latents + nullSlot : length;
     });
     return this;
   }
@@ -254,38 +273,38 @@ export class Model {
     Object.assign(this, { name, config, C: config.n_embd, V: config.vocab_size });
     this.vocabulary = [PAD, MASK, ...chars];
     this.ids = new Map(this.vocabulary.map((character, id) => [character, id]));
-    this.rotary = ["rope", "perceiver_ar"].includes(config.variant);
-    this.latent = ["perceiver", "perceiver_ar"].includes(config.variant);
-    const { block_size, bottleneck, variant } = config;
+    const { block_size, bottleneck, n_layer, variant } = config;
+    this.usesRotary = ["rope", "perceiver_ar"].includes(variant);
+    this.isPerceiver = ["perceiver", "perceiver_ar"].includes(variant);
     this.stride = variant === "perceiver_ar" ? Math.ceil(block_size / bottleneck) : 1;
     this.nLatents = variant === "perceiver" ? bottleneck : Math.ceil(block_size / this.stride);
+    this.rotation = this.usesRotary ? this.rotationTable() : null;
 
     const tensors = readSafetensors(weights);
     const tensor = (key) => {
       if (!tensors.has(key)) throw new Error(`the weights of “${name}” have no tensor ${key}`);
-      return tensors.get(key).data;
+      return tensors.get(key);
     };
     const layer = (key) => (
-      { weight: tensor(`${key}.weight`), bias: tensors.get(`${key}.bias`)?.data ?? null });
+      { weight: tensor(`${key}.weight`), bias: tensors.get(`${key}.bias`) ?? null });
     this.tokEmb = tensor("tok_emb.weight"); // (V, C)
-    this.posEmb = this.rotary ? null : tensor("pos_emb"); // (block_size, C)
-    this.blocks = Array.from({ length: config.n_layer }, (_, i) => {
-      const at = `blocks.${i}`;
-      const names = { query: "attn.query", key: "attn.key", value: "attn.value", proj: "attn.proj",
-        ln1: "ln1", ln2: "ln2", up: "mlp.up", down: "mlp.proj" };
-      const block = {};
-      for (const [short, long] of Object.entries(names)) block[short] = layer(`${at}.${long}`);
-      block.lnSource = tensors.has(`${at}.ln_source.weight`) ? layer(`${at}.ln_source`) : null;
-      return block;
+    this.posEmb = this.usesRotary ? null : tensor("pos_emb"); // (block_size, C)
+    const names = { query: "attn.query", key: "attn.key", value: "attn.value", proj: "attn.proj",
+      ln1: "ln1", ln2: "ln2", up: "mlp.up", down: "mlp.proj" };
+    this.blocks = range(0, n_layer).map((i) => {
+      const parts = Object.entries(names).map(([short, long]) => [
+        short, layer(`blocks.${i}.${long}`)]);
+      const source = `blocks.${i}.ln_source`;
+      const lnSource = tensors.has(`${source}.weight`) ? layer(source) : null;
+      return { ...Object.fromEntries(parts), lnSource };
     });
     this.lnF = layer("ln_f");
-    this.head = tensor("head.weight"); // (V, C)
-    const last = `blocks.${config.n_layer - 1}`;
-    this.latents = config.variant === "perceiver" ? tensor("blocks.0.latents") : null; // (m, C)
-    this.null = config.variant === "perceiver_ar" ? tensor(`${last}.null`) : null; // (C,)
-    this.local = this.null && tensor(`${last}.local`); // (s - 2, C)
+    this.head = layer("head"); // weight (V, C)
+    const last = `blocks.${n_layer - 1}`;
+    this.latents = variant === "perceiver" ? tensor("blocks.0.latents") : null; // (m, C)
+    this.nullLatent = variant === "perceiver_ar" ? tensor(`${last}.null`) : null; // (C,)
+    this.local = this.nullLatent && tensor(`${last}.local`); // (s - 2, C)
     if (!this.local?.length) this.local = null;
-    if (this.rotary) this.rotation = this.rotationTable();
   }
 
   /**
@@ -327,7 +346,7 @@ export class Model {
   /** The prompt "question ⁇" as ids. */
   encodeQuestion(question) {
     if (!question) throw new Error("Type a question first.");
-    return this.checkLength([...this.encode(question), 1]);
+    return this.checkLength([...this.encode(question), MASK_ID]);
   }
 
   checkLength(ids) {
@@ -361,145 +380,119 @@ export class Model {
   }
 
   /**
-   * Multi-head attention of the rows of `x` over the keys of each text, the new ones and those in
-   * its cache.
+   * Multi-head attention of the rows of `x` over the new keys and those in the cache.
    *
    * @param {Float32Array} x normalised queries (rows, C)
    * @param {Float32Array} source normalised keys and values (sources, C)
-   * @param {Plan[]} plans one per text: {cache, queryReach, sourceReach, slot}; rows follow
-   *     each other in that order
+   * @param {Rows} rows what the rows of x and source have read, and the slot of the first source
+   * @param {Pass} pass
    * @returns {Float32Array} (rows, C)
    */
-  attention(layer, x, source, plans, options) {
+  attention(layer, x, source, { queryReach, sourceReach, slot }, pass) {
     const { C, config } = this;
     const { query, key, value, proj } = this.blocks[layer];
     const nh = config.n_head, hs = C / nh, scale = 1 / Math.sqrt(hs);
-    const rows = x.length / C, sources = source.length / C;
-    const q = linear(x, rows, query.weight, query.bias, C, C);
-    const k = linear(source, sources, key.weight, key.bias, C, C);
-    const v = linear(source, sources, value.weight, value.bias, C, C);
-    if (config.qk_norm) { normaliseHeads(q, hs); normaliseHeads(k, hs); }
-    if (this.rotary) {
-      this.rotate(q, plans.flatMap((plan) => plan.queryReach));
-      this.rotate(k, plans.flatMap((plan) => plan.sourceReach));
+    const q = linear(x, C, query), k = linear(source, C, key), v = linear(source, C, value);
+    if (config.qk_norm) [q, k].forEach((each) => normaliseHeads(each, hs));
+    if (this.usesRotary) {
+      this.rotate(q, queryReach);
+      this.rotate(k, sourceReach);
     }
-    const silenced = new Set();
-    for (const [l, head] of options.knockedOut ?? []) if (l === layer) silenced.add(head);
-    const context = new Float32Array(rows * C);
-    let row = 0, from = 0;
-    for (const { cache, queryReach, sourceReach, slot } of plans) {
-      const kept = cache.layers[layer];
-      kept.key.set(k.subarray(from * C, (from + sourceReach.length) * C), slot * C);
-      kept.value.set(v.subarray(from * C, (from + sourceReach.length) * C), slot * C);
-      kept.reach.set(sourceReach, slot);
-      if (sourceReach.length) kept.count = slot + sourceReach.length;
-      from += sourceReach.length;
-      const weights = options.record ? new Float32Array(nh * queryReach.length * kept.count) : null;
-      const scores = new Float64Array(kept.count);
+    const stored = pass.cache.layers[layer];
+    stored.key.set(k, slot * C);
+    stored.value.set(v, slot * C);
+    stored.reach.set(sourceReach, slot);
+    if (sourceReach.length) stored.count = slot + sourceReach.length;
+
+    const nQuery = queryReach.length, nKey = stored.count;
+    const weights = new Float32Array(nh * nQuery * nKey), context = new Float32Array(nQuery * C);
+    for (let head = 0; head < nh; head++) {
+      const isSilent = pass.knockedOut?.some(([l, h]) => l === layer && h === head);
       queryReach.forEach((reach, i) => {
-        let visible = kept.count;
-        if (config.causal !== false) while (visible && kept.reach[visible - 1] > reach) visible--;
-        for (let head = 0; head < nh; head++) {
-          const at = row * C + head * hs;
-          let largest = -Infinity, total = 0;
-          for (let j = 0; j < visible; j++) {
-            scores[j] = scale * dot(q, at, kept.key, j * C + head * hs, hs);
-            if (scores[j] > largest) largest = scores[j];
-          }
-          for (let j = 0; j < visible; j++) total += scores[j] = Math.exp(scores[j] - largest);
-          for (let j = 0; j < visible; j++) {
-            const weight = scores[j] / total, from = j * C + head * hs;
-            if (weights) weights[(head * queryReach.length + i) * kept.count + j] = weight;
-            if (silenced.has(head)) continue;
-            for (let c = 0; c < hs; c++) context[at + c] += weight * kept.value[from + c];
-          }
+        const row = (head * nQuery + i) * nKey, at = i * C + head * hs;
+        let visible = nKey;
+        if (config.causal !== false) while (visible && stored.reach[visible - 1] > reach) visible--;
+        for (let j = 0; j < visible; j++) {
+          weights[row + j] = scale * dot(q, at, stored.key, j * C + head * hs, hs);
         }
-        row++;
+        softmaxInPlace(weights, row, visible);
+        for (let j = 0; j < visible && !isSilent; j++) {
+          const weight = weights[row + j], from = j * C + head * hs;
+          for (let c = 0; c < hs; c++) context[at + c] += weight * stored.value[from + c];
+        }
       });
-      if (weights) {
-        const nQuery = queryReach.length, nKey = kept.count;
-        options.attention[layer] = { weights, nHead: nh, nQuery, nKey };
-      }
     }
-    return linear(context, rows, proj.weight, proj.bias, C, C);
+    pass.attention[layer] = { weights, nHead: nh, nQuery, nKey };
+    return linear(context, C, proj);
   }
 
   /**
    * Pre-norm Transformer block: x + attention(norm x), then x + MLP(norm x); over `source`
    * where there is one.
    */
-  block(layer, x, source, plans, options) {
-    const isSkipped = options.knockedOut?.some(([l, head]) => l === layer && head === undefined);
-    if (isSkipped && !options.record) return x;
-    const { ln1, ln2, lnSource, up, down } = this.blocks[layer];
-    const { C } = this, rows = x.length / C;
+  block(layer, x, source, rows, pass) {
+    const { ln1, ln2, lnSource, up, down } = this.blocks[layer], { C } = this;
     const normed = layerNorm(x, ln1);
     const read = source ? layerNorm(source, lnSource) : normed;
-    const attended = this.attention(layer, normed, read, plans, options);
-    if (isSkipped) return x; // its weights are recorded, nothing else of it counts
+    const attended = this.attention(layer, normed, read, rows, pass);
+    const isSkipped = pass.knockedOut?.some(([l, head]) => l === layer && head === undefined);
+    if (isSkipped) return x; // its attention weights are shown, nothing else of it counts
     const y = x.map((value, i) => value + attended[i]);
-    const hidden = linear(layerNorm(y, ln2), rows, up.weight, up.bias, C, 4 * C);
-    for (let i = 0; i < hidden.length; i++) hidden[i] = gelu(hidden[i]);
-    const added = linear(hidden, rows, down.weight, down.bias, 4 * C, C);
-    for (let i = 0; i < y.length; i++) y[i] += added[i];
-    return y;
+    const added = linear(linear(layerNorm(y, ln2), C, up).map(gelu), 4 * C, down);
+    return y.map((value, i) => value + added[i]);
   }
 
   // -------------------------------------------------------------- the forward pass
 
   /**
-   * Read new characters of one or several texts, each after what its cache holds, and predict the
-   * next ones.
+   * Read new characters after those that the cache holds, and predict the next ones.
    *
-   * @param {{cache: Cache, ids: number[]}[]} texts
+   * @param {Cache} cache is brought up to date
+   * @param {number[]} ids
    * @param {Options} options
-   * @returns {Float32Array} logits (new characters of all texts, V); `options.attention` and
-   *     `options.states` are filled if `options.record`
+   * @returns {{logits: Float32Array, attention: Object[], states: Float32Array[]}} logits (new
+   *     characters, V); attention per layer {weights (nh, T_query, T_key), nHead, nQuery, nKey};
+   *     states n_layer + 1 times (new characters, C), none for a perceiver
    */
-  run(texts, options = {}) {
-    const { C, V } = this;
-    if (options.record) Object.assign(options, { attention: [], states: [] });
-    const plans = texts.map(({ cache, ids }) => ({ cache, start: cache.length, n: ids.length }));
-    let x = new Float32Array(texts.reduce((rows, { ids }) => rows + ids.length, 0) * C);
-    let row = 0;
-    for (const { cache, ids } of texts) {
-      ids.forEach((id, i) => {
-        const place = (cache.length + i) * C;
-        for (let c = 0; c < C; c++) {
-          x[row * C + c] = this.tokEmb[id * C + c] + (this.posEmb ? this.posEmb[place + c] : 0);
-        }
-        row++;
-      });
-    }
-    if (this.latent) x = this.throughLatents(x, plans, options);
+  run(cache, ids, options = {}) {
+    const pass = { ...options, cache, attention: [], states: [] };
+    let x = this.embed(ids, cache.length);
+    if (this.isPerceiver) x = this.throughLatents(x, pass);
     else {
-      for (const plan of plans) {
-        plan.slot = plan.start;
-        plan.queryReach = Array.from({ length: plan.n }, (_, i) => plan.start + i);
-        plan.sourceReach = plan.queryReach;
-      }
-      this.atState(0, x, plans, options);
+      const reach = range(cache.length, cache.length + ids.length);
+      const rows = { queryReach: reach, sourceReach: reach, slot: cache.length };
+      this.atState(0, x, pass);
       for (let layer = 0; layer < this.blocks.length; layer++) {
-        x = this.block(layer, x, null, plans, options);
-        this.atState(layer + 1, x, plans, options);
+        x = this.block(layer, x, null, rows, pass);
+        this.atState(layer + 1, x, pass);
       }
     }
-    for (const { cache, n } of plans) cache.length += n;
-    return this.unembed(x);
+    cache.length += ids.length;
+    return { logits: this.unembed(x), attention: pass.attention, states: pass.states };
+  }
+
+  /** Embeddings of characters of which the first stands at position `start`, (rows, C). */
+  embed(ids, start) {
+    const { C, tokEmb, posEmb } = this, x = new Float32Array(ids.length * C);
+    ids.forEach((id, i) => {
+      x.set(rowOf(tokEmb, id, C), i * C);
+      if (posEmb) for (let c = 0; c < C; c++) x[i * C + c] += posEmb[(start + i) * C + c];
+    });
+    return x;
   }
 
   /** The last norm and the head, (rows, C) -> (rows, V). */
   unembed(x) {
-    return linear(layerNorm(x, this.lnF), x.length / this.C, this.head, null, this.C, this.V);
+    return linear(layerNorm(x, this.lnF), this.C, this.head);
   }
 
   /** Patch and record the residual stream between two blocks; state 0 is the embedding. */
-  atState(state, x, plans, options) {
-    for (const patch of options.patches ?? []) {
-      let row = patch.position - plans[0].start;
-      if (patch.state === state && row >= 0 && row < plans[0].n) x.set(patch.value, row * this.C);
+  atState(state, x, { cache, patches = [], states }) {
+    for (const patch of patches) {
+      const at = (patch.position - cache.length) * this.C;
+      if (patch.state === state && at >= 0 && at < x.length) x.set(patch.value, at);
     }
-    options.states?.push(x.slice());
+    states.push(x.slice());
   }
 
   /**
@@ -508,59 +501,40 @@ export class Model {
    * Latent j of perceiver_ar reads inputs 0 ... s (j + 1) - 1, latent j of perceiver inputs 0 ...
    * j. New characters change the latent that the first of them belongs to, and add those after it.
    */
-  throughLatents(x, plans, options) {
-    const { C, stride, nLatents } = this;
-    const last = this.blocks.length - 1;
-    const start = [], down = [], middle = [], up = [];
-    let row = 0;
-    for (const { cache, start: at, n } of plans) {
-      const inputs = Array.from({ length: n }, (_, i) => at + i);
-      const first = Math.min(Math.floor(at / stride), nLatents);
-      const end = Math.min(Math.ceil((at + n) / stride), nLatents);
-      const reach = [];
-      for (let j = first; j < end; j++) reach.push(stride * (j + 1) - 1);
-      reach.forEach((newest, i) => {
-        const from = row + Math.min(newest, at + n - 1) - at; // the newest input of the latent
-        start.push(this.latents ? rowOf(this.latents, first + i, C) : rowOf(x, from, C));
-      });
-      down.push({ cache, queryReach: reach, sourceReach: inputs, slot: at });
-      middle.push({ cache, queryReach: reach, sourceReach: reach, slot: first });
-      const withNull = this.null && at === 0; // slot 0 of the last block holds the null latent
-      up.push({ cache, queryReach: inputs, sourceReach: withNull ? [-1, ...reach] : reach,
-        slot: this.null && !withNull ? first + 1 : first });
-      row += n;
-    }
-    let z = this.block(0, concatenate(start, C), x, down, options);
-    for (let layer = 1; layer < last; layer++) z = this.block(layer, z, null, middle, options);
-    const sources = [];
-    let latent = 0;
-    up.forEach(({ sourceReach }) => sourceReach.forEach((reach) => {
-      sources.push(reach < 0 ? this.null : z.subarray(latent * C, (latent + 1) * C));
-      latent += reach < 0 ? 0 : 1;
-    }));
-    if (this.local) x = this.addNewest(x, plans);
-    return this.block(last, x, concatenate(sources, C), up, options);
+  throughLatents(x, pass) {
+    const { C, stride, nLatents, nullLatent } = this, last = this.blocks.length - 1;
+    const start = pass.cache.length, end = start + x.length / C;
+    const first = Math.min(Math.floor(start / stride), nLatents);
+    const latents = range(first, Math.min(Math.ceil(end / stride), nLatents));
+    const inputs = range(start, end), reach = latents.map((j) => stride * (j + 1) - 1);
+    const initial = latents.map((j, i) => (
+      this.latents ? rowOf(this.latents, j, C) : rowOf(x, Math.min(reach[i], end - 1) - start, C)));
+    const down = { queryReach: reach, sourceReach: inputs, slot: start };
+    const middle = { queryReach: reach, sourceReach: reach, slot: first };
+    let z = this.block(0, concatenate(initial), x, down, pass);
+    for (let layer = 1; layer < last; layer++) z = this.block(layer, z, null, middle, pass);
+    if (this.local) x = this.addNewest(x, pass.cache);
+    if (!nullLatent) return this.block(last, x, z, { ...middle, queryReach: inputs }, pass);
+    const isFirst = start === 0; // slot 0 of the last block holds the null latent, which read none
+    const up = { queryReach: inputs, sourceReach: isFirst ? [-1, ...reach] : reach,
+      slot: isFirst ? 0 : first + 1 };
+    return this.block(last, x, isFirst ? concatenate([nullLatent, z]) : z, up, pass);
   }
 
   /**
    * x[t] + the sum over k = 1 ... s - 2 of local[k - 1] * x[t - k]: inputs that no legal latent
    * holds yet.
    */
-  addNewest(x, plans) {
-    const { C, local } = this, y = x.slice();
-    let row = 0;
-    for (const { cache, start, n } of plans) {
-      cache.inputs.set(x.subarray(row * C, (row + n) * C), start * C);
-      for (let t = start; t < start + n; t++, row++) {
-        for (let k = 1; k * C <= local.length && k <= t; k++) {
-          const weight = (k - 1) * C, earlier = (t - k) * C;
-          for (let c = 0; c < C; c++) {
-            y[row * C + c] += local[weight + c] * cache.inputs[earlier + c];
-          }
-        }
+  addNewest(x, { inputs, length }) {
+    const { C, local } = this;
+    inputs.set(x, length * C);
+    return x.map((value, i) => {
+      const at = length * C + i, c = i % C;
+      for (let k = 1; k * C <= Math.min(local.length, at - c); k++) {
+        value += local[(k - 1) * C + c] * inputs[at - k * C];
       }
-    }
-    return y;
+      return value;
+    });
   }
 
   /**
@@ -568,15 +542,11 @@ export class Model {
    *
    * @param {string} text
    * @param {Options} options
-   * @returns {{ids: number[], logits: Float32Array, attention?: Object[], states?:
-   *     Float32Array[]}} logits (T, V); attention per layer {weights (nh, T_query, T_key), nHead,
-   *     nQuery, nKey}; states n_layer + 1 times (T, C)
+   * @returns what `run` returns, and the ids of the text
    */
   forward(text, options = {}) {
     const ids = this.checkLength(this.encode(text));
-    const given = { ...options };
-    const logits = this.run([{ cache: new Cache(this), ids }], given);
-    return { ids, logits, attention: given.attention, states: given.states };
+    return { ids, ...this.run(new Cache(this), ids, options) };
   }
 
   // -------------------------------------------------------------- answers
@@ -595,24 +565,48 @@ export class Model {
    *
    * @param {string} text
    * @param {Options} options
-   * @returns {{ids: number[], answer: string, probability: number, attention?: Object[],
-   *     states?: Float32Array[]}} ids of the text; the probability is that of all new characters
-   *     and the end; the rest is as in `forward`
+   * @returns {{ids: number[], answer: string, probability: number, attention: Object[],
+   *     states: Float32Array[]}} ids of the text; the probability is that of all new characters
+   *     and the end; the rest is as in `run`, and covers the text if `options.record`
    */
   continueText(text, options = {}) {
     this.checkCausal();
-    const ids = this.checkLength(this.encode(text)), answer = [], given = { ...options };
-    let { cache, logits } = this.readPrompt(ids, given), logProbability = 0;
+    const ids = this.checkLength(this.encode(text)), answer = [];
+    const { cache, logits, attention, states } = this.readPrompt(ids, options);
+    let step = logSoftmax(logits, logits.length - this.V, this.V), logProbability = 0;
     while (true) {
-      const id = argmax(logits, 0, this.V), step = logSoftmax(logits, 0, this.V);
+      const id = argmax(step, 0, this.V);
       logProbability += id < 2 ? logEnd(step) : step[id];
       if (id < 2) break; // ⁇ or □ ends the answer
       answer.push(id);
       if (cache.length === this.config.block_size) break;
-      logits = this.run([{ cache, ids: [id] }], { ...options, record: false });
+      step = logSoftmax(this.run(cache, [id], options).logits, 0, this.V);
     }
-    const { attention, states } = given, probability = Math.exp(logProbability);
+    const probability = Math.exp(logProbability);
     return { ids, answer: this.decode(answer), probability, attention, states };
+  }
+
+  /**
+   * Read a prompt. What it has in common with the beginning of the previous one is not read again:
+   * who types a name changes the end of the text.
+   *
+   * @returns what `run` returns, and the cache
+   */
+  readPrompt(ids, options) {
+    const isPlain = !options.record && !options.patches;
+    const knockedOut = JSON.stringify(options.knockedOut ?? []);
+    let known = 0, cache = new Cache(this);
+    if (isPlain && this.previous?.knockedOut === knockedOut) {
+      while (known < ids.length - 1 && ids[known] === this.previous.ids[known]) known++;
+      cache = this.previous.cache.truncate(known);
+    }
+    if (isPlain) this.previous = { ids, cache, knockedOut };
+    return { cache, ...this.run(cache, ids.slice(known), options) };
+  }
+
+  checkCausal() {
+    if (this.config.causal !== false) return;
+    throw new Error("This model reads in both directions; it does not write answers.");
   }
 
   /**
@@ -640,230 +634,4 @@ export class Model {
     const isEncoder = this.config.causal === false;
     return isEncoder ? this.fillMasks(text, options) : this.continueText(text, options);
   }
-
-  /** Probability of these characters at the masks of a text, each on its own. */
-  fillProbability(text, answer, options = {}) {
-    const { ids, logits } = this.forward(text, options), letters = this.encode(answer);
-    const masks = ids.flatMap((id, t) => (id === MASK_ID ? [t] : []));
-    const steps = masks.map((t) => logSoftmax(logits, t * this.V, this.V));
-    return Math.exp(steps.reduce((sum, step, i) => sum + step[letters[i]], 0));
-  }
-
-  /**
-   * Probability that the model writes exactly `answer` after `text`, and then ends; for an encoder,
-   * that the masks of `text` hold it.
-   * @returns {number}
-   */
-  probability(text, answer, options = {}) {
-    if (this.config.causal === false) return this.fillProbability(text, answer, options);
-    const before = this.encode(text), ids = this.checkLength([...before, ...this.encode(answer)]);
-    const logits = this.run([{ cache: new Cache(this), ids }], options);
-    let total = 0;
-    for (let row = before.length - 1; row < ids.length; row++) {
-      const step = logSoftmax(logits, row * this.V, this.V);
-      total += row + 1 < ids.length ? step[ids[row + 1]] : logEnd(step);
-    }
-    return Math.exp(total);
-  }
-
-  /**
-   * The likeliest whole answers that a beam search of that width finds, best first (Graves 2012,
-   * section 2.4.2).
-   *
-   * One place of the beam belongs to the greedy answer, as in `kt_core.beam.beam_search`.
-   * @returns {{answer: string, probability: number}[]} the probability is that of all
-   *     characters and the end
-   */
-  topAnswers(question, width = 5, options = {}, maxNew = 40) {
-    this.checkCausal();
-    const { V } = this, prompt = this.encodeQuestion(question);
-    const mostSteps = Math.min(this.config.block_size - prompt.length + 1, maxNew);
-    let { cache, logits } = this.readPrompt(prompt, options);
-    let living = [{ ids: [], logProbability: 0, cache }]; // the greedy one first
-    let found = [], greedyLives = true;
-    for (let n = 0; n < mostSteps; n++) {
-      const choices = []; // every continuation by every character; id V stands for the end
-      let greedy = null;
-      living.forEach(({ logProbability }, row) => {
-        const step = logSoftmax(logits, row * V, V), likeliest = argmax(step, 0, V);
-        for (let id = 2; id <= V; id++) {
-          const added = id === V ? logEnd(step) : step[id];
-          choices.push({ row, id, logProbability: logProbability + added });
-        }
-        if (row === 0 && greedyLives) greedy = choices[likeliest < 2 ? V - 2 : likeliest - 2];
-      });
-      choices.sort((a, b) => b.logProbability - a.logProbability);
-      const chosen = (greedy ? [greedy, ...choices.filter((choice) => choice !== greedy)] : choices)
-        .slice(0, width).filter(({ logProbability }) => logProbability > -Infinity);
-      greedyLives &&= greedy.id !== V;
-      for (const { row, id, logProbability } of chosen) {
-        if (id === V) found.push({ ids: living[row].ids, logProbability });
-      }
-      found = found.sort((a, b) => b.logProbability - a.logProbability).slice(0, width);
-      const parents = living, handedOn = new Set(); // a first child takes its parent's cache
-      living = chosen.filter(({ id }) => id !== V).map(({ row, id, logProbability }) => ({
-        ids: [...parents[row].ids, id], logProbability, row,
-      }));
-      if (!living.length || n + 1 === mostSteps) break;
-      const most = Math.max(...living.map((one) => one.logProbability)); // longer is less likely
-      if (found.length === width && !greedyLives && most <= found[width - 1].logProbability) {
-        living = [];
-        break;
-      }
-      for (const one of living) {
-        const parent = parents[one.row];
-        one.cache = handedOn.has(parent) ? parent.cache.clone() : parent.cache;
-        handedOn.add(parent);
-      }
-      logits = this.run(living.map(({ ids, cache }) => ({ cache, ids: ids.slice(-1) })), options);
-    }
-    return [...found, ...living].sort((a, b) => b.logProbability - a.logProbability).slice(0, width)
-      .map((one) => ({ answer: this.decode(one.ids), probability: Math.exp(one.logProbability) }));
-  }
-
-  /**
-   * Read a prompt. What it has in common with the beginning of the previous one is not read again:
-   * who types a name changes the end of the text.
-   *
-   * @returns {{cache: Cache, logits: Float32Array}} logits (V,) of the next character
-   */
-  readPrompt(ids, options) {
-    const isPlain = !options.record && !options.patches;
-    const knockedOut = JSON.stringify(options.knockedOut ?? []);
-    let known = 0, cache = new Cache(this);
-    if (isPlain && this.previous?.knockedOut === knockedOut) {
-      while (known < ids.length - 1 && ids[known] === this.previous.ids[known]) known++;
-      cache = this.previous.cache.truncate(known);
-    }
-    if (isPlain) this.previous = { ids, cache, knockedOut };
-    return { cache, logits: this.lastRow(this.run([{ cache, ids: ids.slice(known) }], options)) };
-  }
-
-  lastRow(logits) {
-    return logits.slice(-this.V);
-  }
-
-  checkCausal() {
-    if (this.config.causal !== false) return;
-    throw new Error("This model reads in both directions; it does not write answers.");
-  }
-
-  // -------------------------------------------------------------- looking inside
-
-  /**
-   * Logit lens: what each residual stream would predict if the final norm and head came right after
-   * it.
-   *
-   * @returns {{ids: number[], shares: Float32Array[]}} n_layer + 1 times (T, V) probabilities
-   *     (nostalgebraist 2020)
-   */
-  lens(text, options = {}) {
-    this.checkTraceable();
-    const { ids, states } = this.forward(text, { ...options, record: true });
-    return { ids, shares: states.map((state) => softmaxRows(this.unembed(state), this.V)) };
-  }
-
-  /**
-   * Activation patching: read `text`, with some residual streams replaced by those of `source`.
-   *
-   * @param {[number, number][]} places [state, position] each; state 0 is the embedding, state
-   *     l + 1 follows block l
-   * @returns {Patch[]} to hand to `forward`, `answer` or `topAnswers` as `options.patches`
-   */
-  patchesFrom(source, places, options = {}) {
-    this.checkTraceable();
-    const { ids, states } = this.forward(source, { ...options, record: true });
-    return places.map(([state, position]) => {
-      if (!states[state] || !(position >= 0 && position < ids.length)) {
-        throw new Error(`There is no state ${state} at position ${position} of ${ids.length}.`);
-      }
-      return { state, position, value: rowOf(states[state], position, this.C) };
-    });
-  }
-
-  /**
-   * Activation patching at every place, one after the other (Meng et al. 2022, section 2.1).
-   *
-   * A generator, so that a page can draw between the steps: a patch changes nothing before its
-   * position, so each step keeps the cache up to there and reads on from it.
-   * @param {string} text what the model reads, up to the mask ⁇
-   * @param {string} source the text of the same length that the states come from
-   * @param {string} answer whose probability after the text is followed
-   * @param {number} window positions replaced together, with the named one in the middle: 1, 3 ...
-   * @yields {{state: number, position: number, probability: number, shares: Float32Array}}
-   *     probability of all characters of the answer, and of each next character after ⁇, (V,)
-   */
-  *patchEverywhere(text, source, answer, window = 1, options = {}) {
-    this.checkTraceable();
-    const { C, V } = this, reach = (window - 1) / 2, T = this.encode(text).length;
-    const ids = this.checkLength(this.encode(text + answer));
-    const clean = this.forward(source + answer, { ...options, record: true });
-    if (clean.ids.length !== ids.length) throw new Error("Both texts need the same length.");
-    const cache = new Cache(this), read = { ...options, record: true };
-    const outcome = (logits) => {
-      const shares = softmaxRows(logits.subarray(logits.length - (ids.length - T + 1) * V), V);
-      let probability = 1;
-      for (let i = T; i < ids.length; i++) probability *= shares[(i - T) * V + ids[i]];
-      return { probability, shares: shares.subarray(0, V) };
-    };
-    const untouched = outcome(this.run([{ cache, ids }], read));
-    const differs = (state, position) => {
-      const a = rowOf(clean.states[state], position, C), b = rowOf(read.states[state], position, C);
-      return a.some((value, c) => Math.abs(value - b[c]) > 1e-5);
-    };
-    for (let position = T - 1; position >= 0; position--) {
-      const first = Math.max(position - reach, 0), last = Math.min(position + reach, T - 1);
-      const places = Array.from({ length: last - first + 1 }, (_, i) => first + i);
-      for (let state = 0; state <= this.blocks.length; state++) {
-        let found = untouched; // what both texts have in common changes nothing
-        if (places.some((place) => differs(state, place))) {
-          const patches = places.map((place) => (
-            { state, position: place, value: rowOf(clean.states[state], place, C) }));
-          const rest = [{ cache: cache.truncate(first), ids: ids.slice(first) }];
-          found = outcome(this.run(rest, { ...options, patches }));
-        }
-        yield { state, position, ...found };
-      }
-    }
-  }
-
-  /**
-   * What the rows and columns of a layer's attention stand for, after reading T characters.
-   *
-   * @returns {{queries: Unit[], keys: Unit[]}} a Unit {name, from, to} covers the characters
-   *     from ... to - 1; a latent has those that it adds to the latent before it, the null latent
-   *     none
-   */
-  axes(layer, T) {
-    const characters = Array.from({ length: T }, (_, t) => (
-      { name: "character", from: t, to: t + 1 }));
-    if (!this.latent) return { queries: characters, keys: characters };
-    const length = Math.min(Math.ceil(T / this.stride), this.nLatents);
-    const latents = Array.from({ length }, (_, j) => (
-      { name: `latent ${j}`, from: j * this.stride, to: Math.min((j + 1) * this.stride, T) }));
-    if (layer === 0) return { queries: latents, keys: characters };
-    if (layer < this.blocks.length - 1) return { queries: latents, keys: latents };
-    if (this.null) latents.unshift({ name: "null latent", from: 0, to: 0 });
-    return { queries: characters, keys: latents };
-  }
-
-  checkTraceable() {
-    if (this.latent) {
-      const { variant } = this.config;
-      throw new Error(`The middle layers of ${variant} hold latents: choose vanilla or rope.`);
-    }
-  }
-}
-
-/** Row number `row` of (rows, C), a view. @returns {Float32Array} (C,) */
-const rowOf = (x, row, C) => x.subarray(row * C, (row + 1) * C);
-
-/** Logarithm of the probability that a text ends, by □ or ⁇. @param {Float64Array} step (V,) */
-const logEnd = (step) => Math.log(Math.exp(step[0]) + Math.exp(step[1]));
-
-/** Rows of C numbers, one after the other in one array. */
-function concatenate(rows, C) {
-  const joined = new Float32Array(rows.length * C);
-  rows.forEach((row, i) => joined.set(row, i * C));
-  return joined;
 }

@@ -1,37 +1,7 @@
+import { lens, patchesFrom, topAnswers } from "./kt_analysis.js";
 import { Model } from "./kt_engine.js";
 import { unpackWeights } from "./kt_weights.js";
-import { el, watchTheme } from "./kt_ui.js";
-import { askView } from "./ask_view.js";
-import { attentionView } from "./attention_view.js";
-import { lensView } from "./lens_view.js";
-import { patchView } from "./patch_view.js";
-import { replayView } from "./replay_view.js";
-import {
-  forgettingView,
-  headsView,
-  reachView,
-  rotationView,
-  spansView,
-  tokensView,
-  translationView,
-  windowsView,
-} from "./data_views.js";
-
-const VIEWS = {
-  attention: attentionView,
-  ask: askView,
-  forgetting: forgettingView,
-  lens: lensView,
-  patches: patchView,
-  replay: replayView,
-  heads: headsView,
-  reach: reachView,
-  rotation: rotationView,
-  spans: spansView,
-  tokens: tokensView,
-  translation: translationView,
-  windows: windowsView,
-};
+import { el, views, watchTheme } from "./kt_ui.js";
 
 // What all views on a page share, also when each of them brought its own copy of this module.
 const shared = (globalThis.ktShared ??= {
@@ -129,7 +99,7 @@ const hook = {
   answer: (model, question) => modelOf(model).answer(question, { knockedOut: knockedOut(model) }),
   fill: (model, text) => modelOf(model).fillMasks(text, { knockedOut: knockedOut(model) }).answer,
   topAnswers: (model, question, k = 5) =>
-    modelOf(model).topAnswers(question, k, { knockedOut: knockedOut(model) }),
+    topAnswers(modelOf(model), question, k, { knockedOut: knockedOut(model) }),
   logits: (model, text) =>
     rowsOf(
       modelOf(model).forward(text, { knockedOut: knockedOut(model) }).logits,
@@ -137,18 +107,18 @@ const hook = {
     ),
   attention: (model, text) =>
     modelOf(model)
-      .forward(text, { knockedOut: knockedOut(model), record: true })
+      .forward(text, { knockedOut: knockedOut(model) })
       .attention.map(({ weights, nQuery, nKey }) =>
         rowsOf(weights, nQuery * nKey).map((head) => rowsOf(Float32Array.from(head), nKey)),
       ),
   knockOut,
   lens: (model, text) =>
-    modelOf(model)
-      .lens(text, { knockedOut: knockedOut(model) })
-      .shares.map((state) => rowsOf(state, modelOf(model).V)),
+    lens(modelOf(model), text, { knockedOut: knockedOut(model) }).shares.map((state) =>
+      rowsOf(state, modelOf(model).V),
+    ),
   patch: (model, text, source, places) => {
     const options = { knockedOut: knockedOut(model) };
-    const patches = modelOf(model).patchesFrom(source, places, options);
+    const patches = patchesFrom(modelOf(model), source, places, options);
     return rowsOf(modelOf(model).forward(text, { ...options, patches }).logits, modelOf(model).V);
   },
 };
@@ -275,7 +245,7 @@ export function mount(root, { view, models, examples = [], label = "", start = {
     page.onTheme?.();
   });
   try {
-    root.replaceChildren(VIEWS[view](page));
+    root.replaceChildren(views[view](page));
     root.append(...curiousAbout(exposed));
     root.dataset.ready = "true";
   } catch (error) {

@@ -3,6 +3,9 @@
  * the theme.
  */
 
+/** The views by name: each module of views adds its own. A view takes a page, see `mount`. */
+export const views = {};
+
 /**
  * An element. Attributes that are functions become event listeners ("click", "input" ...).
  *

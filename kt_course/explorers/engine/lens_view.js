@@ -1,3 +1,4 @@
+import { lens, patchEverywhere, patchesFrom } from "./kt_analysis.js";
 import {
   arrowKeys,
   cellStyle,
@@ -11,6 +12,7 @@ import {
   questionField,
   spoken,
   tryFirst,
+  views,
   visible,
 } from "./kt_ui.js";
 
@@ -92,8 +94,8 @@ function cellGrid({ label, chosen, picked = () => {} }) {
  * @param {Page} page models, examples and knock-outs of this page
  * @returns {HTMLElement}
  */
-export function lensView(page) {
-  const names = page.names.filter((name) => !page.model(name).latent);
+function lensView(page) {
+  const names = page.names.filter((name) => !page.model(name).isPerceiver);
   if (!names.length) throw new Error("the logit lens needs a vanilla or rope model");
   const examples = page.examples;
   const state = {
@@ -164,7 +166,7 @@ export function lensView(page) {
     try {
       if (!state.question) throw new Error("Type a question first.");
       state.answer = model.answer(state.question, options());
-      state.lens = model.lens(text, options());
+      state.lens = lens(model, text, options());
     } catch (error) {
       status.textContent = error.message;
       field.element.parentElement?.classList.add("kt-stale");
@@ -256,7 +258,7 @@ export function lensView(page) {
       ". Computing every patch …",
     );
     patching = inSlices(
-      model.patchEverywhere(text, `${state.source}⁇`, target, state.window, options()),
+      patchEverywhere(model, text, `${state.source}⁇`, target, state.window, options()),
       (found) => {
         state.restored.set(`${found.state}.${found.position}`, found);
         drawPatch(found);
@@ -300,7 +302,7 @@ export function lensView(page) {
       position++
     )
       places.push([row, position]);
-    const patches = state.model.patchesFrom(`${state.source}⁇`, places, options());
+    const patches = patchesFrom(state.model, `${state.source}⁇`, places, options());
     const { answer, probability } = state.model.continueText(`${state.question}⁇`, {
       ...options(),
       patches,
@@ -349,3 +351,5 @@ export function lensView(page) {
   update();
   return root;
 }
+
+views.lens = lensView;

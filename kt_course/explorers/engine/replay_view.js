@@ -1,3 +1,4 @@
+import { topAnswers } from "./kt_analysis.js";
 import {
   el,
   lineChart,
@@ -8,6 +9,7 @@ import {
   scrollTable,
   sliderField,
   tryFirst,
+  views,
 } from "./kt_ui.js";
 
 /**
@@ -16,7 +18,7 @@ import {
  * @param {Page} page its models are the snapshots, in order; `start.record` is data/results/replay.json
  * @returns {HTMLElement}
  */
-export function replayView(page) {
+function replayView(page) {
   const { curve, snapshots, people, total } = page.start.record;
   const pretrained = snapshots.findLastIndex(({ stage }) => stage === "pretraining");
   const state = { at: pretrained, text: page.examples[0].question };
@@ -67,7 +69,7 @@ export function replayView(page) {
 
   function answer() {
     try {
-      const [best] = model().topAnswers(state.text, 1, {});
+      const [best] = topAnswers(model(), state.text, 1);
       const words = best.answer || "(an empty answer)";
       own.replaceChildren(
         "It answers: ",
@@ -130,3 +132,5 @@ export function replayView(page) {
     own,
   );
 }
+
+views.replay = replayView;

@@ -36,21 +36,39 @@ function readIndex() {
   return new Response(stream).json();
 }
 
+/** How well each section matches one word of the query: 5 for its title, 1 for its text, more for
+ * whole words. */
+function scoresOf(word, [sections, words, steps]) {
+  const scores = new Map();
+  words.forEach((known, i) => {
+    if (!known.startsWith(word)) return;
+    const score = known === word ? 1.5 : 1;
+    let section = 0;
+    for (const step of steps[i]) {
+      section += step;
+      scores.set(section, Math.max(score, scores.get(section) ?? 0));
+    }
+  });
+  sections.forEach(([, , , title], i) => {
+    const words = ` ${title.toLowerCase().replace(/[^\p{L}\p{N}]+/gu, " ")} `;
+    if (words.includes(` ${word}`)) scores.set(i, words.includes(` ${word} `) ? 5.5 : 5);
+  });
+  return scores;
+}
+
 /** Sections in which every word of the query begins a word; those with it in the title first. */
 function search(index, query) {
   const words = query.toLowerCase().match(/[\p{L}\p{N}]+/gu) ?? [];
   if (!words.length) return [];
-  const scored = [];
-  for (const [page, chapter, anchor, title, text] of index) {
-    const inTitle = ` ${title.toLowerCase().replace(/[^\p{L}\p{N}]+/gu, " ")}`;
-    let score = 0;
-    for (const word of words) {
-      const here = inTitle.includes(` ${word}`) ? 5 : text.includes(` ${word}`) ? 1 : -Infinity;
-      score += here + (` ${text} `.includes(` ${word} `) ? 0.5 : 0);
-    }
-    if (score > 0) scored.push({ score, page, chapter, anchor, title });
-  }
-  return scored.sort((a, b) => b.score - a.score).slice(0, 12);
+  const scores = words.map((word) => scoresOf(word, index));
+  return index[0]
+    .map(([page, chapter, anchor, title], i) => {
+      const score = scores.reduce((sum, one) => sum + (one.get(i) ?? -Infinity), 0);
+      return { score, page, chapter, anchor, title };
+    })
+    .filter(({ score }) => score > 0)
+    .sort((a, b) => b.score - a.score)
+    .slice(0, 12);
 }
 
 async function showFound() {

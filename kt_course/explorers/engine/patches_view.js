@@ -8,6 +8,7 @@ import {
   onceAFrame,
   percent,
   tryFirst,
+  views,
 } from "./kt_ui.js";
 
 const INK = { light: [17, 17, 17], dark: [245, 245, 245] };
@@ -26,7 +27,7 @@ const bytesOf = (text) => Uint8Array.from(atob(text), (letter) => letter.charCod
  *     [image][layer][head][query][key] and rollout [image][query][key]; 255 is the weight 1
  * @returns {HTMLElement}
  */
-export function patchView(page) {
+function patchesView(page) {
   const given = page.data;
   const { side, grid, layers, heads } = given;
   const N = grid * grid,
@@ -213,3 +214,5 @@ export function patchView(page) {
     status,
   );
 }
+
+views.patches = patchesView;
