@@ -19,7 +19,7 @@ import torch
 ROOT = Path(__file__).resolve().parent.parent
 sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
 
-from browsing import chromium, tab  # noqa: E402
+from browsing import CpuClock, chromium, event_to_paint, tab  # noqa: E402
 
 import kt_core as kt  # noqa: E402
 from kt_core.corpora.files import write_json  # noqa: E402
@@ -27,26 +27,17 @@ from kt_core.runs.checkpoints import hardware  # noqa: E402
 from kt_course.explorers.living_page import attach  # noqa: E402
 
 LAYERS, HEADS, T = 4, 8, 128
-PATIENCE = 60_000  # milliseconds until a page counts as blank
 # What tells that a viewer has drawn, and what the mouse moves over
 DRAWN = {"ours": ".kt-map", "bertviz": "#vis svg line", "CircuitsVis": "figure canvas"}
 HOVERED = {"ours": ".kt-strip span", "bertviz": "#vis svg text", "CircuitsVis": "button"}
-HOVER = """async ([selector, n]) => {
-  const all = [...document.querySelectorAll(selector)].filter(e => e.getClientRects().length);
-  const times = [];
-  for (let i = 0; i < n; i++) {
-    const target = all[Math.floor(i * all.length / n)], start = performance.now();
-    for (const kind of ['mouseover', 'mouseenter', 'mousemove'])
-      target.dispatchEvent(new MouseEvent(kind, { bubbles: kind !== 'mouseenter' }));
-    await new Promise(done => requestAnimationFrame(() => {
-      const { port1, port2 } = new MessageChannel();
-      port1.onmessage = done;
-      port2.postMessage(0);
-    }));
-    times.push(performance.now() - start);
-  }
-  return times.sort((a, b) => a - b)[Math.floor(0.95 * n)];
-}"""
+HOVER = """const all = [...document.querySelectorAll('SELECTOR')];
+  const visible = all.filter(e => e.getClientRects().length);
+  const target = visible[7 * i % visible.length];
+  for (const kind of ['mouseover', 'mouseenter', 'mousemove'])
+    target.dispatchEvent(new MouseEvent(kind, { bubbles: kind !== 'mouseenter' }));"""
+TYPE = """const input = document.querySelector('.kt-live input');
+  input.value = input.defaultValue.slice(0, -1 - i % 16);
+  input.dispatchEvent(new Event('input', { bubbles: true }));"""
 
 
 def page_of(body: str) -> str:
@@ -71,19 +62,47 @@ def pages() -> dict[str, str]:
     return {"ours": view.to_html(), "bertviz": page_of(bert), "CircuitsVis": page_of(circuits)}
 
 
-def measure(browser, name: str, path: Path) -> dict:
-    """Size, time until it has drawn (None if it never does), and hover latency."""
-    row = dict(megabytes=round(path.stat().st_size / 1e6, 2), drawn=None, hover=None)
-    with tab(browser, 1280, 900, path.as_uri()) as page:
-        page.goto(path.as_uri())
+def is_drawn(page, selector: str, clock: CpuClock) -> bool:
+    """Wait until a page has drawn, or has stopped computing."""
+    while True:
+        before = clock.milliseconds("ProcessTime")
         try:
-            page.locator(DRAWN[name]).first.wait_for(timeout=PATIENCE)
-            row["drawn"] = round(page.evaluate("performance.now()"))
-            row["hover"] = round(page.evaluate(HOVER, [HOVERED[name], 40]), 1)
+            page.locator(selector).first.wait_for(timeout=10_000)
+            return True
         except Exception as error:
             if "Timeout" not in str(error):
                 raise
+        if clock.milliseconds("ProcessTime") - before < 10:
+            return False
+
+
+def measure(browser, name: str, path: Path) -> dict:
+    """Size; CPU time until it has drawn, and from an event to the paint, or None."""
+    row = dict(megabytes=round(path.stat().st_size / 1e6, 2), drawn=None, hover=None, typing=None)
+    with tab(browser, 1280, 900, path.as_uri()) as page:
+        page.goto(path.as_uri())
+        clock = CpuClock(page)
+        if is_drawn(page, DRAWN[name], clock):
+            row["drawn"] = round(clock.milliseconds("ProcessTime"))
+            row["hover"] = round(event_to_paint(page, HOVER.replace("SELECTOR", HOVERED[name])), 1)
+        if name == "ours":
+            row["typing"] = round(event_to_paint(page, TYPE), 1)
         return row | dict(requests=len(set(page.strays)), errors=page.problems[:1])
+
+
+def table(rows: dict, versions: dict) -> str:
+    """The measurements as Markdown."""
+    lines = [
+        "| viewer | page, MB | CPU until drawn, s | hover p95, ms | typing p95, ms | requests |",
+        "|---|---|---|---|---|---|",
+    ]
+    for name, row in rows.items():
+        drawn = "never" if row["drawn"] is None else f"{row['drawn'] / 1000:.1f}"
+        times = ["–" if row[what] is None else f"{row[what]:.0f}" for what in ("hover", "typing")]
+        label = f"{name} {versions.get(name, '')}".strip()
+        cells = [label, str(row["megabytes"]), drawn, *times, str(row["requests"])]
+        lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join(lines)
 
 
 def main() -> None:
@@ -100,14 +119,7 @@ def main() -> None:
     versions = {name: version(name.lower()) for name in rows if name != "ours"}
     facts = dict(attention=[LAYERS, HEADS, T], versions=versions, hardware=hardware("cpu"))
     write_json(options.out, facts | dict(rows=rows))
-    print(
-        "| viewer | page, MB | drawn after, s | hover p95, ms | requests |\n|---|---|---|---|---|"
-    )
-    for name, row in rows.items():
-        drawn = "never" if row["drawn"] is None else f"{row['drawn'] / 1000:.1f}"
-        hover = "–" if row["hover"] is None else f"{row['hover']:.0f}"
-        label = f"{name} {versions.get(name, '')}".strip()
-        print(f"| {label} | {row['megabytes']} | {drawn} | {hover} | {row['requests']} |")
+    print(table(rows, versions))
 
 
 if __name__ == "__main__":

@@ -22,8 +22,9 @@ def joined_modules(views: Iterable[str] = MODEL_VIEWS + DATA_VIEWS) -> str:
     Comments and indentation stay in the files, so that pages are smaller.
     """
     drawn = {f"{view}_view" if view in OWN_MODULE else "data_views" for view in views}
-    modules = ["kt_engine", "kt_analysis", "kt_weights", "kt_ui", *sorted(drawn), "kt_page"]  # in the order of imports
-    sources = (ENGINE.joinpath(f"{name}.js").read_text(encoding="utf-8") for name in modules)
+    before = ["kt_engine", "kt_analysis", "kt_weights", "kt_ui"]  # in the order of imports
+    names = [*before, *sorted(drawn), "kt_page"]
+    sources = (ENGINE.joinpath(f"{name}.js").read_text(encoding="utf-8") for name in names)
     script = "\n".join(_EXPORT.sub("", _IMPORT.sub("", source)) for source in sources)
     return _INDENT.sub("", _COMMENT.sub("", script))
 

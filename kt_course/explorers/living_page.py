@@ -17,12 +17,7 @@ from dataclasses import dataclass, field
 
 from matplotlib.figure import Figure
 
-from kt_course.explorers.engine_files import (
-    DATA_VIEWS,
-    MODEL_VIEWS,
-    joined_modules,
-    style_sheet,
-)
+from kt_course.explorers.engine_files import DATA_VIEWS, MODEL_VIEWS, joined_modules, style_sheet
 from kt_course.explorers.living_pictures import draw_view
 from kt_course.explorers.packed_models import Given, PackedModel, pack, unpack, weights_text
 from kt_course.figures.alt_text import small_png
