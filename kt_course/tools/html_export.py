@@ -26,8 +26,10 @@ CAPTION = (
     '<p class="still">An explorer: this is its first picture, the controls are live in '
     "JupyterLab.</p>"
 )
-# Names, punctuation and spaces in code, which have the colour of the text
-PLAIN_CODE = re.compile(r'<span class="(?:n[a-z]?|bp|p|w)">([^<]*)</span>')
+# Markup of lab's template that shows nothing here: buttons to collapse a cell, and the classes of
+# what has the colour of the text in code (names, operators, punctuation, spaces)
+COLLAPSER = re.compile(r'<div class="jp-Collapser[^>]*>\s*</div>\s*')
+PLAIN_CODE = re.compile(r'<span class="(?:n[a-z]?|bp|o|p|w)">([^<]*)</span>')
 COLUMNS = re.compile(r"<pre>(?=[^<]*\S {2,}\S)")  # printed text with columns
 
 
@@ -114,5 +116,6 @@ def write_page(
         "has_notebook": path.parent == Path(page).parent,
     }
     text, _ = PageExporter().from_notebook_node(copy, resources=resources)
-    text = site.link_chapters(PLAIN_CODE.sub(r"\1", text))
+    text = PLAIN_CODE.sub(r"\1", COLLAPSER.sub("", text))
+    text = site.link_chapters(text)
     write_atomically(page, COLUMNS.sub('<pre class="columns">', text).encode())

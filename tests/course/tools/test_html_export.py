@@ -8,6 +8,7 @@ from bs4 import BeautifulSoup
 from nbformat.v4 import new_code_cell, new_notebook, new_output
 
 from kt_course.tools.html_export import write_page
+from kt_course.tools.site import read_site
 from kt_course.tools.workbook import find_notebooks
 
 PICTURE = "iVBORw0KGgo="
@@ -45,3 +46,12 @@ def test_a_page_has_the_alt_text_of_the_notebook(tmp_path):
     page = (tmp_path / "a.html").read_text(encoding="utf-8")
     assert BeautifulSoup(page, "html.parser").img["alt"] == alt
     assert "No description has been provided" not in page
+
+
+@pytest.mark.parametrize("chapter", ["01", "03", "06", "14"])
+def test_a_page_with_one_small_model_is_small(chapter, tmp_path):
+    (path,) = (path for path in find_notebooks() if path.stem.startswith(chapter))
+    write_page(path, tmp_path / "page.html", read_site(find_notebooks()))
+    page = (tmp_path / "page.html").read_text(encoding="utf-8")
+    assert page.count('id="kt-weights-') == 1
+    assert len(page.encode()) <= 2_500_000
