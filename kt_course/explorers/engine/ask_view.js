@@ -39,7 +39,7 @@ function askView(page) {
         answers.map(({ answer, probability }) => ({
           name: answer || "(empty)",
           share: probability,
-          isTrue: answer === truth,
+          isTrue: truth === undefined ? undefined : answer === truth,
         })),
       ),
     );
@@ -98,7 +98,7 @@ function askView(page) {
       "p",
       { class: "kt-note" },
       "Bars: probability of each whole answer, found by a beam search of width 5. ",
-      "The first line is the likeliest answer.",
+      "The first line is the likeliest answer. Wrong answers are grey.",
     ),
   );
   update();

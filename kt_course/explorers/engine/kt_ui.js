@@ -336,7 +336,7 @@ export const bars = (rows) =>
   rows.map(({ name, share, isTrue }) =>
     el(
       "li",
-      { class: isTrue ? "kt-true" : undefined },
+      { class: { true: "kt-true", false: "kt-wrong" }[isTrue] },
       el("span", { class: "kt-name" }, name),
       el("span", { class: "kt-share" }, percent(share)),
       el(
@@ -406,14 +406,14 @@ export function svg(tag, attributes = {}, ...children) {
  *     dash}; `label` says what the picture shows
  * @returns {{element: SVGElement, mark: (x: number) => void}} `mark` moves the upright line
  */
-export function lineChart({ label, xLabel, curves }) {
+export function lineChart({ label, xLabel, curves, yMax = -Infinity }) {
   const [W, H, left, right, top, bottom] = [360, 150, 34, 8, 20, 30];
   const points = curves.flatMap((curve) => curve.points);
-  const range = (i) => [
+  const extent = (i, most) => [
     Math.min(0, ...points.map((p) => p[i])),
-    Math.max(...points.map((p) => p[i])),
+    Math.max(most, ...points.map((p) => p[i])),
   ];
-  const [[x0, x1], [y0, y1]] = [range(0), range(1)];
+  const [[x0, x1], [y0, y1]] = [extent(0, -Infinity), extent(1, yMax)];
   const x = (value) => left + ((value - x0) / (x1 - x0)) * (W - left - right);
   const y = (value) => H - bottom - ((value - y0) / (y1 - y0)) * (H - top - bottom);
   const text = (content, at) => svg("text", at, content);

@@ -32,6 +32,7 @@ function replayView(page) {
     lineChart({
       label: `Correct answers to windows and to questions, of ${total} people each, over the training.`,
       xLabel: "training step",
+      yMax: 100,
       curves: [
         { name: "windows, % correct", points: series("windows", 100 / total), dash: "5 3" },
         { name: "questions, % correct", points: series("questions", 100 / total) },
@@ -122,12 +123,19 @@ function replayView(page) {
     {},
     tryFirst(
       page,
-      "move the slider one step to the right, to the end of finetuning. Then go back to step 0.",
+      "move the slider one step to the right, to the end of finetuning: now the model answers " +
+        "most questions. Then go back to step 0.",
     ),
     slider.element,
     status,
     el("div", { class: "kt-two" }, ...charts.map(({ element }) => element)),
     scrollTable("Answers of this step", head, body),
+    el(
+      "p",
+      { class: "kt-note" },
+      "Window: words of the person's lines, as in pretraining, such as ",
+      `“${people[0].window}”. Question: “${people[0].question}”.`,
+    ),
     field.element,
     own,
   );
