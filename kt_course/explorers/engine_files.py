@@ -12,21 +12,19 @@ DATA_VIEWS = tuple(
 OWN_MODULE = (*MODEL_VIEWS, "patches")  # the other views are in data_views.js
 _IMPORT = re.compile(r"^import [^;]*;\n", re.MULTILINE)
 _EXPORT = re.compile(r"^export (?=(async )?(function|class|const|let)\b)", re.MULTILINE)
-_COMMENT = re.compile(r"^ *(//.*|/\*\*[\s\S]*?\*/)\n", re.MULTILINE)  # whole lines of it
-_INDENT = re.compile(r"^ +", re.MULTILINE)
+_NOISE = re.compile(r"^ *(//.*|/\*\*[\s\S]*?\*/)\n|^ +", re.MULTILINE)  # comments, indentation
 
 
 def joined_modules(views: Iterable[str] = MODEL_VIEWS + DATA_VIEWS) -> str:
     """The engine and these views as one script without imports: a page from a file cannot import.
 
-    Comments and indentation stay in the files, so that pages are smaller.
+    They come in the order of their imports, without comments and indentation to save bytes.
     """
     drawn = {f"{view}_view" if view in OWN_MODULE else "data_views" for view in views}
-    before = ["kt_engine", "kt_analysis", "kt_weights", "kt_ui"]  # in the order of imports
-    names = [*before, *sorted(drawn), "kt_page"]
+    names = ["kt_engine", "kt_analysis", "kt_weights", "kt_ui", *sorted(drawn), "kt_page"]
     sources = (ENGINE.joinpath(f"{name}.js").read_text(encoding="utf-8") for name in names)
     script = "\n".join(_EXPORT.sub("", _IMPORT.sub("", source)) for source in sources)
-    return _INDENT.sub("", _COMMENT.sub("", script))
+    return _NOISE.sub("", script)
 
 
 def style_sheet() -> str:

@@ -98,17 +98,16 @@ class Site:
             for one in self.chapters
             for section in one.sections
         ]
-        for name, title in self.appendices.items():
-            sections.append(((name, title, "", title), _document(name)))
+        pages = self.appendices.items()
+        sections += [((name, title, "", title), _document(name)) for name, title in pages]
         places: dict[str, list[int]] = {}
         for number, (_, text) in enumerate(sections):
-            for word in {word for word in WORD.findall(text.lower()) if len(word) > 2}:
+            for word in set(WORD.findall(text.lower())):
                 places.setdefault(word, []).append(number)
-        words = sorted(places)
+        words = sorted(word for word in places if len(word) > 2)
         steps = [[b - a for a, b in pairwise([0, *places[word]])] for word in words]
-        index = [[heading for heading, _ in sections], words, steps]
-        text = json.dumps(index, ensure_ascii=False, separators=(",", ":"))
-        return base64.b64encode(zlib.compress(text.encode(), 9)).decode()
+        index = json.dumps([[heading for heading, _ in sections], words, steps], ensure_ascii=False)
+        return base64.b64encode(zlib.compress(index.encode(), 9)).decode()
 
 
 # ---------------------------------------------------------------- chapters

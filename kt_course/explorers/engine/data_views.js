@@ -147,7 +147,9 @@ function spansView(page) {
   const [first] = documents,
     beforePlace = Math.min(first.text.indexOf(first.place, first.name.length), most(first.text));
   return dataView(page, {
-    hint: "move “keep” until the birthplace is visible, then move the gap over it.",
+    hint:
+      "keep more characters until the birthplace is visible, then move the gap over it: " +
+      "only now does the example ask for the birthplace.",
     fields: {
       line: {
         label: "Line",
@@ -344,7 +346,7 @@ function rotationView(page) {
     curves: [{ name: "score", points: distances.map((each) => [each, score(each, 0)]) }],
   });
   return dataView(page, {
-    hint: "move “both” to the right: all arrows turn, and the score stays.",
+    hint: "raise “Move both by”: all arrows turn, and the score stays.",
     fields: {
       m: { label: "Position of the query", value: start[0], max: 63 },
       n: { label: "Position of the key", value: start[1], max: 63 },
@@ -500,7 +502,7 @@ function tokensView(page) {
     'tokens("Where was Ada born?", 100)',
   );
   return dataView(page, {
-    hint: "move “merges” to the left and read how words fall apart, then type your own name.",
+    hint: "move “Merges” to the left and read how words fall apart, then type your own name.",
     fields: {
       text: { label: "Text", value: text },
       n: { label: "Merges", value: merges.length, max: merges.length },
@@ -542,7 +544,7 @@ function translationView(page) {
   );
   const last = (i) => translations[i].steps.length - 1;
   return dataView(page, {
-    hint: "move “token” step by step, and watch which source words get the weight.",
+    hint: "raise “Token” step by step, and watch which source words get the weight.",
     fields: {
       i: {
         label: "Sentence",
@@ -588,7 +590,9 @@ function forgettingView(page) {
   const cell = (text, isGood) =>
     el("td", { class: isGood ? "kt-good" : undefined }, (text || "(empty)") + (isGood ? " ✓" : ""));
   return dataView(page, {
-    hint: "move the rate to the right: the answers break, while the regions improve if assisted.",
+    hint:
+      "raise the learning rate: the model forgets birthplaces, while it learns to name the region " +
+      "of a birthplace.",
     fields: {
       i: { label: "Peak learning rate", value: 1, max: rates.length - 1, say: (i) => rates[i] },
     },
@@ -612,6 +616,12 @@ function forgettingView(page) {
           `${rows.map(({ name, share }) => `${name} ${percent(share)}`).join("; ")}.`,
         parts: [
           el("ol", { class: "kt-answers" }, ...bars(rows)),
+          el(
+            "p",
+            { class: "kt-note" },
+            "Region, alone: of the finetuned model's own answer. Region, assisted: of the answer " +
+              "before finetuning.",
+          ),
           scrollTable("Six people", head, el("tbody", {}, ...lines)),
         ],
       };
@@ -637,7 +647,7 @@ function headsView(page) {
     "weights(0, 0, 1)",
   );
   return dataView(page, {
-    hint: "move “token” through the sentence, then look for a head that attends elsewhere.",
+    hint: "move “Token” through the sentence, then look for a head that attends elsewhere.",
     fields: {
       token: {
         label: "Token",
