@@ -71,7 +71,7 @@ class TestChapters:
         page, _, anchor, title = next(row for row in headings if row[3] == "7.1 Why √d")
         assert (page, anchor.startswith("7.1-Why")) == ("01_one", True)
         places = dict(zip(words, map(list, map(accumulate, steps)), strict=True))
-        assert [headings[i][0] for i in places["product"]] == list(names)
+        assert [headings[i][0] for i in places["product"]][:3] == list(names)
 
     def test_links_between_notebooks_lead_to_pages(self, tmp_path):
         first = write(tmp_path, "01_one", new_markdown_cell(PROSE))
