@@ -249,3 +249,5 @@ def test_the_shipped_table_is_complete():
     for rate in TECHNIQUES["all"].rates:
         assert len(shares(rows_of(table, "all", rate), "alone")) == 5
     assert len(table["tasks"]) == 20 and len(table["baselines"]) == 5
+    tuned = [(row["text"], row["seed"]) for row in table["tuned_minilm"]]
+    assert len(tuned) == len(set(tuned)) >= 6
