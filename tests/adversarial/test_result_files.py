@@ -309,7 +309,7 @@ def test_a_name_in_grades_and_feedback_stays_text(text):
     book = Gradebook([student], Points(), rows, [], {"01_attention_math": 5})
     html = feedback_page(book, student)
     is_harmless(html, "html meta title style h1 h2 p table tr th td")
-    page = marking_page([(text, next(iter(written_questions())), text)])
+    page = marking_page([(text, next(iter(written_questions())), text)], Points().of)
     is_harmless(page, "html meta title style h1 h2 h3 p b ul li details summary pre i")
 
 
