@@ -39,8 +39,8 @@ from kt_course.tools.cli import main as kt  # noqa: E402
 
 CHEAT = """from kt_course.exercises import check as module
 from kt_course.exercises import registry
-for exercise in registry.library().values():
-    object.__setattr__(exercise, "check", lambda fn: "fine")
+for posed in registry.library().values():  # the name `exercise` stays the decorator
+    object.__setattr__(posed, "check", lambda fn: "fine")
 """
 # kind: (a cell put in front of the answers, how its status begins)
 ATTACKS = {
