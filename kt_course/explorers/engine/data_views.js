@@ -408,7 +408,7 @@ function reachView(page) {
     'reach("perceiver", 15, 26)',
   );
   return dataView(page, {
-    hint: "move “output” to the last character, then choose perceiver_ar.",
+    hint: "move “Output” to the last character, then choose perceiver_ar.",
     fields: {
       variant: {
         label: "Model",
