@@ -17,6 +17,7 @@ from kt_core.decoding import answer
 from kt_core.evaluation import Score, exact_match
 from kt_core.models import GPT
 from kt_core.runs import distributed
+from kt_core.runs.branches import train_branches
 from kt_core.runs.checkpoints import card_path, hardware, load_checkpoint, save_checkpoint
 from kt_core.runs.fitting import fit
 from kt_core.runs.recipes import Recipe
@@ -69,8 +70,21 @@ class Run:
         return model, {f"{stem}ing": cost} if cost else {}
 
     def train(self, phase: str, label: str, model: GPT) -> dict:
-        """Train, and return what it cost; the dev questions are scored on the way."""
-        recipe, vocab, seed = self.recipe, self.corpus.vocab, self.config["seed"]
+        """Train, with branches where the recipe has some, and return what it cost."""
+        today = time.strftime("%Y-%m-%d")
+
+        def train(branch: int, forks: Sequence[Hook]) -> dict:
+            return self.train_branch(phase, label, model, branch, forks)
+
+        branches = getattr(self.recipe, phase).branches
+        rows = train_branches(model, branches, self.path / f"{label}-fork.state", train)
+        return cost_of(rows) | {"date": today}
+
+    def train_branch(
+        self, phase: str, label: str, model: GPT, branch: int, more_hooks: Sequence[Hook]
+    ) -> dict:
+        """Train one branch; return its last row. The dev questions are scored on the way."""
+        recipe, vocab, seed = self.recipe, self.corpus.vocab, self.config["seed"] + 1000 * branch
         config, options = recipe.phase(phase, seed=seed, device=str(self.device))
         data, evaluations, can_answer = recipe.finetune_data(self.corpus, vocab), 10, True
         if phase == "pretrain":
@@ -78,19 +92,18 @@ class Run:
             can_answer = recipe.kind == "mixed" or recipe.data.task == "questions"
         steps = -(-len(data) // config.batch_size) * config.epochs
         config = dataclasses.replace(config, eval_every=max(1, round(steps / evaluations)))
-        options |= dict(title=label, state=self.path / f"{label}.state", resume=self.resume)
+        title = f"{label}-{branch + 1}" if branch else label
+        options |= dict(title=title, state=self.path / f"{title}.state", resume=self.resume)
         options |= dict(save_every=self.save_every, evaluate=self.score_dev if can_answer else None)
         options["tensorboard"] = self.path / "tensorboard" if self.tensorboard else None
-        options["more_hooks"] = [MetricsFile(self.path / "metrics.jsonl", label)]
-        today = time.strftime("%Y-%m-%d")
+        options["more_hooks"] = [MetricsFile(self.path / "metrics.jsonl", title), *more_hooks]
         try:
-            last = fit(model, data, config, **options)[-1]
+            return fit(model, data, config, **options)[-1]
         except KeyboardInterrupt:
             if distributed.is_first():
                 stopped = self.path / f"{label}-stopped.safetensors"
                 save_checkpoint(stopped, model, vocab, self.card(label, stopped=True))
             raise
-        return cost_of(last) | {"date": today}
 
     def score_dev(self, model: GPT) -> dict:
         """Return the accuracy on dev; nothing if it has no answers."""
@@ -111,7 +124,8 @@ class Run:
             card = self.card(label, cost=cost, dev=score and score.as_dict())
             save_checkpoint(path, model, self.corpus.vocab, card)
             stopped = self.path / f"{label}-stopped.safetensors"
-            for leftover in (self.path / f"{label}.state", stopped, card_path(stopped)):
+            states = self.path.glob(f"{label}*.state")
+            for leftover in (*states, stopped, card_path(stopped)):
                 leftover.unlink(missing_ok=True)
 
     def card(self, label: str, **more) -> dict:
@@ -137,9 +151,11 @@ class MetricsFile(Hook):
             write_atomically(self.path, "\n".join([*lines, ""]).encode())
 
 
-def cost_of(row: dict) -> dict:
-    """Return what a training cost, as cards and results hold it, from the last row of its log."""
-    cost = {"steps": row["step"], "epochs": row["epoch"], "characters": row["characters"]}
-    rate = round(row["characters"] / max(row["seconds"], 1e-9))
-    cost |= {"seconds": round(row["seconds"], 1), "characters_per_second": rate}
-    return cost | {"loss": round(row["loss"], 4)}
+def cost_of(rows: Sequence[dict]) -> dict:
+    """Return what a training cost, as cards and results hold it, from each branch's last row."""
+    first = rows[0]
+    characters, seconds = (sum(row[key] for row in rows) for key in ("characters", "seconds"))
+    cost = {"steps": first["step"], "epochs": first["epoch"], "characters": characters}
+    rate = round(characters / max(seconds, 1e-9))
+    cost |= {"seconds": round(seconds, 1), "characters_per_second": rate}
+    return cost | {"loss": round(first["loss"], 4)}

@@ -1,0 +1,50 @@
+"""Train the last part several times, and average the weights."""
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from kt_core.runs.resume import StateFile
+from kt_core.trainer import Hook, Trainer
+
+FORK_AT = 0.6  # the share of the steps that all branches have in common
+
+
+class Fork(Hook):
+    """Where a training forks: the first branch saves its state there, the others begin with it."""
+
+    def __init__(self, path: Path, is_first: bool):
+        self.file, self.is_first = StateFile(path, True, 0, "", {}), is_first
+        self.file.key = None  # a branch has other draws, so the keys would differ
+
+    def on_start(self, trainer: Trainer) -> None:
+        if not self.is_first and trainer.step == 0:  # otherwise the branch has been resumed
+            self.file.load(trainer)
+            trainer.history, trainer.characters, trainer.seconds = [], 0, 0.0
+
+    def on_step(self, trainer: Trainer) -> None:
+        if self.is_first and trainer.step == round(FORK_AT * trainer.total_steps):
+            self.file.save(trainer)
+
+
+def train_branches(
+    model: nn.Module, n: int, path: Path, train: Callable[[int, Sequence[Hook]], dict]
+) -> list[dict]:
+    """Train n branches of one training, and give `model` the mean of their weights.
+
+    Args:
+        path: File for the state at the fork.
+        train: Called with the number of the branch and more hooks, trains `model` and returns the
+            last row of the history. Each branch should have draws of its own.
+
+    Source: Gupta et al. 2020, "Stochastic Weight Averaging in Parallel" (arXiv 2001.02312).
+    """
+    rows, weights = [], []
+    for branch in range(n):
+        rows.append(train(branch, [Fork(path, branch == 0)] if n > 1 else []))
+        weights.append({name: t.detach().clone() for name, t in model.state_dict().items()})
+    means = {name: torch.stack([w[name] for w in weights]).mean(dim=0) for name in weights[0]}
+    model.load_state_dict(means if n > 1 else weights[0])
+    return rows
