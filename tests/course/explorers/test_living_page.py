@@ -319,6 +319,9 @@ def opened_without_view(browser, view: LivingView, folder: Path):
     path.write_text(view.to_html(), encoding="utf-8")
     with tab(browser, *DESKTOP, path.as_uri()) as page:
         page.goto(path.as_uri())
+        page.wait_for_function(  # the weights are unpacked after the page has loaded
+            "() => { try { return kt.config(kt.models()[0]) } catch { return false } }"
+        )
         yield page
         assert not page.strays
 
