@@ -61,6 +61,13 @@ def pytest_collection_modifyitems(items):
     items[:] = [item for group in groups.values() for item in group]
 
 
+def pytest_collection_finish(session):
+    """Stop where groups have no effect: the cells of one notebook would run in two kernels."""
+    grouping = session.config.getoption("loadgroup", False)  # xdist's own, in its workers
+    if grouping and session.items and "@" not in session.items[0].nodeid:
+        raise pytest.UsageError("pytest ignores the groups of tests: run make setup")
+
+
 @pytest.fixture(autouse=True)
 def quiet(monkeypatch):
     """No progress bars, and nothing in the learner's own progress file and my_gpt.py."""
