@@ -302,6 +302,7 @@ def test_what_comes_back_from_a_copy(work, error, message, monkeypatch):
         (notebook("1 + 1"), "no exercise of this workbook"),
         (notebook('@exercise("of another course")\ndef f(): ...'), "no exercise of this workbook"),
     ],
+    ids=["no JSON", "bytes", "list", "cells", "nested", "R", "no exercise", "other course"],
 )
 def test_what_is_no_notebook_of_ours_is_said(data, problem):
     assert re.search(problem, judge_notebook(data)["problem"])
