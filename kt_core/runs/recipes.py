@@ -145,7 +145,9 @@ def _suggestion(key: str) -> str:
             spellings.setdefault(spelling, option)
     if near := get_close_matches(key, spellings, n=1):
         return f", did you mean {spellings[near[0]]!r}?"
-    return f"; known: {', '.join(recipe_options())}"
+    parts = {"model": ModelSettings, "data": DataSettings, "/".join(PHASES): TrainSettings}
+    lists = (f"{part}.({', '.join(f.name for f in fields(c))})" for part, c in parts.items())
+    return f"; known: {', '.join(lists)}"
 
 
 def _load_recipes() -> dict[str, Recipe]:

@@ -20,8 +20,8 @@ def joined_modules(views: Iterable[str] = MODEL_VIEWS + DATA_VIEWS) -> str:
 
     They come in the order of their imports, without comments and indentation to save bytes.
     """
-    drawn = {f"{view}_view" if view in OWN_MODULE else "data_views" for view in views}
-    names = ["kt_engine", "kt_analysis", "kt_weights", "kt_ui", *sorted(drawn), "kt_page"]
+    modules = {f"{view}_view" if view in OWN_MODULE else "data_views" for view in views}
+    names = ["kt_engine", "kt_analysis", "kt_weights", "kt_ui", *sorted(modules), "kt_page"]
     sources = (ENGINE.joinpath(f"{name}.js").read_text(encoding="utf-8") for name in names)
     script = "\n".join(_EXPORT.sub("", _IMPORT.sub("", source)) for source in sources)
     return _NOISE.sub("", script)

@@ -113,7 +113,7 @@ def attach(
         raise ValueError("alt is empty: say in a sentence what the explorer shows")
     if not models or not examples:
         raise ValueError(f"attach got {len(models)} models and {len(examples)} examples")
-    packed = tuple(pack(name, given) for name, given in models.items())
+    packed = tuple(pack(name, source) for name, source in models.items())
     pairs = {one.name: unpack(one) for one in packed}
     figure = picture or draw_view(view, pairs, *examples[0], **start)
     return LivingView(packed, view, alt, tuple((q, a) for q, a in examples), start, _png(figure))
@@ -150,7 +150,7 @@ def page_fragments(stored: Sequence[dict], pictures: Sequence[tuple[bytes, str]]
         stored: What `LivingView.stored` gave, one per explorer.
         pictures: The PNG and the description that show where scripts do not run, one each.
     """
-    fragments, known = [], set()
+    fragments, keys = [], set()
     views = {one["given"]["view"] for one in stored}
     for number, (one, (png, alt)) in enumerate(zip(stored, pictures, strict=True), 1):
         parts = [_engine(views)] if number == 1 else []
@@ -158,10 +158,10 @@ def page_fragments(stored: Sequence[dict], pictures: Sequence[tuple[bytes, str]]
         source = f"data:image/png;base64,{base64.b64encode(png).decode()}"
         image = f'<img src="{source}" alt="{html.escape(alt)}" style="max-width: 100%">'
         parts.append(f'<div id="{root}">{image}</div>')
-        for key in one["weights"].keys() - known:
+        for key in one["weights"].keys() - keys:
             text = weights_text(one["weights"][key])
             parts.append(f'<script type="text/plain" id="kt-weights-{key}">{text}</script>')
-        known |= one["weights"].keys()
+        keys |= one["weights"].keys()
         given = _inside_script(json.dumps(one["given"], ensure_ascii=False))
         attributes = f'type="application/json" class="kt-view" data-root="{root}"'
         parts.append(f"<script {attributes}>{given}</script>\n<script>ktMountAll()</script>")

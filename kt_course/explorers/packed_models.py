@@ -55,18 +55,18 @@ def pack_model(name: str, model: GPT, vocab: CharVocab) -> PackedModel:
     return PackedModel(name, asdict(model.config), "".join(vocab.chars[2:]), save(tensors))
 
 
-def pack(name: str, given: Given) -> PackedModel:
+def pack(name: str, source: Given) -> PackedModel:
     """Pack a shipped checkpoint ("bios-rope-finetuned"), a checkpoint file, or (model, vocab).
 
     Raises CheckpointError for a file that is missing or damaged.
     """
-    if isinstance(given, tuple):
-        return pack_model(name, *given)
-    shipped = checkpoints_dir() / f"{given}.safetensors"
-    if isinstance(given, str) and shipped.is_file():
+    if isinstance(source, tuple):
+        return pack_model(name, *source)
+    shipped = checkpoints_dir() / f"{source}.safetensors"
+    if isinstance(source, str) and shipped.is_file():
         card = load_card(shipped)
-        return PackedModel(name, card["config"], card["vocab"], shipped.read_bytes(), given)
-    model, vocab, _ = load_checkpoint(given)
+        return PackedModel(name, card["config"], card["vocab"], shipped.read_bytes(), source)
+    model, vocab, _ = load_checkpoint(source)
     return pack_model(name, model, vocab)
 
 

@@ -218,9 +218,9 @@ def threshold_of(answer: Callable, seed: int) -> Results:
         cases = [(values, integers(0, 1, 60, seed=seed + 1).tolist(), seed % 11 / 10)]
     results = {}
     for values, right, accuracy in cases:
-        given = torch.tensor(values).double(), torch.tensor(right).bool(), accuracy
+        arguments = torch.tensor(values).double(), torch.tensor(right).bool(), accuracy
         what = f"the threshold for {values[:6]}, correct {right[:6]}, accuracy {accuracy:g}"
-        results[what] = number_of(answer(*given), "the threshold").clamp(max=99)  # inf: 99
+        results[what] = number_of(answer(*arguments), "the threshold").clamp(max=99)  # inf: 99
     return results
 
 

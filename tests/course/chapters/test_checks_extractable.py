@@ -197,7 +197,9 @@ def test_the_scores_of_the_teaching_solution_are_exact_matches():
     for n in range(12):
         filled, answers, gold = (rng.choices(["Oslo", "Rome ", " Bonn"], k=n) for _ in range(3))
         facts = list(zip(filled, answers, gold, strict=True))
-        parts = [[f for f in facts if (f[0].strip() == f[2].strip()) == kept] for kept in (1, 0)]
+        parts = [
+            [f for f in facts if (f[0].strip() == f[2].strip()) == correct] for correct in (1, 0)
+        ]
         expected = [kt.exact_match([f[1] for f in part], [f[2] for f in part]) for part in parts]
         scores = solutions.stored_and_retrieved(filled, answers, gold)
         assert scores == (kt.exact_match(filled, gold), *expected)

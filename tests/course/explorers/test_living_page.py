@@ -82,8 +82,8 @@ def opened(browser, view: LivingView, folder: Path, screen=DESKTOP, **context):
 @pytest.fixture(scope="module")
 def page(browser, tmp_path_factory, examples):
     """A page with all four variants."""
-    given = {name: f"bios-{name}-finetuned" for name in VARIANTS}
-    view = attach(given, "attention", alt="Attention of four models", examples=examples)
+    sources = {name: f"bios-{name}-finetuned" for name in VARIANTS}
+    view = attach(sources, "attention", alt="Attention of four models", examples=examples)
     with opened(browser, view, tmp_path_factory.mktemp("page")) as page:
         yield page
 
@@ -125,7 +125,7 @@ def patched_logits(pair, text: str, source: str, places: list[tuple[int, int]]) 
     for state, layer in enumerate((model.drop, *model.blocks)):
         at = [position for row, position in places if row == state]
 
-        def replace(module, given, x, state=state, at=at):
+        def replace(module, inputs, x, state=state, at=at):
             x = x.clone()
             x[0, at] = clean[state][at]
             return x
@@ -144,8 +144,8 @@ def without(model: kt.GPT, heads: list[tuple[int, int]]):
     handles = []
     for layer, head in heads:
 
-        def silence(module, given, head=head):
-            context = given[0].clone()
+        def silence(module, inputs, head=head):
+            context = inputs[0].clone()
             context[..., head * hs : (head + 1) * hs] = 0
             return (context,)
 
@@ -215,7 +215,7 @@ class TestTheEngineComputesWhatPyTorchComputes:
         page.evaluate("name => kt.knockOut(name, [[2]])", variant)
         result = page.evaluate("([name, text]) => kt.logits(name, text)", [variant, text])
         model, _ = models[variant]
-        skip = model.blocks[2].register_forward_hook(lambda block, given, out: given[0])
+        skip = model.blocks[2].register_forward_hook(lambda block, inputs, out: inputs[0])
         expected = logits_of(models[variant], text)
         skip.remove()
         assert difference(result, expected) < TOLERANCE
@@ -235,7 +235,7 @@ class TestTheEngineComputesWhatPyTorchComputes:
         text, source = (question + MASK for question, _ in examples[:2])
         places = [(2, 18), (1, 15), (4, 20)]
         expected = patched_logits(models[variant], text, source, places)
-        result = page.evaluate("given => kt.patch(...given)", [variant, text, source, places])
+        result = page.evaluate("texts => kt.patch(...texts)", [variant, text, source, places])
         assert difference(result, expected) < TOLERANCE
         assert difference(result, logits_of(models[variant], text)) > 0.1
 
@@ -536,8 +536,8 @@ class TestAttach:
         assert 'alt="Explorer: lens"' in views["lens"].to_html()
 
     def test_a_model_in_memory_is_stored_with_its_weights(self, models, examples):
-        given = {"mine": models["rope"]}
-        view = attach(given, alt="Mine", examples=examples, picture=empty())
+        sources = {"mine": models["rope"]}
+        view = attach(sources, alt="Mine", examples=examples, picture=empty())
         (weights,) = view.stored()["weights"].values()
         assert base64.b64decode(weights["base64"]) == view.models[0].weights
         assert pack("shipped", "bios-rope-finetuned").key == view.models[0].key
@@ -552,6 +552,8 @@ class TestAttach:
         ],
     )
     def test_mistakes_are_named(self, examples, change, message):
-        given = dict(models={"a": "bios-rope-finetuned"}, view="ask", alt="A", examples=examples)
+        arguments = dict(
+            models={"a": "bios-rope-finetuned"}, view="ask", alt="A", examples=examples
+        )
         with pytest.raises(ValueError, match=message):
-            attach(**given | change)
+            attach(**arguments | change)
