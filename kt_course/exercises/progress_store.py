@@ -61,7 +61,7 @@ def remember(id: str, status: str) -> None:
         if (path := progress_file()) is None or read_statuses().get(id) == status:
             return
         path.parent.mkdir(parents=True, exist_ok=True)
-        with FileLock(f"{path}.lock", timeout=5):
+        with FileLock(f"{path}.lock", timeout=20):
             statuses = read_statuses()
             if statuses:
                 write_json(Path(f"{path}.backup"), statuses)
