@@ -56,9 +56,10 @@ def main() -> None:
     labels = {"ends": [*ENDS, ABSENT], "times": list(TIMES)}
     variants, correct = {}, {}
     for path in sorted((RESULTS / "predictions").glob("wiki-*-dev.txt")):
-        answers = path.read_text(encoding="utf-8").splitlines()
+        answers = kt.read_predictions(path)
         golds = [gold for _, gold in corpus.dev]
-        marks = [answer.strip() == gold for answer, gold in zip(answers, golds, strict=True)]
+        pairs = zip(answers, golds, strict=True)
+        marks = [kt.exact_match([answer], [gold]).correct == 1 for answer, gold in pairs]
         name = path.stem.removeprefix("wiki-").removesuffix("-dev")
         correct[name] = {i for i, mark in enumerate(marks) if mark}
         variants[name] = {k: score_groups(marks, people[k], labels[k]) for k in people}

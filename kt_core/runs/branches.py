@@ -41,10 +41,12 @@ def train_branches(
 
     Source: Gupta et al. 2020, "Stochastic Weight Averaging in Parallel" (arXiv 2001.02312).
     """
+    if n == 1:
+        return [train(0, [])]
     rows, weights = [], []
     for branch in range(n):
-        rows.append(train(branch, [Fork(path, branch == 0)] if n > 1 else []))
+        rows.append(train(branch, [Fork(path, branch == 0)]))
         weights.append({name: t.detach().clone() for name, t in model.state_dict().items()})
     means = {name: torch.stack([w[name] for w in weights]).mean(dim=0) for name in weights[0]}
-    model.load_state_dict(means if n > 1 else weights[0])
+    model.load_state_dict(means)
     return rows

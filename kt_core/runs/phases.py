@@ -6,6 +6,7 @@ import platform
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -72,13 +73,9 @@ class Run:
     def train(self, phase: str, label: str, model: GPT) -> dict:
         """Train, with branches where the recipe has some, and return what it cost."""
         today = time.strftime("%Y-%m-%d")
-
-        def train(branch: int, forks: Sequence[Hook]) -> dict:
-            return self.train_branch(phase, label, model, branch, forks)
-
-        branches = getattr(self.recipe, phase).branches
-        rows = train_branches(model, branches, self.path / f"{label}-fork.state", train)
-        return cost_of(rows) | {"date": today}
+        branches, fork = getattr(self.recipe, phase).branches, self.path / f"{label}-fork.state"
+        train = partial(self.train_branch, phase, label, model)
+        return cost_of(train_branches(model, branches, fork, train)) | {"date": today}
 
     def train_branch(
         self, phase: str, label: str, model: GPT, branch: int, more_hooks: Sequence[Hook]
