@@ -1,4 +1,4 @@
-"""Train the last part several times, and average the weights."""
+"""Train the last part several times, average the weights (Gupta et al. 2020, arXiv 2001.02312)."""
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -20,7 +20,9 @@ class Fork(Hook):
         self.file.key = None  # a branch has other draws, so the keys would differ
 
     def on_start(self, trainer: Trainer) -> None:
-        if not self.is_first and trainer.step == 0:  # otherwise the branch has been resumed
+        if self.is_first:
+            self.on_step(trainer)  # if it was stopped at the fork, before this hook
+        elif trainer.step == 0:  # otherwise the branch has been resumed
             self.file.load(trainer)
             trainer.history, trainer.characters, trainer.seconds = [], 0, 0.0
 
@@ -36,10 +38,7 @@ def train_branches(
 
     Args:
         path: File for the state at the fork.
-        train: Called with the number of the branch and more hooks, trains `model` and returns the
-            last row of the history. Each branch should have draws of its own.
-
-    Source: Gupta et al. 2020, "Stochastic Weight Averaging in Parallel" (arXiv 2001.02312).
+        train: Trains `model`, given the branch's number and more hooks; returns its last row.
     """
     if n == 1:
         return [train(0, [])]
