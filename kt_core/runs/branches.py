@@ -45,7 +45,6 @@ def train_branches(
     rows, weights = [], []
     for branch in range(n):
         rows.append(train(branch, [Fork(path, branch == 0)]))
-        weights.append({name: t.detach().clone() for name, t in model.state_dict().items()})
-    means = {name: torch.stack([w[name] for w in weights]).mean(dim=0) for name in weights[0]}
-    model.load_state_dict(means)
+        weights.append({name: t.clone() for name, t in model.state_dict().items()})
+    model.load_state_dict({k: torch.stack([w[k] for w in weights]).mean(0) for k in weights[0]})
     return rows

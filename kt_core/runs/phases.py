@@ -72,10 +72,10 @@ class Run:
 
     def train(self, phase: str, label: str, model: GPT) -> dict:
         """Train, with branches where the recipe has some, and return what it cost."""
-        today = time.strftime("%Y-%m-%d")
         branches, fork = getattr(self.recipe, phase).branches, self.path / f"{label}-fork.state"
         train = partial(self.train_branch, phase, label, model)
-        return cost_of(train_branches(model, branches, fork, train)) | {"date": today}
+        cost = cost_of(train_branches(model, branches, fork, train))
+        return cost | {"date": time.strftime("%Y-%m-%d")}
 
     def train_branch(
         self, phase: str, label: str, model: GPT, branch: int, more_hooks: Sequence[Hook]
