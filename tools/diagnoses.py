@@ -1,14 +1,12 @@
-"""How often do the checks name the mistake in a wrong answer that their authors did not know?
+"""How often does a check name the mistake in a wrong answer that its author did not know?
 
-The answers are in tests/course/chapters/mistakes_by_others.toml. Each has `first`, what its first
-run gave, before anything was improved: "right" (accepted), "wrong" (rejected only), or "named".
+tests/course/chapters/mistakes_by_others.toml holds the answers and explains its fields.
 
-    python tools/diagnoses.py [ID ...]     # prints each diagnosis; writes data/results/diagnoses.json
+    python tools/diagnoses.py [ID ...]    # prints; without ids writes data/results/diagnoses.json
 """
 
 import sys
 import tomllib
-from collections.abc import Iterator
 from datetime import date
 from importlib import import_module
 from pathlib import Path
@@ -23,54 +21,41 @@ ROOT = Path(__file__).resolve().parent.parent
 ANSWERS = ROOT / "tests" / "course" / "chapters" / "mistakes_by_others.toml"
 
 
-def read_answers() -> list[dict]:
-    """Return the wrong answers in the order of the file."""
-    return tomllib.loads(ANSWERS.read_text("utf-8"))["mistake"]
-
-
 def judge_answer(answer: dict) -> tuple[str, Verdict]:
-    """Return "right", "wrong" or "named", and the verdict."""
+    """Return "right" (accepted), "wrong" or "named", and the verdict."""
     exercise = find_exercise(answer["id"])
-    solutions = import_module(f"kt_course.chapters.{exercise.notebook[3:]}.solutions")
-    names = {name: import_module(name) for name in ("math", "random", "torch")}
-    names |= dict(F=names["torch"].nn.functional, nn=names["torch"].nn, kt=kt)
-    names |= vars(solutions)
-    exec(compile(answer["code"], "<answer>", "exec"), names)
-    verdict = judge(exercise, names[exercise.name])
+    namespace = {name: import_module(name) for name in ("math", "random", "torch")}
+    namespace |= dict(F=import_module("torch.nn.functional"), nn=import_module("torch.nn"), kt=kt)
+    namespace |= vars(import_module(f"kt_course.chapters.{exercise.notebook[3:]}.solutions"))
+    exec(answer["code"], namespace)
+    verdict = judge(exercise, namespace[exercise.name])
     is_named = any(search(name, verdict.diagnosis, IGNORECASE) for name in answer["names"])
     return ("named" if verdict.status == "wrong" and is_named else verdict.status), verdict
 
 
-def count(answers: list[dict], key: str) -> Iterator[dict]:
-    """Yield a row for each sample: chapters 1 to 8 and 9 to 14, first and second round."""
-    for part, numbers in {"chapters 01-08": range(1, 9), "chapters 09-14": range(9, 16)}.items():
-        for number in (1, 2):
-            outcomes = [
-                answer[key]
-                for answer in answers
-                if int(find_exercise(answer["id"]).notebook[:2]) in numbers
-                and answer.get("round", 1) == number
-            ]
-            if not outcomes:
-                continue
-            score = kt.Score(outcomes.count("named"), len(outcomes)).as_dict()
-            rejected = len(outcomes) - outcomes.count("right")
-            row = dict(part=part, round=number, n=score.pop("total"), rejected=rejected)
-            yield row | dict(named=score.pop("correct")) | score
+def count(answers: list[dict], key: str) -> list[dict]:
+    """Return a row of numbers for each part of the course and each round that has answers."""
+    groups: dict[tuple[str, int], list[str]] = {}
+    for answer in answers:
+        is_early = find_exercise(answer["id"]).notebook < "09"
+        part = "chapters 01-08" if is_early else "chapters 09-14"
+        groups.setdefault((part, answer.get("round", 1)), []).append(answer[key])
+    rows = []
+    for (part, number), outcomes in groups.items():
+        score = kt.Score(outcomes.count("named"), len(outcomes)).as_dict()
+        rejected = len(outcomes) - outcomes.count("right")
+        rows.append(dict(part=part, round=number, rejected=rejected, named=score))
+    return rows
 
 
-def main() -> None:
-    """Print every diagnosis; without arguments, write the table."""
-    answers = [a for a in read_answers() if not sys.argv[1:] or a["id"] in sys.argv[1:]]
+if __name__ == "__main__":
+    answers = tomllib.loads(ANSWERS.read_text("utf-8"))["mistake"]
+    answers = [a for a in answers if a["id"] in sys.argv[1:] or not sys.argv[1:]]
     for answer in answers:
         answer["now"], verdict = judge_answer(answer)
         print(f"{answer['now']:5s} {answer['cause']}\n      {verdict}\n")
     if not sys.argv[1:]:
-        tables = {key: list(count(answers, key)) for key in ("first", "now")}
-        write_json(
-            ROOT / "data" / "results" / "diagnoses.json", dict(date=str(date.today()), **tables)
+        table = dict(
+            date=str(date.today()), first=count(answers, "first"), now=count(answers, "now")
         )
-
-
-if __name__ == "__main__":
-    main()
+        write_json(ROOT / "data" / "results" / "diagnoses.json", table)
