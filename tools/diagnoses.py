@@ -50,12 +50,10 @@ def count(answers: list[dict], key: str) -> list[dict]:
 
 if __name__ == "__main__":
     answers = tomllib.loads(ANSWERS.read_text("utf-8"))["mistake"]
-    answers = [a for a in answers if a["id"] in sys.argv[1:] or not sys.argv[1:]]
-    for answer in answers:
+    for answer in [a for a in answers if a["id"] in sys.argv[1:] or not sys.argv[1:]]:
         answer["now"], verdict = judge_answer(answer)
         print(f"{answer['now']:5s} {answer['cause']}\n      {verdict}\n")
     if not sys.argv[1:]:
-        table = dict(
-            date=str(date.today()), first=count(answers, "first"), now=count(answers, "now")
-        )
+        table = {"date": str(date.today())}
+        table |= {key: count(answers, key) for key in ("first", "now")}
         write_json(ROOT / "data" / "results" / "diagnoses.json", table)
