@@ -14,18 +14,18 @@ from torch import nn
 # ======== exercise cross-entropy ========
 def cross_entropy(logits, targets):
     """Return the mean of -ln p(target): logits (..., V), targets (...); target 0 is not scored."""
-    log_sum = logits.logsumexp(dim=-1)  # ln(e^z_1 + ... + e^z_V), the denominator of softmax
-    z_target = logits.gather(-1, targets.unsqueeze(-1)).squeeze(-1)
-    loss = log_sum - z_target  # -ln(e^z_target / sum), at each position
+    log_sum = logits.logsumexp(dim=-1)  # ln(sum of e^z_j), from the denominator of softmax
+    z_target = logits.gather(-1, targets.unsqueeze(-1)).squeeze(-1)  # the logit of the target
+    loss = log_sum - z_target  # ln(sum of e^z_j) - z_target = -ln p_target, at each position
     return loss[targets != 0].mean()  # padding is left out
 
 
 # ======== exercise embedding ========
 def embed(idx, token_table, position_table):
     """Return token vector + position vector: idx (B, T), tables (V, C), (n, C) -> (B, T, C)."""
-    tokens = token_table[idx]  # (B, T, C): row idx[b, t] of the table
-    positions = position_table[: idx.size(1)]  # (T, C): rows 0 ... T - 1
-    return tokens + positions  # every text of the batch gets the same positions
+    tokens = token_table[idx]  # E[idx], (B, T, C): row idx[b, t] of the table
+    positions = position_table[: idx.size(1)]  # P_t, (T, C): rows 0 ... T - 1
+    return tokens + positions  # E[idx] + P_t: the same positions for every text
 
 
 # ======== exercise attention-module ========
@@ -48,11 +48,11 @@ class Attention(nn.Module):
         )
         if self.qk_norm:  # queries and keys of length sqrt(d)
             q, k = F.rms_norm(q, q.shape[-1:]), F.rms_norm(k, k.shape[-1:])
-        scores = q @ k.transpose(-2, -1) / math.sqrt(q.size(-1))  # (B, n_head, T, T)
+        scores = q @ k.transpose(-2, -1) / math.sqrt(q.size(-1))  # q k^T / sqrt(d), (..., T, T)
         future = torch.ones(T, T, dtype=torch.bool, device=x.device).triu(1)  # key after query
-        weights = scores.masked_fill(future, float("-inf")).softmax(dim=-1)  # rows sum to 1
-        context = weights @ v  # (B, n_head, T, d)
-        return self.proj(context.transpose(1, 2).reshape(B, T, C))  # heads side by side
+        weights = scores.masked_fill(future, float("-inf")).softmax(dim=-1)  # e^(-inf) = 0
+        context = weights @ v  # softmax(...) v, (B, n_head, T, d)
+        return self.proj(context.transpose(1, 2).reshape(B, T, C))  # W_O [head 1; head 2; ...]
 
 
 # ======== exercise mlp ========
@@ -61,11 +61,11 @@ class MLP(nn.Module):
 
     def __init__(self, config):
         super().__init__()
-        self.up = nn.Linear(config.n_embd, 4 * config.n_embd)
-        self.proj = nn.Linear(4 * config.n_embd, config.n_embd)
+        self.up = nn.Linear(config.n_embd, 4 * config.n_embd)  # W_1 and b_1
+        self.proj = nn.Linear(4 * config.n_embd, config.n_embd)  # W_2 and b_2
 
     def forward(self, x):
-        return self.proj(F.gelu(self.up(x)))  # (B, T, 4C) in the middle
+        return self.proj(F.gelu(self.up(x)))  # W_2 GELU(W_1 x + b_1) + b_2
 
 
 # ======== exercise layer-norm-module ========
@@ -74,13 +74,13 @@ class LayerNorm(nn.Module):
 
     def __init__(self, n_embd):
         super().__init__()
-        self.weight = nn.Parameter(torch.ones(n_embd))
-        self.bias = nn.Parameter(torch.zeros(n_embd))
+        self.weight = nn.Parameter(torch.ones(n_embd))  # w
+        self.bias = nn.Parameter(torch.zeros(n_embd))  # b
 
     def forward(self, x):
-        centred = x - x.mean(dim=-1, keepdim=True)
-        variance = centred.square().mean(dim=-1, keepdim=True)  # divides by C, not by C - 1
-        return self.weight * centred / torch.sqrt(variance + 1e-5) + self.bias
+        centred = x - x.mean(dim=-1, keepdim=True)  # x - mu
+        variance = centred.square().mean(dim=-1, keepdim=True)  # sigma^2, divided by C
+        return self.weight * centred / torch.sqrt(variance + 1e-5) + self.bias  # epsilon is 1e-5
 
 
 # ======== exercise block ========
@@ -95,8 +95,8 @@ class Block(nn.Module):
         self.mlp = MLP(config)
 
     def forward(self, x):
-        x = x + self.attn(self.ln1(x))  # the norm is in the branch; x itself passes unchanged
-        return x + self.mlp(self.ln2(x))
+        x = x + self.attn(self.ln1(x))  # x + Attention(LayerNorm_1(x))
+        return x + self.mlp(self.ln2(x))  # x + MLP(LayerNorm_2(x))
 
 
 # ======== exercise gpt ========
@@ -114,18 +114,18 @@ class GPT(nn.Module):
     def __init__(self, config):
         super().__init__()
         self.config = config
-        self.tok_emb = nn.Embedding(config.vocab_size, config.n_embd)
-        self.pos_emb = nn.Parameter(torch.zeros(1, config.block_size, config.n_embd))
+        self.tok_emb = nn.Embedding(config.vocab_size, config.n_embd)  # table E
+        self.pos_emb = nn.Parameter(torch.zeros(1, config.block_size, config.n_embd))  # P
         self.blocks = nn.ModuleList(Block(config) for _ in range(config.n_layer))
         self.ln_f = LayerNorm(config.n_embd)
         self.head = nn.Linear(config.n_embd, config.vocab_size, bias=False)
         self.apply(init_weights)
 
     def forward(self, idx, targets=None):
-        x = embed(idx, self.tok_emb.weight, self.pos_emb[0])  # (B, T, C): the residual stream
+        x = embed(idx, self.tok_emb.weight, self.pos_emb[0])  # E[idx] + P_t, (B, T, C)
         for block in self.blocks:
-            x = block(x)
-        logits = self.head(self.ln_f(x))  # (B, T, V)
+            x = block(x)  # adds attention and MLP to the residual stream
+        logits = self.head(self.ln_f(x))  # z, (B, T, V)
         return logits, None if targets is None else cross_entropy(logits, targets)
 
 
@@ -136,8 +136,8 @@ def train(model, batches, rates):
     model.train()
     losses = []
     for (x, y), rate in zip(batches, rates, strict=False):
-        optimizer.param_groups[0]["lr"] = rate
-        _, loss = model(x, y)
+        optimizer.param_groups[0]["lr"] = rate  # eta
+        _, loss = model(x, y)  # forward: the loss of this batch
         optimizer.zero_grad()  # forget the gradients of the step before
         loss.backward()  # d loss / d parameter, for every parameter
         optimizer.step()  # move each parameter a little downhill
@@ -154,7 +154,7 @@ def greedy(model, ids, max_new, stop):
     while len(text) < len(ids) + max_new:
         context = torch.tensor([text[-model.config.block_size :]], device=device)  # (1, T)
         logits, _ = model(context)
-        next_id = logits[0, -1].argmax().item()  # the last position predicts what follows
+        next_id = logits[0, -1].argmax().item()  # argmax of z = argmax of p
         if next_id == stop:
             break
         text.append(next_id)

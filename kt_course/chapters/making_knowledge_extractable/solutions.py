@@ -7,13 +7,13 @@ import kt_core as kt
 def stored_and_retrieved(filled, answers, gold):
     """Return three scores: (stored, retrieved, guessed)."""
     rows = [[text.strip() for text in row] for row in zip(filled, answers, gold, strict=True)]
-    of_stored = [a == g for f, a, g in rows if f == g]  # True: the question was answered, too
-    of_others = [a == g for f, a, g in rows if f != g]
-    stored = kt.Score(len(of_stored), len(rows))
+    of_stored = [a == g for f, a, g in rows if f == g]  # True: retrieved
+    of_others = [a == g for f, a, g in rows if f != g]  # True: guessed
+    stored = kt.Score(len(of_stored), len(rows))  # of all people
     return (
         stored,
-        kt.Score(sum(of_stored), len(of_stored)),
-        kt.Score(sum(of_others), len(of_others)),
+        kt.Score(sum(of_stored), len(of_stored)),  # of the stored ones
+        kt.Score(sum(of_others), len(of_others)),  # of the others
     )
 
 

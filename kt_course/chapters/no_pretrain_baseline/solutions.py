@@ -20,7 +20,7 @@ def finetune(model, data, epochs, batch_size, peak, seed=0, measure=None):
     def all_batches():
         for epoch in range(epochs):
             if measure is not None:
-                measure(epoch)
+                measure(epoch)  # before the first batch of the epoch
             for x, y in batches(data, batch_size, seed, epoch):  # another order in every epoch
                 yield x.to(device), y.to(device)
 
@@ -33,8 +33,8 @@ def evaluate(model, vocab, pairs):
     """Answer each question: return the list of answers, and their kt.Score."""
     answers = []
     for question, _ in pairs:
-        prompt = vocab.encode(question) + [vocab.mask_id]
-        answers.append(vocab.decode(greedy(model, prompt, 30, vocab.mask_id)))
+        prompt = vocab.encode(question) + [vocab.mask_id]  # question ⁇
+        answers.append(vocab.decode(greedy(model, prompt, 30, vocab.mask_id)))  # up to ⁇
     correct = [a.strip() == gold.strip() for a, (_, gold) in zip(answers, pairs, strict=True)]
     return answers, kt.Score(sum(correct), len(pairs))
 
@@ -44,10 +44,10 @@ def wilson(correct, total, z=1.96):
     """Return (low, high), the 95 % interval of a share as fractions; (0, 1) if total is 0."""
     if total == 0:
         return 0.0, 1.0
-    p = correct / total
-    centre = p + z**2 / (2 * total)
-    half = z * math.sqrt(p * (1 - p) / total + z**2 / (4 * total**2))
-    scale = 1 + z**2 / total
+    p = correct / total  # the observed share, k / n
+    centre = p + z**2 / (2 * total)  # before the sign ±
+    half = z * math.sqrt(p * (1 - p) / total + z**2 / (4 * total**2))  # after ±
+    scale = 1 + z**2 / total  # the denominator in front
     return (centre - half) / scale, (centre + half) / scale
 
 
@@ -55,5 +55,5 @@ def wilson(correct, total, z=1.96):
 def sign_test(wins, losses):
     """Return the probability that fair coins fall at least as unevenly as wins : losses."""
     n, most = wins + losses, max(wins, losses)
-    tail = sum(math.comb(n, k) for k in range(most, n + 1)) / 2**n  # at least `most` heads
-    return min(1.0, 2 * tail)  # or at least `most` tails
+    tail = sum(math.comb(n, k) for k in range(most, n + 1)) / 2**n  # sum of C(n, k) / 2^n
+    return min(1.0, 2 * tail)  # both directions

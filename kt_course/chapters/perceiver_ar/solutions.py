@@ -28,14 +28,14 @@ class CrossAttention(Attention):
         return y.view(B, T, self.n_head, C // self.n_head).transpose(1, 2)  # (B, n_head, T, d)
 
     def forward(self, x, source, mask):
-        q = self.split_heads(self.query(x))  # (B, n_head, T_query, d)
-        k = self.split_heads(self.key(source))  # (B, n_head, T_key, d)
-        v = self.split_heads(self.value(source))
+        q = self.split_heads(self.query(x))  # Q = x W_Q, (B, n_head, T_query, d)
+        k = self.split_heads(self.key(source))  # K = source W_K, (B, n_head, T_key, d)
+        v = self.split_heads(self.value(source))  # V = source W_V
         if self.qk_norm:
             q, k = F.rms_norm(q, q.shape[-1:]), F.rms_norm(k, k.shape[-1:])
-        scores = q @ k.transpose(-2, -1) / math.sqrt(q.size(-1))  # (B, n_head, T_query, T_key)
-        weights = scores.masked_fill(~mask, float("-inf")).softmax(dim=-1)
-        context = weights @ v  # (B, n_head, T_query, d)
+        scores = q @ k.transpose(-2, -1) / math.sqrt(q.size(-1))  # Q K^T / sqrt(d)
+        weights = scores.masked_fill(~mask, float("-inf")).softmax(dim=-1)  # (..., T_query, T_key)
+        context = weights @ v  # softmax(...) V
         return self.proj(context.transpose(1, 2).flatten(2))  # heads side by side
 
 
@@ -60,8 +60,8 @@ class DownProjectBlock(Block):
         reach = torch.arange(x.size(1), device=x.device)  # of input j: j
         z = self.latents[:, : x.size(1)].expand(len(x), -1, -1)  # the same start for every text
         mask = reach_mask(reach[: z.size(1)], reach)  # (n, T): latent i reads inputs 0 ... i
-        z = z + self.attn(self.ln1(z), self.ln_source(x), mask)
-        return z + self.mlp(self.ln2(z))
+        z = z + self.attn(self.ln1(z), self.ln_source(x), mask)  # step 2
+        return z + self.mlp(self.ln2(z))  # step 3
 
 
 # ======== exercise up-project ========
@@ -74,9 +74,9 @@ class UpProjectBlock(Block):
         self.attn = CrossAttention(config.n_embd, config.n_head, config.qk_norm)
 
     def forward(self, x, z):
-        reach = torch.arange(x.size(1), device=x.device)
+        reach = torch.arange(x.size(1), device=x.device)  # of output t: t; of latent i: i
         mask = reach_mask(reach, reach[: z.size(1)])  # (T, n): output t reads latents 0 ... t
-        x = x + self.attn(self.ln1(x), self.ln_source(z), mask)
+        x = x + self.attn(self.ln1(x), self.ln_source(z), mask)  # queries: outputs; keys: latents
         return x + self.mlp(self.ln2(x))
 
 
@@ -86,7 +86,7 @@ def newest_inputs(local, x):
     total = torch.zeros_like(x)
     for k in range(1, len(local) + 1):
         earlier = F.pad(x, (0, 0, k, 0))[:, : x.size(1)]  # earlier[t] = x[t - k], zeros before x[0]
-        total = total + local[k - 1] * earlier
+        total = total + local[k - 1] * earlier  # + w_k ⊙ x[t - k]
     return total
 
 
@@ -96,12 +96,12 @@ def through_latents(blocks, x, connect):
     down, *middle, up = blocks
     s, T = blocks.config.stride, x.size(1)
     positions = torch.arange(T)[None]  # (1, T): the reach of each input
-    reach = s * torch.arange(1, math.ceil(T / s) + 1)[None] - 1  # (1, n): the reach of each latent
+    reach = s * torch.arange(1, math.ceil(T / s) + 1)[None] - 1  # (1, n): s (i + 1) - 1
     z = x[:, reach[0].clamp(max=T - 1)]  # a latent starts as the newest input that it reads
-    z = down(z, x, **connect(reach, positions))
+    z = down(z, x, **connect(reach, positions))  # latents read inputs
     for block in middle:
-        z = block(z, **connect(reach, reach))
+        z = block(z, **connect(reach, reach))  # latents read latents
     z = torch.cat([up.null.expand(len(x), -1, -1), z], dim=1)  # the null latent comes first
     reach = F.pad(reach, (1, 0), value=-1)  # it contains no input, so every output may read it
-    x = x + newest_inputs(up.local, x)
-    return up(x, z, **connect(positions, reach))
+    x = x + newest_inputs(up.local, x)  # x_t + sum of w_k ⊙ x[t - k]
+    return up(x, z, **connect(positions, reach))  # outputs read latents

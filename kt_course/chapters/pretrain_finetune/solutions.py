@@ -12,6 +12,6 @@ def pretrain_finetune(model, windows, pairs, plan, train):
         for epoch in range(epochs):  # each epoch draws new windows and a new order
             batches.extend(kt.batches(data, batch_size, seed=0, epoch=epoch))
         n = len(batches)  # the number of steps of this stage
-        rates = [peak * min(1, (n - step) / (0.7 * n)) for step in range(n)]
+        rates = [peak * min(1, (n - step) / (0.7 * n)) for step in range(n)]  # flat, then linear
         losses.append(train(model, batches, rates))  # the second stage continues with this model
     return losses

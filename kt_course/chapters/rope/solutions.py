@@ -15,14 +15,14 @@ from kt_core.attention import MultiHeadAttention as Attention
 # ======== exercise rotary-frequencies ========
 def frequencies(head_dim, base=10000.0):
     """Return base^(-2i/d) for i = 0 ... d/2 - 1, in radians per position: (d/2,)."""
-    two_i = torch.arange(0, head_dim, 2)  # 0, 2, 4 ... d - 2
-    return base ** (-two_i / head_dim)
+    two_i = torch.arange(0, head_dim, 2)  # 2i = 0, 2, 4 ... d - 2
+    return base ** (-two_i / head_dim)  # theta_i = base^(-2i / d)
 
 
 # ======== exercise rotary-table ========
 def angles(positions, head_dim, base=10000.0):
     """Return cos and sin of position x frequency, each (..., T, d/2), for positions (..., T)."""
-    angle = positions.unsqueeze(-1) * frequencies(head_dim, base)  # a column times a row
+    angle = positions.unsqueeze(-1) * frequencies(head_dim, base)  # t theta_i: a column times a row
     return angle.cos(), angle.sin()
 
 
@@ -30,7 +30,7 @@ def angles(positions, head_dim, base=10000.0):
 def rotate(x, cos, sin):
     """Rotate the pairs (x[i], x[i + d/2]) of x (..., T, d); cos and sin are (..., T, d/2)."""
     a, b = x.chunk(2, dim=-1)  # the first and the second half of the channels
-    return torch.cat([a * cos - b * sin, a * sin + b * cos], dim=-1)
+    return torch.cat([a * cos - b * sin, a * sin + b * cos], dim=-1)  # all a', then all b'
 
 
 # ======== exercise rotary-attention ========
@@ -50,9 +50,9 @@ class RotaryAttention(Attention):
         if self.qk_norm:
             q, k = F.rms_norm(q, q.shape[-1:]), F.rms_norm(k, k.shape[-1:])
         positions = torch.arange(first, first + T)
-        cos, sin = (table.to(x.device) for table in angles(positions, q.size(-1)))  # (T, d/2)
+        cos, sin = (table.to(x.device) for table in angles(positions, q.size(-1)))  # of t theta_i
         q, k = rotate(q, cos, sin), rotate(k, cos, sin)  # the values stay as they are
-        scores = q @ k.transpose(-2, -1) / math.sqrt(q.size(-1))  # (B, n_head, T, T)
+        scores = q @ k.transpose(-2, -1) / math.sqrt(q.size(-1))  # depend on distances alone
         future = torch.ones(T, T, dtype=torch.bool, device=x.device).triu(1)
         weights = scores.masked_fill(future, float("-inf")).softmax(dim=-1)
         return self.proj((weights @ v).transpose(1, 2).reshape(B, T, C))
