@@ -5,7 +5,7 @@ solution with one line changed, for each mistake in the chapter's exercises.toml
 computes what the answer computes gives the diagnosis:
 
     [block.mistakes.same-norm]
-    line = "self.ln2(x)"                # occurs once in the solution
+    line = "self.ln2(x)"                # occurs once in the solution (comments do not count)
     instead = "self.ln1(x)"
     text = "ln1 is used twice: the MLP has its own norm, ln2"
 
@@ -96,15 +96,16 @@ class Comparison:
     @functools.cache  # noqa: B019
     def mistakes(self, id: str) -> list[tuple[str, str, str]]:
         """Return (mistake, source of the solution with that mistake, diagnosis) for each one."""
-        source, rows = self.sources[id], []
+        source, rows = without_comments(self.sources[id]), []
         for name, mistake in self.texts[id]["mistakes"].items():
-            if "line" in mistake and source.count(mistake["line"]) != 1:
-                raise ValueError(f"the line of {id}.mistakes.{name} is not in the solution once")
-            changed = source
+            changed, where = source, f"{id}.mistakes.{name}"
             changes = mistake.get("changes") or {mistake["line"]: mistake["instead"]}
             for old, new in changes.items():
+                old = without_comments(old)
+                if "line" in mistake and source.count(old) != 1:
+                    raise ValueError(f"the line of {where} is not in the solution once")
                 if old not in changed:
-                    raise ValueError(f"{id}.mistakes.{name}: {old!r} is not in the solution")
+                    raise ValueError(f"{where}: {old!r} is not in the solution")
                 changed = changed.replace(old, new)
             rows.append((name, changed, mistake["text"]))
         return rows
@@ -182,6 +183,11 @@ class Comparison:
 def detached(results: Results) -> Results:
     """The same values without gradients."""
     return {k: v.detach() if isinstance(v, Tensor) else v for k, v in results.items()}
+
+
+def without_comments(code: str) -> str:
+    """Return code without the comments at the ends of its lines."""
+    return re.sub(r"  #.*$", "", code, flags=re.MULTILINE)
 
 
 def outcome(compute: Callable, mistake: Any) -> Results | None:
