@@ -52,8 +52,7 @@ def finetune(model, batches, groups):
 def train_top(model, n):
     """Train the new head, and the body's last n blocks; return the number of trained parameters.
 
-    With n = 0 the whole body is frozen. With n = n_layer + 1 the embedding is trained as well. The
-    last norm is trained with the blocks. The body's own head never is: this task does not use it.
+    With n = 0 the body is frozen. With n = n_layer + 1 the embedding is trained as well.
     """
     body, L = model.body, model.body.config.n_layer
     if not 0 <= n <= L + 1:

@@ -18,12 +18,12 @@ def record_inputs(model, ids, names):
     for name in names:
 
         def hook(module, args, name=name):  # a default argument keeps this turn's name
-            inputs[name] = args[0]  # args: all arguments of the module, a tuple
+            inputs[name] = args[0]
 
         handles.append(model.get_submodule(name).register_forward_pre_hook(hook))
     try:
         logits, _ = model(ids)
-    finally:  # also after an error: no hook may stay behind
+    finally:  # also after an error
         for handle in handles:
             handle.remove()
     return logits, inputs
@@ -37,7 +37,7 @@ def run_with_edits(model, ids, edits):
     for name, edit in edits.items():
 
         def hook(module, args, edit=edit):
-            return (edit(args[0].clone()), *args[1:])  # a copy, and the other arguments as they are
+            return (edit(args[0].clone()), *args[1:])  # edit a copy
 
         handles.append(model.get_submodule(name).register_forward_pre_hook(hook))
     try:
@@ -68,8 +68,7 @@ def head_output(model, z, layer, head):
 def patch_path(model, ids, other, sender, receiver):
     """Return the logits for `ids` if one path carries what it carries for the texts `other`.
 
-    The path goes from the head sender = (layer, head) straight to receiver = (later layer, part),
-    where part is "query", "key" or "value". Every other path is unchanged.
+    sender is (layer, head); receiver is (later layer, "query", "key" or "value").
     """
     (layer, head), (later, part) = sender, receiver
     proj, block = f"blocks.{layer}.attn.proj", f"blocks.{later}"
@@ -77,7 +76,7 @@ def patch_path(model, ids, other, sender, receiver):
     _, there = record_inputs(model, other, [proj])
     written = head_output(model, here[proj], layer, head)
     instead = head_output(model, there[proj], layer, head)
-    stream = here[block] - written + instead  # exchange this one term of the sum
+    stream = here[block] - written + instead  # exchange one term
     x = model.blocks[later].ln1(stream).detach()  # what query, key and value read
     return run_with_edits(model, ids, {f"{block}.attn.{part}": lambda _: x})
 
@@ -87,7 +86,7 @@ def patch_path(model, ids, other, sender, receiver):
 def logit_contribution(model, part, stream, token, other):
     """Return how much `part`, one term of the final `stream` (..., C), adds to a logit difference.
 
-    The difference is logit[token] - logit[other]. The size by which ln_f divides stays fixed.
+    The difference is logit[token] - logit[other].
     """
     direction = model.head.weight[token] - model.head.weight[other]  # (C,)
     size = (stream.var(dim=-1, correction=0) + 1e-5).sqrt()  # (...)
@@ -118,8 +117,7 @@ def patch_state(model, clean, corrupted, name, positions):
 def head_effects(model, clean, corrupted, token, other):
     """Return the share of a logit difference that each head brings back: (n_layer, n_head).
 
-    The model reads `corrupted`, but one head has its clean output at the last position. 0: the
-    difference logit[token] - logit[other] there stays; 1: it is that of the clean text.
+    Each head alone gets its clean output at the last position; 1 restores all of the difference.
     """
     n_layer, n_head = model.config.n_layer, model.config.n_head
     names = [f"blocks.{layer}.attn.proj" for layer in range(n_layer)]
@@ -156,7 +154,7 @@ def log_probability_of(logits, ids, start):
     """Return ln of the probability of ids[start:], given ids[:start]: logits (T, V), ids (T,)."""
     n = len(ids)
     log_p = logits[start - 1 : n - 1].log_softmax(dim=-1)  # row t predicts the character at t + 1
-    return log_p.gather(-1, ids[start:, None]).sum()  # a product of probabilities: a sum of logs
+    return log_p.gather(-1, ids[start:, None]).sum()
 
 
 # ======== exercise calibration-error ========
@@ -182,5 +180,5 @@ def lowest_threshold(confidence, correct, accuracy):
 # ======== exercise learned-bits ========
 def bits_learned(nats, share):
     """Return the bits saved over n facts: the model's losses (n,) in nats, the shares (n,)."""
-    without = -share.log2()  # what it costs to name the city, knowing only how frequent it is
+    without = -share.log2()  # bits of a guess by frequency
     return float((without - nats / math.log(2)).sum())
