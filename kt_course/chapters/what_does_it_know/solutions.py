@@ -84,10 +84,7 @@ def patch_path(model, ids, other, sender, receiver):
 # ======== exercise logit-attribution ========
 @torch.no_grad()
 def logit_contribution(model, part, stream, token, other):
-    """Return how much `part`, one term of the final `stream` (..., C), adds to a logit difference.
-
-    The difference is logit[token] - logit[other].
-    """
+    """Return how much `part`, a term of the final `stream` (..., C), adds to a logit difference."""
     direction = model.head.weight[token] - model.head.weight[other]  # (C,)
     size = (stream.var(dim=-1, correction=0) + 1e-5).sqrt()  # (...)
     centred = part - part.mean(dim=-1, keepdim=True)
@@ -115,10 +112,7 @@ def patch_state(model, clean, corrupted, name, positions):
 
 # ======== exercise head-effects ========
 def head_effects(model, clean, corrupted, token, other):
-    """Return the share of a logit difference that each head brings back: (n_layer, n_head).
-
-    Each head alone gets its clean output at the last position; 1 restores all of the difference.
-    """
+    """Return the share of a logit difference that each head brings back: (n_layer, n_head)."""
     n_layer, n_head = model.config.n_layer, model.config.n_head
     names = [f"blocks.{layer}.attn.proj" for layer in range(n_layer)]
     clean_logits, z = record_inputs(model, clean, names)
