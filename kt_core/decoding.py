@@ -1,7 +1,8 @@
 """From questions to answers: many at once, each character's keys and values computed once."""
 
 import random
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 
 import torch
 
@@ -46,7 +47,18 @@ def next_logits(model: GPT, texts: Sequence[Sequence[int]], cache: KVCache | Non
     return model.head(hidden[rows, last])
 
 
-@torch.no_grad()
+@contextmanager
+def eval_mode(model: GPT) -> Iterator[torch.device]:
+    """Switch dropout and gradients off within the block; yields the model's device."""
+    was_training = model.training
+    model.eval()
+    try:
+        with torch.no_grad():
+            yield model.head.weight.device
+    finally:
+        model.train(was_training)
+
+
 def generate(
     model: GPT,
     prompts: Sequence[Sequence[int]],
@@ -84,12 +96,8 @@ def generate(
 
     cache = KVCache(model, len(prompts)) if use_cache and isinstance(model, GPT) else None
     max_new = model.config.block_size if max_new is None else max_new
-    was_training = model.training
-    model.eval()
-    try:
+    with eval_mode(model):
         return continue_texts(model, prompts, pick, set(stop), max_new, cache)
-    finally:
-        model.train(was_training)
 
 
 def row_seeds(seed: int, rows: Sequence[int]) -> list[int]:

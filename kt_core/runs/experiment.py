@@ -15,8 +15,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from kt_core.corpora.files import one_writer, read_json, sha256, write_json
 from kt_core.corpora.loading import Corpus, load_corpus
 from kt_core.corpora.textfiles import write_predictions
@@ -93,9 +91,8 @@ def run_experiment(
         save_every: Steps between two saved states.
     """
     chosen, where = find_recipe(recipe, **(overrides or {})), choose_device(device)
-    is_loaded = isinstance(corpus, Corpus)
-    data = corpus if is_loaded else load_corpus(corpus, block_size=chosen.model.block_size)
-    name, kind = data.name if is_loaded else str(corpus), chosen.kind if pretrain else "no-pretrain"
+    data, name = _open_corpus(corpus, chosen)
+    kind = chosen.kind if pretrain else "no-pretrain"
     config = dict(corpus=name, variant=variant, recipe=dataclasses.asdict(chosen), kind=kind)
     config |= dict(seed=seed, corpus_sha256=digest(data))
     path = Path(out or _default_folder(config))
@@ -107,12 +104,15 @@ def run_experiment(
         if distributed.is_first():
             write_json(path / "config.json", config | circumstances(where))
         run = Run(path, config, data, chosen, where, resume, save_every, tensorboard)
-        torch.manual_seed(seed)
-        model, details = chosen.new_model(len(data.vocab), variant), config
-        for phase in ("pretrain", "finetune") if pretrain else ("scratch",):
-            model, costs = run.trained(phase, model)
-            details = details | costs
-        return _finish(path, details | circumstances(where), model, data, test)
+        model, costs = run.train_phases()
+        return _finish(path, config | costs | circumstances(where), model, data, test)
+
+
+def _open_corpus(corpus: str | Path | Corpus, recipe: Recipe) -> tuple[Corpus, str]:
+    """The corpus of a run, and what the run calls it."""
+    if isinstance(corpus, Corpus):
+        return corpus, corpus.name
+    return load_corpus(corpus, block_size=recipe.model.block_size), str(corpus)
 
 
 def refuse_impossible(corpus: Corpus, recipe: Recipe, variant: str, seed: int) -> None:

@@ -42,20 +42,24 @@ def fit(
             `RandomOffsets` and `CompiledBlocks`.
     """
     distributed.anywhere()  # joins the other processes
-    interrupts = hooks.Interrupts()
-    fixed = dict(micro_batches=micro_batches, random_offset=random_offset)
+    chosen = step_hooks(precision, micro_batches, random_offset, compile)
+    if tensorboard and distributed.is_first():
+        chosen.append(hooks.TensorBoard(tensorboard, title))
+    if state:
+        fixed = dict(micro_batches=micro_batches, random_offset=random_offset)
+        chosen.append(StateFile(state, resume, save_every, title, fixed))
+    with hooks.Interrupts() as interrupts:
+        chosen += [interrupts, hooks.Progress(title), *more_hooks]
+        return Trainer(use_fast_paths(model), data, config, evaluate=evaluate, hooks=chosen).fit()
+
+
+def step_hooks(precision: str, micro_batches: int, random_offset: int, compile: bool) -> list[Hook]:
+    """Return the hooks that change how a step is computed; a later one changes an earlier one."""
     chosen = [
         Precision(precision),
         CompiledBlocks() if compile else None,
         hooks.MicroBatches(micro_batches) if micro_batches > 1 else None,
         hooks.RandomOffsets(random_offset) if random_offset else None,
         distributed.DataParallel() if distributed.processes() > 1 else None,
-        hooks.TensorBoard(tensorboard, title) if tensorboard and distributed.is_first() else None,
-        StateFile(state, resume, save_every, title, fixed) if state else None,
-        *(interrupts, hooks.Progress(title), *more_hooks),
     ]
-    plugs = [hook for hook in chosen if hook is not None]
-    try:
-        return Trainer(use_fast_paths(model), data, config, evaluate=evaluate, hooks=plugs).fit()
-    finally:
-        interrupts.restore()
+    return [hook for hook in chosen if hook is not None]

@@ -3,6 +3,7 @@
 import signal
 import threading
 import time
+from contextlib import AbstractContextManager
 from pathlib import Path
 
 import torch
@@ -112,7 +113,7 @@ class Stopped(KeyboardInterrupt):
     """Ctrl-C, raised between two steps: what is saved now can be resumed."""
 
 
-class Interrupts(Hook):
+class Interrupts(Hook, AbstractContextManager):
     """Let Ctrl-C wait for the end of the step. One that comes a second later does not wait."""
 
     def __init__(self):
@@ -133,7 +134,7 @@ class Interrupts(Hook):
         if distributed.anywhere(self.time > 0):
             raise Stopped
 
-    def restore(self) -> None:
+    def __exit__(self, *error) -> None:
         """Put the earlier handler back; torchrun may still signal a process that is stopping."""
         if self.before is not None:
             is_stopping = self.time > 0 and distributed.processes() > 1

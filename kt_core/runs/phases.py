@@ -55,6 +55,16 @@ class Run:
     save_every: int
     tensorboard: bool
 
+    def train_phases(self) -> tuple[GPT, dict]:
+        """Train a new model in all phases of the run; return it and what they cost."""
+        torch.manual_seed(self.config["seed"])
+        model, costs = self.recipe.new_model(len(self.corpus.vocab), self.config["variant"]), {}
+        is_pretrained = self.config["kind"] != "no-pretrain"
+        for phase in ("pretrain", "finetune") if is_pretrained else ("scratch",):
+            model, cost = self.trained(phase, model)
+            costs |= cost
+        return model, costs
+
     def trained(self, phase: str, model: GPT) -> tuple[GPT, dict]:
         """Return the model after a phase, trained now or by an earlier try, and its costs."""
         label = "pretrain" if phase == "pretrain" else "finetune"

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from kt_core.decoding import next_logits
+from kt_core.decoding import eval_mode, next_logits
 from kt_core.kv_cache import KVCache
 from kt_core.models import GPT
 from kt_core.vocab import CharVocab
@@ -59,13 +59,8 @@ def beam_search(
     most = min(block - len(prompt) + 1, block if max_new is None else max_new)
     if most < 1:
         raise ValueError(f"max_new must be at least 1, not {max_new}")
-    was_training = model.training
-    model.eval()
-    try:
-        with torch.no_grad():
-            ended, living = _search(model, list(prompt), width, sorted(set(stop)), most)
-    finally:
-        model.train(was_training)
+    with eval_mode(model):
+        ended, living = _search(model, list(prompt), width, sorted(set(stop)), most)
     beams = [Beam(ids, math.exp(p), True) for ids, p in ended]
     beams += [Beam(ids, math.exp(p), False) for ids, p in living]
     return sorted(beams, key=lambda beam: -beam.probability)[:width]

@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
+from kt_core.decoding import eval_mode
 from kt_core.models import GPT
 from kt_core.vocab import MASK, CharVocab
 from kt_course.chapters.masked_language_models.masked_data import END
@@ -21,21 +22,18 @@ def masked_question(question: str, length: int) -> str:
     return f"{question} {MASK * length}{END}"
 
 
-@torch.no_grad()
 def map_texts(
     model: GPT, vocab: CharVocab, texts: Sequence[str], compute: Callable, batch_size: int = 64
 ) -> list[Tensor]:
     """Apply `compute` to batches of texts, (B, T) ids; return one row of its results per text."""
-    was_training, device = model.training, model.head.weight.device
     order = sorted(range(len(texts)), key=lambda i: len(texts[i]))  # little padding
     results = [torch.empty(0)] * len(texts)
-    model.eval()
-    for first in range(0, len(order), batch_size):
-        batch = order[first : first + batch_size]
-        x = pad_rows([vocab.encode(texts[i]) for i in batch]).to(device)
-        for i, row in zip(batch, compute(x).cpu(), strict=True):
-            results[i] = row
-    model.train(was_training)
+    with eval_mode(model) as device:
+        for first in range(0, len(order), batch_size):
+            batch = order[first : first + batch_size]
+            x = pad_rows([vocab.encode(texts[i]) for i in batch]).to(device)
+            for i, row in zip(batch, compute(x).cpu(), strict=True):
+                results[i] = row
     return results
 
 

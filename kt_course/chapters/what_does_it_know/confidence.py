@@ -8,14 +8,13 @@ model that may abstain); Kadavath et al. 2022 (language models on what they know
 import math
 import os.path
 import random
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 
 from kt_core.datasets import collate
-from kt_core.decoding import answer, next_logits
+from kt_core.decoding import answer, eval_mode, next_logits
 from kt_core.evaluation import Score
 from kt_core.kv_cache import KVCache
 from kt_core.models import GPT
@@ -28,18 +27,6 @@ from kt_course.shipped import shipped, shipped_path
 # ---------------------------------------------------------------- probabilities of answers
 
 
-@contextmanager
-def in_eval_mode(model: GPT) -> Iterator[torch.device]:
-    """Switch dropout off within the block; gives the model's device."""
-    was_training = model.training
-    model.eval()
-    try:
-        yield model.head.weight.device
-    finally:
-        model.train(was_training)
-
-
-@torch.no_grad()
 def answer_probabilities(
     model: GPT,
     vocab: CharVocab,
@@ -70,7 +57,7 @@ def answer_probabilities(
         examples.append(([*ids, vocab.mask_id][:most], len(prompt)))
     order = sorted(range(len(examples)), key=lambda i: len(examples[i][0]))
     probabilities = torch.zeros(len(examples))
-    with in_eval_mode(model) as device:
+    with eval_mode(model) as device:
         for first in range(0, len(order), batch_size):
             rows = order[first : first + batch_size]
             longest = max(len(examples[i][0]) for i in rows)
@@ -78,8 +65,7 @@ def answer_probabilities(
             logits = model(x.to(device))[0].float().cpu()
             for i, row in zip(rows, logits, strict=True):
                 ids, start = examples[i]
-                log_p = log_probability_of(row, torch.tensor(ids), start)
-                probabilities[i] = log_p.exp()
+                probabilities[i] = log_probability_of(row, torch.tensor(ids), start).exp()
     return probabilities
 
 
@@ -119,7 +105,6 @@ class Answers:
         return Score(int(self.correct.sum()), len(self.answers))
 
 
-@torch.no_grad()
 def probability_table(
     model: GPT, vocab: CharVocab, questions: Sequence[str], candidates: Sequence[str]
 ) -> Float[Tensor, "n_questions n_candidates"]:
@@ -139,7 +124,7 @@ def probability_table(
         raise ValueError(f"the longest takes {longest} characters; the model reads {most}")
     texts = [[*vocab.encode(c), vocab.mask_id] for c in candidates]
     table, path = torch.zeros(len(prompts), len(texts)), []
-    with in_eval_mode(model):
+    with eval_mode(model):
         cache = KVCache(model, len(prompts))
         steps = [next_logits(model, prompts, cache).log_softmax(-1)]  # after d characters of path
         totals = [torch.zeros_like(steps[0][:, 0])]  # log-probability of those d characters
