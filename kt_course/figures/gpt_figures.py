@@ -12,6 +12,9 @@ from kt_course.figures import style
 from kt_course.figures.alt_text import show
 from kt_course.figures.style import array, in_style, visible, write_numbers
 
+STREAM = 3.0  # where the residual stream is in `gpt_shapes`
+THIN = dict(arrowstyle="-|>", color=style.BLACK)
+
 
 @in_style
 def gpt_shapes(config: GPTConfig, alt: str) -> None:
@@ -20,14 +23,10 @@ def gpt_shapes(config: GPTConfig, alt: str) -> None:
     figure, ax = plt.subplots(figsize=(style.WIDTH, 7.2))
     ax.set(xlim=(0, 9), ylim=(-0.2, 8.6))
     ax.axis("off")
-    stream = 3.0
-    thin = dict(arrowstyle="-|>", color=style.BLACK)
+    for low, high in ((0.41, 0.89), (6.71, 7.09), (7.51, 7.99)):
+        ax.annotate("", (STREAM, high), (STREAM, low), arrowprops=THIN)
     thick = dict(arrowstyle="-|>", color=style.BLUE, lw=3)
-    plus = dict(boxstyle="circle,pad=0.15", fc="white", ec=style.BLUE, lw=2)
-    middle = dict(ha="center", va="center")
-    for low, high, arrow in ((0.41, 0.89, thin), (1.31, 6.29, thick), (6.71, 7.09, thin)):
-        ax.annotate("", (stream, high), (stream, low), arrowprops=arrow)
-    ax.annotate("", (stream, 7.99), (stream, 7.51), arrowprops=thin)
+    ax.annotate("", (STREAM, 6.29), (STREAM, 1.31), arrowprops=thick)
     shape = f"(B, T, {C})"
     for y, text, width in (
         (0.2, "characters as ids: idx", 2.6),
@@ -36,28 +35,35 @@ def gpt_shapes(config: GPTConfig, alt: str) -> None:
         (7.3, "head: C → V", 2.6),
         (8.2, "logits of the next character", 2.8),
     ):
-        _box(ax, stream, y, text, width)
+        _box(ax, STREAM, y, text, width)
     ax.add_patch(plt.Rectangle((1.6, 1.75), 6.0, 4.15, fill=False, ls="--", ec="#777777"))
     blocks = f"one block;\nthe model has\n{config.n_layer} of them"
     ax.text(7.75, 3.8, blocks, va="center", color="#555555")
-    for y, branch, note in (
-        (2.3, "attention", "gathers from\nearlier positions"),
-        (4.4, "MLP", "computes at\neach position"),
-    ):
-        norm = "ln1" if branch == "attention" else "ln2"
-        _box(ax, 5.4, y, f"LayerNorm: {norm}", 1.7)
-        _box(ax, 5.4, y + 0.75, branch, 1.7, style.ORANGE)
-        ax.annotate("", (4.52, y), (stream, y), arrowprops=thin)
-        ax.annotate("", (5.4, y + 0.53), (5.4, y + 0.2), arrowprops=thin)
-        ax.annotate("", (stream + 0.2, y + 0.75), (4.52, y + 0.75), arrowprops=thin)
-        ax.text(stream, y + 0.75, "+", fontsize=14, color=style.BLUE, bbox=plus, **middle)
-        ax.text(6.35, y + 0.75, note, va="center", fontsize=8, color="#555555")
-        ax.text(stream - 0.15, y + 1.25, shape, ha="right", va="center", fontsize=9)
-    for y, text in ((0.65, "(B, T)"), (1.5, shape), (6.9, shape), (7.75, f"(B, T, {V})")):
-        ax.text(stream - 0.15, y, text, ha="right", va="center", fontsize=9)
+    _branch(ax, 2.3, "ln1", "attention", "gathers from\nearlier positions")
+    _branch(ax, 4.4, "ln2", "MLP", "computes at\neach position")
+    shapes = {0.65: "(B, T)", 7.75: f"(B, T, {V})"} | dict.fromkeys((1.5, 3.55, 5.65, 6.9), shape)
+    for y, text in shapes.items():
+        ax.text(STREAM - 0.15, y, text, ha="right", va="center", fontsize=9)
     ax.text(1.65, 6.02, "residual stream", color=style.BLUE, fontsize=9)
     ax.set_title("Every block reads the residual stream and adds to it")
     show(figure, alt)
+
+
+def _branch(ax: Axes, y: float, norm: str, part: str, note: str) -> None:
+    """Draw what a part of a block reads from the stream, and adds to it."""
+    top = y + 0.75
+    _box(ax, 5.4, y, f"LayerNorm: {norm}", 1.7)
+    _box(ax, 5.4, top, part, 1.7, style.ORANGE)
+    for start, end in (
+        ((STREAM, y), (4.52, y)),
+        ((5.4, y + 0.2), (5.4, y + 0.53)),
+        ((4.52, top), (STREAM + 0.2, top)),
+    ):
+        ax.annotate("", end, start, arrowprops=THIN)
+    plus = dict(boxstyle="circle,pad=0.15", fc="white", ec=style.BLUE, lw=2)
+    middle = dict(ha="center", va="center")
+    ax.text(STREAM, top, "+", fontsize=14, color=style.BLUE, bbox=plus, **middle)
+    ax.text(6.35, top, note, va="center", fontsize=8, color="#555555")
 
 
 def _box(ax: Axes, x: float, y: float, text: str, width: float, colour: str = style.SKY) -> None:

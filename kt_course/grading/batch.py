@@ -15,10 +15,10 @@ from cyclopts import Parameter
 from kt_core.corpora.files import keep_previous, write_atomically
 from kt_course.exercises.check import one_line
 from kt_course.exercises.registry import library
-from kt_course.grading.gradebook import Gradebook, read_marks, read_points
+from kt_course.grading.gradebook import Gradebook, Marks, Points, read_marks, read_points
 from kt_course.grading.isolation import SYSCALLS, bubblewrap_problem
 from kt_course.grading.reports import write_for_reading, write_gradebook
-from kt_course.grading.roster import read_roster
+from kt_course.grading.roster import Student, read_roster
 from kt_course.grading.sandbox import Limits, Outcome, run_confined
 from kt_course.grading.submissions import Row, find_submissions, read_rows, read_submission, table
 from kt_course.tools import options as opt
@@ -60,33 +60,52 @@ def grade_command(
         lms: Write the points as this system imports them; needs --roster.
     """
     limits = Limits(cell=cell_seconds, notebook=seconds, memory=memory)
-    needing = {"--points": points, "--marks": marks, "--for": lms}
-    if not roster and (option := next((name for name, value in needing.items() if value), None)):
-        raise ValueError(f"{option} needs --roster")
-    students = read_roster(roster) if roster else []
-    values = read_points(points)
-    by_hand = read_marks(marks, students, values) if marks else {}
-    rows = [row for path in notebooks if path.suffix == ".csv" for row in read_rows(path)]
+    course = read_course(roster, points, marks, lms)
     refuse_output(out, roster, points, marks)
-    if rest := [path for path in notebooks if path.suffix != ".csv"]:
-        find_submissions(rest)  # refuses nothing to grade
-    if previous := keep_previous(out):
-        print(f"the {out.name} that was there is now {previous.name}")
-    if rest:
-        n_cores = psutil.cpu_count(logical=False)
-        rows += grade(rest, out, limits, profile, jobs=jobs or n_cores or 1)
+    rows = read_or_grade(notebooks, out, limits, profile, jobs)
     write_atomically(out, table(rows).encode())
     print(f"{len(rows)} submissions in {out}")
     for row in [] if marks else rows:
         for id, why in row.unconfirmed.items():
             print(printable(f"no points until you mark it by hand: {row.file}, {id}: {why}"))
-    if students:
-        book = Gradebook.of(rows, students, values, by_hand)
-        paths = write_gradebook(book, out, lms)
-        paths += [] if marks else write_for_reading(book, out)
-        print("\n".join(f"written: {path}" for path in paths))
-        for file in book.unmatched:
-            print(printable(f"nobody on the roster: {file}"))
+    if course:
+        write_course_files(Gradebook.of(rows, *course), out, lms, is_marked=bool(marks))
+
+
+def read_course(
+    roster: Path | None, points: Path | None, marks: Path | None, lms: str | None
+) -> tuple[list[Student], Points, Marks] | None:
+    """Read what a gradebook is made of, beside the rows; None without a roster."""
+    if roster:
+        students, values = read_roster(roster), read_points(points)
+        return students, values, read_marks(marks, students, values) if marks else {}
+    needing = {"--points": points, "--marks": marks, "--for": lms}
+    if option := next((name for name, value in needing.items() if value), None):
+        raise ValueError(f"{option} needs --roster")
+    return None
+
+
+def read_or_grade(
+    notebooks: list[Path], out: Path, limits: Limits, profile: str | None, jobs: int | None
+) -> list[Row]:
+    """Return the rows of tables of earlier calls, and of submissions, which are graded now."""
+    rows = [row for path in notebooks if path.suffix == ".csv" for row in read_rows(path)]
+    rest = [path for path in notebooks if path.suffix != ".csv"]
+    if rest:
+        find_submissions(rest)  # refuses nothing to grade
+    if previous := keep_previous(out):
+        print(f"the {out.name} that was there is now {previous.name}")
+    n_jobs = jobs or psutil.cpu_count(logical=False) or 1
+    return rows + grade(rest, out, limits, profile, jobs=n_jobs) if rest else rows
+
+
+def write_course_files(book: Gradebook, out: Path, lms: str | None, is_marked: bool) -> None:
+    """Write points, feedback and, unless answers are marked already, what a person reads."""
+    paths = write_gradebook(book, out, lms)
+    paths += [] if is_marked else write_for_reading(book, out)
+    print("\n".join(f"written: {path}" for path in paths))
+    for file in book.unmatched:
+        print(printable(f"nobody on the roster: {file}"))
 
 
 def refuse_output(out: Path, *reads: Path | None) -> None:
@@ -121,9 +140,7 @@ def grade(
     Raises:
         ValueError: There is nothing to grade, or this system cannot.
     """
-    if not hasattr(os, "fork"):
-        hint = "on Windows use the Windows Subsystem for Linux"
-        raise ValueError(f"grading needs Linux or macOS; {hint}")
+    require_fork()
     paths, limits = find_submissions(submissions), limits or Limits()
     bubblewrap = not bubblewrap_problem() if bubblewrap is None else bubblewrap
     log(describe_isolation(bubblewrap))
@@ -142,6 +159,13 @@ def grade(
             stop.set()
             raise
     return rows
+
+
+def require_fork() -> None:
+    """Raise ValueError on a system without fork, which grading needs."""
+    if not hasattr(os, "fork"):
+        hint = "on Windows use the Windows Subsystem for Linux"
+        raise ValueError(f"grading needs Linux or macOS; {hint}")
 
 
 def describe_isolation(bubblewrap: bool) -> str:

@@ -36,6 +36,17 @@ def release(
     is_empty = _is_empty(out, source, force)
     clean = {p.name: clean_notebook(p, solutions, written) for p in find_notebooks(folder=source)}
     files = {file_for(name, format): convert(nb.text, format) for name, nb in clean.items()}
+    _write_at_once(files, out, is_empty)
+    print(f"{len(clean)} notebooks in {folder}")
+    for name, notebook in clean.items():
+        if notebook.own_cells:
+            numbers = ", ".join(map(str, notebook.own_cells))
+            print(f"{name}: the project does not have cells {numbers}; they stay as they are")
+    return [out / name for name in files]
+
+
+def _write_at_once(files: dict[str, str], out: Path, is_empty: bool) -> None:
+    """Write all files beside the folder `out`, then move them into it."""
     out.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=out.parent, prefix=f".{out.name}.") as temporary:
         fresh = Path(temporary) / out.name
@@ -46,16 +57,10 @@ def release(
             if out.exists():
                 out.rmdir()  # Windows does not replace an empty folder
             shutil.move(fresh, out)
-        else:
-            for name in files:
-                (out / name).parent.mkdir(parents=True, exist_ok=True)
-                (fresh / name).replace(out / name)
-    print(f"{len(clean)} notebooks in {folder}")
-    for name, notebook in clean.items():
-        if notebook.own_cells:
-            numbers = ", ".join(map(str, notebook.own_cells))
-            print(f"{name}: the project does not have cells {numbers}; they stay as they are")
-    return [out / name for name in files]
+            return
+        for name in files:
+            (out / name).parent.mkdir(parents=True, exist_ok=True)
+            (fresh / name).replace(out / name)
 
 
 def _is_empty(out: Path, source: Path, force: bool) -> bool:

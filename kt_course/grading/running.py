@@ -106,7 +106,6 @@ class ForkedKernel:
 
 async def run(fd: int, text: str, seconds: int, profile: str | None, kernel: ForkedKernel) -> None:
     """Run all cells; `profile` replaces the notebook's parameter of that name."""
-    import nbformat
     from jupyter_client.provisioning import local_provisioner
     from nbclient import exceptions
     from nbclient.client import NotebookClient
@@ -125,12 +124,7 @@ async def run(fd: int, text: str, seconds: int, profile: str | None, kernel: For
             if self.n_characters > OUTPUT:
                 end(fd, end="failed", error=f"more than {OUTPUT // 2**20} MB of output")
 
-    notebook = nbformat.reads(text, as_version=4)
-    if profile:
-        tagged = [n for n, c in enumerate(notebook.cells, 1) if "parameters" in tags_of(c)]
-        injected = nbformat.v4.new_code_cell(f"profile = {profile!r}")
-        injected.metadata["tags"] = ["injected-parameters"]
-        notebook.cells.insert(tagged[0] if tagged else 0, injected)
+    notebook = read_notebook(text, profile)
     local_provisioner.launch_kernel = kernel.launch
     client = Client(notebook, timeout=seconds, kernel_name="python3")
     number = 0
@@ -149,6 +143,19 @@ async def run(fd: int, text: str, seconds: int, profile: str | None, kernel: For
             except exceptions.CellExecutionError as error:
                 end(fd, end="failed", error=f"{error.ename}: {error.evalue}"[:500])
         end(fd, end="finished")
+
+
+def read_notebook(text: str, profile: str | None) -> Any:
+    """Return a notebook, with a cell that sets `profile` below its parameters."""
+    import nbformat
+
+    notebook = nbformat.reads(text, as_version=4)
+    if profile:
+        tagged = [n for n, c in enumerate(notebook.cells, 1) if "parameters" in tags_of(c)]
+        injected = nbformat.v4.new_code_cell(f"profile = {profile!r}")
+        injected.metadata["tags"] = ["injected-parameters"]
+        notebook.cells.insert(tagged[0] if tagged else 0, injected)
+    return notebook
 
 
 def tags_of(cell: Any) -> list:

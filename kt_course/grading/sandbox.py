@@ -84,29 +84,15 @@ def run_confined(
         stop: Ends the process early when another thread sets it.
     """
     reading, writing = os.pipe()
-    with (
-        open(reading, "rb", buffering=0) as report,
-        tempfile.TemporaryDirectory(prefix="kt-", ignore_cleanup_errors=True) as folder,
-        file_with(data) as stdin,
-        file_with(syscall_filter()) as filter_fd,
-    ):
-        home = Path("/tmp" if bubblewrap else folder)
-        if not bubblewrap:
-            for name in ("home", "work"):
-                (home / name).mkdir()
+    folders = tempfile.TemporaryDirectory(prefix="kt-", ignore_cleanup_errors=True)
+    with open(reading, "rb", buffering=0) as report, folders as folder, file_with(data) as stdin:
         command = [sys.executable, *(str(writing) if word == "FD" else word for word in arguments)]
         try:
-            process = subprocess.Popen(
-                [*bubblewrap_command(limits.disk, filter_fd), *command] if bubblewrap else command,
-                stdin=stdin,
-                stdout=subprocess.DEVNULL,
-                stderr=subprocess.DEVNULL,
-                pass_fds=(writing, filter_fd) if bubblewrap else (writing,),
-                cwd=None if bubblewrap else home / "work",
-                env=_environment(home),
-                start_new_session=True,
-                preexec_fn=_limiter(limits, seconds),
-            )
+            options = dict(stdin=stdin, preexec_fn=_limiter(limits, seconds))
+            if bubblewrap:
+                process = _start_isolated(command, writing, limits.disk, **options)
+            else:
+                process = _start_in(Path(folder), command, writing, **options)
         finally:
             os.close(writing)
         try:
@@ -115,6 +101,25 @@ def run_confined(
             _end(process)
     complete_lines = lines.split(b"\n")[:-1]
     return Outcome([json.loads(line) for line in complete_lines], stopped)
+
+
+QUIET = dict(stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True)
+
+
+def _start_isolated(
+    command: Sequence[str], writing: int, disk: float, **options: Any
+) -> subprocess.Popen:
+    with file_with(syscall_filter()) as filter_fd:
+        command = [*bubblewrap_command(disk, filter_fd), *command]
+        descriptors, environment = (writing, filter_fd), _environment(Path("/tmp"))
+        return subprocess.Popen(command, pass_fds=descriptors, env=environment, **QUIET, **options)
+
+
+def _start_in(home: Path, command: Sequence[str], writing: int, **options: Any) -> subprocess.Popen:
+    for name in ("home", "work"):
+        (home / name).mkdir()
+    place = dict(cwd=home / "work", env=_environment(home))
+    return subprocess.Popen(command, pass_fds=(writing,), **place, **QUIET, **options)
 
 
 def _watch(
