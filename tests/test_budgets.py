@@ -18,7 +18,7 @@ MAX_KT_CORE = 3_855, 2_605
 MAX_CORE = 1_510, 980  # the modules at the top of kt_core, which a student reads in an evening
 MAX_BOTH = 20_960, 14_600
 MAX_FILE = 200  # of a file in kt_core
-MAX_FUNCTION = 60
+MAX_FUNCTION = 40
 
 # What is above a limit today. Remove an entry when it is no longer needed; add none.
 LARGE_FILES: set[str] = set()

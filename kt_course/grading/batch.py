@@ -62,12 +62,9 @@ def grade_command(
     limits = Limits(cell=cell_seconds, notebook=seconds, memory=memory)
     course = read_course(roster, points, marks, lms)
     refuse_output(out, roster, points, marks)
-    rows = read_or_grade(notebooks, out, limits, profile, jobs)
-    write_atomically(out, table(rows).encode())
-    print(f"{len(rows)} submissions in {out}")
-    for row in [] if marks else rows:
-        for id, why in row.unconfirmed.items():
-            print(printable(f"no points until you mark it by hand: {row.file}, {id}: {why}"))
+    rows = write_table(notebooks, out, limits, profile, jobs)
+    if not marks:
+        print_unconfirmed(rows)
     if course:
         write_course_files(Gradebook.of(rows, *course), out, lms, is_marked=bool(marks))
 
@@ -85,18 +82,29 @@ def read_course(
     return None
 
 
-def read_or_grade(
+def write_table(
     notebooks: list[Path], out: Path, limits: Limits, profile: str | None, jobs: int | None
 ) -> list[Row]:
-    """Return the rows of tables of earlier calls, and of submissions, which are graded now."""
+    """Write the rows of earlier calls' tables, and of submissions, which are graded now."""
     rows = [row for path in notebooks if path.suffix == ".csv" for row in read_rows(path)]
     rest = [path for path in notebooks if path.suffix != ".csv"]
     if rest:
         find_submissions(rest)  # refuses nothing to grade
     if previous := keep_previous(out):
         print(f"the {out.name} that was there is now {previous.name}")
-    n_jobs = jobs or psutil.cpu_count(logical=False) or 1
-    return rows + grade(rest, out, limits, profile, jobs=n_jobs) if rest else rows
+    if rest:
+        n_cores = psutil.cpu_count(logical=False)
+        rows += grade(rest, out, limits, profile, jobs=jobs or n_cores or 1)
+    write_atomically(out, table(rows).encode())
+    print(f"{len(rows)} submissions in {out}")
+    return rows
+
+
+def print_unconfirmed(rows: Sequence[Row]) -> None:
+    """Print a line per correct answer that a person has to mark."""
+    for row in rows:
+        for id, why in row.unconfirmed.items():
+            print(printable(f"no points until you mark it by hand: {row.file}, {id}: {why}"))
 
 
 def write_course_files(book: Gradebook, out: Path, lms: str | None, is_marked: bool) -> None:

@@ -215,8 +215,7 @@ def run_workbook(
     parameters["overrides"] = overrides
     values = {name: value for name, value in parameters.items() if value is not None}
     chosen = parameters_for(paths, values | {"runs_dir": "runs"})
-    stamp = time.strftime("%Y%m%d-%H%M%S")
-    out = (out or Path("runs") / f"workbook-{profile}-{stamp}").resolve()
+    out = (out or Path(time.strftime(f"runs/workbook-{profile}-%Y%m%d-%H%M%S"))).resolve()
     with one_writer(out / ".lock", str(out)):
         _run_all(paths, chosen, jobs, out, _read_results(out, parameters))
     return out

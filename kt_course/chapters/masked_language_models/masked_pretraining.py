@@ -23,6 +23,8 @@ from kt_course.chapters.masked_language_models.masked_data import (
 from kt_course.chapters.masked_language_models.masked_scores import score_questions
 
 PHASES = ("masked_chars", "masked_spans", "cut_spans")
+RATES = dict(optimizer="muon", lr=2e-3, muon_lr=0.01, weight_decay=0.0)
+RATES |= dict(schedule="linear", cooldown_from=0.3, final_fraction=0.0)
 PEOPLE = (200, 100)  # how many of the train and of the dev questions; the lines are about them
 
 
@@ -51,6 +53,16 @@ def pretraining_data(
     return Mixture([(text, 1), (MaskedPairs(pairs, vocab, seed=seed), 1)])
 
 
+def new_model(phase: str, vocab: CharVocab, seed: int, **shape: int) -> GPT:
+    """Return an encoder with random weights, or for the phase "cut_spans" a causal model."""
+    causal = phase == "cut_spans"
+    options = dict(variant="rope", causal=causal, dropout=0.0, qk_norm=True)
+    torch.manual_seed(seed)
+    model = GPT(GPTConfig(len(vocab), **options, **shape))
+    zero_projections(model)
+    return model
+
+
 def pretrain_masked(
     phase: str = "masked_spans",
     corpus: Corpus | None = None,
@@ -67,41 +79,27 @@ def pretrain_masked(
 ) -> tuple[GPT, CharVocab, dict]:
     """Train a small model on the lines about `people` and on their train questions.
 
+    Returns the model, its vocabulary and the card for its checkpoint.
+
     Args:
         phase: "masked_chars" and "masked_spans" are encoders (`MaskedText`). "cut_spans" is a
             causal model trained on the same windows: the span is predicted at the end.
         corpus: The bios corpus by default.
         people: How many people of the train and of the dev split.
         state: File with the training state; an interrupted training resumes from it.
-
-    Returns:
-        The model, its vocabulary and the card for its checkpoint.
     """
     if phase not in PHASES:
         raise ValueError(f"phase must be one of {', '.join(PHASES)}, not {phase!r}")
     corpus = corpus or load_corpus("bios")
     train, dev, documents = select_people(corpus, *people)
     data = pretraining_data(phase, documents, train, corpus.vocab, seed)
-    shape = dict(n_layer=n_layer, n_head=n_head, n_embd=n_embd, dropout=0.0, qk_norm=True)
-    torch.manual_seed(seed)
-    causal = phase == "cut_spans"
-    model = GPT(GPTConfig(len(corpus.vocab), variant="rope", causal=causal, **shape))
-    zero_projections(model)
-    rates = dict(optimizer="muon", lr=2e-3, muon_lr=0.01, weight_decay=0.0)
-    schedule = dict(schedule="linear", cooldown_from=0.3, final_fraction=0.0)
-    rates |= dict(epochs=epochs, batch_size=batch_size)
-    config = TrainConfig(**rates, **schedule, seed=seed, device=device)
+    shape = dict(n_layer=n_layer, n_head=n_head, n_embd=n_embd)
+    model = new_model(phase, corpus.vocab, seed, **shape)
+    config = TrainConfig(epochs=epochs, batch_size=batch_size, seed=seed, device=device, **RATES)
     options = dict(state=state, resume=True, save_every=200, precision="native", title=phase)
     last = fit(model, data, config, **options)[-1]
-    card = dict(
-        corpus=corpus.name,
-        variant="rope",
-        phase=phase,
-        kind="mixed",
-        seed=seed,
-        people=list(people),
-        cost={key: last[key] for key in ("step", "epoch", "characters", "seconds", "loss")},
-        dev=score_questions(model, corpus.vocab, dev).as_dict(),
-        hardware=hardware(choose_device(device)),
-    )
-    return model, corpus.vocab, card
+    card = dict(corpus=corpus.name, variant="rope", phase=phase, kind="mixed", seed=seed)
+    cost = {key: last[key] for key in ("step", "epoch", "characters", "seconds", "loss")}
+    card |= dict(people=list(people), cost=cost)
+    card |= dict(dev=score_questions(model, corpus.vocab, dev).as_dict())
+    return model, corpus.vocab, card | dict(hardware=hardware(choose_device(device)))

@@ -179,10 +179,10 @@ class ScriptModel(nn.Module):
 def check_greedy(fn: Callable) -> str:
     wrong = diagnoses(__file__, "greedy-decoding")
 
-    def answer(rows: list[list[int]], max_new: int | None) -> tuple[list[list[int]], int]:
+    def answer(rows: list[list[int]], *max_new: int) -> tuple[list[list[int]], int]:
         model = ScriptModel(rows)
         source = torch.arange(len(rows))[:, None] + torch.tensor([3, 4])  # (B, 2)
-        got = fn(model, source, *([] if max_new is None else [max_new]))
+        got = fn(model, source, *max_new)
         got = got.tolist() if isinstance(got, Tensor) else got
         is_list = isinstance(got, (list, tuple)) and len(got) == len(rows)
         wrong.reject({"no list": not is_list}, n=len(rows), got=describe(got))
@@ -203,12 +203,11 @@ def check_greedy(fn: Callable) -> str:
         "encoded": encoded > 1,
     }
     wrong.reject(mistakes, got=got, rows=rows, encoded=encoded)
-    rows_with_3 = [[3, 4, 5], [4, 3, 6]]
-    got, _ = answer(rows_with_3, 9)
-    wrong.reject({"other end": got != rows_with_3}, got=got, rows=rows_with_3)
+    got, _ = answer(with_3 := [[3, 4, 5], [4, 3, 6]], 9)
+    wrong.reject({"other end": got != with_3}, got=got, rows=with_3)
     short, _ = answer(rows, 3)
     wrong.reject({"max_new": short != [row[:3] for row in rows]}, n=len(short[0]))
-    got, _ = answer([[5] * 70], None)
+    got, _ = answer([[5] * 70])
     wrong.reject({"default": len(got[0]) != 64}, n=len(got[0]))
     chosen = fn(ScriptModel(rows), torch.tensor([[3]]), 4, choose=lambda z: 0 * z.argmax(-1) + 7)
     wrong.reject({"choose": [list(row) for row in chosen] != [[7] * 4]})

@@ -90,52 +90,55 @@ def _sublayer(ax: Axes, x: float, y: float, text: str, colour: str, norm: str, s
     ax.text(x, plus, "+", ha="center", va="center", fontsize=12, color=BLUE, bbox=circle, zorder=5)
 
 
+ENCODER = (("self-attention", ORANGE), ("feed-forward", "#8FD3B6"))
+DECODER = (("causal self-attention", ORANGE), ("cross-attention", "#F3A683"), ENCODER[1])
+STEP = dict(pre=1.75, post=2.1)  # the height of a sublayer
+
+
+def _stack(
+    ax: Axes, x: float, below: str, sublayers: Sequence[tuple], norm: str, side: int
+) -> float:
+    """Draw the input and one block, framed, on the stream at x; return where the block ends."""
+    step = STEP[norm]
+    end = 1.5 + step * len(sublayers)
+    _box(ax, x, 0, below, "white")
+    _arrow(ax, (x, 0.21), (x, 0.49))
+    _box(ax, x, 0.7, "embedding · √C + positions", SKY, 2.9)
+    _arrow(ax, (x, 0.91), (x, 1.6), color=BLUE, lw=3)
+    for i, (text, colour) in enumerate(sublayers):
+        _sublayer(ax, x, 1.9 + step * i, text, colour, norm, side)
+        if i + 1 < len(sublayers):
+            _arrow(ax, (x, 2.9 + step * i), (x, 1.6 + step * (i + 1)), color=BLUE, lw=3)
+    corner = min(x - 0.5, x + side * 2.75), 1.35
+    frame = dict(fill=False, ls="--", ec="#777777")
+    ax.add_patch(plt.Rectangle(corner, 3.25, end - 1.2, **frame))
+    ax.text(x + side * 2.85, end / 2 + 0.7, "N×", ha="center", color="#555555", rotation=90)
+    _arrow(ax, (x, end - 0.1), (x, end + 0.29), color=BLUE, lw=3)
+    return end
+
+
 @in_style
 def architecture(norm: str, alt: str) -> None:
     """Draw encoder and decoder with every residual connection, sum and norm ("pre" or "post")."""
-    step, figure = (1.75, 2.1)[norm == "post"], plt.figure(figsize=(WIDTH, 6.6 + (norm == "post")))
-    ax, left, right = figure.add_subplot(), 1.2, 6.0
-    sublayers = {
-        left: [("self-attention", ORANGE), ("feed-forward", "#8FD3B6")],
-        right: [
-            ("causal self-attention", ORANGE),
-            ("cross-attention", "#F3A683"),
-            ("feed-forward", "#8FD3B6"),
-        ],
-    }
-    for x, side, below in ((left, -1, "source tokens"), (right, 1, "▶ and the target so far")):
-        parts, top = sublayers[x], 1.9 + step * len(sublayers[x])
-        _box(ax, x, 0, below, "white")
-        _arrow(ax, (x, 0.21), (x, 0.49))
-        _box(ax, x, 0.7, "embedding · √C + positions", SKY, 2.9)
-        _arrow(ax, (x, 0.91), (x, 1.6), color=BLUE, lw=3)
-        for i, (text, colour) in enumerate(parts):
-            _sublayer(ax, x, 1.9 + step * i, text, colour, norm, side)
-            if i + 1 < len(parts):
-                _arrow(ax, (x, 2.9 + step * i), (x, 1.6 + step * (i + 1)), color=BLUE, lw=3)
-        low = min(x - 0.5, x + side * 2.75), 1.35
-        frame = dict(fill=False, ls="--", ec="#777777")
-        ax.add_patch(plt.Rectangle(low, 3.25, top - 1.6, **frame))
-        ax.text(x + side * 2.85, top / 2 + 0.5, "N×", ha="center", color="#555555", rotation=90)
-    ends = {x: 1.5 + step * len(parts) for x, parts in sublayers.items()}
-    memory, out = ends[left] + 0.5, ends[right] + 0.5
-    labels = ("Norm → memory", "Norm") if norm == "pre" else ("memory", "")
-    _arrow(ax, (left, ends[left] - 0.1), (left, memory - 0.21), color=BLUE, lw=3)
-    _box(ax, left, memory, labels[0], GREY)
-    cross = 1.9 + step + (0.7 if norm == "pre" else 0.35)
+    is_pre, left, right = norm == "pre", 1.2, 6.0
+    figure = plt.figure(figsize=(WIDTH, 6.6 if is_pre else 7.6))
+    ax = figure.add_subplot()
+    memory = _stack(ax, left, "source tokens", ENCODER, norm, -1) + 0.5
+    out = _stack(ax, right, "▶ and the target so far", DECODER, norm, 1) + 0.5
+    _box(ax, left, memory, "Norm → memory" if is_pre else "memory", GREY)
+    cross = 1.9 + STEP[norm] + (0.7 if is_pre else 0.35)
     _arrow(ax, (left + 1.15, memory), (4.3, memory), (4.3, cross), (right + 0.65, cross))
     ax.text(4.2, memory + 0.1, "keys and values", ha="right", fontsize=9)
-    _arrow(ax, (right, ends[right] - 0.1), (right, out - 0.21), color=BLUE, lw=3)
-    if labels[1]:
-        _box(ax, right, out, labels[1], GREY)
+    if is_pre:
+        _box(ax, right, out, "Norm", GREY)
         _arrow(ax, (right, out + 0.21), (right, out + 0.49))
-    _box(ax, right, out + 0.7 * bool(labels[1]), "linear layer, softmax", "white")
-    ax.text(right, out + 0.7 * bool(labels[1]) + 0.35, "next token", ha="center", fontsize=9)
+    logits = out + 0.7 * is_pre
+    _box(ax, right, logits, "linear layer, softmax", "white")
+    ax.text(right, logits + 0.35, "next token", ha="center", fontsize=9)
     ax.text(left + 0.12, 1.12, "residual stream", color=BLUE, fontsize=9, va="center")
     ax.set(xlim=(-2.1, 9.1), ylim=(-0.3, out + 1.5))
     ax.axis("off")
-    titles = dict(pre="Pre-norm: the norm is in the branch", post="2017: Add, then Norm")
-    ax.set_title(titles[norm])
+    ax.set_title("Pre-norm: the norm is in the branch" if is_pre else "2017: Add, then Norm")
     show(figure, alt)
 
 

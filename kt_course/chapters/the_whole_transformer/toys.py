@@ -14,6 +14,7 @@ import random
 import re
 import string
 import tomllib
+from collections.abc import Iterator
 from pathlib import Path
 
 from kt_course.chapters.the_whole_transformer.seq2seq_data import Pair, Toy
@@ -169,26 +170,11 @@ def summarise(sentences: int = 3) -> Toy:
         source: list[str] = []
         headline: list[int] = []
         news = rng.randrange(sentences)
-
-        def add(word: str, is_headline: bool = False) -> None:
-            position = _add(source, word)
-            if is_headline:
-                headline.append(position)
-
         for i in range(sentences):
-            if rng.random() < 0.3:
-                add("on")
-                add(rng.choice(REPORT["weekdays"]))
-            add(rng.choice(REPORT["people"]), i == news)
-            add(rng.choice(REPORT["news" if i == news else "chatter"]), i == news)
-            add("a")
-            if rng.random() < 0.4:
-                add(rng.choice(REPORT["looks"]))
-            add(rng.choice(REPORT["things"]), i == news)
-            if rng.random() < 0.4:
-                add("in")
-                add(rng.choice(REPORT["places"]), i == news)
-            add(".")
+            for word, is_headline in _sentence(rng, i == news):
+                position = _add(source, word)
+                if is_headline:
+                    headline.append(position)
         target = tuple(source[i] for i in headline)
         return Pair(tuple(source), target, tuple((i,) for i in headline))
 
@@ -197,3 +183,20 @@ def summarise(sentences: int = 3) -> Toy:
     return Toy(
         f"summarise {sentences}", draw, ("on", "a", "in", ".", *said, *rest), tuple(said), " "
     )
+
+
+def _sentence(rng: random.Random, is_news: bool) -> Iterator[tuple[str, bool]]:
+    """Yield the words of a sentence, and whether each belongs to the headline."""
+    if rng.random() < 0.3:
+        yield "on", False
+        yield rng.choice(REPORT["weekdays"]), False
+    yield rng.choice(REPORT["people"]), is_news
+    yield rng.choice(REPORT["news" if is_news else "chatter"]), is_news
+    yield "a", False
+    if rng.random() < 0.4:
+        yield rng.choice(REPORT["looks"]), False
+    yield rng.choice(REPORT["things"]), is_news
+    if rng.random() < 0.4:
+        yield "in", False
+        yield rng.choice(REPORT["places"]), is_news
+    yield ".", False

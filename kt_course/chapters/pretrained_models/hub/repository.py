@@ -18,7 +18,7 @@ from kt_core._validation import one_of
 from kt_core.corpora.files import write_atomically
 from kt_core.corpora.paths import checkpoints_dir
 from kt_core.models import GPT
-from kt_core.runs.checkpoints import load_checkpoint
+from kt_core.runs.checkpoints import load_checkpoint, require_fitting
 from kt_core.vocab import CharVocab
 from kt_course.chapters.pretrained_models.hub.card import model_card
 from kt_course.chapters.pretrained_models.hub.tokens import char_tokenizer
@@ -61,28 +61,24 @@ def export(
 ) -> list[str]:
     """Write a folder for `AutoModelForCausalLM.from_pretrained(folder, trust_remote_code=True)`.
 
+    Returns the names of its files.
+
     Args:
         folder: A new folder, or an earlier export, which is replaced.
         card: The checkpoint's card, for the README.
 
-    Returns:
-        The names of its files.
-
     Raises:
-        ValueError: If the vocabulary does not fit the model, the model is an encoder
-            (causal=False), or the folder holds something else.
+        ValueError: For a vocabulary of another size, an encoder, or a folder of something else.
     """
     from transformers import GenerationConfig
 
     from kt_course.chapters.pretrained_models.hub.modeling_kt import KTConfig, KTForCausalLM
 
-    c = model.config
-    if len(vocab) != c.vocab_size:
-        sizes = f"the model has {c.vocab_size} characters, the vocabulary {len(vocab)}"
-        raise ValueError(f"{sizes}: they do not belong together")
+    c, folder = model.config, Path(folder)
+    require_fitting(model, vocab)
     if not c.causal:
         raise ValueError("an encoder (causal=False) writes no text: export a causal model")
-    folder = _prepare(Path(folder))
+    _prepare(folder)
     theirs = KTForCausalLM(KTConfig(**asdict(c))).eval()
     theirs.gpt.load_state_dict(model.state_dict())
     theirs.config.auto_map = dict(AUTO_MAP)
@@ -112,7 +108,7 @@ def export_checkpoint(checkpoint: str | Path, folder: str | Path) -> list[str]:
     return export(model, vocab, folder, card)
 
 
-def _prepare(folder: Path) -> Path:
+def _prepare(folder: Path) -> None:
     """Make the folder; ValueError if it is a file, or holds something that is no export."""
     if folder.exists() and not folder.is_dir():
         raise ValueError(f"{folder} is a file: name a folder to write")
@@ -126,4 +122,3 @@ def _prepare(folder: Path) -> Path:
             what = "holds something else than an earlier export"
             raise ValueError(f"{folder} {what}: name a new folder")
     folder.mkdir(parents=True, exist_ok=True)
-    return folder
