@@ -5,6 +5,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
 import torch
+from torch.nn.utils.rnn import pad_sequence
 
 from kt_core.kv_cache import KVCache
 from kt_core.models import GPT
@@ -36,9 +37,7 @@ def next_logits(model: GPT, texts: Sequence[Sequence[int]], cache: KVCache | Non
     if cache is not None and cache.prompts_are_read:
         idx = torch.tensor([text[-1:] for text in texts], device=device)  # (B, 1)
         return model.head(model.hidden(idx, last[:, None], cache)[:, 0])
-    idx = torch.zeros(len(texts), int(last.max()) + 1, dtype=torch.long)
-    for row, text in enumerate(texts):
-        idx[row, : len(text)] = torch.tensor(text)
+    idx = pad_sequence([torch.tensor(text) for text in texts], batch_first=True)  # (B, T)
     rows = torch.arange(len(texts), device=device)
     if cache is None:  # any model with a forward pass will do.
         return model(idx.to(device))[0][rows, last]
@@ -83,8 +82,6 @@ def generate(
         The new ids of each row, without the one that stopped it.
     """
     check_request(model, prompts, temperature, top_k)
-    if not prompts:
-        return []
     seeds = row_seeds(seed, range(len(prompts))) if isinstance(seed, int) else seed
     generators = [torch.Generator().manual_seed(s) for s in seeds] if temperature else []
 
@@ -113,9 +110,8 @@ def check_request(model: GPT, prompts: Sequence, temperature: float, top_k: int 
         raise ValueError(f"temperature must be 0 (greedy) or above, not {temperature}")
     if top_k is not None and top_k < 1:
         raise ValueError(f"top_k must be at least 1, not {top_k}")
-    for i, prompt in enumerate(prompts):
-        if not 1 <= len(prompt) <= (most := model.config.block_size):
-            n = len(prompt)
+    for i, n in enumerate(map(len, prompts)):
+        if not 1 <= n <= (most := model.config.block_size):
             raise ValueError(f"prompt {i} has {n} characters; the model reads 1 to {most}")
 
 

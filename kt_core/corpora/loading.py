@@ -58,9 +58,9 @@ def shared_names(corpus: Corpus) -> list[str]:
 
 
 def load_corpus(
-    name_or_folder: str | Path = "bios", *, block_size: int = 128, **options: Any
+    name_or_folder: str | Path | Corpus = "bios", *, block_size: int = 128, **options: Any
 ) -> Corpus:
-    """Load "bios", "wiki", or a folder; CorpusError, a ValueError, names file and line.
+    """Load "bios", "wiki" or a folder (CorpusError names file and line); a Corpus is returned.
 
     bios: `options` are those of `bios.generate`; they may also be part of the name, as in
         "bios:people=300,lines=8,attributes=birth+work".
@@ -71,6 +71,8 @@ def load_corpus(
 
     `block_size` is the length of the longest pair allowed, in characters, ⁇ included.
     """
+    if isinstance(name_or_folder, Corpus):
+        return name_or_folder
     name, colon, spec = str(name_or_folder).partition(":")
     if name == "bios" and isinstance(name_or_folder, str):
         return _load_bios(block_size, (_parse_options(spec) if colon else {}) | options)

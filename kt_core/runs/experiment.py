@@ -8,10 +8,9 @@ predictions/SPLIT.txt         the answers to dev and test, one per line
 result.json                   scores with intervals, and costs; written when the run is finished
 """
 
-import dataclasses
 import json
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -91,9 +90,9 @@ def run_experiment(
         save_every: Steps between two saved states.
     """
     chosen, where = find_recipe(recipe, **(overrides or {})), choose_device(device)
-    data, name = _open_corpus(corpus, chosen)
-    kind = chosen.kind if pretrain else "no-pretrain"
-    config = dict(corpus=name, variant=variant, recipe=dataclasses.asdict(chosen), kind=kind)
+    data = load_corpus(corpus, block_size=chosen.model.block_size)
+    config = dict(corpus=data.name if data is corpus else str(corpus), variant=variant)
+    config |= dict(recipe=asdict(chosen), kind=chosen.kind if pretrain else "no-pretrain")
     config |= dict(seed=seed, corpus_sha256=digest(data))
     path = Path(out or _default_folder(config))
     refuse_impossible(data, chosen, variant, seed)
@@ -106,13 +105,6 @@ def run_experiment(
         run = Run(path, config, data, chosen, where, resume, save_every, tensorboard)
         model, costs = run.train_phases()
         return _finish(path, config | costs | circumstances(where), model, data, test)
-
-
-def _open_corpus(corpus: str | Path | Corpus, recipe: Recipe) -> tuple[Corpus, str]:
-    """The corpus of a run, and what the run calls it."""
-    if isinstance(corpus, Corpus):
-        return corpus, corpus.name
-    return load_corpus(corpus, block_size=recipe.model.block_size), str(corpus)
 
 
 def refuse_impossible(corpus: Corpus, recipe: Recipe, variant: str, seed: int) -> None:
