@@ -10,43 +10,42 @@ from matplotlib.figure import Figure
 from kt_core.models import GPTConfig
 from kt_course.figures import style
 from kt_course.figures.alt_text import show
+from kt_course.figures.panels import picture, picture_row
 from kt_course.figures.style import array, in_style, visible, write_numbers
 
 STREAM = 3.0  # where the residual stream is in `gpt_shapes`
 THIN = dict(arrowstyle="-|>", color=style.BLACK)
 
 
-@in_style
 def gpt_shapes(config: GPTConfig, alt: str) -> None:
     """Draw the model from characters (bottom) to logits (top), with the shape after each step."""
     C, V = config.n_embd, config.vocab_size
-    figure, ax = plt.subplots(figsize=(style.WIDTH, 7.2))
-    ax.set(xlim=(0, 9), ylim=(-0.2, 8.6))
-    ax.axis("off")
-    for low, high in ((0.41, 0.89), (6.71, 7.09), (7.51, 7.99)):
-        ax.annotate("", (STREAM, high), (STREAM, low), arrowprops=THIN)
-    thick = dict(arrowstyle="-|>", color=style.BLUE, lw=3)
-    ax.annotate("", (STREAM, 6.29), (STREAM, 1.31), arrowprops=thick)
-    shape = f"(B, T, {C})"
-    for y, text, width in (
-        (0.2, "characters as ids: idx", 2.6),
-        (1.1, "token vector + position vector", 3.0),
-        (6.5, "final LayerNorm: ln_f", 2.6),
-        (7.3, "head: C → V", 2.6),
-        (8.2, "logits of the next character", 2.8),
-    ):
-        _box(ax, STREAM, y, text, width)
-    ax.add_patch(plt.Rectangle((1.6, 1.75), 6.0, 4.15, fill=False, ls="--", ec="#777777"))
-    blocks = f"one block;\nthe model has\n{config.n_layer} of them"
-    ax.text(7.75, 3.8, blocks, va="center", color="#555555")
-    _branch(ax, 2.3, "ln1", "attention", "gathers from\nearlier positions")
-    _branch(ax, 4.4, "ln2", "MLP", "computes at\neach position")
-    shapes = {0.65: "(B, T)", 7.75: f"(B, T, {V})"} | dict.fromkeys((1.5, 3.55, 5.65, 6.9), shape)
-    for y, text in shapes.items():
-        ax.text(STREAM - 0.15, y, text, ha="right", va="center", fontsize=9)
-    ax.text(1.65, 6.02, "residual stream", color=style.BLUE, fontsize=9)
-    ax.set_title("Every block reads the residual stream and adds to it")
-    show(figure, alt)
+    with picture(7.2, alt) as ax:
+        ax.set(xlim=(0, 9), ylim=(-0.2, 8.6))
+        ax.axis("off")
+        for low, high in ((0.41, 0.89), (6.71, 7.09), (7.51, 7.99)):
+            ax.annotate("", (STREAM, high), (STREAM, low), arrowprops=THIN)
+        thick = dict(arrowstyle="-|>", color=style.BLUE, lw=3)
+        ax.annotate("", (STREAM, 6.29), (STREAM, 1.31), arrowprops=thick)
+        for y, text, width in (
+            (0.2, "characters as ids: idx", 2.6),
+            (1.1, "token vector + position vector", 3.0),
+            (6.5, "final LayerNorm: ln_f", 2.6),
+            (7.3, "head: C → V", 2.6),
+            (8.2, "logits of the next character", 2.8),
+        ):
+            _box(ax, STREAM, y, text, width)
+        ax.add_patch(plt.Rectangle((1.6, 1.75), 6.0, 4.15, fill=False, ls="--", ec="#777777"))
+        blocks = f"one block;\nthe model has\n{config.n_layer} of them"
+        ax.text(7.75, 3.8, blocks, va="center", color="#555555")
+        _branch(ax, 2.3, "ln1", "attention", "gathers from\nearlier positions")
+        _branch(ax, 4.4, "ln2", "MLP", "computes at\neach position")
+        shapes = {0.65: "(B, T)", 7.75: f"(B, T, {V})"}
+        shapes |= dict.fromkeys((1.5, 3.55, 5.65, 6.9), f"(B, T, {C})")
+        for y, text in shapes.items():
+            ax.text(STREAM - 0.15, y, text, ha="right", va="center", fontsize=9)
+        ax.text(1.65, 6.02, "residual stream", color=style.BLUE, fontsize=9)
+        ax.set_title("Every block reads the residual stream and adds to it")
 
 
 def _branch(ax: Axes, y: float, norm: str, part: str, note: str) -> None:
@@ -132,7 +131,6 @@ def attention_head(
     return figure
 
 
-@in_style
 def loss_curves(
     curves: Mapping[str, Sequence[float]],
     levels: Mapping[str, float],
@@ -141,35 +139,31 @@ def loss_curves(
     unit: str = "nats per character",
 ) -> None:
     """Draw losses by training step, with dashed levels to compare them with."""
-    figure, ax = plt.subplots(figsize=(style.WIDTH, 3.6))
-    for name, losses in curves.items():
-        ax.plot(range(1, len(losses) + 1), losses, label=name)
-    last = max(map(len, curves.values()))
-    for name, level in levels.items():
-        ax.axhline(level, color="#777777", lw=1, ls="--")
-        ax.text(last, level, f"{name}: {level:.2f} ", ha="right", va="bottom", fontsize=9)
-    ax.set(title=title, xlabel="training step", ylabel=f"loss ({unit})")
-    ax.set_ylim(bottom=0)
-    if len(curves) > 1:
-        ax.legend(loc="upper right", bbox_to_anchor=(1, 0.92))
-    show(figure, alt)
+    with picture(3.6, alt) as ax:
+        for name, losses in curves.items():
+            ax.plot(range(1, len(losses) + 1), losses, label=name)
+        last = max(map(len, curves.values()))
+        for name, level in levels.items():
+            ax.axhline(level, color="#777777", lw=1, ls="--")
+            ax.text(last, level, f"{name}: {level:.2f} ", ha="right", va="bottom", fontsize=9)
+        ax.set(title=title, xlabel="training step", ylabel=f"loss ({unit})")
+        ax.set_ylim(bottom=0)
+        if len(curves) > 1:
+            ax.legend(loc="upper right", bbox_to_anchor=(1, 0.92))
 
 
-@in_style
 def next_characters(
     prompts: Sequence[str], choices: Sequence[Sequence[tuple[str, float]]], title: str, alt: str
 ) -> None:
     """Draw the most likely next characters after each prompt, as (character, probability) pairs."""
-    figure, axes = plt.subplots(1, len(prompts), figsize=(style.WIDTH, 2.8), sharex=True)
-    for ax, prompt, pairs in zip(np.atleast_1d(axes), prompts, choices, strict=True):
-        labels, values = zip(*pairs, strict=True)
-        places = range(len(pairs))
-        ax.barh(places, [100 * value for value in values], color=style.SKY)
-        for place, value in zip(places, values, strict=True):
-            ax.text(100 * value + 2, place, f"{100 * value:.0f} %", va="center", fontsize=9)
-        ax.set_yticks(places, visible(labels))
-        ax.invert_yaxis()
-        ax.set(xlim=(0, 118), xticks=[0, 50, 100], xlabel="probability (%)")
-        ax.set_title(f"… {prompt[-22:]}", fontsize=10)
-    figure.suptitle(title)
-    show(figure, alt)
+    with picture_row(len(prompts), 2.8, alt, title, sharex=True) as axes:
+        for ax, prompt, pairs in zip(axes, prompts, choices, strict=True):
+            labels, values = zip(*pairs, strict=True)
+            places = range(len(pairs))
+            ax.barh(places, [100 * value for value in values], color=style.SKY)
+            for place, value in zip(places, values, strict=True):
+                ax.text(100 * value + 2, place, f"{100 * value:.0f} %", va="center", fontsize=9)
+            ax.set_yticks(places, visible(labels))
+            ax.invert_yaxis()
+            ax.set(xlim=(0, 118), xticks=[0, 50, 100], xlabel="probability (%)")
+            ax.set_title(f"… {prompt[-22:]}", fontsize=10)

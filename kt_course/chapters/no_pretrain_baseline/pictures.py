@@ -2,13 +2,9 @@
 
 from collections.abc import Mapping
 
-import matplotlib.pyplot as plt
-
-from kt_course.figures.alt_text import show
-from kt_course.figures.style import WIDTH, in_style
+from kt_course.figures.panels import picture
 
 
-@in_style
 def memorising(curves: Mapping[str, Mapping[int, float]], guess: float, alt: str) -> None:
     """Draw the loss on the answers by epoch, for several groups of people.
 
@@ -17,12 +13,11 @@ def memorising(curves: Mapping[str, Mapping[int, float]], guess: float, alt: str
         guess: The loss of a model that gives all characters the same probability.
         alt: Text alternative.
     """
-    figure, ax = plt.subplots(figsize=(WIDTH, 3.4))
-    for (name, losses), style in zip(curves.items(), ("-", "--"), strict=True):
-        ax.plot(list(losses), list(losses.values()), style, label=name)
-    ax.axhline(guess, color="#777777", lw=1, ls=":")
-    ax.text(0, guess, f" ln V = {guess:.2f}", va="bottom", fontsize=9)
-    ax.set(xlabel="epoch", ylabel="loss on the answer (nats per character)", ylim=(0, None))
-    ax.set_title("It memorises its people, and becomes confidently wrong about others")
-    ax.legend()
-    show(figure, alt)
+    with picture(3.4, alt) as ax:
+        for (name, losses), style in zip(curves.items(), ("-", "--"), strict=True):
+            ax.plot(list(losses), list(losses.values()), style, label=name)
+        ax.axhline(guess, color="#777777", lw=1, ls=":")
+        ax.text(0, guess, f" ln V = {guess:.2f}", va="bottom", fontsize=9)
+        ax.set(xlabel="epoch", ylabel="loss on the answer (nats per character)", ylim=(0, None))
+        ax.set_title("It memorises its people, and becomes confidently wrong about others")
+        ax.legend()

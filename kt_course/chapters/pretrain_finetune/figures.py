@@ -2,25 +2,14 @@
 
 from collections.abc import Mapping, Sequence
 
-import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.axes import Axes
 from torch import Tensor
 
 from kt_core.evaluation import Score
-from kt_course.figures.alt_text import show
+from kt_course.figures.panels import picture, picture_row
 from kt_course.figures.plots import whiskers
-from kt_course.figures.style import (
-    BLUE,
-    GREEN,
-    PURPLE,
-    SKY,
-    VERMILION,
-    WIDTH,
-    array,
-    in_style,
-    visible,
-)
+from kt_course.figures.style import BLUE, GREEN, PURPLE, SKY, VERMILION, array, visible
 
 LEVEL = "#777777"  # lines to compare with
 
@@ -28,7 +17,6 @@ LEVEL = "#777777"  # lines to compare with
 Points = Sequence[tuple[float, float]]
 
 
-@in_style
 def learning(
     losses: Points,
     stages: Mapping[str, Mapping[str, Points]],
@@ -51,19 +39,17 @@ def learning(
         title, alt: Of the whole figure.
     """
     widths = [4.2, 4.2, *[2.2] * (len(stages) - 1)]
-    figure, axes = plt.subplots(1, len(widths), figsize=(WIDTH, 3.6), width_ratios=widths)
-    draw_loss(axes[0], losses, levels)
-    axes[0].set(title="Loss in pretraining", xlabel=unit)
-    for ax, (name, curves) in zip(axes[1:], stages.items(), strict=True):
-        draw_accuracies(ax, curves, london)
-        ax.set(title=name, xlabel=unit if ax is axes[1] else unit.split(" of ")[0])
-    axes[1].set_ylabel("correct answers (%)")
-    for ax in axes[2:]:
-        ax.set_yticklabels([])
-    if any(len(curves) > 1 for curves in stages.values()):
-        axes[1].legend(loc="upper left")
-    figure.suptitle(title)
-    show(figure, alt)
+    with picture_row(len(widths), 3.6, alt, title, width_ratios=widths) as axes:
+        draw_loss(axes[0], losses, levels)
+        axes[0].set(title="Loss in pretraining", xlabel=unit)
+        for ax, (name, curves) in zip(axes[1:], stages.items(), strict=True):
+            draw_accuracies(ax, curves, london)
+            ax.set(title=name, xlabel=unit if ax is axes[1] else unit.split(" of ")[0])
+        axes[1].set_ylabel("correct answers (%)")
+        for ax in axes[2:]:
+            ax.set_yticklabels([])
+        if any(len(curves) > 1 for curves in stages.values()):
+            axes[1].legend(loc="upper left")
 
 
 def draw_loss(ax: Axes, losses: Points, levels: Mapping[str, float]) -> None:
@@ -91,63 +77,50 @@ def draw_accuracies(ax: Axes, curves: Mapping[str, Points], london: Score) -> No
     ax.ticklabel_format(axis="x", style="sci", scilimits=(-3, 5), useMathText=True)
 
 
-@in_style
 def answers_by_group(
     panels: Mapping[str, Mapping[str, Score]], xlabels: Sequence[str], alt: str
 ) -> None:
     """Draw accuracies with 95 % intervals, one panel per way to group the people."""
     sizes = [len(groups) + 1 for groups in panels.values()]
-    figure, axes = plt.subplots(1, len(panels), figsize=(WIDTH, 3.4), width_ratios=sizes)
-    for ax, (title, groups), xlabel in zip(
-        np.atleast_1d(axes), panels.items(), xlabels, strict=True
-    ):
-        labels = [f"{name}\n(n = {score.total})" for name, score in groups.items()]
-        scores, at = list(groups.values()), range(len(groups))
-        heights = [100 * score.accuracy for score in scores]
-        ax.bar(at, heights, 0.75, color=SKY)
-        ax.errorbar(at, heights, yerr=whiskers(scores), fmt="none", color="black", capsize=3)
-        ax.set_xticks(at, labels)
-        ax.set(title=title, xlabel=xlabel, ylabel="accuracy (%)", ylim=(0, 104))
-    show(figure, alt)
+    with picture_row(len(panels), 3.4, alt, width_ratios=sizes) as axes:
+        for ax, (title, groups), xlabel in zip(axes, panels.items(), xlabels, strict=True):
+            labels = [f"{name}\n(n = {score.total})" for name, score in groups.items()]
+            scores, at = list(groups.values()), range(len(groups))
+            heights = [100 * score.accuracy for score in scores]
+            ax.bar(at, heights, 0.75, color=SKY)
+            ax.errorbar(at, heights, yerr=whiskers(scores), fmt="none", color="black", capsize=3)
+            ax.set_xticks(at, labels)
+            ax.set(title=title, xlabel=xlabel, ylabel="accuracy (%)", ylim=(0, 104))
 
 
-@in_style
 def recall(weights: Tensor, text: str, labels: Sequence[str], title: str, alt: str) -> None:
     """Draw some rows of one head's weights over the text, (rows, T), on a linear scale."""
     values = array(weights)
-    figure, ax = plt.subplots(figsize=(WIDTH, 0.34 * len(values) + 1.7))
-    image = ax.imshow(values, cmap="Blues", vmin=0, vmax=values.max(), aspect="auto")
-    label_characters(ax, text)
-    ax.set_yticks(range(len(labels)), labels)
-    ax.tick_params(length=0)
-    ax.set(title=title, xlabel="character attended to")
-    figure.colorbar(image, ax=ax, label="weight")
-    show(figure, alt)
+    with picture(0.34 * len(values) + 1.7, alt) as ax:
+        image = ax.imshow(values, cmap="Blues", vmin=0, vmax=values.max(), aspect="auto")
+        label_characters(ax, text)
+        ax.set_yticks(range(len(labels)), labels)
+        ax.tick_params(length=0)
+        ax.set(title=title, xlabel="character attended to")
+        ax.figure.colorbar(image, ax=ax, label="weight")
 
 
-@in_style
 def bars_on_text(values: Sequence[float], text: str, title: str, ylabel: str, alt: str) -> None:
     """Draw one bar per character of a text."""
-    figure, ax = plt.subplots(figsize=(WIDTH, 2.4))
-    ax.bar(range(len(text)), values, color=SKY)
-    label_characters(ax, text)
-    ax.set(title=title, ylabel=ylabel, xlim=(-0.7, len(text) - 0.3))
-    show(figure, alt)
+    with picture(2.4, alt) as ax:
+        ax.bar(range(len(text)), values, color=SKY)
+        label_characters(ax, text)
+        ax.set(title=title, ylabel=ylabel, xlim=(-0.7, len(text) - 0.3))
 
 
-@in_style
 def confidence(groups: Mapping[str, Tensor], title: str, alt: str) -> None:
     """Draw how probabilities of answers are distributed, one panel per group of people."""
-    figure, axes = plt.subplots(1, len(groups), sharey=True, figsize=(WIDTH, 3.0))
-    colours = (GREEN, VERMILION, PURPLE, BLUE)
-    for ax, (name, values), colour in zip(
-        np.atleast_1d(axes), groups.items(), colours, strict=False
-    ):
-        draw_shares(ax, array(values), colour)
-        ax.set_title(f"{name} (n = {len(values)})")
-    np.atleast_1d(axes)[0].set_ylabel("% of the answers")
-    figure.suptitle(title)
-    show(figure, alt)
+    with picture_row(len(groups), 3.0, alt, title, sharey=True) as axes:
+        colours = (GREEN, VERMILION, PURPLE, BLUE)
+        for ax, (name, values), colour in zip(axes, groups.items(), colours, strict=False):
+            draw_shares(ax, array(values), colour)
+            ax.set_title(f"{name} (n = {len(values)})")
+        axes[0].set_ylabel("% of the answers")
 
 
 def label_characters(ax: Axes, text: str) -> None:

@@ -10,81 +10,73 @@ from kt_course.explorers.living_page import LivingView, attach_data
 from kt_course.figures import plots
 from kt_course.figures.alt_text import show
 from kt_course.figures.gpt_figures import attention_head
+from kt_course.figures.panels import picture, picture_row
 from kt_course.figures.plots import whiskers
 from kt_course.figures.style import BLACK, GREY, SKY, WIDTH, array, in_style, write_numbers
 
 
-@in_style
 def parameter_shares(table: Mapping[str, Mapping[str, int]], title: str, alt: str) -> None:
     """Draw which share of each model's parameters its parts take, as stacked bars."""
-    figure, ax = plt.subplots(figsize=(WIDTH, 2.9))
-    left = dict.fromkeys(table, 0.0)
-    for part in next(iter(table.values())):
-        share = {name: 100 * row[part] / sum(row.values()) for name, row in table.items()}
-        bars = ax.barh(list(share), list(share.values()), left=list(left.values()), label=part)
-        for bar, value in zip(bars, share.values(), strict=True):
-            if value >= 6:
-                middle = bar.get_x() + value / 2, bar.get_y() + 0.4
-                ax.text(*middle, f"{value:.0f}", ha="center", va="center", fontsize=9)
-        left = {name: left[name] + share[name] for name in left}
-    ax.invert_yaxis()
-    ax.set(xlabel="share of the parameters (%)", title=title, xlim=(0, 100))
-    ax.legend(loc="center left", bbox_to_anchor=(1, 0.5))
-    show(figure, alt)
+    with picture(2.9, alt) as ax:
+        left = dict.fromkeys(table, 0.0)
+        for part in next(iter(table.values())):
+            share = {name: 100 * row[part] / sum(row.values()) for name, row in table.items()}
+            bars = ax.barh(list(share), list(share.values()), left=list(left.values()), label=part)
+            for bar, value in zip(bars, share.values(), strict=True):
+                if value >= 6:
+                    middle = bar.get_x() + value / 2, bar.get_y() + 0.4
+                    ax.text(*middle, f"{value:.0f}", ha="center", va="center", fontsize=9)
+            left = {name: left[name] + share[name] for name in left}
+        ax.invert_yaxis()
+        ax.set(xlabel="share of the parameters (%)", title=title, xlim=(0, 100))
+        ax.legend(loc="center left", bbox_to_anchor=(1, 0.5))
 
 
-@in_style
 def fill_bars(answers: Mapping[str, Sequence[tuple[str, float]]], title: str, alt: str) -> None:
     """Draw the likeliest fillings of each gap, as (token, probability) pairs."""
-    figure, axes = plt.subplots(1, len(answers), figsize=(WIDTH, 2.7), sharex=True)
-    for ax, (text, pairs) in zip(axes, answers.items(), strict=True):
-        tokens, values = zip(*pairs, strict=True)
-        ax.barh(range(len(pairs)), [100 * v for v in values], color=SKY)
-        ax.set_yticks(range(len(pairs)), tokens)
-        ax.invert_yaxis()
-        ax.set_title(text, fontsize=9.5)
-        ax.set_xlabel("probability (%)")
-    figure.suptitle(title)
-    show(figure, alt)
+    with picture_row(len(answers), 2.7, alt, title, sharex=True) as axes:
+        for ax, (text, pairs) in zip(axes, answers.items(), strict=True):
+            tokens, values = zip(*pairs, strict=True)
+            ax.barh(range(len(pairs)), [100 * v for v in values], color=SKY)
+            ax.set_yticks(range(len(pairs)), tokens)
+            ax.invert_yaxis()
+            ax.set_title(text, fontsize=9.5)
+            ax.set_xlabel("probability (%)")
 
 
-@in_style
 def token_strips(rows: Mapping[str, Sequence[tuple[int, int]]], text: str, title: str, alt: str):
     """Draw a text once per tokenizer, its tokens on alternating grounds.
 
     Args:
         rows: Each tokenizer's (start, end) of every token.
     """
-    figure, ax = plt.subplots(figsize=(WIDTH, 0.42 * len(rows) + 0.7))
-    letters = dict(ha="center", va="center", family="DejaVu Sans Mono", fontsize=8)
-    for row, (name, spans) in enumerate(rows.items()):
-        for i, (start, end) in enumerate(spans):
-            ground = ("#BFD7EA", "#F6D6AD")[i % 2]
-            ax.barh(row, end - start, left=start, height=0.8, color=ground)
-        for k, letter in enumerate(text):
-            ax.text(k + 0.5, row, letter, **letters)
-        ax.text(-0.8, row, f"{name}: {len(spans)}", ha="right", va="center", fontsize=9)
-    ax.set(xlim=(0, len(text)), ylim=(len(rows) - 0.5, -0.5), xticks=[], yticks=[], title=title)
-    ax.spines[:].set_visible(False)
-    show(figure, alt)
+    with picture(0.42 * len(rows) + 0.7, alt) as ax:
+        letters = dict(ha="center", va="center", family="DejaVu Sans Mono", fontsize=8)
+        for row, (name, spans) in enumerate(rows.items()):
+            for i, (start, end) in enumerate(spans):
+                ground = ("#BFD7EA", "#F6D6AD")[i % 2]
+                ax.barh(row, end - start, left=start, height=0.8, color=ground)
+            for k, letter in enumerate(text):
+                ax.text(k + 0.5, row, letter, **letters)
+            ax.text(-0.8, row, f"{name}: {len(spans)}", ha="right", va="center", fontsize=9)
+        ax.set(xlim=(0, len(text)), ylim=(len(rows) - 0.5, -0.5), xticks=[], yticks=[], title=title)
+        ax.spines[:].set_visible(False)
 
 
-@in_style
 def square_map(
     values: Any, rows: Sequence[str], columns: Sequence[str], unit: str, title: str, alt: str
 ) -> None:
     """Draw a matrix of numbers between 0 and 1 on a linear scale; with numbers if it is small."""
     values = array(values)
     size = max(values.shape)
-    figure, ax = plt.subplots(figsize=(WIDTH, 4.6))
-    image = ax.imshow(values, cmap="Blues", vmin=0, vmax=1)
-    if size <= 8:
-        write_numbers(ax, values, 2, 1.0)
-    ax.set_xticks(range(len(columns)), columns, rotation=60, ha="right")
-    ax.set_yticks(range(len(rows)), rows)
-    figure.colorbar(image, ax=ax, label=unit, shrink=0.8)
-    ax.set_title(title)
-    show(figure, alt)
+    with picture(4.6, alt) as ax:
+        image = ax.imshow(values, cmap="Blues", vmin=0, vmax=1)
+        if size <= 8:
+            write_numbers(ax, values, 2, 1.0)
+        ax.set_xticks(range(len(columns)), columns, rotation=60, ha="right")
+        ax.set_yticks(range(len(rows)), rows)
+        ax.figure.colorbar(image, ax=ax, label=unit, shrink=0.8)
+        ax.set_title(title)
 
 
 def explore_heads(maps: Any, tokens: Sequence[str], layer: int, head: int) -> LivingView:
@@ -112,18 +104,17 @@ def cost_curves(
     show(plots.curves(x, curves, *labels, title, marker="o"), alt)
 
 
-@in_style
 def mistake_bars(added: Mapping[str, float], correct: float, title: str, alt: str) -> None:
     """Draw what each silent mistake adds to the cost of the text; negative values as well."""
-    figure, ax = plt.subplots(figsize=(WIDTH, 3.2))
-    bars = ax.barh(list(added), list(added.values()), color=SKY)
-    for bar, value in zip(bars, added.values(), strict=True):
-        ax.text(max(value, 0) + 0.04, bar.get_y() + 0.4, f"{value:+.4f}", va="center", fontsize=9)
-    ax.invert_yaxis()
-    ax.axvline(0, color=BLACK, lw=0.8)
-    ax.margins(x=0.15)
-    ax.set(title=title, xlabel=f"bits per character in addition to the correct {correct:.2f}")
-    show(figure, alt)
+    with picture(3.2, alt) as ax:
+        bars = ax.barh(list(added), list(added.values()), color=SKY)
+        for bar, value in zip(bars, added.values(), strict=True):
+            at = max(value, 0) + 0.04, bar.get_y() + 0.4
+            ax.text(*at, f"{value:+.4f}", va="center", fontsize=9)
+        ax.invert_yaxis()
+        ax.axvline(0, color=BLACK, lw=0.8)
+        ax.margins(x=0.15)
+        ax.set(title=title, xlabel=f"bits per character in addition to the correct {correct:.2f}")
 
 
 @in_style
@@ -141,17 +132,15 @@ def padded_rows(panels: Mapping[str, tuple[Any, Sequence[str]]], alt: str) -> No
     show(figure, alt)
 
 
-@in_style
 def score_bars(groups: Mapping[str, Mapping[str, Score]], title: str, alt: str) -> None:
     """Draw accuracies by group with their 95 % intervals, side by side."""
-    figure, ax = plt.subplots(figsize=(WIDTH, 3.2))
-    kinds = list(next(iter(groups.values())))
-    for k, kind in enumerate(kinds):
-        scores = [group[kind] for group in groups.values()]
-        at = [i + 0.27 * (k - (len(kinds) - 1) / 2) for i in range(len(groups))]
-        heights = [100 * s.accuracy for s in scores]
-        ax.bar(at, heights, 0.25, yerr=whiskers(scores), ecolor=GREY, capsize=2, label=kind)
-    ax.set_xticks(range(len(groups)), list(groups))
-    ax.set(ylabel="correct answers (%)", ylim=(0, 105), title=title)
-    ax.legend(loc="center left", bbox_to_anchor=(1, 0.5))
-    show(figure, alt)
+    with picture(3.2, alt) as ax:
+        kinds = list(next(iter(groups.values())))
+        for k, kind in enumerate(kinds):
+            scores = [group[kind] for group in groups.values()]
+            at = [i + 0.27 * (k - (len(kinds) - 1) / 2) for i in range(len(groups))]
+            heights = [100 * s.accuracy for s in scores]
+            ax.bar(at, heights, 0.25, yerr=whiskers(scores), ecolor=GREY, capsize=2, label=kind)
+        ax.set_xticks(range(len(groups)), list(groups))
+        ax.set(ylabel="correct answers (%)", ylim=(0, 105), title=title)
+        ax.legend(loc="center left", bbox_to_anchor=(1, 0.5))

@@ -13,6 +13,7 @@ from kt_course._typing import Bool, Float, Tensor
 from kt_course.explorers.living_page import LivingView, attach_data
 from kt_course.figures import plots
 from kt_course.figures.alt_text import show
+from kt_course.figures.panels import picture, picture_row
 from kt_course.figures.style import (
     BLACK,
     BLUE,
@@ -30,26 +31,24 @@ from kt_course.figures.style import (
 Aligned = tuple[str, Float[Tensor, "T S"], Sequence[str], Sequence[str]]
 
 
-@in_style
 def curve_panels(alt: str, *panels: Mapping[str, Any], ylim: tuple | None = None) -> None:
     """Draw panels side by side; each gives the arguments of `plots.curves`.
 
     Values of shape (seeds, points) are drawn as their mean, with a band from lowest to highest.
     """
-    figure, axes = plt.subplots(1, len(panels), figsize=(WIDTH, 3.6), squeeze=False)
-    for ax, panel in zip(axes[0], panels, strict=True):
-        values = {name: np.atleast_2d(array(y)) for name, y in panel["ys"].items()}
-        means = {name: y.mean(0) for name, y in values.items()}
-        plots.curves(**{"marker": "o"} | dict(panel) | dict(ys=means, ax=ax))
-        for line, y in zip(ax.get_lines(), values.values(), strict=True):
-            if len(y) > 1:
-                ax.fill_between(line.get_xdata(), y.min(0), y.max(0), alpha=0.25, lw=0)
-        if len(panel["xs"]) < 10:
-            ax.set_xticks(panel["xs"], panel["xs"])
-            ax.minorticks_off()
-        if ylim:
-            ax.set_ylim(ylim)
-    show(figure, alt)
+    with picture_row(len(panels), 3.6, alt) as axes:
+        for ax, panel in zip(axes, panels, strict=True):
+            values = {name: np.atleast_2d(array(y)) for name, y in panel["ys"].items()}
+            means = {name: y.mean(0) for name, y in values.items()}
+            plots.curves(**{"marker": "o"} | dict(panel) | dict(ys=means, ax=ax))
+            for line, y in zip(ax.get_lines(), values.values(), strict=True):
+                if len(y) > 1:
+                    ax.fill_between(line.get_xdata(), y.min(0), y.max(0), alpha=0.25, lw=0)
+            if len(panel["xs"]) < 10:
+                ax.set_xticks(panel["xs"], panel["xs"])
+                ax.minorticks_off()
+            if ylim:
+                ax.set_ylim(ylim)
 
 
 # ---------------------------------------------------------------- the architecture
@@ -198,34 +197,31 @@ def draw_translation(source: Sequence[str], steps: Sequence[dict]) -> Figure:
     return figure
 
 
-@in_style
 def dependences(
     panels: Mapping[str, tuple[Bool[Tensor, "T S"], Sequence[str]]], split: int, alt: str
 ) -> None:
     """Draw which inputs (columns) each output (row) depends on; `split` tokens are the source."""
     widths = [len(tokens) for _, tokens in panels.values()]
-    figure, axes = plt.subplots(1, len(panels), figsize=(WIDTH, 3.9), width_ratios=widths)
-    for ax, (title, (table, tokens)) in zip(axes, panels.items(), strict=True):
-        colours = table.float()
-        colours[split:, :split] *= 2
-        colours[split:, split:] *= 3
-        ax.imshow(colours, cmap=ListedColormap([GREY, BLUE, ORANGE, GREEN]), vmin=0, vmax=3)
-        for set_ticks in (ax.set_xticks, ax.set_yticks):
-            set_ticks(range(len(tokens)), tokens, fontsize=8)
-            set_ticks(np.arange(len(tokens) - 1) + 0.5, minor=True)
-        ax.tick_params(axis="x", labelrotation=90)
-        ax.grid(which="minor", color="white", lw=1)
-        ax.tick_params(which="both", length=0)
-        ax.set(title=title, xlabel="input")
-    axes[0].set_ylabel("output")
-    figure.suptitle("Blue: self-attention. Orange: cross-attention. Green: the target's past.")
-    show(figure, alt)
+    title = "Blue: self-attention. Orange: cross-attention. Green: the target's past."
+    with picture_row(len(panels), 3.9, alt, title, width_ratios=widths) as axes:
+        for ax, (name, (table, tokens)) in zip(axes, panels.items(), strict=True):
+            colours = table.float()
+            colours[split:, :split] *= 2
+            colours[split:, split:] *= 3
+            ax.imshow(colours, cmap=ListedColormap([GREY, BLUE, ORANGE, GREEN]), vmin=0, vmax=3)
+            for set_ticks in (ax.set_xticks, ax.set_yticks):
+                set_ticks(range(len(tokens)), tokens, fontsize=8)
+                set_ticks(np.arange(len(tokens) - 1) + 0.5, minor=True)
+            ax.tick_params(axis="x", labelrotation=90)
+            ax.grid(which="minor", color="white", lw=1)
+            ax.tick_params(which="both", length=0)
+            ax.set(title=name, xlabel="input")
+        axes[0].set_ylabel("output")
 
 
 # ---------------------------------------------------------------- decoding
 
 
-@in_style
 def word_tree(
     table: Mapping[tuple[str, ...], Mapping[str, float]],
     paths: Mapping[str, tuple[str, ...]],
@@ -233,23 +229,24 @@ def word_tree(
     alt: str,
 ) -> None:
     """Draw a language of two-word texts as a tree; `paths` are drawn in red and blue."""
-    figure, ax = plt.subplots(figsize=(WIDTH, 3.4))
-    leaves = [(first, second) for first in table[()] for second in table[(first,)]]
-    height = {leaf: -float(i) for i, leaf in enumerate(leaves)}
-    for first in table[()]:
-        height[(first,)] = float(np.mean([height[leaf] for leaf in leaves if leaf[0] == first]))
-    height[()] = float(np.mean([height[(first,)] for first in table[()]]))
-    colours = dict(zip(paths.values(), (VERMILION, BLUE), strict=True))
-    for words, y in height.items():
-        n, whole = len(words), float(np.prod([table[words[:i]][w] for i, w in enumerate(words)]))
-        if words:
-            p, below = table[words[:-1]][words[-1]], height[words[:-1]]
-            on_path = [colour for path, colour in colours.items() if path[:n] == words]
-            ax.plot([n - 1, n], [below, y], color=(*on_path, "#BBBBBB")[0], lw=1 + 5 * p)
-            ax.text(n - 0.42, 0.58 * y + 0.42 * below + 0.14, f"{p:.1f}", ha="center", fontsize=9)
-        label = ("▶", *words)[-1] + (f"   {whole:.2f}" if n == 2 else "")
-        box = dict(facecolor="white", edgecolor="none", pad=1)
-        ax.text(n + 0.03, y, label, va="center", bbox=box)
-    ax.set(xlim=(-0.1, 2.6), xticks=[], yticks=[], title=title)
-    ax.spines[:].set_visible(False)
-    show(figure, alt)
+    with picture(3.4, alt) as ax:
+        leaves = [(first, second) for first in table[()] for second in table[(first,)]]
+        height = {leaf: -float(i) for i, leaf in enumerate(leaves)}
+        for first in table[()]:
+            height[(first,)] = float(np.mean([height[leaf] for leaf in leaves if leaf[0] == first]))
+        height[()] = float(np.mean([height[(first,)] for first in table[()]]))
+        colours = dict(zip(paths.values(), (VERMILION, BLUE), strict=True))
+        for words, y in height.items():
+            n = len(words)
+            whole = float(np.prod([table[words[:i]][w] for i, w in enumerate(words)]))
+            if words:
+                p, below = table[words[:-1]][words[-1]], height[words[:-1]]
+                on_path = [colour for path, colour in colours.items() if path[:n] == words]
+                ax.plot([n - 1, n], [below, y], color=(*on_path, "#BBBBBB")[0], lw=1 + 5 * p)
+                at = n - 0.42, 0.58 * y + 0.42 * below + 0.14
+                ax.text(*at, f"{p:.1f}", ha="center", fontsize=9)
+            label = ("▶", *words)[-1] + (f"   {whole:.2f}" if n == 2 else "")
+            box = dict(facecolor="white", edgecolor="none", pad=1)
+            ax.text(n + 0.03, y, label, va="center", bbox=box)
+        ax.set(xlim=(-0.1, 2.6), xticks=[], yticks=[], title=title)
+        ax.spines[:].set_visible(False)

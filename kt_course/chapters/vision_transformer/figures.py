@@ -9,8 +9,8 @@ from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
 
 from kt_course._typing import Float, Int, Tensor
-from kt_course.figures.alt_text import show
 from kt_course.figures.gpt_figures import loss_curves
+from kt_course.figures.panels import picture, picture_row
 from kt_course.figures.style import COLOURS, ORANGE, VERMILION, WIDTH, array, in_style
 
 
@@ -20,39 +20,33 @@ def draw_image(ax: Axes, image: Float[Tensor, "1 H W"], title: str = "") -> None
     ax.set(xticks=[], yticks=[], title=title)
 
 
-@in_style
 def draw_images(
     images: Float[Tensor, "n 1 H W"], titles: Sequence[str], title: str, alt: str
 ) -> None:
     """Draw images in a row, each with its title."""
-    figure, axes = plt.subplots(1, len(images), figsize=(WIDTH, 2.3))
-    for ax, image, text in zip(axes, images, titles, strict=True):
-        draw_image(ax, image, text)
-    figure.suptitle(title)
-    show(figure, alt)
+    with picture_row(len(images), 2.3, alt, title) as axes:
+        for ax, image, text in zip(axes, images, titles, strict=True):
+            draw_image(ax, image, text)
 
 
-@in_style
 def draw_patches(
     image: Float[Tensor, "1 H W"], patches: Float[Tensor, "N P"], title: str, alt: str
 ) -> None:
     """Draw an image with the borders of its patches, and the patches as a sequence."""
     p = round(patches.size(1) ** 0.5)
-    figure, (left, right) = plt.subplots(1, 2, figsize=(WIDTH, 2.6), width_ratios=(1, 3))
-    draw_image(left, image, "the image")
-    for line in range(p, image.size(-1), p):
-        left.axhline(line - 0.5, color=ORANGE)
-        left.axvline(line - 0.5, color=ORANGE)
-    for i, patch in enumerate(patches):
-        extent = (i, i + 0.9, 0.9, 0)
-        right.imshow(1 - array(patch).reshape(p, p), cmap="gray", vmin=0, vmax=1, extent=extent)
-        right.add_patch(plt.Rectangle((i, 0), 0.9, 0.9, fill=False, ec=ORANGE))
-    right.set(xlim=(-0.1, len(patches)), ylim=(0.95, -0.05), yticks=[])
-    right.set(title="the sequence that the model reads", xlabel="patch")
-    right.set_xticks([i + 0.45 for i in range(len(patches))], range(len(patches)))
-    right.spines[:].set_visible(False)
-    figure.suptitle(title)
-    show(figure, alt)
+    with picture_row(2, 2.6, alt, title, width_ratios=(1, 3)) as (left, right):
+        draw_image(left, image, "the image")
+        for line in range(p, image.size(-1), p):
+            left.axhline(line - 0.5, color=ORANGE)
+            left.axvline(line - 0.5, color=ORANGE)
+        for i, patch in enumerate(patches):
+            extent = (i, i + 0.9, 0.9, 0)
+            right.imshow(1 - array(patch).reshape(p, p), cmap="gray", vmin=0, vmax=1, extent=extent)
+            right.add_patch(plt.Rectangle((i, 0), 0.9, 0.9, fill=False, ec=ORANGE))
+        right.set(xlim=(-0.1, len(patches)), ylim=(0.95, -0.05), yticks=[])
+        right.set(title="the sequence that the model reads", xlabel="patch")
+        right.set_xticks([i + 0.45 for i in range(len(patches))], range(len(patches)))
+        right.spines[:].set_visible(False)
 
 
 @in_style
@@ -100,7 +94,6 @@ def draw_loss(losses: Sequence[float], guessing: float, title: str, alt: str) ->
     loss_curves({"loss": losses}, {"guessing": guessing}, title, alt, "nats per image")
 
 
-@in_style
 def draw_curves(
     runs: Mapping[str, Sequence[Sequence[tuple[int, int]]]], n: int, title: str, alt: str
 ) -> None:
@@ -112,16 +105,15 @@ def draw_curves(
         title: The figure's title.
         alt: The text alternative.
     """
-    figure, ax = plt.subplots(figsize=(WIDTH, 3.6))
-    for (name, curves), colour, style in zip(
-        runs.items(), COLOURS, ("-", "--", ":", "-."), strict=False
-    ):
-        for i, curve in enumerate(curves):
-            steps, correct = zip(*curve, strict=True)
-            label = name if i == 0 else None
-            ax.plot(steps, [100 * c / n for c in correct], color=colour, ls=style, label=label)
-    ax.axhline(100 / 9, color="#777777", lw=1)
-    ax.text(steps[0], 9, "guessing", va="top", fontsize=9)
-    ax.set(title=title, xlabel="training step", ylabel="dev accuracy (%)", ylim=(0, 100))
-    ax.legend(loc="upper left")
-    show(figure, alt)
+    with picture(3.6, alt) as ax:
+        for (name, curves), colour, style in zip(
+            runs.items(), COLOURS, ("-", "--", ":", "-."), strict=False
+        ):
+            for i, curve in enumerate(curves):
+                steps, correct = zip(*curve, strict=True)
+                label = name if i == 0 else None
+                ax.plot(steps, [100 * c / n for c in correct], color=colour, ls=style, label=label)
+        ax.axhline(100 / 9, color="#777777", lw=1)
+        ax.text(steps[0], 9, "guessing", va="top", fontsize=9)
+        ax.set(title=title, xlabel="training step", ylabel="dev accuracy (%)", ylim=(0, 100))
+        ax.legend(loc="upper left")
