@@ -51,7 +51,9 @@ def save_checkpoint(
     """
     from safetensors.torch import save
 
-    require_fitting(model, vocab)
+    if (size := model.config.vocab_size) != len(vocab):
+        problem = f"the model has {size} characters, the vocabulary {len(vocab)}"
+        raise ValueError(f"{problem}: they do not belong together")
     weights = {k: t.detach().to("cpu", dtype).contiguous() for k, t in model.state_dict().items()}
     if wrong := [name for name, t in weights.items() if not t.isfinite().all()]:
         problem = f"{wrong[0]} holds values that are not finite"
@@ -61,13 +63,6 @@ def save_checkpoint(
     write_atomically(path, data)
     write_card(path, {**(card or {}), **own})
     return Path(path)
-
-
-def require_fitting(model: GPT, vocab: CharVocab) -> None:
-    """Raise ValueError unless the vocabulary has the size that the model has."""
-    if (size := model.config.vocab_size) != len(vocab):
-        problem = f"the model has {size} characters, the vocabulary {len(vocab)}"
-        raise ValueError(f"{problem}: they do not belong together")
 
 
 def write_card(path: str | Path, card: dict) -> None:

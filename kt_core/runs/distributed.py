@@ -75,8 +75,7 @@ class DataParallel(Hook):
     def on_start(self, trainer: Trainer) -> None:
         if trainer.device.type not in ("cpu", "cuda") or trainer.device.index is not None:
             raise ValueError(f"{trainer.device} cannot train in several processes: use cpu or cuda")
-        if trainer.device.type == "cuda" and processes() > torch.cuda.device_count():
-            count = torch.cuda.device_count()
+        if trainer.device.type == "cuda" and processes() > (count := torch.cuda.device_count()):
             raise ValueError(f"more processes than GPUs: torchrun --nproc-per-node {count}")
         for tensor in filter(Tensor.numel, trainer.model.state_dict().values()):
             dist.broadcast(tensor, 0)

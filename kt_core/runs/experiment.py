@@ -159,15 +159,15 @@ def digest(corpus: Corpus) -> str:
 
 def _finish(path: Path, details: dict, model, corpus: Corpus, test: bool) -> Result:
     """Answer dev, and test if asked to, and write the answers and the result."""
-    scores: dict[str, Score | None] = {"dev": None, "test": None}
+    baseline = london_baseline(corpus.dev) if corpus.dev else None
+    scores: dict[str, Score | None] = dict(dev=None, test=None, london=baseline)
     for split in ("dev", "test") if test else ("dev",):
         pairs = getattr(corpus, split)
         answers, scores[split] = evaluate(model, corpus.vocab, pairs)
         if pairs and distributed.is_first():
             write_predictions(path / "predictions" / f"{split}.txt", answers)
-    baseline = london_baseline(corpus.dev) if corpus.dev else None
     details |= {key: score and score.as_dict() for key, score in scores.items()}
-    details |= dict(london=baseline and baseline.as_dict(), parameters=model.n_parameters())
+    details["parameters"] = model.n_parameters()
     if distributed.is_first():
         write_json(path / "result.json", details)
     distributed.anywhere()  # the result is there for all processes

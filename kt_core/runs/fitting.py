@@ -55,11 +55,8 @@ def fit(
 
 def step_hooks(precision: str, micro_batches: int, random_offset: int, compile: bool) -> list[Hook]:
     """Return the hooks that change how a step is computed; a later one changes an earlier one."""
-    chosen = [
-        Precision(precision),
-        CompiledBlocks() if compile else None,
-        hooks.MicroBatches(micro_batches) if micro_batches > 1 else None,
-        hooks.RandomOffsets(random_offset) if random_offset else None,
-        distributed.DataParallel() if distributed.processes() > 1 else None,
-    ]
-    return [hook for hook in chosen if hook is not None]
+    chosen: list[Hook] = [Precision(precision)]
+    chosen += [CompiledBlocks()] if compile else []
+    chosen += [hooks.MicroBatches(micro_batches)] if micro_batches > 1 else []
+    chosen += [hooks.RandomOffsets(random_offset)] if random_offset else []
+    return chosen + ([distributed.DataParallel()] if distributed.processes() > 1 else [])

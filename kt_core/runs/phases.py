@@ -37,8 +37,7 @@ def evaluate(
 
 def circumstances(device: torch.device) -> dict:
     """Return hardware and versions, as cards and results hold them."""
-    python = platform.python_version()
-    versions = dict(kt_core=__version__, torch=torch.__version__, python=python)
+    versions = dict(kt_core=__version__, torch=torch.__version__, python=platform.python_version())
     return dict(hardware=hardware(device), versions=versions)
 
 
@@ -59,8 +58,8 @@ class Run:
         """Train a new model in all phases of the run; return it and what they cost."""
         torch.manual_seed(self.config["seed"])
         model, costs = self.recipe.new_model(len(self.corpus.vocab), self.config["variant"]), {}
-        is_pretrained = self.config["kind"] != "no-pretrain"
-        for phase in ("pretrain", "finetune") if is_pretrained else ("scratch",):
+        is_scratch = self.config["kind"] == "no-pretrain"
+        for phase in ("scratch",) if is_scratch else ("pretrain", "finetune"):
             model, cost = self.trained(phase, model)
             costs |= cost
         return model, costs
@@ -72,12 +71,10 @@ class Run:
         path = self.path / f"{stem}ed.safetensors"
         if path.exists() and card_path(path).exists():  # the card is written last
             model, cost = self.load(path)
-        elif phase == "finetune" and not self.recipe.finetune.epochs:
-            label, cost = "pretrain", {}
-            self.save(path, label, model, cost)
         else:
-            cost = self.train(phase, label, model)
-            self.save(path, label, model, cost)
+            is_skipped = phase == "finetune" and not self.recipe.finetune.epochs
+            cost = {} if is_skipped else self.train(phase, label, model)
+            self.save(path, "pretrain" if is_skipped else label, model, cost)
         return model, {f"{stem}ing": cost} if cost else {}
 
     def train(self, phase: str, label: str, model: GPT) -> dict:

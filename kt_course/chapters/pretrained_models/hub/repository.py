@@ -18,7 +18,7 @@ from kt_core._validation import one_of
 from kt_core.corpora.files import write_atomically
 from kt_core.corpora.paths import checkpoints_dir
 from kt_core.models import GPT
-from kt_core.runs.checkpoints import load_checkpoint, require_fitting
+from kt_core.runs.checkpoints import load_checkpoint
 from kt_core.vocab import CharVocab
 from kt_course.chapters.pretrained_models.hub.card import model_card
 from kt_course.chapters.pretrained_models.hub.tokens import char_tokenizer
@@ -75,10 +75,8 @@ def export(
     from kt_course.chapters.pretrained_models.hub.modeling_kt import KTConfig, KTForCausalLM
 
     c, folder = model.config, Path(folder)
-    require_fitting(model, vocab)
-    if not c.causal:
-        raise ValueError("an encoder (causal=False) writes no text: export a causal model")
-    _prepare(folder)
+    _refuse_impossible(model, vocab, folder)
+    folder.mkdir(parents=True, exist_ok=True)
     theirs = KTForCausalLM(KTConfig(**asdict(c))).eval()
     theirs.gpt.load_state_dict(model.state_dict())
     theirs.config.auto_map = dict(AUTO_MAP)
@@ -108,8 +106,13 @@ def export_checkpoint(checkpoint: str | Path, folder: str | Path) -> list[str]:
     return export(model, vocab, folder, card)
 
 
-def _prepare(folder: Path) -> None:
-    """Make the folder; ValueError if it is a file, or holds something that is no export."""
+def _refuse_impossible(model: GPT, vocab: CharVocab, folder: Path) -> None:
+    """Raise ValueError for what is no model to export, or no folder to write."""
+    if len(vocab) != (size := model.config.vocab_size):
+        sizes = f"the model has {size} characters, the vocabulary {len(vocab)}"
+        raise ValueError(f"{sizes}: they do not belong together")
+    if not model.config.causal:
+        raise ValueError("an encoder (causal=False) writes no text: export a causal model")
     if folder.exists() and not folder.is_dir():
         raise ValueError(f"{folder} is a file: name a folder to write")
     if folder.is_dir() and any(folder.iterdir()):
@@ -121,4 +124,3 @@ def _prepare(folder: Path) -> None:
         if not is_export:
             what = "holds something else than an earlier export"
             raise ValueError(f"{folder} {what}: name a new folder")
-    folder.mkdir(parents=True, exist_ok=True)
