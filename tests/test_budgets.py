@@ -11,6 +11,7 @@ ROOT = Path(__file__).resolve().parent.parent
 CORE = sorted((ROOT / "kt_core").glob("*.py"))
 KT_CORE = sorted((ROOT / "kt_core").rglob("*.py"))
 KT_COURSE = sorted((ROOT / "kt_course").rglob("*.py"))
+TOOLS = sorted((ROOT / "tools").rglob("*.py"))
 
 # (lines in all, lines of code: without docstrings and blank lines). The targets for lines in all
 # are 2,800, 1,300 and 16,000; lower these limits step by step.
@@ -68,7 +69,7 @@ def test_files_of_kt_core_stay_short():
 def test_functions_stay_short():
     long = {
         f"{path.relative_to(ROOT)}: {name}"
-        for path in KT_CORE + KT_COURSE
+        for path in KT_CORE + KT_COURSE + TOOLS
         for name, size in functions(path)
         if size > MAX_FUNCTION
     }

@@ -86,15 +86,12 @@ def bench(
     device: str = "auto",
     overrides: dict | None = None,
 ) -> dict:
-    """Measure both ways, `rounds` turns each, two thirds of the time for training.
+    """Measure both ways, `rounds` turns each; return rates, settings and hardware, for JSON.
 
     Args:
         corpus: Name of a corpus with dev questions.
-        seconds: Time in all, roughly; a turn has at least one step or question.
+        seconds: Time in all, roughly, two thirds for training; a turn has at least one step.
         overrides: Settings of both recipes (a smaller model for tests).
-
-    Returns:
-        Rates (useful characters or questions per second), settings and hardware, for JSON.
     """
     if not seconds > 0 or rounds < 1:
         raise ValueError(f"seconds and rounds must be above 0, not {seconds} and {rounds}")
@@ -102,12 +99,28 @@ def bench(
     if not texts.dev:
         raise ValueError(f"corpus {corpus} has no dev split: no questions to answer")
     theirs, ours = recipe("a5", **(overrides or {})), recipe("kt", **(overrides or {}))
-    ways = dict(
-        assignment=training_steps(theirs, texts, seed, where, is_fast=False),
-        ours=training_steps(ours, texts, seed, where, is_fast=True),
-    )
     share = seconds / (2 * rounds)  # of one turn of either way
+    steps = training_steps(theirs, texts, seed, where, is_fast=False)
+    ways = dict(assignment=steps, ours=training_steps(ours, texts, seed, where, is_fast=True))
     training = alternate(ways, rounds, share * 2 / 3)
+    answering, answers = measure_answers(ours, texts, seed, where, rounds, share / 3)
+    answers |= dict(corpus=corpus, seed=seed, rounds=rounds, seconds=seconds)
+    return dict(
+        **answers,
+        date=date,
+        training=training,
+        answering=answering,
+        to_a_quarter=hours_to_a_quarter(theirs, texts, training) if corpus == "wiki" else None,
+        units=dict(training="useful characters per second", answering="questions per second"),
+        settings=dict(assignment=dataclasses.asdict(theirs), ours=dataclasses.asdict(ours)),
+        **machine(where),
+    )
+
+
+def measure_answers(
+    ours: Recipe, texts: Corpus, seed: int, where: torch.device, rounds: int, share: float
+) -> tuple[dict, dict]:
+    """Measure the rates of both ways to answer; return them, and what was asked and generated."""
     questions = [question for question, _ in texts.dev]
     longest = min(N_NEW, max(len(gold or N_NEW * " ") for _, gold in texts.dev) + 1)
     models = [endless_model(ours, len(texts.vocab), seed, where) for _ in range(2)]
@@ -115,26 +128,16 @@ def bench(
         assignment=ask_one_by_one(models[0], texts.vocab, questions),
         ours=ask_all(use_fast_paths(models[1]), texts.vocab, questions, longest),
     )
-    answering = alternate(ways, rounds, share / 3)
-    return dict(
-        corpus=corpus,
-        seed=seed,
-        rounds=rounds,
-        seconds=seconds,
-        questions=len(questions),
-        new_characters=dict(assignment=N_NEW, ours=longest),
-        date=date,
-        training=training,
-        answering=answering,
-        to_a_quarter=hours_to_a_quarter(theirs, texts, training) if corpus == "wiki" else None,
-        units=dict(training="useful characters per second", answering="questions per second"),
-        settings=dict(assignment=dataclasses.asdict(theirs), ours=dataclasses.asdict(ours)),
-        parameters=models[0].n_parameters(),
-        hardware=hardware(where),
-        processor=processor_name(),
-        threads=torch.get_num_threads(),
-        versions=dict(kt_core=kt_core.__version__, torch=torch.__version__),
-    )
+    answers = dict(questions=len(questions), parameters=models[0].n_parameters())
+    answers |= dict(new_characters=dict(assignment=N_NEW, ours=longest))
+    return alternate(ways, rounds, share), answers
+
+
+def machine(where: torch.device) -> dict:
+    """Hardware, threads and versions."""
+    versions = dict(kt_core=kt_core.__version__, torch=torch.__version__)
+    name, threads = processor_name(), torch.get_num_threads()
+    return dict(hardware=hardware(where), processor=name, threads=threads, versions=versions)
 
 
 def alternate(ways: dict[str, Work], rounds: int, share: float) -> dict:

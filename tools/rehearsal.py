@@ -127,45 +127,17 @@ def rehearse(
     out.mkdir(parents=True)
     release(out / "handout", source=source, solutions=False, written=True)
     text = (out / "handout" / f"{notebook}.ipynb").read_text(encoding="utf-8")
-    tags = (cell.metadata.get("tags", []) for cell in nbformat.reads(text, as_version=4).cells)
-    n_exercises, lines = sum("exercise" in one for one in tags), ["id,name,email"]
-    for number, kind in enumerate(kinds):
-        student = str(1000 + number)
-        lines.append(f"{student},Student {number},s{number}@example.edu")
-        target = out / "submissions" / student / f"{notebook}.ipynb"
-        target.parent.mkdir(parents=True)
-        handed_in = hand_in(text, kind, student, out / "canary")
-        target.write_text(handed_in, encoding="utf-8")
-    (out / "roster.csv").write_text("\n".join(lines), encoding="utf-8")
-    processor, began, table = ProcessorTime(), time.monotonic(), out / "grades.csv"
-    limits = ["--profile", "smoke", "--cell-seconds", str(cell_seconds)]
-    limits += ["--jobs", str(jobs or os.cpu_count())]
-    ask = ["grade", "--roster", str(out / "roster.csv"), "--out"]
-    status = kt([*ask, str(table), str(out / "submissions"), "--for", "canvas", *limits])
-    seconds, cpu = time.monotonic() - began, sum(processor.used.values())
-    marks = fill_in(out / "grades-written.csv")
-    for lms in ("moodle", "gradescope"):
-        final = [*ask, str(out / "final.csv"), str(table), "--for", lms, "--marks", str(marks)]
-        status = status or kt(final)
-    rows = read(table)
+    hand_in_all(out, kinds, text, notebook)
+    jobs = jobs or os.cpu_count()
+    status, seconds, cpu = grade_and_export(out, jobs, cell_seconds)
+    rows = read(out / "grades.csv")
     surprises = [f"status {status}"] if status else []
     surprises += ["a submission wrote outside its sandbox"] if (out / "canary").exists() else []
-    for row in rows:
-        kind = kinds[int(Path(row["file"]).parent.name) - 1000]
-        n_right, begins = expected(kind, n_exercises)
-        given = int(row["right"])
-        if given != n_right or int(row["unconfirmed"]) or not row["status"].startswith(begins):
-            surprises.append(
-                f"{kind}: {given} right, {row['status']}; expected {n_right}, {begins}"
-            )
-    similar = read(out / "grades-similar-answers.csv")
-    copies = {(row["student"], row["other student"]) for row in similar if row["same text"]}
-    if kinds[0:5:4] == ["right", "right"] and copies != {("1000", "1004")}:
-        surprises.append(f"same answers: {sorted(copies)}; expected those of 1000 and 1004")
+    surprises += find_surprises(rows, kinds, text) + find_copies(out, kinds)
     timing = sorted(float(row["seconds"]) for row in rows)
     return dict(
         students=len(kinds),
-        jobs=jobs or os.cpu_count(),
+        jobs=jobs,
         notebook=notebook,
         isolated=not bubblewrap_problem(),
         seconds=round(seconds, 1),
@@ -178,6 +150,54 @@ def rehearse(
         surprises=surprises,
         hardware=hardware(),
     )
+
+
+def hand_in_all(out: Path, kinds: list[str], text: str, notebook: str) -> None:
+    """Write a submission of each kind, made of the released notebook `text`, and the roster."""
+    lines = ["id,name,email"]
+    for number, kind in enumerate(kinds):
+        student = str(1000 + number)
+        lines.append(f"{student},Student {number},s{number}@example.edu")
+        target = out / "submissions" / student / f"{notebook}.ipynb"
+        target.parent.mkdir(parents=True)
+        target.write_text(hand_in(text, kind, student, out / "canary"), encoding="utf-8")
+    (out / "roster.csv").write_text("\n".join(lines), encoding="utf-8")
+
+
+def grade_and_export(out: Path, jobs: int, cell_seconds: int) -> tuple[int, float, float]:
+    """Grade, mark and export; return the status, and wall-clock and CPU seconds of grading."""
+    processor, began, table = ProcessorTime(), time.monotonic(), out / "grades.csv"
+    limits = ["--profile", "smoke", "--cell-seconds", str(cell_seconds), "--jobs", str(jobs)]
+    ask = ["grade", "--roster", str(out / "roster.csv"), "--out"]
+    status = kt([*ask, str(table), str(out / "submissions"), "--for", "canvas", *limits])
+    seconds, cpu = time.monotonic() - began, sum(processor.used.values())
+    marks = fill_in(out / "grades-written.csv")
+    for lms in ("moodle", "gradescope"):
+        final = [*ask, str(out / "final.csv"), str(table), "--for", lms, "--marks", str(marks)]
+        status = status or kt(final)
+    return status, seconds, cpu
+
+
+def find_surprises(rows: list[dict[str, str]], kinds: list[str], text: str) -> list[str]:
+    """Lines about the submissions whose row differs from what their kind should get."""
+    tags = (cell.metadata.get("tags", []) for cell in nbformat.reads(text, as_version=4).cells)
+    n_exercises, surprises = sum("exercise" in one for one in tags), []
+    for row in rows:
+        kind = kinds[int(Path(row["file"]).parent.name) - 1000]
+        n_right, begins = expected(kind, n_exercises)
+        given, status = int(row["right"]), row["status"]
+        if given != n_right or int(row["unconfirmed"]) or not status.startswith(begins):
+            surprises.append(f"{kind}: {given} right, {status}; expected {n_right}, {begins}")
+    return surprises
+
+
+def find_copies(out: Path, kinds: list[str]) -> list[str]:
+    """A line if others than 1000 and 1004, who are one text, are listed as the same."""
+    similar = read(out / "grades-similar-answers.csv")
+    copies = {(row["student"], row["other student"]) for row in similar if row["same text"]}
+    if kinds[0:5:4] == ["right", "right"] and copies != {("1000", "1004")}:
+        return [f"same answers: {sorted(copies)}; expected those of 1000 and 1004"]
+    return []
 
 
 class ProcessorTime(threading.Thread):

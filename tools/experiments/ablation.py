@@ -97,35 +97,42 @@ def ablate(
         corpus, people, variant: What is trained, on how many people.
         characters: Read by each pretraining.
         runs: Folder for the runs.
-        out: File for the table, as JSON; its figure is written beside it. By default
-            data/results/ablation-CORPUS.json.
+        out: JSON file for the table, its figure beside it; by default in data/results.
     """
     arms, data = load_arms(), small_corpus(corpus, people)
     if unknown := sorted(set(names) - set(arms)):
         raise ValueError(f"no row {', '.join(unknown)}; there are {', '.join(arms)}")
-    names = [name for name in arms if not names or name == "ours" or name in names]
-    recipes = {}
-    for name in names:
-        chosen = recipe("kt-pure", **SMALL | arms[name].get("settings", {}))
-        epochs = round(characters / characters_per_epoch(chosen, data), 3)
-        recipes[name] = recipe(chosen, **{"pretrain.epochs": epochs})
-    results: dict[str, list[Result]] = {name: [] for name in names}
+    arms = {k: arm for k, arm in arms.items() if not names or k == "ours" or k in names}
+    results: dict[str, list[Result]] = {name: [] for name in arms}
     folder = runs / f"{corpus}-{people}-{characters:.0f}"
     for seed in seeds:  # a whole table of one seed first: an early view of all rows
-        for name in names:
-            given = data, variant, recipes[name], True, seed, folder / f"{name}-seed{seed}"
+        for name, arm in arms.items():
+            chosen = recipe_of(arm, characters, data)
+            given = data, variant, chosen, True, seed, folder / f"{name}-seed{seed}"
             results[name].append(run_experiment(*given, device=device, resume=True))
-    rows = [make_row(name, arms[name], results[name], data) for name in names]
+    rows = [make_row(name, arm, results[name], data) for name, arm in arms.items()]
     table = dict(corpus=corpus, people=people, asked=len(data.dev), variant=variant)
     table |= dict(recipe="kt-pure", small=SMALL, characters=characters, seeds=list(seeds))
     table |= dict(hardware=results["ours"][0].details["hardware"], rows=rows)
     out = out or Path("data/results") / f"ablation-{corpus}.json"
+    write_table(table, out)
+    return table
+
+
+def recipe_of(arm: dict, characters: float, corpus: Corpus) -> Recipe:
+    """Return the recipe of a row, which reads so many characters in pretraining."""
+    chosen = recipe("kt-pure", **SMALL | arm.get("settings", {}))
+    epochs = round(characters / characters_per_epoch(chosen, corpus), 3)
+    return recipe(chosen, **{"pretrain.epochs": epochs})
+
+
+def write_table(table: dict, out: Path) -> None:
+    """Write the table and its figure, and print it."""
     write_json(out, table)
     figure = draw_ablation(table)
     figure.savefig(out.with_suffix(".png"), dpi=110)
     plt.close(figure)
     print(AblationTable(table))
-    return table
 
 
 def make_row(name: str, arm: dict, results: Sequence[Result], corpus: Corpus) -> dict:
