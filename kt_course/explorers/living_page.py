@@ -107,10 +107,7 @@ def attach(
     Raises:
         ValueError: For an unknown view, an empty `alt`, no models, or no examples.
     """
-    if view not in MODEL_VIEWS:
-        raise ValueError(f"view must be one of {', '.join(MODEL_VIEWS)}, not {view!r}")
-    if not alt.strip():
-        raise ValueError("alt is empty: say in a sentence what the explorer shows")
+    _check(view, MODEL_VIEWS, alt)
     if not models or not examples:
         raise ValueError(f"attach got {len(models)} models and {len(examples)} examples")
     packed = tuple(pack(name, source) for name, source in models.items())
@@ -125,11 +122,15 @@ def attach_data(view: str, data: dict, *, alt: str, picture: Figure, **start: ob
     Raises:
         ValueError: For an unknown view or an empty `alt`.
     """
-    if view not in DATA_VIEWS:
-        raise ValueError(f"view must be one of {', '.join(DATA_VIEWS)}, not {view!r}")
+    _check(view, DATA_VIEWS, alt)
+    return LivingView((), view, alt, (), start, _png(picture), data)
+
+
+def _check(view: str, known: Sequence[str], alt: str) -> None:
+    if view not in known:
+        raise ValueError(f"view must be one of {', '.join(known)}, not {view!r}")
     if not alt.strip():
         raise ValueError("alt is empty: say in a sentence what the explorer shows")
-    return LivingView((), view, alt, (), start, _png(picture), data)
 
 
 def _png(figure: Figure) -> bytes:

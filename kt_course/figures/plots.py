@@ -15,7 +15,7 @@ from kt_course.figures import style
 from kt_course.figures.style import array, in_style
 from kt_course.figures.text_plots import corruption, loss_placement
 
-__all__ = ["accuracy_bars", "corruption", "curves", "loss_placement", "rows", "whiskers"]
+__all__ = ["accuracy_bars", "corruption", "curves", "loss_placement", "reaches", "rows", "whiskers"]
 
 
 @in_style
@@ -24,11 +24,15 @@ def rows(n: int = 1, m: int = 1, **kw: Any) -> tuple[Figure, Any]:
     return plt.subplots(n, m, **{"figsize": (style.WIDTH, max(2.6 * n, 3.2))} | kw)
 
 
-def whiskers(scores: Sequence[Score]) -> list[list[float]]:
+def whiskers(scores: Sequence[Score]) -> np.ndarray:
     """Return how far the 95 % intervals reach below and above the accuracies, in points."""
-    below = [max(100 * (s.accuracy - s.low), 0) for s in scores]
-    above = [max(100 * (s.high - s.accuracy), 0) for s in scores]
-    return [below, above]
+    return 100 * reaches([(s.accuracy, s.low, s.high) for s in scores])
+
+
+def reaches(rows: Sequence[tuple[float, float, float]]) -> np.ndarray:
+    """Return how far (value, low, high) reach below and above the value, (2, n), at least 0."""
+    values, low, high = np.array(rows).T
+    return np.clip([values - low, high - values], 0, None)
 
 
 @in_style

@@ -4,11 +4,13 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import matplotlib.pyplot as plt
+import numpy as np
 from matplotlib.figure import Figure
 
 from kt_course.chapters.finetuning_techniques.techniques import TECHNIQUES, rows_of, shares
 from kt_course.explorers.living_page import LivingView, attach_data
 from kt_course.figures.alt_text import show
+from kt_course.figures.plots import reaches
 from kt_course.figures.style import BLUE, COLOURS, GREEN, GREY, VERMILION, WIDTH, in_style
 from kt_course.statistics import SeedSummary, Table
 
@@ -44,13 +46,10 @@ def mean_and_interval(values: Sequence[float]) -> str:
     return f"{100 * summary.mean:.0f} [{100 * low:.0f}, {100 * high:.0f}]"
 
 
-def _bars(summaries: Sequence[SeedSummary]) -> tuple[list[float], list[list[float]]]:
-    """Means in per cent, and the lengths of the interval below and above."""
-    low, high = ([100 * getattr(s, end) for s in summaries] for end in ("low", "high"))
-    means = [100 * s.mean for s in summaries]
-    below = [m - max(end, 0.0) for m, end in zip(means, low, strict=True)]
-    above = [min(end, 100.0) - m for m, end in zip(means, high, strict=True)]
-    return means, [below, above]
+def _bars(summaries: Sequence[SeedSummary]) -> tuple[list[float], np.ndarray]:
+    """Means in per cent, and the lengths of the interval, cut at 0 and 100, below and above."""
+    rows = [(s.mean, max(s.low, 0.0), min(s.high, 1.0)) for s in summaries]
+    return [100 * s.mean for s in summaries], 100 * reaches(rows)
 
 
 def explore_forgetting(table: Mapping) -> LivingView:

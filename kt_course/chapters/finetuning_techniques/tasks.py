@@ -10,7 +10,7 @@ A row is (ids, targets). People of the train split are labelled; those of dev te
 import functools
 import random
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
@@ -148,12 +148,15 @@ def tagged_line(name: str, line: str) -> tuple[str, list[int]] | None:
 
 def tagging_task(split: str, n: int, seed: int) -> list[tuple[str, list[int]]]:
     """Draw n tagged lines of different people of a split."""
-    people, lines = world()[0].people, world()[0].lines
-    rng, examples = random.Random(f"tagging {split} {seed}"), []
-    for i in rng.sample(getattr(world()[0], split), len(getattr(world()[0], split))):
-        example = tagged_line(people[i].name, rng.choice(lines[i]))
-        examples += [example] if example else []
-    return examples[:n]
+    lines = lines_of_people(split, random.Random(f"tagging {split} {seed}"))
+    return [one for person, line in lines if (one := tagged_line(person.name, line))][:n]
+
+
+def lines_of_people(split: str, rng: random.Random) -> Iterator[tuple[bios.Person, str]]:
+    """Yield the people of a split in random order, each with one of their lines."""
+    members = getattr(world()[0], split)
+    for i in rng.sample(members, len(members)):
+        yield world()[0].people[i], rng.choice(world()[0].lines[i])
 
 
 def tag_rows(vocab: CharVocab, examples: Sequence[tuple[str, list[int]]]) -> list[Row]:
@@ -167,12 +170,10 @@ def tag_rows(vocab: CharVocab, examples: Sequence[tuple[str, list[int]]]) -> lis
 
 def span_task(split: str, n: int, seed: int) -> list[tuple[str, int, int]]:
     """Draw n texts "question⁇line", in which another city is named too, with the answer's ends."""
-    people, lines = world()[0].people, world()[0].lines
-    rng, examples = random.Random(f"span {split} {seed}"), []
-    for i in rng.sample(getattr(world()[0], split), len(getattr(world()[0], split))):
-        person = people[i]
+    examples = []
+    for person, line in lines_of_people(split, random.Random(f"span {split} {seed}")):
         prefix = question(person.name) + MASK
-        line = rng.choice(lines[i]).removeprefix(f"{person.name}. ")
+        line = line.removeprefix(f"{person.name}. ")
         others = [person.facts.get(key) for key in ("study", "work", "death")]
         start = len(prefix) + line.index(person.birthplace)
         if any(city and city in line for city in others) and len(prefix + line) <= MAX_TEXT:

@@ -9,7 +9,7 @@ from matplotlib.axes import Axes
 from kt_course.chapters.what_does_it_know.capacity import bits_per_parameter, recall_score
 from kt_course.chapters.what_does_it_know.confidence import Answers, Bin, risk_coverage
 from kt_course.figures.panels import picture, picture_row
-from kt_course.figures.plots import whiskers
+from kt_course.figures.plots import reaches, whiskers
 from kt_course.figures.style import (
     BLACK,
     BLUE,
@@ -62,8 +62,7 @@ def lens_curve(by_layer: Any, title: str, alt: str) -> None:
     with picture(3.0, alt) as ax:
         ax.plot(values.T, color=GREY, lw=0.8)
         means = [SeedSummary(tuple(column)) for column in values.T]
-        bars = [[m.mean - m.low for m in means], [m.high - m.mean for m in means]]
-        at = range(len(means))
+        at, bars = range(len(means)), reaches([(m.mean, m.low, m.high) for m in means])
         ax.errorbar(at, [m.mean for m in means], bars, color=BLUE, marker="o", capsize=3)
         ax.set_xticks(at, ["embedding", *(f"after block {i}" for i in at[:-1])])
         ax.set(title=title, ylabel="probability of the\nfirst letter at ⁇ (%)", ylim=(-2, 102))
@@ -124,11 +123,10 @@ def interval_bars(
 ) -> None:
     """Draw one horizontal bar per row, (value, low, high), and vertical lines to compare with."""
     with picture(0.34 * len(rows) + 1.5, alt) as ax:
-        values = np.array(list(rows.values()))
-        reaches = np.clip([values[:, 0] - values[:, 1], values[:, 2] - values[:, 0]], 0, None)
-        at = np.arange(len(rows))
-        ax.barh(at, values[:, 0], color=SKY)
-        ax.errorbar(values[:, 0], at, xerr=reaches, color=BLACK, lw=1.2, capsize=3, ls="none")
+        values, at = [value for value, _, _ in rows.values()], np.arange(len(rows))
+        ax.barh(at, values, color=SKY)
+        bars = reaches(list(rows.values()))
+        ax.errorbar(values, at, xerr=bars, color=BLACK, lw=1.2, capsize=3, ls="none")
         for (name, level), style in zip(levels.items(), LINES, strict=False):
             ax.axvline(level, color=VERMILION, ls=style, label=f"{name}: {level:.1f}")
         ax.set_yticks(at, list(rows))
@@ -177,12 +175,9 @@ def _seed_range(
     """Draw `value` of the rows against their `key`: mean, lowest and highest over the seeds."""
     xs = sorted({row[key] for row in rows})
     seeds = [[value(row) for row in rows if row[key] == x] for x in xs]
-    means = [sum(each) / len(each) for each in seeds]
-    bars = [
-        [mean - min(each) for mean, each in zip(means, seeds, strict=True)],
-        [max(each) - mean for mean, each in zip(means, seeds, strict=True)],
-    ]
-    ax.errorbar(xs, means, bars, ls=style, marker="o", capsize=2, label=label)
+    rows = [(sum(each) / len(each), min(each), max(each)) for each in seeds]
+    means = [mean for mean, _, _ in rows]
+    ax.errorbar(xs, means, reaches(rows), ls=style, marker="o", capsize=2, label=label)
 
 
 def origin_table(

@@ -50,21 +50,17 @@ def as_gpt2(model: GPT, *, eos_token_id: int = 1, pad_token_id: int = 0, **chang
 
     c = _check_fits(model, "vanilla", "GPT-2")
     config = dict(
-        vocab_size=c.vocab_size,
         n_positions=c.block_size,
         n_embd=c.n_embd,
         n_layer=c.n_layer,
         n_head=c.n_head,
         activation_function="gelu",
         layer_norm_epsilon=1e-5,
-        tie_word_embeddings=False,
         embd_pdrop=c.dropout,
         resid_pdrop=c.dropout,
         attn_pdrop=c.dropout,
-        bos_token_id=None,
-        eos_token_id=eos_token_id,
-        pad_token_id=pad_token_id,
     )
+    config |= _common_settings(c, eos_token_id, pad_token_id)
     converted = GPT2LMHeadModel(GPT2Config(**config | changes))
     converted.load_state_dict(gpt2_weights(model))
     return converted.eval()
@@ -107,7 +103,6 @@ def as_gpt_neox(model: GPT, *, eos_token_id: int = 1, pad_token_id: int = 0, **c
     c = _check_fits(model, "rope", "GPT-NeoX")
     rope = {"rope_type": "default", "rope_theta": c.rope_base, "partial_rotary_factor": 1.0}
     config = dict(
-        vocab_size=c.vocab_size,
         max_position_embeddings=c.block_size,
         hidden_size=c.n_embd,
         num_hidden_layers=c.n_layer,
@@ -116,20 +111,23 @@ def as_gpt_neox(model: GPT, *, eos_token_id: int = 1, pad_token_id: int = 0, **c
         hidden_act="gelu",
         layer_norm_eps=1e-5,
         use_parallel_residual=False,
-        tie_word_embeddings=False,
         rope_parameters=rope,
         rotary_pct=1.0,
         attention_dropout=c.dropout,
         hidden_dropout=c.dropout,
-        bos_token_id=None,
-        eos_token_id=eos_token_id,
-        pad_token_id=pad_token_id,
     )
+    config |= _common_settings(c, eos_token_id, pad_token_id)
     converted = GPTNeoXForCausalLM(GPTNeoXConfig(**config | changes))
     converted.gpt_neox.load_state_dict(gpt_neox_weights(model))
     # Its name, embed_out or lm_head, depends on the version of the library.
     converted.get_output_embeddings().load_state_dict(model.head.state_dict())
     return converted.eval()
+
+
+def _common_settings(c: GPTConfig, end: int, pad: int) -> dict[str, Any]:
+    """What the configurations of both classes call the same."""
+    tokens = dict(bos_token_id=None, eos_token_id=end, pad_token_id=pad)
+    return dict(vocab_size=c.vocab_size, tie_word_embeddings=False, **tokens)
 
 
 def _check_fits(model: GPT, variant: str, name: str) -> GPTConfig:
