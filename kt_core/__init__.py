@@ -1,8 +1,9 @@
 """kt_core, "knowledge transfer": models, datasets and a trainer for experiments on pretraining.
 
 To read it in an evening: `vocab` and `datasets` (text to x and y), `attention`, `blocks` and
-`models` (x to logits and loss), `trainer` (a batch to a step), `decoding` (a question to an answer)
-and `evaluation`. `perceiver` and `kv_cache` come last. `corpora` and `runs` are built around them.
+`models` (x to logits and loss), `trainer` (a batch to a step), `decoding` (a question to answers)
+and `evaluation`. `perceiver` and `kv_cache` can wait: without latents and a cache, `models` takes
+the causal mask from them, and nothing else. `corpora` and `runs` are built around these modules.
 """
 
 from kt_core._version import __version__
@@ -35,7 +36,7 @@ from kt_core.train_config import TrainConfig
 from kt_core.trainer import Hook, Trainer
 from kt_core.vocab import MASK, PAD, CharVocab
 
-# the contract, and then the rest
+# what most programs need, and then the rest
 __all__ = ["GPTConfig", "GPT", "record_attention", "load_corpus", "CharVocab", "SpanCorruption"]
 __all__ += ["NamePlace", "TrainConfig", "Trainer", "answer", "exact_match", "london_baseline"]
 __all__ += ["run_experiment", "save_checkpoint", "load_checkpoint"]

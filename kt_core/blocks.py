@@ -8,7 +8,7 @@ from torch import nn
 from kt_core._validation import is_number, is_whole, require, require_choice
 from kt_core.attention import MultiHeadAttention
 
-MOST = dict(
+LARGEST = dict(
     vocab_size=2**21, block_size=2**17, n_layer=1000, n_head=1000, n_embd=2**16, bottleneck=2**17
 )
 VARIANTS = ("vanilla", "rope", "perceiver", "perceiver_ar")
@@ -33,7 +33,7 @@ class GPTConfig:
     causal: bool = True  # False: attend both ways, an encoder for masked language models
 
     def __post_init__(self):
-        for field, most in MOST.items():
+        for field, most in LARGEST.items():
             fits = is_whole(getattr(self, field), 1, most)
             require(self, field, fits, f"a whole number of at least 1 and at most {most:,}")
         for field in ("qk_norm", "causal"):

@@ -3,6 +3,8 @@
 perceiver     The assignment's: m learned latents read inputs 0 ... m - 1 and are blind to the rest.
 perceiver_ar  Causal and complete: latent i reads inputs 0 ... s(i + 1) - 1. The newest of them is
               its *reach*. Output t reads the latents with a reach of at most t (`reach_mask`).
+              With s = 2 the reaches are 1, 3, 5 ...: output 4 reads the latents 0 and 1, and input
+              4, which is in neither, through its own residual stream.
 Sources: Jaegle et al. 2021, "Perceiver"; Hawthorne et al. 2022; Nawrot et al. 2021, "Hourglass".
 """
 
@@ -115,12 +117,13 @@ class PerceiverARStack(PerceiverStack):
         return x, z, F.pad(index + 1, (1, 0), value=0), F.pad(reach, (1, 0), value=-1)
 
 
-def mask_and_rotation(query_reach, key_reach, rotary=None, slots=None, where=None) -> dict:
+def mask_and_rotation(query_reach, key_reach, rotary=None, slots=None, new_slots=None) -> dict:
     """Return the mask and the rotations that follow from the reach, (B or 1, T), of both sides.
 
-    With `slots`, the `kv_cache.Slots` of a cache, earlier keys are added, and the new ones are
-    noted at `where`, (B or 1, T_key): once for layers that share the slots.
+    The reach of an input is its own position, so inputs alone get the mask `causal_mask`. With
+    `slots`, the `kv_cache.Slots` of a cache, earlier keys are added, and the new ones are noted at
+    `new_slots`, (B or 1, T_key): once for layers that share the slots.
     """
     rotation = None if rotary is None else (rotary(query_reach), rotary(key_reach))
-    all_reach = key_reach if slots is None else slots.place(where, key_reach)
+    all_reach = key_reach if slots is None else slots.place(new_slots, key_reach)
     return {"mask": reach_mask(query_reach, all_reach).unsqueeze(1), "rotation": rotation}

@@ -9,6 +9,8 @@ from torch import nn
 
 def sinusoidal_positions(T: int, n_embd: int, base: float = 10000.0):
     """Interleave sin and cos of t / base^(2i/C) over the channels (Vaswani et al. 2017, 3.5)."""
+    if n_embd % 2:
+        raise ValueError(f"sin and cos take channels in pairs: n_embd must be even, not {n_embd}")
     angle = torch.arange(T)[:, None] * rotary_frequencies(n_embd, base)  # (T, C/2)
     return torch.stack([angle.sin(), angle.cos()], dim=-1).flatten(1)  # (T, C)
 

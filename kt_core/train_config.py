@@ -20,16 +20,16 @@ class TrainConfig:
     weight_decay: float = 0.1
     decay_on: str = "linear"  # or "all", see `optim.make_optimizers`
     grad_clip: float = 1.0  # the gradient's norm is cut to this
-    # "cosine": half a cosine from the peak to 0, cut off below at `final_fraction` of the peak;
-    # "linear": flat until `cooldown_from` of the steps, then straight down to `final_fraction`;
-    # or "constant".
+    # How the rate goes on after the warm-up. "cosine": half a cosine from the peak to 0, but never
+    # below `final_fraction` of the peak. "linear": flat until `cooldown_from` of the steps, then
+    # straight down to `final_fraction`. Or "constant".
     schedule: str = "cosine"
-    warmup_steps: int = 0  # these rise linearly instead
+    warmup_steps: int = 0  # in them the rate rises linearly
     cooldown_from: float = 0.0
     final_fraction: float = 0.1
     horizon: int = 0  # steps that the schedule is stretched over; 0: all
-    bucket: bool = True  # see `datasets.batches`; the assignment neither buckets
-    shuffle: bool = True  # nor shuffles
+    bucket: bool = True  # batches of similar length (`datasets.batches`); not in the assignment
+    shuffle: bool = True  # another order in each epoch; not in the assignment
     seed: int = 0
     device: str = "auto"  # the best one
     eval_every: int = 0  # steps; 0: at the end only

@@ -56,6 +56,8 @@ class Trainer:
         self.model, self.data, self.config = model, data, config or TrainConfig()
         self.evaluate, self.hooks = evaluate, list(hooks)
         self.device = choose_device(self.config.device)
+        if not len(data):
+            raise ValueError("there is nothing to train on: the data has no examples")
         self.steps_per_epoch = math.ceil(len(data) / self.config.batch_size)
         steps_of_epochs = max(1, round(self.config.epochs * self.steps_per_epoch))
         self.total_steps = self.config.steps or steps_of_epochs
@@ -68,13 +70,13 @@ class Trainer:
         """Train to the end; FloatingPointError when the loss is no longer finite.
 
         Returns:
-            A row every `log_every` steps: step, epoch, mean loss in nats, rate, characters seen
-            (padding aside), seconds, and what `evaluate` returned.
+            A row every `log_every` steps: step, epoch, mean loss in nats, rate (a share of the peak
+            learning rate), characters seen (padding aside), seconds, and what `evaluate` returned.
         """
         error = None
         try:
             self.start()
-            if self.losses:  # resumed between a step and its row
+            if self.losses:  # the state that was resumed has them: now a row may be due
                 self.log_if_due()
             while self.step < self.total_steps:
                 for batch in self.batches():
@@ -95,6 +97,7 @@ class Trainer:
         """Seed, move the model to its device, make the optimisers, let the hooks prepare."""
         torch.manual_seed(self.config.seed)
         self.model.to(self.device).train()
+        self.model.zero_grad()
         self.optimizers = make_optimizers(self.model, self.config)
         for optimizer in self.optimizers:
             for group in optimizer.param_groups:

@@ -4,12 +4,17 @@ from collections.abc import Iterable, Sequence
 
 PAD = "□"  # fills a block up to its length; targets of 0 are left out of the loss
 MASK = "⁇"  # opens and closes what the model has to fill in
-# Every question has these characters, so that a pretrained vocabulary serves finetuning too.
+# The characters of every question, so that a pretrained vocabulary serves finetuning too. (The
+# assignment's vocabulary has the line break, too.)
 QUESTION_CHARACTERS = frozenset("\nWhere was born?")
 
 
 class CharVocab:
-    """One id per character; `chars` are those after the two special ones, in the order of ids."""
+    """One id per character, its place in `chars`.
+
+    Args:
+        chars: The characters from id 2 on; the attribute `chars` has □ and ⁇ in front of them.
+    """
 
     pad_id, mask_id = 0, 1
 

@@ -12,7 +12,7 @@ from kt_core.corpora import bios_words
 from kt_core.corpora.bios_words import ATTRIBUTES, attributes_of, usable_sentences
 from kt_core.corpora.paths import data_dir
 
-MAX_LINE = 125  # a line and its three special characters fit a block of 128
+MAX_LINE = 125  # fits a block of 128 with its special characters
 LONDON_SHARE = 0.05  # of every split: "always London" scores as on the assignment's data
 MIN_PEOPLE = 20
 MAX_NAME = 28

@@ -100,7 +100,8 @@ def _load_folder(name: str | Path, block_size: int) -> Corpus:
     problems = {"names in more than one split": shared_names(corpus)}
     for split in SPLITS:
         pairs = getattr(corpus, split)
-        counts, answers = (Counter(q for q, _ in some) for some in (pairs, dict.fromkeys(pairs)))
+        counts = Counter(question for question, _ in pairs)
+        answers = Counter(question for question, _ in dict.fromkeys(pairs))
         twice = [q for q, n in counts.items() if n > 1 and answers[q] == 1]
         several = [q for q, n in answers.items() if n > 1]
         problems[f"questions that come twice in {split}"] = twice

@@ -72,7 +72,7 @@ def read_pairs(
     for n, line in read_lines(path):
         cells = [cell.strip() for cell in line.split("\t")]
         columns = columns or len(cells)
-        if len(cells) > 2 or len(cells) == columns == 1 and needs_answers:
+        if len(cells) > 2 or (needs_answers and len(cells) == columns == 1):
             count = f"{len(cells)} column{'s' * (len(cells) > 1)}"
             raise CorpusError(f"{path}, line {n}: {count}; {WANTED_PAIR}")
         for what, cell in zip(("question", "answer"), cells, strict=False):

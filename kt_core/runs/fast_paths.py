@@ -27,7 +27,7 @@ class CPUDropout(nn.Dropout):
             return super().forward(x)
         words = torch.empty(-(-x.numel() // 4), dtype=torch.int64).random_(-(2**63), None)
         bits = words.view(torch.int16)[: x.numel()].view(x.shape)  # 4 x 16 bits per word
-        keep = bits >= round(self.p * 2**16) - 2**15
+        keep = bits >= min(round(self.p * 2**16), 2**16 - 1) - 2**15
         return x * keep.to(x.dtype).div_(1 - self.p)
 
 
@@ -100,10 +100,11 @@ class CompiledBlocks(Hook):
     Without a C++ compiler on a CPU nothing is compiled.
     """
 
+    blocks: list[nn.Module] = []  # those that are compiled
+
     def on_start(self, trainer: Trainer) -> None:
-        self.blocks = list(trainer.model.blocks)
-        if trainer.device.type == "cpu" and not shutil.which(os.environ.get("CXX", "g++")):
-            self.blocks = []
+        if trainer.device.type != "cpu" or shutil.which(os.environ.get("CXX", "g++")):
+            self.blocks = list(trainer.model.blocks)
         for block in self.blocks:
             block.forward = compile_in_training(block, block.forward)
         forward, most = trainer.forward, trainer.data.block_size

@@ -18,7 +18,7 @@ SALIENT = re.compile(
     rf"|(?P<name>{_CAPITALISED}(?: (?:(?:of|the|de|del|la|di|da|von|van|upon) )*{_CAPITALISED})*)"
 )
 # The full stop that ends a name: not that of an initial ("John D. Smith") or a title ("Jr. ").
-NAME_END = re.compile(r"(?<![ .][^\W\d_])(?<!^[^\W\d_])(?<! [JS]r)(?<! [DS]t)\. ")
+NAME_END = re.compile(r"(?<![ .][^\W\d_])(?<!^[^\W\d_])(?<! [JS]r)(?<! Dr)(?<! St)\. ")
 
 
 @functools.lru_cache(maxsize=16)  # one line is asked for again and again, and then never more
