@@ -32,7 +32,7 @@ def next_logits(model: GPT, texts: Sequence[Sequence[int]], cache: KVCache | Non
 
     With a cache that has read the prompts, only the last character of each text is read.
     """
-    device = model.head.weight.device
+    device = next(model.parameters()).device
     last = torch.tensor([len(text) - 1 for text in texts], device=device)
     if cache is not None and cache.prompts_are_read:
         idx = torch.tensor([text[-1:] for text in texts], device=device)  # (B, 1)
@@ -53,7 +53,7 @@ def eval_mode(model: GPT) -> Iterator[torch.device]:
     model.eval()
     try:
         with torch.no_grad():
-            yield model.head.weight.device
+            yield next(model.parameters()).device
     finally:
         model.train(was_training)
 

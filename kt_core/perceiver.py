@@ -3,8 +3,7 @@
 perceiver     The assignment's: m learned latents read inputs 0 ... m - 1 and are blind to the rest.
 perceiver_ar  Causal and complete: latent i reads inputs 0 ... s(i + 1) - 1. The newest of them is
               its *reach*. Output t reads the latents with a reach of at most t (`reach_mask`).
-              With s = 2 the reaches are 1, 3, 5 ...: output 4 reads the latents 0 and 1, and input
-              4, which is in neither, through its own residual stream.
+              With s = 2 the reaches are 1, 3, 5 ...: output 4 reads latents 0 and 1, inputs 0 to 3.
 Sources: Jaegle et al. 2021, "Perceiver"; Hawthorne et al. 2022; Nawrot et al. 2021, "Hourglass".
 """
 

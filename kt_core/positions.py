@@ -9,8 +9,6 @@ from torch import nn
 
 def sinusoidal_positions(T: int, n_embd: int, base: float = 10000.0):
     """Interleave sin and cos of t / base^(2i/C) over the channels (Vaswani et al. 2017, 3.5)."""
-    if n_embd % 2:
-        raise ValueError(f"sin and cos take channels in pairs: n_embd must be even, not {n_embd}")
     angle = torch.arange(T)[:, None] * rotary_frequencies(n_embd, base)  # (T, C/2)
     return torch.stack([angle.sin(), angle.cos()], dim=-1).flatten(1)  # (T, C)
 
@@ -18,7 +16,7 @@ def sinusoidal_positions(T: int, n_embd: int, base: float = 10000.0):
 def rotary_frequencies(head_dim: int, base: float = 10000.0):
     """Return θ_i = base^(-2i/d) for i = 0 ... d/2 - 1, d = head_dim (Su et al. 2021, 3.2.2)."""
     if head_dim < 2 or head_dim % 2:
-        raise ValueError(f"rotary embedding rotates pairs: head_dim must be even, not {head_dim}")
+        raise ValueError(f"positions take channels in pairs: wanted an even number, not {head_dim}")
     return base ** (-torch.arange(0, head_dim, 2).float() / head_dim)
 
 

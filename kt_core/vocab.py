@@ -4,17 +4,12 @@ from collections.abc import Iterable, Sequence
 
 PAD = "□"  # fills a block up to its length; targets of 0 are left out of the loss
 MASK = "⁇"  # opens and closes what the model has to fill in
-# The characters of every question, so that a pretrained vocabulary serves finetuning too. (The
-# assignment's vocabulary has the line break, too.)
+# Every question has these characters (and the assignment's vocabulary the line break).
 QUESTION_CHARACTERS = frozenset("\nWhere was born?")
 
 
 class CharVocab:
-    """One id per character, its place in `chars`.
-
-    Args:
-        chars: The characters from id 2 on; the attribute `chars` has □ and ⁇ in front of them.
-    """
+    """One id per character, its place in the attribute `chars`: □, ⁇, and then those given."""
 
     pad_id, mask_id = 0, 1
 

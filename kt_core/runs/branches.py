@@ -27,7 +27,8 @@ class Fork(Hook):
             trainer.history, trainer.characters, trainer.seconds = [], 0, 0.0
 
     def on_step(self, trainer: Trainer) -> None:
-        if self.is_first and trainer.step == round(FORK_AT * trainer.total_steps):
+        total = trainer.total_steps
+        if self.is_first and trainer.step == min(round(FORK_AT * total), total - 1):
             self.file.save(trainer)
 
 

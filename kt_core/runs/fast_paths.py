@@ -100,12 +100,9 @@ class CompiledBlocks(Hook):
     Without a C++ compiler on a CPU nothing is compiled.
     """
 
-    blocks: list[nn.Module] = []  # those that are compiled
-
     def on_start(self, trainer: Trainer) -> None:
-        if trainer.device.type != "cpu" or shutil.which(os.environ.get("CXX", "g++")):
-            self.blocks = list(trainer.model.blocks)
-        for block in self.blocks:
+        can_compile = trainer.device.type != "cpu" or shutil.which(os.environ.get("CXX", "g++"))
+        for block in trainer.model.blocks if can_compile else ():
             block.forward = compile_in_training(block, block.forward)
         forward, most = trainer.forward, trainer.data.block_size
 
@@ -116,7 +113,7 @@ class CompiledBlocks(Hook):
         trainer.forward = forward_padded
 
     def on_end(self, trainer: Trainer, error: BaseException | None) -> None:
-        for block in self.blocks:
+        for block in trainer.model.blocks:
             vars(block).pop("forward", None)
 
 

@@ -25,6 +25,10 @@ from kt_core.runs.recipes import Recipe
 from kt_core.trainer import Hook, Trainer
 from kt_core.vocab import CharVocab
 
+# for each phase: what its rows and states are called, its checkpoint, and its costs in the result
+NAMES = {"pretrain": ("pretrain", "pretrained", "pretraining")}
+NAMES |= dict.fromkeys(("finetune", "scratch"), ("finetune", "finetuned", "finetuning"))
+
 
 def evaluate(
     model: GPT, vocab: CharVocab, pairs: Sequence[tuple[str, str | None]]
@@ -66,16 +70,15 @@ class Run:
 
     def trained(self, phase: str, model: GPT) -> tuple[GPT, dict]:
         """Return the model after a phase, trained now or by an earlier try, and its costs."""
-        label = "pretrain" if phase == "pretrain" else "finetune"
-        stem = label.removesuffix("e")
-        path = self.path / f"{stem}ed.safetensors"
+        label, weights, cost_key = NAMES[phase]
+        path = self.path / f"{weights}.safetensors"
         if path.exists() and card_path(path).exists():  # the card is written last
             model, cost = self.load(path)
         else:
             is_skipped = phase == "finetune" and not self.recipe.finetune.epochs
             cost = {} if is_skipped else self.train(phase, label, model)
             self.save(path, "pretrain" if is_skipped else label, model, cost)
-        return model, {f"{stem}ing": cost} if cost else {}
+        return model, {cost_key: cost} if cost else {}
 
     def train(self, phase: str, label: str, model: GPT) -> dict:
         """Train, with branches where the recipe has some, and return what it cost."""

@@ -56,6 +56,19 @@ def test_the_history():
     assert 0 < history[-1]["loss"] < history[0]["loss"]
 
 
+def test_gradients_from_before_the_training_do_not_count():
+    models = tiny(), tiny()
+    models[1](*(tensor[None] for tensor in pairs()[0]))[1].backward()
+    first, second = (Trainer(model, pairs(), config(steps=1)).fit() for model in models)
+    assert same(*models)
+    assert without_seconds(first) == without_seconds(second)
+
+
+def test_no_examples():
+    with pytest.raises(ValueError, match="the data has no examples"):
+        Trainer(tiny(), [], config())
+
+
 def test_a_row_tells_the_mean_loss_since_the_row_before():
     single = Trainer(tiny(), pairs(), config(epochs=2.0)).fit()
     triple = Trainer(tiny(), pairs(), config(epochs=2.0, log_every=3)).fit()

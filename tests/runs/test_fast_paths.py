@@ -113,6 +113,10 @@ def test_exchanging_twice_changes_nothing_more_and_keeps_the_mode_and_the_weight
 # ---------------------------------------------------------------- dropout
 
 
+def test_dropout_of_nearly_everything():
+    assert CPUDropout(0.999999)(torch.ones(1000)).count_nonzero() < 10
+
+
 @pytest.mark.parametrize("p", [0.1, 0.5, 0.9])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_dropout_drops_its_share_and_keeps_the_mean(p, dtype):

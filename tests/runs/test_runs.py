@@ -340,6 +340,14 @@ def branched(tmp_path_factory):
         return run(tmp_path_factory.mktemp("branched") / "run", **BRANCHES), ends
 
 
+def test_branches_of_a_single_step(tmp_path):
+    batch = {"pretrain.batch_size": 10_000, "pretrain.epochs": 1.0}
+    one = run(tmp_path / "one", **{"overrides": batch})
+    two = run(tmp_path / "two", **{"overrides": batch | BRANCHES["overrides"]})
+    assert one.details["pretraining"]["steps"] == two.details["pretraining"]["steps"] == 1
+    assert two.details["pretraining"]["characters"] > one.details["pretraining"]["characters"]
+
+
 def test_two_branches_of_one_training_are_averaged(branched, whole):
     result, (first, second, _) = branched
     assert equal(first, weights(whole.path, "pretrained"))  # the first is the plain training
