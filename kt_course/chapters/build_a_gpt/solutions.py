@@ -44,7 +44,7 @@ class Attention(nn.Module):
         B, T, C = x.shape
         q, k, v = (
             layer(x).view(B, T, self.n_head, C // self.n_head).transpose(1, 2)  # (B, n_head, T, d)
-            for layer in (self.query, self.key, self.value)
+            for layer in (self.query, self.key, self.value)  # W x + b of each
         )
         if self.qk_norm:  # queries and keys of length sqrt(d)
             q, k = F.rms_norm(q, q.shape[-1:]), F.rms_norm(k, k.shape[-1:])

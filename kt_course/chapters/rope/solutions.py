@@ -45,7 +45,7 @@ class RotaryAttention(Attention):
         B, T, C = x.shape
         q, k, v = (
             layer(x).view(B, T, self.n_head, C // self.n_head).transpose(1, 2)  # (B, n_head, T, d)
-            for layer in (self.query, self.key, self.value)
+            for layer in (self.query, self.key, self.value)  # W x + b of each
         )
         if self.qk_norm:
             q, k = F.rms_norm(q, q.shape[-1:]), F.rms_norm(k, k.shape[-1:])
