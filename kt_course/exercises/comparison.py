@@ -2,7 +2,7 @@
 
 A check runs the answer and the solution on the same inputs. If their results differ, it runs the
 solution with one line changed, for each mistake in the chapter's exercises.toml. The mistake that
-computes what the answer computes gives the diagnosis:
+computes what the answer computes, or raises its error, gives the diagnosis:
 
     [block.mistakes.same-norm]
     line = "self.ln2(x)"                # occurs once in the solution (comments do not count)
@@ -38,6 +38,8 @@ from kt_course.exercises.registry import DIFFERENTIABLE, Exercise
 from kt_course.exercises.solutions import split_sections
 
 Results = dict[str, Tensor | str]  # what an answer computes, by name
+UNSTABLE = """the same call gives another result the second time: nothing may be drawn at random
+(the most likely is not a sample) or be left over from an earlier call"""
 
 
 class Comparison:
@@ -111,8 +113,8 @@ class Comparison:
         return rows
 
     @functools.cache  # noqa: B019
-    def outcomes(self, id: str, compute: Callable) -> list[tuple[str, Results | None]]:
-        """Return (diagnosis, what the solution with that mistake computes) for each mistake."""
+    def outcomes(self, id: str, compute: Callable) -> list[tuple[str, Results | str]]:
+        """Return (diagnosis, what the solution with that mistake computes, or its error)."""
         return [
             (text, outcome(compute, self.execute(source, self.name(id))))
             for _, source, text in self.mistakes(id)
@@ -135,13 +137,26 @@ class Comparison:
         solution = getattr(self.solutions, name)
 
         def check(answer: Callable) -> str:
-            results, expected = compute(answer, 0), compute(solution, 0)
+            try:
+                results = compute(answer, 0)
+            except Exception as error:
+                with not_timed():
+                    for text, others in self.outcomes(id, compute):
+                        if others == str(error):
+                            error.add_note(text)
+                raise
+            expected = compute(solution, 0)
             is_cut_off = any(flows(expected[key]) and not flows(results[key]) for key in expected)
             results, expected = detached(results), detached(expected)
             different = [key for key in expected if not same(results[key], expected[key])]
             if different:
                 with not_timed():
                     diagnosis = self.explain(id, compute, results, expected, different)
+                if not diagnosis:
+                    again, first = detached(compute(answer, 0)), different[0]
+                    if not all(same(again[key], value) for key, value in results.items()):
+                        raise Wrong(UNSTABLE)
+                    diagnosis = difference(first, results[first], expected[first])
                 raise Wrong(diagnosis)
             if id in DIFFERENTIABLE and is_cut_off:
                 raise Wrong(CUT_OFF)
@@ -156,17 +171,17 @@ class Comparison:
     def explain(
         self, id: str, compute: Callable, results: Results, expected: Results, different: list[str]
     ) -> str:
-        """Say which mistake computes these results; else what differs.
+        """Say which mistake computes these results; "" if none does.
 
         A mistake that computes the different ones alone counts too, unless these are bare truth
-        values, or the first of them if it has many numbers.
+        values, or the first of them if it has many numbers, or most of many texts.
 
         Args:
             id, compute: See `check`.
             results, expected: What the answer and the solution compute.
             different: The keys under which these are not the same.
         """
-        mistakes = self.outcomes(id, compute)
+        mistakes = [(text, o) for text, o in self.outcomes(id, compute) if isinstance(o, dict)]
         first, groups = different[0], [list(results)]
         if not all(str(results[key]) in ("True", "False") for key in different):
             numbers = [key for key in different if isinstance(results[key], Tensor)]
@@ -175,9 +190,14 @@ class Comparison:
             groups.append([first])
         for keys in groups:
             for text, others in mistakes:
-                if others and all(same(results[key], others[key]) for key in keys):
+                if all(same(results[key], others[key]) for key in keys):
                     return text if len(keys) == len(results) else f"{first}: {text}"
-        return difference(first, results[first], expected[first])
+        texts = [key for key in different if isinstance(results[key], str)]
+        is_long = len(texts) >= 8 and results[texts[0]] not in ("True", "False")
+        for text, others in mistakes if is_long else []:
+            if sum(results[key] == others[key] for key in texts) > 0.7 * len(texts):
+                return text
+        return ""
 
 
 def detached(results: Results) -> Results:
@@ -190,12 +210,12 @@ def without_comments(code: str) -> str:
     return re.sub(r"  #.*$", "", code, flags=re.MULTILINE)
 
 
-def outcome(compute: Callable, mistake: Any) -> Results | None:
-    """Return what the solution with a mistake computes; None if it cannot run on these inputs."""
+def outcome(compute: Callable, mistake: Any) -> Results | str:
+    """Return what the solution with a mistake computes, or the error that it raises."""
     try:
         return detached(compute(mistake, 0))
-    except Exception:
-        return None
+    except Exception as error:
+        return str(error)
 
 
 def same(a: Tensor | str, b: Tensor | str) -> bool:
@@ -217,4 +237,22 @@ def difference(key: str, result: Tensor | str, expected: Tensor | str) -> str:
     value, solution = (float(numbers.flatten()[i]) for numbers in (result, expected))
     if result.numel() == 1:
         return f"{key} is {value:.4g}, the solution computes {solution:.4g}"
-    return f"{key} differs: one number is {value:.4g}, the solution computes {solution:.4g}"
+    where = pattern(result.double(), expected.double())
+    return f"{key} differs{where}: one number is {value:.4g}, the solution computes {solution:.4g}"
+
+
+def pattern(result: Tensor, expected: Tensor) -> str:
+    """Say what would make the whole result from the expected one, or where alone they differ."""
+    factor = float((result * expected).sum() / expected.square().sum().clamp(min=1e-9))
+    patterns = {
+        "by its sign": -expected,
+        f"by a factor of {factor:.4g}": factor * expected,
+        "by an equal amount everywhere": expected + (result - expected).mean(),
+    }
+    axes = {"last": -1, "last but one": -2} if result.dim() > 1 else {"only": -1}
+    for name, axis in axes.items():
+        pairs = zip(result.unbind(axis), expected.unbind(axis), strict=True)
+        wrong = [i for i, (a, b) in enumerate(pairs) if not same(a, b)]
+        where = f"only at {', '.join(map(str, wrong))} of the {name} axis"
+        patterns |= {where: result} if len(wrong) < result.size(axis) else {}
+    return next((f", {text}" for text, other in patterns.items() if same(result, other)), "")

@@ -1,7 +1,7 @@
 """Exercises of notebook 01: scores, masks, softmax, one head, positions, and a test for leaks.
 
 Sizes differ from axis to axis, so that no swap of axes goes unnoticed. The texts are in
-exercises.toml, those of three checks with more than one correct result in diagnoses.toml.
+exercises.toml, those of two checks with more than one correct result in diagnoses.toml.
 """
 
 import math
@@ -13,7 +13,7 @@ from torch import Tensor
 
 from kt_core import attention, positions
 from kt_course.chapters.attention_math import solutions
-from kt_course.chapters.attention_math.solutions import causal_mask, sinusoidal_positions
+from kt_course.chapters.attention_math.solutions import causal_mask
 from kt_course.exercises.assertions import Wrong, any_tensor, close, describe, parts, tensor
 from kt_course.exercises.comparison import Comparison, Results
 from kt_course.exercises.diagnoses import diagnoses
@@ -128,41 +128,16 @@ def check_average(fn: Callable) -> str:
 # ---------------------------------------------------------------- positions
 
 
-@CHAPTER.checked("sinusoidal-positions", positions.sinusoidal_positions)
-def check_clocks(fn: Callable) -> str:
-    wrong = diagnoses(__file__, "sinusoidal-positions")
-    T, C = 50, 8
-    result = fn(T, C)
-    if isinstance(result, Tensor) and result.shape == (C, T):
-        raise wrong("transposed")
-    result = tensor(result, (T, C), "the table of 50 positions and 8 channels")
-    t, i, channel = torch.arange(T)[:, None], torch.arange(C // 2), torch.arange(C)
-
-    def table(angle: Tensor, first: Callable = torch.sin, second: Callable = torch.cos) -> Tensor:
-        return torch.stack([first(angle), second(angle)], -1).flatten(1)
-
-    angle, own = t / 10000 ** (2 * i / C), t / 10000 ** (channel / C)  # (T, C/2), (T, C)
-    mistakes = {
-        "halves": torch.cat([angle.sin(), angle.cos()], -1),
-        "swapped": table(angle, torch.cos, torch.sin),
-        "exponent": table(t / 10000 ** (i / C)),
-        "doubled": table(t / 10000 ** (4 * i / C)),
-        "own": torch.where(channel % 2 == 0, own.sin(), own.cos()),
-        "multiplied": table(t * 10000 ** (2 * i / C)),
-        "from 1": table((t + 1) / 10000 ** (2 * i / C)),
-    }
-    wrong.reject({name: close(result, outcome, 1e-3) for name, outcome in mistakes.items()})
-    expected = sinusoidal_positions(T, C)
-    if not close(result, expected, 1e-3):
-        differs = (result - expected).abs().nan_to_num(math.inf) > 1e-3
-        at = tuple(differs.nonzero()[0].tolist())
-        raise wrong("value", t=at[0], channel=at[1], value=result[at], expected=expected[at])
-    with wrong.fresh_cases("sizes"):
-        for T, half in zip(draw(1, 200, 3), draw(1, 40, 3), strict=True):
-            assert close(fn(T, 2 * half), sinusoidal_positions(T, 2 * half), 1e-3)
-    long = tensor(fn(600, 64), (600, 64), "the table of 600 positions and 64 channels")
-    wrong.reject({"base": not close(long, sinusoidal_positions(600, 64), 1e-3)})
-    return "a pair of channels is one clock, from 1 radian per position downwards"
+@CHAPTER.exercise("sinusoidal-positions", positions.sinusoidal_positions)
+def positions_of(answer: Callable, seed: int) -> Results:
+    results: Results = {}
+    for T, C in [(1 + seed % 200, 2 + 2 * (seed % 40))] if seed else [(50, 8), (600, 64)]:
+        name = f"the table of {T} positions and {C} channels"
+        table, expected = any_tensor(answer(T, C), name), solutions.sinusoidal_positions(T, C)
+        if table.shape == expected.shape:  # large angles are not exact in float32
+            table = torch.where((table - expected).abs() < 1e-3, expected, table)
+        results[name] = table
+    return results
 
 
 # ---------------------------------------------------------------- does a layer leak?
@@ -197,7 +172,10 @@ def layers_to_judge(T: int, d: int, generator: torch.Generator) -> dict[str, tup
         "a layer where only the last but one sees the last": (with_leak(T - 2, T - 1), True),
         "a layer where only position 1 sees position 2": (with_leak(1, 2), True),
         "a layer where only position 0 sees position 1": (with_leak(0, 1), True),
-        "a faint leak, a thousandth of the size": (with_leak(1, T - 2, 1e-3), True),
+        "a faint leak, a thousandth of the size (is your tolerance 1e-6?)": (
+            with_leak(1, T - 2, 1e-3),
+            True,
+        ),
     }
 
 

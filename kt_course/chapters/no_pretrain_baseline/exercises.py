@@ -59,11 +59,12 @@ def finetune_of(answer: Callable, seed: int) -> Results:
     n = rng.randint(7, 30) if seed else 11
     epochs = rng.randint(2, 6) if seed else 4
     results: Results = {}
-    for name, options in (("", {}), (" with seed 3", {"seed": 3}), (" with measure", None)):
+    cases = ("", 0, {}), (" with seed 3", 1, {"seed": 3}), (" with measure", 0, None)
+    for name, more, options in cases:
         model, calls = Spy(), []
         if options is None:
             options = {"measure": lambda epoch, m=model, c=calls: c.append((epoch, m.steps))}
-        losses = answer(model, Examples(n), epochs, 4, 0.05, **options)
+        losses = answer(model, Examples(n + more), epochs, 4, 0.05, **options)
         if not isinstance(losses, list):
             raise Wrong(TEXTS["finetune"]["not_a_list"].format(result=describe(losses)))
         results |= {
@@ -104,16 +105,28 @@ class Parrot(nn.Module):
 
 @CHAPTER.exercise("evaluate", forbidden=(decoding.answer, evaluation.exact_match), is_piece=True)
 def evaluate_of(answer: Callable, seed: int) -> Results:
-    pairs = ("Oslo", "Oslo"), ("New York", "York"), ("Rome", " Rome "), ("Bath", "bath")
-    pairs += ("San Francisco", "San Francisco"), ("Lima", "Lima Peru"), ("Cairo", "CAIRO")
-    pairs += (
-        ("Turin", " Turin"),
-        ("Delhi", "delhi"),
-        ("Ankara", "Ankara, Turkey"),
-        ("Buenos Aires", "Bonn"),
-    )
-    pairs += (("Thurso", "Wick, in the north of Scotland, by the sea"),)
+    pairs = [
+        *(("Oslo", "Oslo"), ("New York", "York"), ("Rome", " Rome "), (" Quito ", "Quito")),
+        *(("San Francisco", "San Francisco"), ("Lima", "Lima Peru"), ("Cairo", "CAIRO")),
+        *(("Santa Fe", "Santa"), ("Las Vegas", "LasVegas"), ("Delhi", "delhi")),
+        *(
+            ("Buenos Aires", "Bonn"),
+            ("Bath", "in Bath"),
+            ("Thurso", "Wick, in the north of Scotland, by the sea"),
+        ),
+    ]
     pairs = random.Random(seed).sample(pairs, 6) if seed else pairs
+    answers, score = ask(answer, pairs)
+    results: Results = {"the list of answers": " | ".join(a.strip() for a in answers)}
+    results["the score"] = str(score)
+    for pair in pairs:
+        name = "the score of the answer {1!r}, where {0!r} is correct,".format(*pair)
+        results[name] = str(ask(answer, [pair])[1])
+    return results
+
+
+def ask(answer: Callable, pairs: list[tuple[str, str]]) -> tuple[list[str], evaluation.Score]:
+    """Evaluate a model by an answer; `pairs` holds (correct answer, what the model says)."""
     gold, replies = zip(*pairs, strict=True)
     questions = [f"Where was {chr(65 + i)} born?" for i in range(len(gold))]
     vocab = CharVocab.from_documents([*questions, *gold, *replies, "x"])
@@ -125,8 +138,7 @@ def evaluate_of(answer: Callable, seed: int) -> Results:
         raise Wrong(texts["not_answers"].format(result=describe(answers)))
     if not isinstance(score, evaluation.Score):
         raise Wrong(texts["not_a_score"].format(result=describe(score)))
-    stripped = " | ".join(a.strip() for a in answers)
-    return {"the list of answers": stripped, "the score": str(score)}
+    return answers, score
 
 
 # ---------------------------------------------------------------- statistics

@@ -2,7 +2,6 @@
 
 import functools
 from collections.abc import Callable
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -10,7 +9,7 @@ from torch import Tensor, nn
 from kt_core import attention, blocks, perceiver
 from kt_core.models import GPT, GPTConfig
 from kt_course.chapters.perceiver_ar import solutions
-from kt_course.exercises.assertions import Wrong, any_tensor, expect_gradients, tensor
+from kt_course.exercises.assertions import CUT_OFF, Wrong, any_tensor, expect_gradients, tensor
 from kt_course.exercises.comparison import Comparison, Results
 from kt_course.exercises.random_cases import numbers, randomise, with_weights
 
@@ -19,21 +18,12 @@ TEXTS = CHAPTER.texts
 ATTENTION = (attention.MultiHeadAttention.forward, nn.functional.scaled_dot_product_attention)
 
 
-def output_of(result: Any) -> Tensor:
-    """Return a layer's output; Wrong if no gradient flows back from it."""
-    if not any_tensor(result, "the output").requires_grad:
-        raise Wrong(
-            "the output is cut off from the weights (detach, no_grad): it cannot be trained"
-        )
-    return result.detach()
-
-
 # ---------------------------------------------------------------- attention and masks
 
 
 @CHAPTER.exercise("cross-attention", forbidden=ATTENTION, is_piece=True)
 def attention_of(answer: Callable, seed: int) -> Results:
-    n_head, d = 3 + seed % 2, 4 + seed % 3
+    n_head, d = 3 + seed % 2, 5 + seed % 3
     x, source = numbers(2, 4, n_head * d, seed=seed), numbers(2, 6, n_head * d, seed=seed + 1)
     mask = attention.reach_mask(torch.tensor([1, 3, 4, 5]), torch.arange(6))  # (4, 6)
     like, results = solutions.CrossAttention(n_head * d, n_head), {}
@@ -41,10 +31,10 @@ def attention_of(answer: Callable, seed: int) -> Results:
         layer = with_weights(answer(n_head * d, n_head, **options), like, seed)
         ending, output = " with qk_norm=True" if options else "", layer(x, source, mask)
         tensor(output, x.shape, f"the output for x of shape {tuple(x.shape)}")
-        results[f"the output{ending}"] = output_of(output)
+        results[f"the output{ending}"] = output
         expect_gradients(output, like(x, source, mask), layer)
         if not options:
-            same = output_of(layer(x, source[:, :4], mask[:, :4]))
+            same = any_tensor(layer(x, source[:, :4], mask[:, :4]), "the output")
             results["the output for 4 queries and 4 keys"] = same
     return results
 
@@ -84,7 +74,9 @@ def down_of(answer: Callable, seed: int) -> Results:
     block = with_weights(answer(c), solutions.DownProjectBlock(c), seed)
     lengths = {"7 inputs and 4 latents": 7, "3 inputs, fewer than latents": 3}
     results: Results = {
-        f"the output for {name}": output_of(block(numbers(2, T, c.n_embd, seed=seed)))
+        f"the output for {name}": any_tensor(
+            block(numbers(2, T, c.n_embd, seed=seed)), "the output"
+        )
         for name, T in lengths.items()
     }
     return results | {"the start of latents": start_of(answer, c)}
@@ -107,7 +99,8 @@ def up_of(answer: Callable, seed: int) -> Results:
     block = with_weights(answer(c), solutions.UpProjectBlock(c), seed)
     for T, n in ((7, 4), (3, 3)):
         x, z = numbers(2, T, c.n_embd, seed=seed), numbers(2, n, c.n_embd, seed=seed + 1)
-        results[f"the output for {T} inputs and {n} latents"] = output_of(block(x, z))
+        output = any_tensor(block(x, z), "the output")
+        results[f"the output for {T} inputs and {n} latents"] = output
     return results
 
 
@@ -130,19 +123,20 @@ def stack_of(answer: Callable, seed: int) -> Results:
     """Outputs for two strides, and first the inputs that each output depends on."""
     results: Results = {}
     outputs = {}
-    for n, m, T in ((8, 4, 6), (12, 3, 11 - seed % 4)):
-        model = randomise(GPT(GPTConfig(4, n, 3, 2, 8, "perceiver_ar", m, dropout=0.0)), seed)
+    for n, m, T, n_layer in ((8, 4, 6, 3), (12, 3, 11 - seed % 4, 4)):
+        model = randomise(GPT(GPTConfig(4, n, n_layer, 2, 8, "perceiver_ar", m, dropout=0.0)), seed)
         connect = functools.partial(perceiver.mask_and_rotation, rotary=model.rotary)
         first, other = numbers(2, 1, T, 8, seed=seed)
         x, s = torch.cat([*[first] * T, other]).requires_grad_(), model.config.stride
         y = any_tensor(answer(model.blocks, x, connect), "the result")
-        output_of(y)
+        if not y.requires_grad:
+            raise Wrong(CUT_OFF)
         if y.shape == x.shape:
             for t, row in enumerate(dependence(y, x)):
                 for j, depends in enumerate(row):
                     name = TEXTS["through-latents"]["dependence"].format(s=s, t=t, j=j)
                     results[name] = depends.double()
-        outputs[f"the output with stride {s}"] = y.detach()[-2:]
+        outputs[f"the output with stride {s}"] = y[-2:]
     return results | outputs
 
 
