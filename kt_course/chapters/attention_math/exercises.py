@@ -172,10 +172,7 @@ def layers_to_judge(T: int, d: int, generator: torch.Generator) -> dict[str, tup
         "a layer where only the last but one sees the last": (with_leak(T - 2, T - 1), True),
         "a layer where only position 1 sees position 2": (with_leak(1, 2), True),
         "a layer where only position 0 sees position 1": (with_leak(0, 1), True),
-        "a faint leak, a thousandth of the size (is your tolerance 1e-6?)": (
-            with_leak(1, T - 2, 1e-3),
-            True,
-        ),
+        "a faint leak, a thousandth (use atol=1e-6)": (with_leak(1, T - 2, 1e-3), True),
     }
 
 
