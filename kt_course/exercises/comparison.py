@@ -133,8 +133,7 @@ class Comparison:
             id: The exercise.
             compute: Runs an answer on the inputs of a seed; 0 is the fixed case, with diagnoses.
         """
-        name = self.name(id)
-        solution = getattr(self.solutions, name)
+        solution = getattr(self.solutions, self.name(id))
 
         def check(answer: Callable) -> str:
             try:
