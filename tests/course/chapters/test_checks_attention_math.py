@@ -234,7 +234,7 @@ ANSWERS = {
             "no diagonal": (lambda T: torch.ones(T, T).tril(-1).bool(), "diagonal is missing"),
             "float": (lambda T: torch.ones(T, T).tril(), "holds float32: .*boolean"),
             "additive": (lambda T: torch.full((T, T), -torch.inf).triu(1), "boolean"),
-            "only itself": (lambda T: torch.eye(T).bool(), "query 1 and key 0, T = 6, is 'False'"),
+            "only itself": (lambda T: torch.eye(T).bool(), "only the diagonal is True"),
             "everything": (lambda T: torch.ones(T, T).bool(), r"leak .*\(q=0, k=1\): 15 cells"),
             "T = 6 hard-coded": (
                 lambda T: torch.ones(6, 6).tril().bool(),
@@ -359,14 +359,14 @@ ANSWERS = {
             ),
             "another base": (
                 positions(lambda t, i, C: t / 1e3 ** (2 * i / C)),
-                r"position 1, channel 2 holds 0\.\d+ instead of 0\.\d+",
+                "the base is 1000: it is 10000",
             ),
             "channels in rows": (lambda T, C: by_slices(T, C).T, r"\(8, 50\): a row"),
             "one column short": (
                 lambda T, C: by_slices(T, C)[:, :-1],
                 r"\(50, 7\) instead of \(50, 8\)",
             ),
-            "8 channels hard-coded": (lambda T, C: by_slices(T, 8), "wrong for other sizes"),
+            "8 channels hard-coded": (lambda T, C: by_slices(T, 8), r"\(600, 8\) instead of"),
         },
         right={"loops": positions(lambda t, i, C: t / 1e4 ** (2 * i / C)), "slices": by_slices},
         borrowed=lambda T, C: kt.sinusoidal_positions(T, C),
