@@ -53,7 +53,7 @@ def evaluate_by_loop(model, vocab, pairs):
     for question, gold in pairs:
         ids = [*vocab.encode(question), 1]
         answers.append(vocab.decode(solutions.greedy(model, ids, 30, 1)).strip())
-        n += answers[-1] == gold
+        n += answers[-1] == gold.strip()
     return answers, kt.Score(n, len(answers))
 
 

@@ -123,7 +123,7 @@ def as_floats(query, key):
 
 OTHERS = {
     "cross-attention": {
-        "detached": (NoGradient, "cut off from the weights"),
+        "detached": (NoGradient, "cut off from the graph"),
         "swapped": (Swapped, "raised RuntimeError.*size of tensor"),
     },
     "reach-mask": {"floats": (as_floats, "float32.*compare")},

@@ -78,7 +78,7 @@ OTHERS = {
     "rotary-table": {"cos alone": (lambda p, d, base=1e4: p.cos(), "two tensors, cos and sin")},
     "rotate": {"in place": (rotate_in_place, "changes its argument x in place")},
     "rotary-attention": {
-        "detached": (NoGradient, "cut off from the weights"),
+        "detached": (NoGradient, "cut off from the graph"),
         "no first": (NoFirst, "unexpected keyword argument 'first'"),
     },
 }
