@@ -32,14 +32,13 @@ from typing import Any
 from torch import Tensor
 
 from kt_course.exercises.assertions import CUT_OFF, Wrong, close, flows, fresh_cases
-from kt_course.exercises.limits import not_timed
+from kt_course.exercises.limits import TimeLimit, not_timed, time_limit
 from kt_course.exercises.random_cases import draw
 from kt_course.exercises.registry import DIFFERENTIABLE, Exercise
 from kt_course.exercises.solutions import split_sections
 
 Results = dict[str, Tensor | str]  # what an answer computes, by name
-UNSTABLE = """the same call gives another result the second time: nothing may be drawn at random
-(the most likely is not a sample) or be left over from an earlier call"""
+SLIPS = tomllib.loads(Path(__file__).with_name("slips.toml").read_text("utf-8"))["slips"]
 
 
 class Comparison:
@@ -116,9 +115,28 @@ class Comparison:
     def outcomes(self, id: str, compute: Callable) -> list[tuple[str, Results | str]]:
         """Return (diagnosis, what the solution with that mistake computes, or its error)."""
         return [
-            (text, outcome(compute, self.execute(source, self.name(id))))
-            for _, source, text in self.mistakes(id)
+            (text, self.outcome(id, compute, source)) for _, source, text in self.mistakes(id)
         ]
+
+    @functools.cache  # noqa: B019
+    def slips(self, id: str, compute: Callable) -> list[tuple[str, Results | None]]:
+        """Return the same for each slip of slips.toml, at every place in the solution."""
+        source, rows = self.sources[id], {}
+        for pattern, instead, kind in SLIPS:
+            for match in re.finditer(pattern, source, re.MULTILINE):
+                old, new = match[0], match.expand(instead)
+                changed = source[: match.start()] + new + source[match.end() :]
+                how = f"{new.strip()} instead of {old.strip()}" if new else f"no {old.strip()}"
+                rows.setdefault(changed, f"{kind}: this is what the solution computes with {how}")
+        return [(text, self.outcome(id, compute, changed)) for changed, text in rows.items()]
+
+    def outcome(self, id: str, compute: Callable, source: str) -> Results | None:
+        """Return what a changed solution computes; None if it cannot run on the fixed inputs."""
+        try:
+            with time_limit(2):
+                return detached(compute(self.execute(source, self.name(id)), 0))
+        except (Exception, TimeLimit):
+            return None
 
     def execute(self, source: str, name: str) -> Any:
         """Return the function or class `name` of a changed solution."""
@@ -180,23 +198,18 @@ class Comparison:
             results, expected: What the answer and the solution compute.
             different: The keys under which these are not the same.
         """
-        mistakes = [(text, o) for text, o in self.outcomes(id, compute) if isinstance(o, dict)]
         first, groups = different[0], [list(results)]
         if not all(str(results[key]) in ("True", "False") for key in different):
             numbers = [key for key in different if isinstance(results[key], Tensor)]
             groups += [different, numbers or different]
         if isinstance(results[first], Tensor) and results[first].numel() > 8:
             groups.append([first])
-        for keys in groups:
-            for text, others in mistakes:
-                if all(same(results[key], others[key]) for key in keys):
-                    return text if len(keys) == len(results) else f"{first}: {text}"
-        texts = [key for key in different if isinstance(results[key], str)]
-        is_long = len(texts) >= 8 and results[texts[0]] not in ("True", "False")
-        for text, others in mistakes if is_long else []:
-            if sum(results[key] == others[key] for key in texts) > 0.7 * len(texts):
-                return text
-        return ""
+        for find in (self.outcomes, self.slips):
+            for keys in groups:
+                for text, others in find(id, compute):
+                    if others and all(same(results[key], others[key]) for key in keys):
+                        return text if len(keys) == len(results) else f"{first}: {text}"
+        return difference(first, results[first], expected[first])
 
 
 def detached(results: Results) -> Results:
@@ -207,14 +220,6 @@ def detached(results: Results) -> Results:
 def without_comments(code: str) -> str:
     """Return code without the comments at the ends of its lines."""
     return re.sub(r"  #.*$", "", code, flags=re.MULTILINE)
-
-
-def outcome(compute: Callable, mistake: Any) -> Results | str:
-    """Return what the solution with a mistake computes, or the error that it raises."""
-    try:
-        return detached(compute(mistake, 0))
-    except Exception as error:
-        return str(error)
 
 
 def same(a: Tensor | str, b: Tensor | str) -> bool:
