@@ -23,6 +23,10 @@ from kt_course.exercises.progress_store import remember
 from kt_course.exercises.registry import DIFFERENTIABLE, Exercise, find_exercise
 
 STATUSES = ("not attempted", "wrong", "right")
+HINTS = {  # a part of an error's message, and what is behind it
+    "NoneType": "something is None: is a `return` missing?",
+    "same dtype": "numbers may come in float64: give your own tensors the dtype of the arguments",
+}
 
 
 @dataclass(frozen=True)
@@ -82,19 +86,13 @@ def diagnose(error: BaseException, answer: "Answer", seconds: float) -> str:
     """Explain an exception during a check to the learner."""
     if isinstance(error, TimeLimit):
         return f"stopped after {seconds:g} seconds: does a loop never end?"
-    message = str(error)
-    if not isinstance(error, Wrong):
-        message = f"{type(error).__name__}: {message}"
-        if line := answer.line_of(error):
-            message = f"your code raised {message}, at {line}"
-        elif answer.calls:
-            message = (
-                f"it gave back {describe(answer.latest)}, which the check cannot use ({message})"
-            )
-        else:
-            message = f"the check cannot use it ({message})"
-    cause = getattr(error, "__notes__", [])
-    return f"{cause[0]} ({message})" if cause else message
+    message = f"{type(error).__name__}: {error}"
+    message += "".join(f" ({hint})" for part, hint in HINTS.items() if part in message)
+    if line := answer.line_of(error):
+        return f"your code raised {message}, at {line}"
+    if answer.calls:
+        return f"it gave back {describe(answer.latest)}, which the check cannot use ({message})"
+    return f"the check cannot use it ({message})"
 
 
 class Answer:

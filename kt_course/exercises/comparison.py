@@ -24,6 +24,7 @@ A chapter's `exercises.py` says what an answer is run on; the rest is in its exe
 import functools
 import re
 import tomllib
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
@@ -112,11 +113,9 @@ class Comparison:
         return rows
 
     @functools.cache  # noqa: B019
-    def outcomes(self, id: str, compute: Callable) -> list[tuple[str, Results | str]]:
-        """Return (diagnosis, what the solution with that mistake computes, or its error)."""
-        return [
-            (text, self.outcome(id, compute, source)) for _, source, text in self.mistakes(id)
-        ]
+    def outcomes(self, id: str, compute: Callable) -> list[tuple[str, Results | None]]:
+        """Return (diagnosis, what the solution with that mistake computes) for each mistake."""
+        return [(text, self.outcome(id, compute, source)) for _, source, text in self.mistakes(id)]
 
     @functools.cache  # noqa: B019
     def slips(self, id: str, compute: Callable) -> list[tuple[str, Results | None]]:
@@ -124,16 +123,17 @@ class Comparison:
         source, rows = self.sources[id], {}
         for pattern, instead, kind in SLIPS:
             for match in re.finditer(pattern, source, re.MULTILINE):
-                old, new = match[0], match.expand(instead)
-                changed = source[: match.start()] + new + source[match.end() :]
-                how = f"{new.strip()} instead of {old.strip()}" if new else f"no {old.strip()}"
-                rows.setdefault(changed, f"{kind}: this is what the solution computes with {how}")
+                before, new = source[: match.start()], match.expand(instead)
+                word = re.search(r"[\w.]*$", before)[0]  # what stands directly before the slip
+                how = f"{(word + new).strip()} instead of {(word + match[0]).strip()}"
+                text = f"{kind}: the solution computes this with {how}"
+                rows.setdefault(before + new + source[match.end() :], text)
         return [(text, self.outcome(id, compute, changed)) for changed, text in rows.items()]
 
     def outcome(self, id: str, compute: Callable, source: str) -> Results | None:
         """Return what a changed solution computes; None if it cannot run on the fixed inputs."""
         try:
-            with time_limit(2):
+            with time_limit(2), warnings.catch_warnings(action="ignore"):
                 return detached(compute(self.execute(source, self.name(id)), 0))
         except (Exception, TimeLimit):
             return None

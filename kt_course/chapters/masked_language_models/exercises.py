@@ -225,7 +225,7 @@ def pair_model_of(answer: Callable, seed: int) -> Results:
     idx[:, 0], idx[1, -3:] = 1, 0
     segments = (torch.arange(T) > 2).long().expand(2, T)
     with torch.no_grad():
-        output = model(idx, segments)
+        output = tensor(model(idx, segments), (2, T, n_out), "the result")
     text = idx != 0
     return {
         "the segment embedding at the start": start,

@@ -2,7 +2,6 @@
 
 import random
 from collections.abc import Callable
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -12,19 +11,12 @@ from kt_course.chapters.pretrained_models import solutions
 from kt_course.chapters.pretrained_models.hub.padding import left_aligned
 from kt_course.exercises.assertions import Wrong, any_tensor, describe, parts, tensor
 from kt_course.exercises.comparison import Comparison, Results
+from kt_course.exercises.diagnoses import Diagnoses
 from kt_course.exercises.random_cases import integers, letters, numbers, randomise
 
 CHAPTER = Comparison(solutions, "11_pretrained_models")
 TEXTS = CHAPTER.texts
 Word = tuple[str, ...]
-
-
-def reject(id: str, mistakes: dict[str, Any], **values: Any) -> None:
-    """Raise the text of the first mistake that is true."""
-    for key, is_made in mistakes.items():
-        if is_made:
-            raise Wrong(TEXTS[id][key].format(**values))
-
 
 # ---------------------------------------------------------------- a merge
 
@@ -65,7 +57,7 @@ def merge_of(answer: Callable, seed: int) -> Results:
     for case, corpus in (random_corpora(seed) if seed else CORPORA).items():
         argument = dict(corpus)
         result = answer(argument)
-        reject("bpe-merge", {"in_place": argument != corpus})
+        Diagnoses(TEXTS["bpe-merge"]).reject({"in_place": argument != corpus})
         pair, merged = parts(result, 2, TEXTS["bpe-merge"]["not_two"])
         mistakes = {
             "exchanged": isinstance(pair, dict),
@@ -73,7 +65,7 @@ def merge_of(answer: Callable, seed: int) -> Results:
             "no_dict": not isinstance(merged, dict),
             "word_strings": any(isinstance(word, str) for word in merged),
         }
-        reject("bpe-merge", mistakes, pair=pair, result=describe(merged))
+        Diagnoses(TEXTS["bpe-merge"]).reject(mistakes, pair=pair, result=describe(merged))
         results[f"the pair for {case}"] = str(pair)
         results[f"the words for {case}"] = str(sorted(merged.items()))
     return results
@@ -150,7 +142,7 @@ def packing_of(answer: Callable, seed: int) -> Results:
             "type": back.dtype != torch.int64 or packed.dtype != torch.int64,
             "range": low < 0 or high > last,
         }
-        reject("left-padding", mistakes, low=low, high=high, last=last)
+        Diagnoses(TEXTS["left-padding"]).reject(mistakes, low=low, high=high, last=last)
         rows = [row[:n].tolist() for row, n in zip(packed, mask.sum(1), strict=True)]
         results[f"the beginning of each row of {names[0]}"] = str(rows)
         tokens = packed.gather(1, back)[mask == 1]
@@ -191,9 +183,7 @@ def bert_of(answer: Callable, seed: int) -> Results:
     ids = torch.randint(9, (2, T), generator=torch.Generator().manual_seed(seed))
     mask = torch.ones(2, T, dtype=torch.long)
     mask[1, T - 2 :] = 0
-    hidden = answer(weights, ids, mask, n_head)
-    if not isinstance(hidden, Tensor) or hidden.shape != (2, T, n_head * d):
-        raise Wrong(f"hidden should be a tensor (B, T, C), not {describe(hidden)}")
+    hidden = tensor(answer(weights, ids, mask, n_head), (2, T, n_head * d), "the result")
     return {"the hidden states of the tokens": hidden[mask == 1]}
 
 

@@ -165,7 +165,9 @@ class ScriptModel(nn.Module):
             raise Wrong("model.decode takes inputs (B, T) and the memory that model.encode gave")
         if (inputs[:, 0] != 1).any():
             first = f"the first input of the decoder is {int(inputs[0, 0])}"
-            raise Wrong(f"{first}: an answer begins with ▶ (1)")
+            raise Wrong(
+                f"{first}: each time, give it ▶ (1) and all tokens so far, not the newest alone"
+            )
         logits = torch.full((*inputs.shape, self.V), -3.0)
         for b, row in enumerate(inputs.tolist()):
             answer = [*self.script[int(memory.states[b, 0, 0]) - 3], 2]

@@ -52,9 +52,9 @@ def attention_of(answer: Callable, seed: int) -> Results:
             raise Wrong(CHAPTER.texts["full-attention"]["cut-off"])
         kind = f"with qk_norm={qk_norm}"
         results[f"the output {kind}"] = any_tensor(output, "the output")
-        results[f"self.weights {kind}"] = any_tensor(
-            getattr(layer, "weights", None), "self.weights"
-        )
+        weights = any_tensor(getattr(layer, "weights", None), "self.weights")
+        results[f"self.weights {kind}"] = weights
+        results[f"a history of self.weights {kind}"] = str(weights.requires_grad)
     return results
 
 
@@ -85,8 +85,8 @@ def starts_of(answer: Callable) -> Results:
 
 @CHAPTER.exercise("attention-rollout")
 def rollout_of(answer: Callable, seed: int) -> Results:
-    B, L, n_head, T = 2, 3 - seed % 3, 2 + seed % 2, 4 + seed % 2
-    maps = list((3 * numbers(L, B, n_head, T, T, seed=seed)).softmax(-1))
+    B, L, n_head, T = 2, 3 - seed % 3, 3 - seed % 2, 4 + seed % 2
+    maps = list((3 * numbers(L, B, n_head, T, T, seed=seed)).float().softmax(-1))
     return {
         "the rollout": any_tensor(answer(maps), "the result"),
         "the rollout of one layer": any_tensor(answer(maps[:1]), "the result"),
