@@ -60,6 +60,15 @@ def tensor(result: Any, shape: Sequence[int], what: str) -> Tensor:
     return result.detach()
 
 
+def number_of(result: Any, what: str) -> Tensor:
+    """Return one number, plain or in a tensor, as a tensor without axes; Wrong otherwise."""
+    if isinstance(result, int | float) and not isinstance(result, bool):
+        return torch.tensor(float(result), dtype=torch.double)
+    if not isinstance(result, Tensor) or result.numel() != 1:
+        raise Wrong(f"{what} should be one number, not {describe(result)}")
+    return result.double().reshape(())
+
+
 def close(a: Tensor, b: Tensor, tolerance: float = 1e-5) -> bool:
     """Compare shapes and values in float64; `tolerance` is absolute and relative to b. NaN fails.
 

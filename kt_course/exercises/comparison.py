@@ -9,7 +9,8 @@ computes what the answer computes, or raises its error, gives the diagnosis:
     instead = "self.ln1(x)"
     text = "ln1 is used twice: the MLP has its own norm, ln2"
 
-Several changes are a table: changes = { "old" = "new", ... }, wherever the old text occurs.
+Several changes are a table: changes = { "old" = "new", ... }, wherever the old text occurs. If no
+mistake of the chapter fits, the slips of slips.toml are tried at every place of the solution.
 
 A chapter's `exercises.py` says what an answer is run on; the rest is in its exercises.toml:
 
@@ -120,7 +121,7 @@ class Comparison:
     @functools.cache  # noqa: B019
     def slips(self, id: str, compute: Callable) -> list[tuple[str, Results | None]]:
         """Return the same for each slip of slips.toml, at every place in the solution."""
-        source, rows = self.sources[id], {}
+        source, rows = without_comments(self.sources[id]), {}
         for pattern, instead, kind in SLIPS:
             for match in re.finditer(pattern, source, re.MULTILINE):
                 before, new = source[: match.start()], match.expand(instead)

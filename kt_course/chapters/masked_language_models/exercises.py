@@ -176,7 +176,7 @@ def training_of(answer: Callable, seed: int) -> Results:
         raise Wrong(TEXTS["masked-training"]["not_a_list"].format(result=describe(losses)))
     texts = sorted(tuple(row[:2].tolist()) for x in model.seen for row in x)
     values = torch.stack([*model.values, model.w.detach()])
-    return {
+    results: Results = {
         "the number of epochs drawn": torch.tensor(len(epochs_drawn)),
         "the number of steps": torch.tensor(len(model.seen)),
         "the number of windows in each batch": torch.tensor([len(x) for x in model.seen]),
@@ -187,11 +187,11 @@ def training_of(answer: Callable, seed: int) -> Results:
         ),
         "the learning rates": values[:-1] - values[1:],
         "the losses": torch.tensor(losses).double(),
-    } | (
-        {"without a rule, the shares of ⁇ and of random characters": default_shares(answer)}
-        if seed == 0
-        else {}
-    )
+    }
+    if seed == 0:
+        name = "without a rule, the shares of ⁇ and of random characters"
+        results[name] = default_shares(answer)
+    return results
 
 
 def default_shares(answer: Callable) -> str:

@@ -9,7 +9,7 @@ from torch import Tensor
 from kt_core.attention import MultiHeadAttention
 from kt_course.chapters.pretrained_models import solutions
 from kt_course.chapters.pretrained_models.hub.padding import left_aligned
-from kt_course.exercises.assertions import Wrong, any_tensor, describe, parts, tensor
+from kt_course.exercises.assertions import Wrong, any_tensor, describe, number_of, parts, tensor
 from kt_course.exercises.comparison import Comparison, Results
 from kt_course.exercises.diagnoses import Diagnoses
 from kt_course.exercises.random_cases import integers, letters, numbers, randomise
@@ -81,13 +81,8 @@ def bits_of(answer: Callable, seed: int) -> Results:
     if seed:
         loss, tokens = rng.uniform(0.01, 9), rng.randint(1, 99)
         characters = tokens + rng.randint(0, 300)
-    result = answer(loss, tokens, characters)
-    try:
-        value = torch.tensor(float(result))
-    except (TypeError, ValueError):
-        message = TEXTS["bits-per-character"]["no_number"]
-        raise Wrong(message.format(result=describe(result))) from None
-    return {"the cost of 1.4 nats per token, 30 tokens and 90 characters": value}
+    result = number_of(answer(loss, tokens, characters), "the result")
+    return {"the cost of 1.4 nats per token, 30 tokens and 90 characters": result}
 
 
 # ---------------------------------------------------------------- GPT-2's attention

@@ -1,7 +1,6 @@
 """Exercises of "What does it know?": what each answer is run on. The texts: exercises.toml."""
 
 from collections.abc import Callable
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -9,7 +8,7 @@ from torch import Tensor
 from kt_core.blocks import GPTConfig
 from kt_core.models import GPT
 from kt_course.chapters.what_does_it_know import confidence, solutions
-from kt_course.exercises.assertions import Wrong, any_tensor, describe
+from kt_course.exercises.assertions import Wrong, any_tensor, number_of
 from kt_course.exercises.comparison import Comparison, Results
 from kt_course.exercises.random_cases import integers, numbers, randomise
 
@@ -17,15 +16,6 @@ CHAPTER = Comparison(solutions, "14_what_does_it_know")
 TEXTS = CHAPTER.texts
 PROJ = "blocks.1.attn.proj"
 MISSING = torch.zeros(())
-
-
-def number_of(result: Any, what: str) -> Tensor:
-    """Return one number, plain or in a tensor, as a tensor without axes; Wrong otherwise."""
-    if isinstance(result, int | float) and not isinstance(result, bool):
-        return torch.tensor(float(result), dtype=torch.double)
-    if any_tensor(result, what).numel() != 1:
-        raise Wrong(f"{what} should be one number, not {describe(result)}")
-    return result.double().reshape(())
 
 
 def small_gpt(seed: int) -> GPT:
