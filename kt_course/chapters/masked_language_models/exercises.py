@@ -29,10 +29,7 @@ def check_hide_units(fn: Callable) -> str:
     def hide(ids: list[int], units: list, vocab_size: int, seed: int = 1, **rule) -> Sequence:
         before, state = list(ids), random.getstate()
         result = fn(ids, units, vocab_size, random.Random(seed), **rule)
-        if random.getstate() != state:
-            raise wrong("global random")
-        if ids != before:
-            raise wrong("ids changed")
+        wrong.reject({"global random": random.getstate() != state, "ids changed": ids != before})
         if not isinstance(result, tuple | list) or len(result) != 2:
             raise wrong("not two lists", result=describe(result))
         for name, values in zip("xy", result, strict=True):
@@ -65,16 +62,16 @@ def check_single_characters(hide: Callable, ids: list[int], wrong: Diagnoses) ->
             "y is not the original": any(y[j] != ids[j] for j in chosen),
             "padding drawn": any(x[j] == 0 for j in chosen),
             "all hidden": hidden == 1,
+            "nothing random": all(x[j] in (1, ids[j]) for j in chosen),
         }
     )
     unchanged = len(same) / len(chosen)
     if abs(hidden - 0.8) > 0.04 or abs(unchanged - 0.1) > 0.03:
         raise wrong("shares", hidden=100 * hidden, unchanged=100 * unchanged)
     characters = {x[j] for j in chosen} - {1}
-    if max(characters) >= 62:
-        raise wrong("beyond the vocabulary", largest=max(characters))
-    if len(characters) < 50:
-        raise wrong("few characters", n=len(characters))
+    largest, n = max(characters), len(characters)
+    mistakes = {"beyond the vocabulary": largest >= 62, "few characters": n < 50}
+    wrong.reject(mistakes, largest=largest, n=n)
     few, _ = hide(ids, units, 4, rule=(0.0, 1.0))
     if missing := {2, 3} - {few[j] for j in chosen}:
         raise wrong("never drawn", missing=missing.pop())
@@ -225,7 +222,7 @@ def pair_model_of(answer: Callable, seed: int) -> Results:
     idx[:, 0], idx[1, -3:] = 1, 0
     segments = (torch.arange(T) > 2).long().expand(2, T)
     with torch.no_grad():
-        output = tensor(model(idx, segments), (2, T, n_out), "the result")
+        output = tensor(model(idx, segments), (2, T, n_out), "the result, a row per position,")
     text = idx != 0
     return {
         "the segment embedding at the start": start,
