@@ -125,7 +125,7 @@ class Comparison:
         for pattern, instead, kind in SLIPS:
             for match in re.finditer(pattern, source, re.MULTILINE):
                 before, new = source[: match.start()], match.expand(instead)
-                word = re.search(r"[\w.]*$", before)[0]  # what stands directly before the slip
+                word = re.search(r"[\w.=]*$", before)[0]  # what stands directly before the slip
                 how = f"{(word + new).strip()} instead of {(word + match[0]).strip()}"
                 text = f"{kind}: the solution computes this with {how}"
                 rows.setdefault(before + new + source[match.end() :], text)
@@ -209,7 +209,8 @@ class Comparison:
             for keys in groups:
                 for text, others in find(id, compute):
                     if others and all(same(results[key], others[key]) for key in keys):
-                        return text if len(keys) == len(results) else f"{first}: {text}"
+                        is_whole = find == self.outcomes and len(keys) == len(results)
+                        return text if is_whole else f"{first}: {text}"
         return difference(first, results[first], expected[first])
 
 
