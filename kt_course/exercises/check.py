@@ -86,13 +86,20 @@ def diagnose(error: BaseException, answer: "Answer", seconds: float) -> str:
     """Explain an exception during a check to the learner."""
     if isinstance(error, TimeLimit):
         return f"stopped after {seconds:g} seconds: does a loop never end?"
-    message = f"{type(error).__name__}: {error}"
-    message += "".join(f" ({hint})" for part, hint in HINTS.items() if part in message)
-    if line := answer.line_of(error):
-        return f"your code raised {message}, at {line}"
-    if answer.calls:
-        return f"it gave back {describe(answer.latest)}, which the check cannot use ({message})"
-    return f"the check cannot use it ({message})"
+    message = str(error)
+    if not isinstance(error, Wrong):
+        message = f"{type(error).__name__}: {message}"
+        message += "".join(f" ({hint})" for part, hint in HINTS.items() if part in message)
+        if line := answer.line_of(error):
+            message = f"your code raised {message}, at {line}"
+        elif answer.calls:
+            message = (
+                f"it gave back {describe(answer.latest)}, which the check cannot use ({message})"
+            )
+        else:
+            message = f"the check cannot use it ({message})"
+    cause = getattr(error, "__notes__", [])
+    return f"{cause[0]} ({message})" if cause else message
 
 
 class Answer:
