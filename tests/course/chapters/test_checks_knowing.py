@@ -162,7 +162,7 @@ OTHERS = {
         "no names": (lambda m, i, n: (m(i)[0].detach(), {"x": i}), "should have the keys"),
     },
     "learned-bits": {"one per person": (lambda n, s: n - s, "one number")},
-    "calibration-error": {"a list": (lambda *a: [0.1], "should be a tensor")},
+    "calibration-error": {"a list": (lambda *a: [0.1], "should be one number")},
 }
 BORROWED = {
     "calibration-error": lambda c, r, bins=10: float(len(confidence.reliability(c, r, bins))),

@@ -16,7 +16,7 @@ MISTAKES = [
     ("span-corruption", "block_size=128", "block_size=127", "x of data.1. with the block size"),
     ("span-corruption", "epoch=0", "epoch=1", "seed and epoch left out"),
     ("evaluate", "prompt, 30", "prompt, 31", "instead of 30"),
-    ("cross-attention", "qk_norm=False", "qk_norm=True", "the output: .*qk_norm=True instead of"),
+    ("cross-attention", "qk_norm=False", "qk_norm=True", "normalised with qk_norm=False"),
     ("cross-attention", "self.query(x)", "self.query(x).detach()", "cut off"),
     ("down-project", "nn.init.xavier_uniform_(self.latents)", "pass", "the start of latents"),
     ("rotary-frequencies", "10000.0", "10001.0", "the list of 1 / frequency"),
