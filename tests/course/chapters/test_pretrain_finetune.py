@@ -133,7 +133,7 @@ def test_smooth_is_the_mean_of_the_last_values():
 
 def test_every_picture_brings_its_description(monkeypatch):
     texts = []
-    monkeypatch.setattr(figures, "show", lambda figure, alt: texts.append(alt))
+    monkeypatch.setattr("kt_course.figures.panels.show", lambda figure, alt: texts.append(alt))
     london = kt.Score(4, 60)
     points = [(0, 4.0), (10, 0.4), (12, 0.3)]
     options = dict(unit="steps", title="t", alt="one")
