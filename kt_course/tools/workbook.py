@@ -112,6 +112,7 @@ def _peak_mib(pid: int | None) -> float | None:
 
 def known_parameters(notebook: str | Path) -> dict[str, Any]:
     """Names and defaults of a notebook's parameters; ValueError without a cell `parameters`."""
+    logging.getLogger("papermill").setLevel(logging.ERROR)
     parameters = papermill.inspect_notebook(str(notebook))
     if not parameters:
         raise ValueError(f"{notebook}: no cell tagged `parameters`")
@@ -141,7 +142,12 @@ class Outcome:
 
 
 def execute(
-    notebook: Path, out: Path, parameters: Mapping[str, Any], cwd: Path, show_prints: bool = False
+    notebook: Path,
+    out: Path,
+    parameters: Mapping[str, Any],
+    cwd: Path,
+    show_prints: bool = False,
+    n_threads: int | None = None,
 ) -> Outcome:
     """Run one notebook with papermill; errors are returned, not raised.
 
@@ -151,12 +157,10 @@ def execute(
         parameters: Values for its cell `parameters`.
         cwd: The kernel's folder.
         show_prints: Print what the cells print as it comes.
+        n_threads: Of the kernel's computations; by default as many as PyTorch chooses.
     """
-    root, path = checkout_dir(), os.environ.get("PYTHONPATH", "")
-    environment = {"KT_PROGRESS": os.environ.get("KT_PROGRESS") or "off"}
-    environment |= {"PYTHONPATH": os.pathsep.join(filter(None, [str(root or ""), path]))}
-    kernel = type("Kernel", (_Kernel,), {"environment": environment, "__module__": __name__})
-    logging.getLogger("papermill").setLevel(logging.ERROR)
+    details = {"environment": _kernel_environment(n_threads), "__module__": __name__}
+    kernel = type("Kernel", (_Kernel,), details)
     began, error = time.perf_counter(), None
     try:
         papermill.execute_notebook(
@@ -177,6 +181,14 @@ def execute(
     except Exception as stop:  # the kernel died or did not start, or a cell took too long
         error = WorkbookError(f"{notebook.stem}: {type(stop).__name__}: {str(stop).strip()}")
     return Outcome(time.perf_counter() - began, kernel.peak_mib, error)
+
+
+def _kernel_environment(n_threads: int | None) -> dict[str, str]:
+    """The variables that a kernel gets besides those of this process."""
+    path = filter(None, [str(checkout_dir() or ""), os.environ.get("PYTHONPATH")])
+    environment = {"KT_PROGRESS": os.environ.get("KT_PROGRESS") or "off"}
+    environment |= {"PYTHONPATH": os.pathsep.join(path)}
+    return environment | ({"OMP_NUM_THREADS": str(n_threads)} if n_threads else {})
 
 
 def run_workbook(
@@ -201,7 +213,7 @@ def run_workbook(
     Args:
         notebooks: Which ones, by number, name or path; all by default.
         variant: The variant of the notebooks that leave it open.
-        jobs: Notebooks at a time.
+        jobs: Notebooks at a time, each with its part of the cores.
         out: The folder; by default runs/workbook-PROFILE-TIME.
         source: Folder of the notebooks; by default the project's.
     """
@@ -234,8 +246,10 @@ def _run_all(
     if len(todo) < len(paths):
         print(f"{len(paths) - len(todo)} of them were done before", flush=True)
 
+    n_threads = max(1, (os.cpu_count() or 1) // jobs) if jobs > 1 else None
+
     def run(path: Path) -> tuple[Path, Outcome]:
-        return path, execute(path, out / path.name, chosen[path], out, profile == "full")
+        return path, execute(path, out / path.name, chosen[path], out, profile == "full", n_threads)
 
     pool = ThreadPoolExecutor(jobs)
     try:

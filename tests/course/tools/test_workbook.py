@@ -128,6 +128,17 @@ def test_all_notebooks_run_in_order_in_one_folder_with_their_parameters(
     assert printed.rstrip().endswith(f"Open {out / 'index.html'}")
 
 
+def test_notebooks_that_run_at_a_time_share_the_cores(tmp_path, monkeypatch):
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    monkeypatch.setattr("os.cpu_count", lambda: 6)
+    source = tmp_path / "notebooks"
+    source.mkdir()
+    for name in ("01_one", "02_two"):
+        write(source, name, "import os\nprint(os.environ['OMP_NUM_THREADS'])")
+    out = run_workbook(profile="smoke", out=tmp_path / "out", source=source, jobs=2)
+    assert [output_of(out / f"{name}.ipynb") for name in ("01_one", "02_two")] == ["3\n"] * 2
+
+
 def test_a_failing_cell_stops_the_run_named_and_what_was_done_stays(
     notebooks, tmp_path, monkeypatch, capsys
 ):
