@@ -79,7 +79,7 @@ class _Kernel(AsyncKernelManager):
 
     @property
     def kernel_spec(self) -> KernelSpec:
-        quiet = "--IPKernelApp.log_level=40"  # no warnings about its sockets.
+        quiet = "--IPKernelApp.log_level=50"  # nothing about sockets and interrupts
         argv = [sys.executable, "-m", "ipykernel_launcher", "-f", "{connection_file}", quiet]
         return KernelSpec(argv=argv, display_name="Python 3", language="python")
 
