@@ -103,11 +103,11 @@ def ablate(
     if unknown := sorted(set(names) - set(arms)):
         raise ValueError(f"no row {', '.join(unknown)}; there are {', '.join(arms)}")
     arms = {k: arm for k, arm in arms.items() if not names or k == "ours" or k in names}
+    recipes = {name: recipe_of(arm, characters, data) for name, arm in arms.items()}
     results: dict[str, list[Result]] = {name: [] for name in arms}
     folder = runs / f"{corpus}-{people}-{characters:.0f}"
     for seed in seeds:  # a whole table of one seed first: an early view of all rows
-        for name, arm in arms.items():
-            chosen = recipe_of(arm, characters, data)
+        for name, chosen in recipes.items():
             given = data, variant, chosen, True, seed, folder / f"{name}-seed{seed}"
             results[name].append(run_experiment(*given, device=device, resume=True))
     rows = [make_row(name, arm, results[name], data) for name, arm in arms.items()]
