@@ -162,12 +162,12 @@ def measure(
 # ---------------------------------------------------------------- the file of results
 
 
-def chosen_rate(rows: Sequence[Mapping], name: str) -> float:
-    """Find the rate of a technique that is best on dev; of equal ones the smallest."""
-    candidates = [row for row in rows if row["technique"] == name]
+def chosen_rate(rows: Sequence[Mapping], name: str, key="technique", score="alone") -> float:
+    """Find the rate that is best on dev, of the rows with this name; of equal ones the smallest."""
+    candidates = [row for row in rows if row[key] == name]
     if not candidates:
-        raise ValueError(f"no row of technique {name!r} to choose a rate from")
-    return max(candidates, key=lambda row: (row["alone"], -row["rate"]))["rate"]
+        raise ValueError(f"no row of {key} {name!r} to choose a rate from")
+    return max(candidates, key=lambda row: (row[score], -row["rate"]))["rate"]
 
 
 def rows_of(table: Mapping, name: str, rate: float | None = None) -> list[dict]:

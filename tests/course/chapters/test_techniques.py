@@ -176,6 +176,8 @@ def test_the_rate_is_devs_and_the_smaller_of_equals():
     assert chosen_rate(rows, "a") == 2
     with pytest.raises(ValueError, match="no row of technique 'b'"):
         chosen_rate(rows, "b")
+    rows = [dict(text="question", rate=r, correct=n) for r, n in ((1, 5), (3, 9))]
+    assert chosen_rate(rows, "question", "text", "correct") == 3
 
 
 def run(table=None, save=lambda table: None):
@@ -191,7 +193,7 @@ def without_seconds(table):
 def test_an_interrupted_experiment_is_resumed():
     tables = []
     table = run(save=lambda t: tables.append(json.loads(json.dumps(t))))
-    assert [len(table[part]) for part in experiment.LISTS] == [6, 10, 8, 8, 0, 2, 1, 4]
+    assert [len(table[part]) for part in experiment.LISTS] == [6, 10, 8, 8, 0, 0, 2, 1, 4]
     assert {row["seed"] for row in table["choosing"]} == {0}
     rows = table["rows"]
     assert {r["rate"] for r in rows if r["technique"] == "all"} == set(TECHNIQUES["all"].rates)
@@ -209,11 +211,16 @@ def test_minilm_is_finetuned_on_as_many_examples_as_the_body():
     before = copy.deepcopy(encoder.state_dict())
     arguments = dict(sizes=SIZES, steps=2, minilm=(reader, encoder.eval()))
     trial = experiment.Experiment(body(), VOCAB, **arguments)
-    for seed in (1, 2):
+    for seed in (0, 1, 2):
         trial.run_minilm(seed)
-    keys = {(row["text"], row["seed"], row["total"]) for row in trial.table["tuned_minilm"]}
+    chosen, tuned = trial.table["choosing_minilm"], trial.table["tuned_minilm"]
+    texts, rates = ("question", "answer"), experiment.MINILM_RATES
+    keys = {(row["text"], row["rate"], row["seed"], row["total"]) for row in chosen}
+    assert keys == {(text, rate, 0, 3) for text in texts for rate in rates}, "three people of dev"
+    best = {text: chosen_rate(chosen, text, "text", "correct") for text in texts}
+    keys = {(row["text"], row["rate"], row["seed"], row["total"]) for row in tuned}
     n_test = len(tasks.split_people(1, 8, 3)[2])
-    assert keys == {(text, seed, n_test) for text in ("question", "answer") for seed in (1, 2)}
+    assert keys == {(text, best[text], seed, n_test) for text in texts for seed in (1, 2)}
     assert all(torch.equal(value, before[key]) for key, value in encoder.state_dict().items())
     texts = list(trial.region_texts(1)["question"][2])
     classifier = experiment.SentenceClassifier(encoder, 4).eval()
@@ -249,5 +256,7 @@ def test_the_shipped_table_is_complete():
     for rate in TECHNIQUES["all"].rates:
         assert len(shares(rows_of(table, "all", rate), "alone")) == 5
     assert len(table["tasks"]) == 20 and len(table["baselines"]) == 5
-    tuned = [(row["text"], row["seed"]) for row in table["tuned_minilm"]]
-    assert len(tuned) == len(set(tuned)) >= 6
+    for text in ("question", "answer"):
+        rate = chosen_rate(table["choosing_minilm"], text, "text", "correct")
+        rows = [r for r in table["tuned_minilm"] if (r["text"], r["rate"]) == (text, rate)]
+        assert [row["seed"] for row in rows] == table["seeds"]
