@@ -1,8 +1,9 @@
 """How long a training step takes, what takes it, and how it grows with block, width and stride.
 
 All steps are of the assignment's model and our recipe "kt" on random characters in full blocks, so
-nothing but the shape differs. The limit is what a matrix product of the model's shape reaches alone
-on the same machine and in the same precision.
+nothing but the shape differs. "compiled" is rope's step with compiled blocks, as the recipe trains.
+The limit is what a matrix product of the model's shape reaches alone on the same machine and in the
+same precision.
 """
 
 from __future__ import annotations
@@ -15,10 +16,12 @@ import torch
 from tabulate import tabulate
 from torch.profiler import ProfilerActivity, profile
 
+from kt_core.datasets import SpanCorruption
 from kt_core.devices import choose_device
-from kt_core.runs.fast_paths import Precision
+from kt_core.runs.fitting import step_hooks
 from kt_core.runs.recipes import Recipe, recipe
 from kt_core.trainer import Hook, Trainer
+from kt_core.vocab import CharVocab
 
 VOCAB_SIZE = 256
 TOKENS = 4096  # per step, for any block size
@@ -36,14 +39,17 @@ KINDS = {
 class Step(Hook):
     """One step of a `Trainer` per call, on a batch of random characters."""
 
-    def __init__(self, chosen: Recipe, variant: str, device: torch.device):
+    def __init__(
+        self, chosen: Recipe, variant: str, device: torch.device, is_compiled: bool = False
+    ):
         torch.manual_seed(0)
         config, options = chosen.phase("pretrain", device=str(device), schedule="constant")
         self.model = chosen.new_model(VOCAB_SIZE, variant)
-        hooks = [Precision(options["precision"]), self]
-        self.trainer = Trainer(self.model, range(1), config, hooks=hooks)
-        self.trainer.start()
+        options |= dict(random_offset=0, compile=is_compiled)  # a full block has no room to shift
         size = chosen.model.block_size
+        data = SpanCorruption(["a document"], CharVocab("a document"), size)  # asked for its sizes
+        self.trainer = Trainer(self.model, data, config, hooks=[*step_hooks(**options), self])
+        self.trainer.start()
         ids = torch.randint(2, VOCAB_SIZE, (max(1, TOKENS // size), size + 1), device=device)
         self.batch = ids[:, :-1], ids[:, 1:]
         self.profiler: profile | None = None
@@ -104,6 +110,9 @@ def profile_steps(
         rounds=rounds,
         tokens=TOKENS,
         step=profile_step(steps["rope"], where, share),
+        compiled=profile_step(Step(base, "rope", where, is_compiled=True), where, share)
+        if base.pretrain.compile
+        else None,
         variants=variants,
         block=grow("block_size", BLOCKS),
         width=grow("n_embd", widths),
@@ -212,12 +221,13 @@ def text_table(headers: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 
 def table(costs: dict) -> str:
     """Write what `profile_steps` measured."""
-    step = costs["step"]
-    lines = [
-        f"one step of {step['characters']} characters: {1000 * step['seconds']:.0f} ms, "
-        f"{step['gflops']:.0f} GFLOP/s, {100 * step['of_limit']:.0f} % of what a matrix product "
-        f"reaches alone ({step['limit_gflops']:.0f})"
-    ]
+    step, lines = costs["step"], []
+    for name, each in {"one step": step, "compiled": costs["compiled"] or {}}.items():
+        lines += each and [
+            f"{name} of {each['characters']} characters: {1000 * each['seconds']:.0f} ms, "
+            f"{each['gflops']:.0f} GFLOP/s, {100 * each['of_limit']:.0f} % of what a matrix "
+            f"product reaches alone ({each['limit_gflops']:.0f})"
+        ]
     shares = sorted(step["shares"].items(), key=lambda item: -item[1])
     rows = [[kind, f"{100 * share:.1f} %"] for kind, share in shares]
     lines += ["", text_table(["kind of operation", "share"], rows), ""]

@@ -9,6 +9,7 @@ import random
 import string
 from collections import Counter
 from collections.abc import Sequence
+from itertools import pairwise
 
 from kt_core._validation import is_number, is_whole, require
 from kt_core.datasets import TokenDataset
@@ -29,13 +30,14 @@ class QuestionWindows(TokenDataset):
 
     Args:
         select: Leave out names that are no own facts: the "Ontario" of "Cambridge, Ontario", other
-            forms of the title ("Ada Maria Moor"), adjectives ("an Italian guitarist"), and words
-            that the documents mostly write in lower case ("Born").
+            forms of the title ("Ada Maria Moor"), adjectives ("an Italian guitarist"; words that
+            often follow "a" or "an" are adjectives everywhere), and words that the documents mostly
+            write in lower case ("Born").
         plain: Show no other names, dates and numbers as context: they too would identify the fact.
         drop: Probability of leaving out each context word, so that no fixed phrase is needed.
         min_letters: Keep at least one context word of this length, which says what is asked.
-        favour_first: Choose the k-th fact with a probability proportional to 1 / k, since a text
-            starts with its most important facts.
+        favour_first: Choose the k-th fact with a probability proportional to 1 / k**favour_first,
+            since a text starts with its most important facts. 0 chooses all equally often.
     """
 
     def __init__(
@@ -49,18 +51,19 @@ class QuestionWindows(TokenDataset):
         plain: bool = True,
         drop: float = 0.5,
         min_letters: int = 4,
-        favour_first: bool = True,
+        favour_first: float = 1.0,
     ):
         self.vocab, self.block_size, self.seed = vocab, block_size, seed
         self.select, self.plain, self.drop = select, plain, drop
         self.min_letters, self.favour_first = min_letters, favour_first
         require(self, "block_size", is_whole(block_size, 16), "16 or more")
-        for name in ("select", "plain", "favour_first"):
+        for name in ("select", "plain"):
             require(self, name, isinstance(getattr(self, name), bool), "True or False")
         require(self, "drop", is_number(drop, 0, 1), "in 0 ... 1")
         require(self, "min_letters", is_whole(min_letters, 0), "a whole number, 0 or more")
+        require(self, "favour_first", is_number(favour_first, 0, 9), "in 0 ... 9")
         self.check_documents(documents)
-        self.common_words = _common_words(documents) if select else frozenset()
+        self.no_names = _no_names(documents) if select else frozenset()
         facts = map(self._facts, documents)
         self.documents = [(name, items) for name, items in facts if items]
         if documents and not self.documents:
@@ -79,7 +82,7 @@ class QuestionWindows(TokenDataset):
         """Return (question, answer) of window i in an epoch, as text."""
         rng = random.Random(f"{self.seed} {epoch} {i}")
         name, facts = self.documents[i]
-        weights = [1 / k if self.favour_first else 1 for k in range(1, len(facts) + 1)]
+        weights = [1 / k**self.favour_first for k in range(1, len(facts) + 1)]
         answer, before, after = rng.choices(facts, weights)[0]
         words = self._choose_words(before, after, rng)
         question = phrase_as_question(name, words, rng.randint(0, len(words)))
@@ -122,8 +125,8 @@ class QuestionWindows(TokenDataset):
         words = [_bare(word) for word in name.split()]
         title_names = {_bare(word) for word in title.split() if word[0].isupper()}
         follows_article = before.split()[-1:] in (["a"], ["an"], ["A"], ["An"])
-        is_ordinary = words[0].lower() in self.common_words
-        return not (follows_article or is_ordinary) and title_names.isdisjoint(words)
+        is_name = not follows_article and words[0] not in self.no_names
+        return is_name and title_names.isdisjoint(words)
 
 
 def _context(text: str, title: str) -> list[str]:
@@ -132,10 +135,16 @@ def _context(text: str, title: str) -> list[str]:
     return [word for word in map(_bare, text.split()) if word not in title_words]
 
 
-def _common_words(documents: Sequence[str]) -> frozenset[str]:
-    """Return the words that the documents write in lower case more often than with a capital."""
-    counts = Counter(map(_bare, " ".join(documents).split()))
-    return frozenset(w for w, n in counts.items() if w.islower() and n > counts[w.capitalize()])
+def _no_names(documents: Sequence[str]) -> frozenset[str]:
+    """Return the words that are mostly written in lower case, and the adjectives.
+
+    An adjective follows "a" or "an" in at least a quarter of its occurrences.
+    """
+    words = [_bare(word) for text in documents for word in text.split()]
+    n = Counter(words)
+    ordinary = {w for w in n if n[w.lower()] > n[w.lower().capitalize()]}
+    after_article = Counter(b for a, b in pairwise(words) if a.lower() in ("a", "an"))
+    return frozenset(ordinary | {w for w, count in after_article.items() if 4 * count >= n[w]})
 
 
 def _bare(word: str) -> str:

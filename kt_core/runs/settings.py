@@ -62,7 +62,7 @@ class DataSettings(Settings):
     plain: bool = True
     drop: float = 0.5
     min_letters: int = 4
-    favour_first: bool = True
+    favour_first: float = 1.0
     views: int = 1  # of each document per epoch of pretraining
     mixed_pairs: int = 0  # views of each train pair per epoch of pretraining
 

@@ -36,7 +36,7 @@ def windows_about(corpus: Corpus, people: list[tuple[str, str]]) -> list[tuple[s
     for question, city in people:
         name = question_name(question)
         lines = [line for line in corpus.documents if line.startswith(f"{name}. ")]
-        own = FillInWindows(lines, corpus.vocab, drop=0.0, favour_first=False)
+        own = FillInWindows(lines, corpus.vocab, drop=0.0, favour_first=0)
         draws = (own.window(i, epoch) for epoch in range(20) for i in range(len(own)))
         window = next((words for words, found in draws if found == city), None)
         if window is not None:

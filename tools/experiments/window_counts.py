@@ -1,4 +1,4 @@
-"""Count what each option of the training windows does, on bios and wiki, without training.
+"""Count what each option of the windows does in the usual recipes of bios and wiki, untrained.
 
 python tools/experiments/window_counts.py          # writes data/results/window-counts.json
 """
@@ -9,6 +9,9 @@ from pathlib import Path
 
 from kt_core.corpora.files import write_json
 from kt_core.corpora.loading import load_corpus
+from kt_core.runs.question_windows import QuestionWindows
+from kt_core.runs.recipes import recipe
+from kt_course import shipped
 from kt_course.chapters.making_knowledge_extractable.window_counts import count_options
 
 WINDOWS, SEED = 4000, 0
@@ -16,7 +19,10 @@ WINDOWS, SEED = 4000, 0
 
 def main() -> None:
     """Count both corpora and write the file."""
-    counts = {name: count_options(load_corpus(name), WINDOWS, SEED) for name in ("bios", "wiki")}
+    counts = {}
+    for name in ("bios", "wiki"):
+        on = recipe(shipped.RECIPE_OF[name]).data.arguments(QuestionWindows)
+        counts[name] = count_options(load_corpus(name), WINDOWS, SEED, **on)
     table = dict(windows=WINDOWS, seed=SEED) | round_all(counts)
     write_json(Path("data/results/window-counts.json"), table)
 

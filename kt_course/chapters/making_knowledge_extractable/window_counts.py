@@ -8,7 +8,7 @@ from kt_core.runs.question_windows import QuestionWindows
 from kt_core.runs.text_rules import name_prefix_end, salient_spans
 
 # What each of the five options is replaced by when it is switched off.
-OFF = dict(select=False, plain=False, drop=0.0, min_letters=0, favour_first=False)
+OFF = dict(select=False, plain=False, drop=0.0, min_letters=0, favour_first=0)
 TOTALS = ("birthplace", "characters", "other_facts", "no_words", "neighbour")
 
 
@@ -63,7 +63,9 @@ def facts_in_text(documents: list[str]) -> dict[str, set[str]]:
     return words
 
 
-def count_options(corpus: Corpus, n: int = 2000, seed: int = 0) -> dict[str, dict[str, float]]:
+def count_options(
+    corpus: Corpus, n: int = 2000, seed: int = 0, **on: float
+) -> dict[str, dict[str, float]]:
     """Count with all options on ("all on"), and with each of them off, by its name."""
     trials = {"all on": {}} | {name: {name: off} for name, off in OFF.items()}
-    return {name: count_windows(corpus, n, seed, **trial) for name, trial in trials.items()}
+    return {name: count_windows(corpus, n, seed, **on | trial) for name, trial in trials.items()}
