@@ -30,9 +30,8 @@ class QuestionWindows(TokenDataset):
 
     Args:
         select: Leave out names that are no own facts: the "Ontario" of "Cambridge, Ontario", other
-            forms of the title ("Ada Maria Moor"), adjectives ("an Italian guitarist"; words that
-            often follow "a" or "an" are adjectives everywhere), and words that the documents mostly
-            write in lower case ("Born").
+            forms of the title ("Ada Maria Moor"), adjectives (words such as "Italian" often follow
+            "an"), and words that the documents mostly write in lower case ("Born").
         plain: Show no other names, dates and numbers as context: they too would identify the fact.
         drop: Probability of leaving out each context word, so that no fixed phrase is needed.
         min_letters: Keep at least one context word of this length, which says what is asked.
@@ -106,17 +105,14 @@ class QuestionWindows(TokenDataset):
         spans = askable_spans(text, names_only=True, leading=self.select)
         spans = spans or askable_spans(text, names_only=True) or askable_spans(text)
         if self.select:
-            facts_alone = [
-                (a, b) for a, b in spans if self._is_fact(title, text[start:a], text[a:b])
-            ]
+            facts_alone = [s for s in spans if self._is_fact(title, text[: s[0]], text[slice(*s)])]
             spans = facts_alone or spans
         for a, b in spans:
             if b - a > self.block_size // 2:
                 continue  # no room for a question
-            before, after = text[start:a], text[b:]
-            if self.plain:
-                before, after = plain_words(text, start, a), plain_words(text, b, len(text))
-            before, after = _context(before, title), _context(after, title)
+            shown = plain_words if self.plain else lambda text, *ends: text[slice(*ends)]
+            parts = shown(text, start, a), shown(text, b, len(text))
+            before, after = (_context(part, title) for part in parts)
             facts.append((text[a:b], before[-WORDS_BEFORE:], after[:WORDS_AFTER]))
         return title, facts
 
@@ -124,9 +120,8 @@ class QuestionWindows(TokenDataset):
         """Is this name no other form of the title, no adjective and no ordinary word?"""
         words = [_bare(word) for word in name.split()]
         title_names = {_bare(word) for word in title.split() if word[0].isupper()}
-        follows_article = before.split()[-1:] in (["a"], ["an"], ["A"], ["An"])
-        is_name = not follows_article and words[0] not in self.no_names
-        return is_name and title_names.isdisjoint(words)
+        is_name = before.split()[-1:] not in (["a"], ["an"], ["A"], ["An"])  # nor an adjective
+        return is_name and words[0] not in self.no_names and title_names.isdisjoint(words)
 
 
 def _context(text: str, title: str) -> list[str]:
@@ -136,10 +131,7 @@ def _context(text: str, title: str) -> list[str]:
 
 
 def _no_names(documents: Sequence[str]) -> frozenset[str]:
-    """Return the words that are mostly written in lower case, and the adjectives.
-
-    An adjective follows "a" or "an" in at least a quarter of its occurrences.
-    """
+    """Return words mostly in lower case, and adjectives: a quarter or more follow "a" or "an"."""
     words = [_bare(word) for text in documents for word in text.split()]
     n = Counter(words)
     ordinary = {w for w in n if n[w.lower()] > n[w.lower().capitalize()]}

@@ -50,8 +50,7 @@ def askable_spans(
     `names_only` leaves out dates and numbers; `leading` a span that follows another one and a
     comma, such as "Ontario" in "Cambridge, Ontario".
     """
-    first = name_prefix_end(text)
-    first = first if first < len(text) else 0  # nothing after the prefix
+    first = name_prefix_end(text) % max(1, len(text))  # 0 if nothing follows the prefix
     spans = salient_spans(text, names_only)
     ends = {stop for _, stop in spans} if leading else set()
     return [

@@ -63,9 +63,7 @@ def facts_in_text(documents: list[str]) -> dict[str, set[str]]:
     return words
 
 
-def count_options(
-    corpus: Corpus, n: int = 2000, seed: int = 0, **on: float
-) -> dict[str, dict[str, float]]:
+def count_options(corpus: Corpus, n: int = 2000, seed: int = 0, **on: float) -> dict[str, dict]:
     """Count with all options on ("all on"), and with each of them off, by its name."""
     trials = {"all on": {}} | {name: {name: off} for name, off in OFF.items()}
     return {name: count_windows(corpus, n, seed, **on | trial) for name, trial in trials.items()}
