@@ -100,7 +100,9 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--out", type=Path, default=Path("data"))
     options = parser.parse_args()
-    corpus, settings = load_corpus(PEOPLE), recipe("live")
+    corpus = load_corpus(PEOPLE)
+    # the settings of the stored record; the chapter's own training is shorter
+    settings = recipe("live", **{"pretrain.epochs": 150.0, "finetune.lr": 1e-3})
     sizes = {name: getattr(settings.model, name) for name in ("n_layer", "n_head", "n_embd")}
     length = settings.model.block_size
     config = GPTConfig(len(corpus.vocab), block_size=length, dropout=0.0, qk_norm=True, **sizes)
