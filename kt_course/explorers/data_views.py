@@ -150,7 +150,7 @@ def explore_rotation(
         f"The score of {names} in the first head by their distance, from {scores[0]:.2f} at "
         f"distance 0 to {scores[-1]:.2f} at 63."
     )
-    rounded = [[round(float(value), 5) for value in vector] for vector in vectors]
+    rounded = [[round(float(value), 3) for value in vector] for vector in vectors]
     data = dict(query=rounded[0], key=rounded[1], base=base, start=start)
     figure = _draw_scores(scores, f"The score of {names} depends on their distance alone")
     return attach_data("rotation", data, alt=alt, picture=figure)
