@@ -70,6 +70,7 @@ class DataSettings(Settings):
         super().__post_init__()
         require_choice(self, "task", TASKS)
         require(self, "drop", 0 <= self.drop <= 1, "in 0 ... 1")
+        require(self, "favour_first", 0 <= self.favour_first <= 9, "in 0 ... 9")
         require(self, "views", self.views >= 1, "1 or more")
         require(self, "mixed_pairs", self.mixed_pairs >= 0, "0 or more")
         require(self, "min_letters", self.min_letters >= 0, "0 or more")
