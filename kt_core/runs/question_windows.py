@@ -111,8 +111,7 @@ class QuestionWindows(TokenDataset):
             if b - a > self.block_size // 2:
                 continue  # no room for a question
             shown = plain_words if self.plain else lambda text, *ends: text[slice(*ends)]
-            parts = shown(text, start, a), shown(text, b, len(text))
-            before, after = (_context(part, title) for part in parts)
+            before, after = (_context(shown(text, *e), title) for e in ((start, a), (b, len(text))))
             facts.append((text[a:b], before[-WORDS_BEFORE:], after[:WORDS_AFTER]))
         return title, facts
 
