@@ -41,7 +41,7 @@ $(STAMP): pyproject.toml requirements.lock | $(BIN)/python
 workbook: setup ## run the notebooks and write the report (ARGS="--profile smoke" passes options)
 	$(BIN)/kt workbook $(ARGS)
 
-check: lint ## lint, import contracts, tests of the core, corpora and runs: two minutes
+check: lint ## lint, import contracts, tests of the core, corpora and runs: a minute
 	$(PYTEST) -m "not slow and not bench" $(QUICK_TESTS)
 
 test: lint $(if $(CI),lms) ## lint, all tests, and the notebooks against their stored outputs
