@@ -114,7 +114,8 @@ def main(
                 for place in differences(first, lines):
                     where[place].append(f"{kernels}, {n_threads} threads, seed {seed}")
         by_seed = set().union(*(differences(reference[None], each) for each in reference.values()))
-        print(f"{notebook.stem}: {len(where)} lines depend on the CPU, {len(by_seed)} on the seed")
+        counts = f"{len(where)} lines depend on the CPU, {len(by_seed)} on the seed"
+        print(f"{notebook.stem}: {counts}", flush=True)
         for (cell, line, text), settings in sorted(where.items()):
             print(f"  cell {cell}, line {line + 1}: {text}\n    differs: {'; '.join(settings)}")
         for cell, line, text in sorted(by_seed):
