@@ -114,8 +114,7 @@ def main(
                 for place in differences(first, lines):
                     where[place].append(f"{kernels}, {n_threads} threads, seed {seed}")
         by_seed = set().union(*(differences(reference[None], each) for each in reference.values()))
-        counts = f"{len(where)} lines depend on the CPU, {len(by_seed)} on the seed"
-        print(f"{notebook.stem}: {counts}", flush=True)
+        print(f"{notebook.stem}: {len(where)} lines depend on the CPU, {len(by_seed)} on the seed")
         for (cell, line, text), settings in sorted(where.items()):
             print(f"  cell {cell}, line {line + 1}: {text}\n    differs: {'; '.join(settings)}")
         for cell, line, text in sorted(by_seed):
@@ -126,6 +125,7 @@ def main(
 
 
 if __name__ == "__main__":
+    sys.stdout.reconfigure(line_buffering=True)  # a run that is stopped keeps what it has printed
     app = cyclopts.App(version_flags=(), default_parameter=cyclopts.Parameter(negative=()))
     app.default(main)
     sys.exit(app())

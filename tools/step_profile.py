@@ -221,13 +221,14 @@ def text_table(headers: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 
 def table(costs: dict) -> str:
     """Write what `profile_steps` measured."""
-    step, lines = costs["step"], []
-    for name, each in {"one step": step, "compiled": costs["compiled"] or {}}.items():
-        lines += each and [
-            f"{name} of {each['characters']} characters: {1000 * each['seconds']:.0f} ms, "
-            f"{each['gflops']:.0f} GFLOP/s, {100 * each['of_limit']:.0f} % of what a matrix "
-            f"product reaches alone ({each['limit_gflops']:.0f})"
-        ]
+    step = costs["step"]
+    lines = [
+        f"{name} of {each['characters']} characters: {1000 * each['seconds']:.0f} ms, "
+        f"{each['gflops']:.0f} GFLOP/s, {100 * each['of_limit']:.0f} % of what a matrix "
+        f"product reaches alone ({each['limit_gflops']:.0f})"
+        for name, each in (("one step", step), ("one compiled step", costs["compiled"]))
+        if each
+    ]
     shares = sorted(step["shares"].items(), key=lambda item: -item[1])
     rows = [[kind, f"{100 * share:.1f} %"] for kind, share in shares]
     lines += ["", text_table(["kind of operation", "share"], rows), ""]

@@ -63,8 +63,7 @@ class QuestionWindows(TokenDataset):
         require(self, "favour_first", is_number(favour_first, 0, 9), "in 0 ... 9")
         self.check_documents(documents)
         self.no_names = _no_names(documents) if select else frozenset()
-        facts = map(self._facts, documents)
-        self.documents = [(name, items) for name, items in facts if items]
+        self.documents = [(name, facts) for name, facts in map(self._facts, documents) if facts]
         if documents and not self.documents:
             raise ValueError(f"QuestionWindows: {len(documents)} documents, and no fact in them")
 
@@ -105,28 +104,28 @@ class QuestionWindows(TokenDataset):
         spans = askable_spans(text, names_only=True, leading=self.select)
         spans = spans or askable_spans(text, names_only=True) or askable_spans(text)
         if self.select:
-            facts_alone = [s for s in spans if self._is_fact(title, text[: s[0]], text[slice(*s)])]
+            facts_alone = [(a, b) for a, b in spans if self._is_fact(title, text, a, b)]
             spans = facts_alone or spans
         for a, b in spans:
             if b - a > self.block_size // 2:
                 continue  # no room for a question
-            shown = plain_words if self.plain else lambda text, *ends: text[slice(*ends)]
-            before, after = (_context(shown(text, *e), title) for e in ((start, a), (b, len(text))))
-            facts.append((text[a:b], before[-WORDS_BEFORE:], after[:WORDS_AFTER]))
+            before = self._context(title, text, start, a)[-WORDS_BEFORE:]
+            after = self._context(title, text, b, len(text))[:WORDS_AFTER]
+            facts.append((text[a:b], before, after))
         return title, facts
 
-    def _is_fact(self, title: str, before: str, name: str) -> bool:
-        """Is this name no other form of the title, no adjective and no ordinary word?"""
-        words = [_bare(word) for word in name.split()]
+    def _is_fact(self, title: str, text: str, a: int, b: int) -> bool:
+        """Is text[a:b] no other form of the title, no adjective and no ordinary word?"""
+        words = [_bare(word) for word in text[a:b].split()]
         title_names = {_bare(word) for word in title.split() if word[0].isupper()}
-        is_name = before.split()[-1:] not in (["a"], ["an"], ["A"], ["An"])  # nor an adjective
+        is_name = text[:a].split()[-1:] not in (["a"], ["an"], ["A"], ["An"])  # nor an adjective
         return is_name and words[0] not in self.no_names and title_names.isdisjoint(words)
 
-
-def _context(text: str, title: str) -> list[str]:
-    """Return the words of a text without punctuation and without those of the title."""
-    title_words = {"", *title.split()}
-    return [word for word in map(_bare, text.split()) if word not in title_words]
+    def _context(self, title: str, text: str, a: int, b: int) -> list[str]:
+        """Return the words of text[a:b] without punctuation and without those of the title."""
+        part = plain_words(text, a, b) if self.plain else text[a:b]
+        title_words = {"", *title.split()}
+        return [word for word in map(_bare, part.split()) if word not in title_words]
 
 
 def _no_names(documents: Sequence[str]) -> frozenset[str]:
