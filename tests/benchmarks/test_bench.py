@@ -22,6 +22,7 @@ SMALL = {
     "model.n_head": 2,
     "model.block_size": 64,
     "model.bottleneck": 32,
+    "pretrain.compile": False,
 }
 
 
