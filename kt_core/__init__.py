@@ -14,7 +14,6 @@ from kt_core.attention import (
     masked_softmax,
     multiplicative_score,
     reach_mask,
-    record_attention,
     scaled_dot_product_score,
 )
 from kt_core.blocks import GPTConfig
@@ -26,6 +25,7 @@ from kt_core.decoding import answer, generate
 from kt_core.evaluation import Score, exact_match, london_baseline, wilson_interval
 from kt_core.models import GPT
 from kt_core.positions import rotary_frequencies, rotary_table, rotate, sinusoidal_positions
+from kt_core.runs.attention_maps import record_attention
 from kt_core.runs.checkpoints import CheckpointError, load_checkpoint, save_checkpoint
 from kt_core.runs.experiment import Result, run_experiment
 from kt_core.runs.fitting import fit

@@ -37,13 +37,26 @@ def next_logits(model: GPT, texts: Sequence[Sequence[int]], cache: KVCache | Non
     if cache is not None and cache.prompts_are_read:
         idx = torch.tensor([text[-1:] for text in texts], device=device)  # (B, 1)
         return model.head(model.hidden(idx, last[:, None], cache)[:, 0])
-    idx = pad_sequence([torch.tensor(text) for text in texts], batch_first=True)  # (B, T)
+    idx = pad_sequence([torch.tensor(text, device=device) for text in texts], batch_first=True)
     rows = torch.arange(len(texts), device=device)
     if cache is None:  # any model with a forward pass will do.
-        return model(idx.to(device))[0][rows, last]
-    hidden = model.hidden(idx.to(device), cache=cache)  # (B, T, C)
+        return model(idx)[0][rows, last]
+    start = read_shared_start(model, idx[:, : last.min()], cache)
+    positions = torch.arange(start, idx.size(1), device=device)[None]  # (1, T - start)
+    hidden = model.hidden(idx[:, start:], positions, cache)  # (B, T - start, C)
     cache.prompts_are_read = True
-    return model.head(hidden[rows, last])
+    return model.head(hidden[rows, last - start])
+
+
+def read_shared_start(model: GPT, idx, cache: KVCache) -> int:
+    """Read the characters with which all rows of `idx` begin once for all; return how many."""
+    n = int((idx == idx[0]).all(dim=0).cumprod(dim=0).sum())
+    if not n or len(idx) == 1 or model.config.has_latents:  # latents are computed all at once
+        return 0
+    cache.keep_rows([0])
+    model.hidden(idx[:1, :n], cache=cache)
+    cache.keep_rows([0] * len(idx))
+    return n
 
 
 @contextmanager
@@ -134,7 +147,7 @@ def continue_texts(model: GPT, prompts: Sequence, pick, stop: set[int], max_new:
             rows = [row for row, i in enumerate(batch) if i in running]
             batch = [batch[row] for row in rows]
             if cache is not None:
-                cache.keep_rows(torch.tensor(rows, dtype=torch.long))
+                cache.keep_rows(rows)
     return [text[len(prompt) :] for text, prompt in zip(texts, prompts, strict=True)]
 
 

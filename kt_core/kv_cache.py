@@ -1,6 +1,7 @@
 """The KV cache: keys and values of earlier characters, so that decoding computes each only once."""
 
 import torch
+import torch.nn.functional as F
 
 from kt_core.models import GPT
 
@@ -24,17 +25,20 @@ class LayerCache:
     """The keys and values of one layer, (B, n_head, n_slots, head_dim) each."""
 
     def __init__(self, slots: Slots, n_head: int, head_dim: int, like):
-        batch, n_slots = slots.reach.shape
         self.slots = slots
-        self.key = like.new_zeros(batch, n_head, n_slots, head_dim)
-        self.value = torch.zeros_like(self.key)
+        self.key = like.new_zeros(len(slots.reach), n_head, 0, head_dim)
+        self.value = self.key
 
     def update(self, key, value):
         """Store the newest keys and values, (B, n_head, T, head_dim); return all of them."""
+        n = self.slots.n_used
+        if n > self.key.size(2):  # make room for 16 steps more
+            room = (0, 0, 0, n + 16 - self.key.size(2))
+            self.key, self.value = F.pad(self.key, room), F.pad(self.value, room)
         index = self.slots.latest[:, None, :, None].expand_as(key)
         self.key.scatter_(2, index, key.to(self.key.dtype))  # autocast computes them in bfloat16
         self.value.scatter_(2, index, value.to(self.value.dtype))
-        return self.key[:, :, : self.slots.n_used], self.value[:, :, : self.slots.n_used]
+        return self.key[:, :, :n], self.value[:, :, :n]
 
 
 class KVCache:
@@ -56,7 +60,7 @@ class KVCache:
             names = ["inputs", *["latents"] * (c.n_layer - 2), "outputs"]
         heads = c.n_head, c.n_embd // c.n_head
         self.layers = [LayerCache(getattr(self, name), *heads, like) for name in names]
-        self.embedded = like.new_zeros(batch, c.block_size, c.n_embd)
+        self.embedded = like.new_zeros(batch, c.block_size if c.has_latents else 0, c.n_embd)
         self.prompts_are_read = False  # once they are, one character at a time follows
 
     def recent_inputs(self, x, positions, n: int):
@@ -68,8 +72,8 @@ class KVCache:
         index = at.clamp(min=0)[..., None].expand(-1, -1, x.size(-1))
         return self.embedded.gather(1, index) * (at >= 0)[..., None]
 
-    def keep_rows(self, rows) -> None:
-        """Forget all rows of the batch but `rows`: the other texts have ended."""
+    def keep_rows(self, rows: list[int]) -> None:
+        """Make these rows the batch, each as often as it is named; forget all others."""
         for slots in (self.inputs, self.latents, self.outputs):
             slots.reach = slots.reach[rows]
         for layer in self.layers:

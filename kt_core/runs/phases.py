@@ -6,7 +6,6 @@ import platform
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 
 import torch
@@ -18,7 +17,6 @@ from kt_core.decoding import answer
 from kt_core.evaluation import Score, exact_match
 from kt_core.models import GPT
 from kt_core.runs import distributed
-from kt_core.runs.branches import train_branches
 from kt_core.runs.checkpoints import card_path, hardware, load_checkpoint, save_checkpoint
 from kt_core.runs.fitting import fit
 from kt_core.runs.recipes import Recipe
@@ -81,17 +79,8 @@ class Run:
         return model, {cost_key: cost} if cost else {}
 
     def train(self, phase: str, label: str, model: GPT) -> dict:
-        """Train, with branches where the recipe has some, and return what it cost."""
-        branches, fork = getattr(self.recipe, phase).branches, self.path / f"{label}-fork.state"
-        train = partial(self.train_branch, phase, label, model)
-        cost = cost_of(train_branches(model, branches, fork, train))
-        return cost | {"date": time.strftime("%Y-%m-%d")}
-
-    def train_branch(
-        self, phase: str, label: str, model: GPT, branch: int, more_hooks: Sequence[Hook]
-    ) -> dict:
-        """Train one branch; return its last row. The dev questions are scored on the way."""
-        recipe, vocab, seed = self.recipe, self.corpus.vocab, self.config["seed"] + 1000 * branch
+        """Train, and return what it cost. The dev questions are scored on the way."""
+        recipe, vocab, seed = self.recipe, self.corpus.vocab, self.config["seed"]
         config, options = recipe.phase(phase, seed=seed, device=str(self.device))
         data, evaluations, can_answer = recipe.finetune_data(self.corpus, vocab), 10, True
         if phase == "pretrain":
@@ -99,13 +88,13 @@ class Run:
             can_answer = recipe.kind == "mixed" or recipe.data.task == "questions"
         steps = -(-len(data) // config.batch_size) * config.epochs
         config = dataclasses.replace(config, eval_every=max(1, round(steps / evaluations)))
-        title = f"{label}-{branch + 1}" if branch else label
-        options |= dict(title=title, state=self.path / f"{title}.state", resume=self.resume)
+        options |= dict(title=label, state=self.path / f"{label}.state", resume=self.resume)
         options |= dict(save_every=self.save_every, evaluate=self.score_dev if can_answer else None)
         options["tensorboard"] = self.path / "tensorboard" if self.tensorboard else None
-        options["more_hooks"] = [MetricsFile(self.path / "metrics.jsonl", title), *more_hooks]
+        options["more_hooks"] = [MetricsFile(self.path / "metrics.jsonl", label)]
         try:
-            return fit(model, data, config, **options)[-1]
+            cost = cost_of(fit(model, data, config, **options)[-1])
+            return cost | {"date": time.strftime("%Y-%m-%d")}
         except KeyboardInterrupt:
             if distributed.is_first():
                 stopped = self.path / f"{label}-stopped.safetensors"
@@ -131,8 +120,7 @@ class Run:
             card = self.card(label, cost=cost, dev=score and score.as_dict())
             save_checkpoint(path, model, self.corpus.vocab, card)
             stopped = self.path / f"{label}-stopped.safetensors"
-            states = self.path.glob(f"{label}*.state")
-            for leftover in (*states, stopped, card_path(stopped)):
+            for leftover in (self.path / f"{label}.state", stopped, card_path(stopped)):
                 leftover.unlink(missing_ok=True)
 
     def card(self, label: str, **more) -> dict:
@@ -158,11 +146,9 @@ class MetricsFile(Hook):
             write_atomically(self.path, "\n".join([*lines, ""]).encode())
 
 
-def cost_of(rows: Sequence[dict]) -> dict:
-    """Return what a training cost, as cards and results hold it, from each branch's last row."""
-    first = rows[0]
-    characters, seconds = (sum(row[key] for row in rows) for key in ("characters", "seconds"))
-    cost = {"steps": first["step"], "epochs": first["epoch"], "characters": characters}
-    rate = round(characters / max(seconds, 1e-9))
-    cost |= {"seconds": round(seconds, 1), "characters_per_second": rate}
-    return cost | {"loss": round(first["loss"], 4)}
+def cost_of(row: dict) -> dict:
+    """Return what a training cost, as cards and results hold it, from its last row."""
+    cost = {"steps": row["step"], "epochs": row["epoch"], "characters": row["characters"]}
+    cost["seconds"] = round(row["seconds"], 1)
+    rate = round(row["characters"] / max(row["seconds"], 1e-9))
+    return cost | {"characters_per_second": rate, "loss": round(row["loss"], 4)}

@@ -78,18 +78,16 @@ class DataSettings(Settings):
 
 @dataclass(frozen=True)
 class TrainSettings(options_of(TrainConfig, without=LEFT_TO_THE_RUN)):
-    """How one phase trains: options of `TrainConfig`, and four more."""
+    """How one phase trains: options of `TrainConfig`, and three more."""
 
     micro_batches: int = 1  # parts of a batch, computed in turn; the same gradient
     compile: bool = False  # the blocks: faster, after a minute
     precision: str = "auto"  # bf16 on cuda; "fp32", "bf16", or "native": bf16 where it is fast
-    branches: int = 1  # train the last 40 % so often, with other draws, and average the weights
 
     def __post_init__(self):
         super().__post_init__()
         require_choice(self, "precision", PRECISIONS)
         require(self, "micro_batches", self.micro_batches >= 1, "1 or more")
-        require(self, "branches", self.branches >= 1, "1 or more")
 
 
 def parse_value(text: str, kind: type) -> Any:

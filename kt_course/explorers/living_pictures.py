@@ -7,8 +7,8 @@ import matplotlib.pyplot as plt
 import torch
 from matplotlib.figure import Figure
 
-from kt_core.attention import record_attention
 from kt_core.models import GPT
+from kt_core.runs.attention_maps import record_attention
 from kt_core.vocab import MASK, CharVocab
 from kt_course.explorers.beam_search import top_answers
 from kt_course.figures.alt_text import replace_mask

@@ -11,10 +11,11 @@ import torch
 from bench import bench, hours_to_a_quarter, table, training_steps
 
 from kt_core.corpora.loading import load_corpus
-from kt_core.models import GPT, GPTConfig
+from kt_core.decoding import answer
 from kt_core.runs import fast_paths
 from kt_core.runs.recipes import recipe
 from kt_core.vocab import CharVocab
+from kt_course.shipped import shipped
 
 SMALL = {
     "model.n_embd": 16,
@@ -68,23 +69,16 @@ def test_the_assignments_way_takes_no_fast_path_and_ours_does(monkeypatch):
 
 def test_both_ways_of_answering_say_the_same(monkeypatch):
     """The same greedy characters, one by one without a cache and all at once with it."""
-    torch.manual_seed(0)
-    vocab = CharVocab("abcdefghijklmnopqr")
-    model = GPT(GPTConfig(len(vocab), 64, 2, 2, 16, dropout=0.0)).eval()
-    model.head.weight.data[:2] = 0
-    questions, slow, fast = ["abc", "defghi"], [], []
-    decode, answer = CharVocab.decode, bench_module.answer
+    model, vocab, _ = shipped("wiki", "rope", "finetuned")
+    questions = ["Where was Ada Moor born?", "Where was Blaise Pascal born?"]
+    decode, slow = CharVocab.decode, []
     with monkeypatch.context() as patch:
         patch.setattr(CharVocab, "decode", lambda *a: slow.append(decode(*a)) or slow[-1])
         ask = bench_module.ask_one_by_one(model, vocab, questions)
         assert (ask(), ask()) == (1, 1)
-    with monkeypatch.context() as patch:
-        patch.setattr(bench_module, "answer", lambda *a, **k: fast.extend(answer(*a, **k)) or fast)
-        assert bench_module.ask_all(model, vocab, questions, 9)() == 2
-    assert [len(text) for text in fast] == [9, 9]
-    for question, whole, new in zip(questions, slow, fast, strict=True):
+    for question, whole, new in zip(questions, slow, answer(model, vocab, questions), strict=True):
         assert len(whole) == len(question) + 1 + bench_module.N_NEW
-        assert whole.startswith(f"{question}⁇{new}")
+        assert whole.startswith(f"{question}⁇{new}⁇")
 
 
 def test_the_table_and_the_command(figures, tmp_path, monkeypatch, capsys):

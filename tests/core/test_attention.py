@@ -16,11 +16,11 @@ from kt_core.attention import (
     masked_softmax,
     multiplicative_score,
     reach_mask,
-    record_attention,
     scaled_dot_product_score,
 )
 from kt_core.kv_cache import LayerCache, Slots
 from kt_core.positions import rotary_frequencies, rotary_table, rotate, sinusoidal_positions
+from kt_core.runs.attention_maps import record_attention
 
 FEW = settings(max_examples=15, deadline=None)
 

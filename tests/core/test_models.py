@@ -6,10 +6,10 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from kt_core.attention import record_attention
 from kt_core.blocks import VARIANTS, GPTConfig
 from kt_core.models import GPT
 from kt_core.positions import rotary_frequencies, rotary_table, rotate
+from kt_core.runs.attention_maps import record_attention
 
 V = 11
 # Blocks that no stride divides (13), and full ones (12).

@@ -15,7 +15,6 @@ import torch
 import kt_core as kt
 from kt_core.corpora.files import one_writer
 from kt_core.runs import phases
-from kt_core.runs.branches import FORK_AT
 from kt_core.runs.experiment import Result, run_experiment
 from kt_core.trainer import Trainer
 
@@ -319,66 +318,6 @@ def test_resuming_ends_as_if_never_stopped(monkeypatch, tmp_path, whole, phase, 
     assert metrics(result.path) == metrics(whole.path)
     assert set(files(result.path)) == set(files(whole.path))  # no state is left behind
     assert (result.dev, result.test) == (whole.dev, whole.test)
-
-
-BRANCHES = {"overrides": {"pretrain.branches": 2}}
-
-
-@pytest.fixture(scope="module")
-def branched(tmp_path_factory):
-    """A run whose pretraining has two branches, and the weights at the end of each."""
-    ends, fit = [], phases.fit
-
-    def kept(model, *args, **options):
-        rows = fit(model, *args, **options)
-        ends.append({name: t.clone() for name, t in model.state_dict().items()})
-        return rows
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("KT_PROGRESS", "off")
-        patch.setattr(phases, "fit", kept)
-        return run(tmp_path_factory.mktemp("branched") / "run", **BRANCHES), ends
-
-
-def test_branches_of_a_single_step(tmp_path):
-    batch = {"pretrain.batch_size": 10_000, "pretrain.epochs": 1.0}
-    one = run(tmp_path / "one", **{"overrides": batch})
-    two = run(tmp_path / "two", **{"overrides": batch | BRANCHES["overrides"]})
-    assert one.details["pretraining"]["steps"] == two.details["pretraining"]["steps"] == 1
-    assert two.details["pretraining"]["characters"] > one.details["pretraining"]["characters"]
-
-
-def test_two_branches_of_one_training_are_averaged(branched, whole):
-    result, (first, second, _) = branched
-    assert equal(first, weights(whole.path, "pretrained"))  # the first is the plain training
-    assert not equal(first, second)
-    mean = {name: (first[name] + second[name]) / 2 for name in first}
-    saved = weights(result.path, "pretrained")
-    assert all(torch.allclose(saved[name], mean[name], atol=1e-6) for name in mean)
-    rows = metrics(result.path)
-    steps = {
-        phase: [row["step"] for row in rows if row["phase"] == phase]
-        for phase in ("pretrain", "pretrain-2")
-    }
-    last = steps["pretrain"][-1]
-    assert steps["pretrain-2"][-1] == last and steps["pretrain-2"][0] > 0.6 * last
-    costs = [r.details["pretraining"]["characters"] for r in (whole, result)]
-    assert 1.3 < costs[1] / costs[0] < 1.5  # the last 40 % twice
-    assert not list(result.path.glob("*.state"))
-
-
-@pytest.mark.parametrize(
-    ("phase", "share"),
-    [("pretrain", 0.3), ("pretrain", FORK_AT), ("pretrain", 1), ("pretrain-2", 1)],
-)
-def test_a_branched_run_resumes(monkeypatch, tmp_path, branched, phase, share):
-    result = branched[0]
-    steps = [row["step"] for row in metrics(result.path) if row["phase"] == phase]
-    step = min(steps, key=lambda step: abs(step - round(share * steps[-1])))
-    stopped_at(monkeypatch, tmp_path / "a", phase, step, **BRANCHES)
-    again = run(tmp_path / "a", resume=True, **BRANCHES)
-    assert equal(weights(again.path), weights(result.path))
-    assert metrics(again.path) == metrics(result.path)
 
 
 def test_resuming_after_a_crash_repeats_only_what_was_not_saved(monkeypatch, tmp_path, whole):

@@ -8,8 +8,8 @@ import torch
 from matplotlib.colors import ListedColormap
 from matplotlib.patches import Patch
 
-from kt_core.attention import record_attention
 from kt_core.models import GPT
+from kt_core.runs.attention_maps import record_attention
 from kt_course.figures.panels import picture_row
 from kt_course.figures.style import BLUE, GREY, ORANGE, array
 

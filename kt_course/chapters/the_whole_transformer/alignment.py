@@ -5,8 +5,9 @@ from collections.abc import Sequence
 import torch
 from torch import nn
 
-from kt_core.attention import MultiHeadAttention, record_attention
+from kt_core.attention import MultiHeadAttention
 from kt_core.evaluation import Score
+from kt_core.runs.attention_maps import record_attention
 from kt_course._typing import Float, Tensor
 from kt_course.chapters.the_whole_transformer.seq2seq_data import Pair, Toy
 from kt_course.chapters.the_whole_transformer.solutions import teacher_forcing
