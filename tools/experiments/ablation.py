@@ -8,9 +8,10 @@ and as many characters for every row. Each training takes a minute or two of one
 of its own, so that the same command continues where it was stopped, and further rows or seeds add
 to what was trained before.
 
-Each row is asked three times: "born NAME in?" and "Where was NAME born?" after pretraining, and the
-latter again after one gentle epoch of train pairs. Rows are compared on the same people. A person
-counts for the row with more correct answers over all seeds, so that seeds are no further people.
+Each row is asked four times: "born NAME in?", "was NAME born?" and "Where was NAME born?" after
+pretraining, and the last one again after three epochs of train pairs. Rows are compared on the same
+people. A person counts for the row with more correct answers over all seeds, so that seeds are no
+further people.
 """
 
 from __future__ import annotations
@@ -141,12 +142,14 @@ def make_row(name: str, arm: dict, results: Sequence[Result], corpus: Corpus) ->
     final: list[str] = []
     before: list[str] = []
     short: list[str] = []
+    without_where: list[str] = []
     for result in results:
         final.append(marks(read_predictions(result.path / "predictions" / "dev.txt"), gold))
         model, vocab, _ = load_checkpoint(result.path / "pretrained.safetensors")
-        before.append(marks(answer(model, vocab, [q for q, _ in corpus.dev]), gold))
-        questions = [f"born {question_name(q)} in?" for q, _ in corpus.dev]
-        short.append(marks(answer(model, vocab, questions), gold))
+        names = [question_name(question) for question, _ in corpus.dev]
+        forms = {"Where was {} born?": before, "was {} born?": without_where, "born {} in?": short}
+        for form, rows in forms.items():
+            rows.append(marks(answer(model, vocab, [form.format(name) for name in names]), gold))
     costs = [result.details["pretraining"] for result in results]
     return dict(
         name=name,
@@ -156,6 +159,7 @@ def make_row(name: str, arm: dict, results: Sequence[Result], corpus: Corpus) ->
         correct=final,
         correct_before_pairs=before,
         correct_short_question=short,
+        correct_without_where=without_where,
         characters=costs[0]["characters"],
         steps=costs[0]["steps"],
         seconds=[cost["seconds"] for cost in costs],
