@@ -316,18 +316,18 @@ def test_the_figure_and_its_description_name_every_row():
 
 
 def test_the_shipped_ablation_says_what_the_page_says():
-    """Most facts are stored, not all retrieved, few guessed; plain matters for retrieval."""
+    """One word hides half of what is stored; most options are worth their place."""
     table = json.loads((RESULTS / "ablation-wiki.json").read_text(encoding="utf-8"))
     gold, rows = ["1"] * table["asked"], {row["name"]: row for row in table["rows"]}
-    marks = {
-        name: [list(rows[name][key][0]) for key in ("correct_short_question", "correct")]
-        for name in ("ours", "no-plain")
-    }
-    before = list(rows["ours"]["correct_before_pairs"][0])
-    _, retrieved_before, _ = solutions.stored_and_retrieved(marks["ours"][0], before, gold)
-    stored, retrieved, guessed = solutions.stored_and_retrieved(*marks["ours"], gold)
-    assert stored.accuracy > 0.75 and guessed.accuracy < 0.2
-    assert retrieved_before.accuracy < retrieved.accuracy < 0.85
-    stored_without, retrieved_without, _ = solutions.stored_and_retrieved(*marks["no-plain"], gold)
-    assert abs(stored.accuracy - stored_without.accuracy) < 0.06
-    assert retrieved.accuracy - retrieved_without.accuracy > 0.05
+    stored = list(rows["ours"]["correct_short_question"][0])
+
+    def retrieved(key):
+        return solutions.stored_and_retrieved(stored, list(rows["ours"][key][0]), gold)[1].accuracy
+
+    assert stored.count("1") / len(stored) > 0.75
+    assert retrieved("correct_before_pairs") < 0.6
+    assert retrieved("correct_without_where") > 0.9
+    assert 0.7 < retrieved("correct") < 0.95
+    clear = {c.label.split(":")[0]: c for c in compare_rows(table) if c.p < 0.001}
+    assert {"select", "plain", "drop", "favour_first"} <= set(clear)
+    assert clear["no zero-initialised projections"].difference > 0
