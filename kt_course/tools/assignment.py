@@ -213,7 +213,7 @@ def _train(phase: str, variant: str, corpus: Path, options: Options) -> None:
             if previous := keep_previous(path):
                 print(f"the {path.name} that was there is now {previous.name}")
         card = dict(variant=model.config.variant, recipe=options.recipe, phase=command)
-        card |= dict(seed=options.seed, steps=last["step"], cost=cost_of([last]))
+        card |= dict(seed=options.seed, steps=last["step"], cost=cost_of(last))
         card |= dict(settings=dataclasses.asdict(config), hardware=hardware(device))
         save_checkpoint(out, model, vocab, card)
         state.unlink(missing_ok=True)
