@@ -8,11 +8,9 @@ the causal mask from them, and nothing else. `corpora` and `runs` are built arou
 
 from kt_core._version import __version__
 from kt_core.attention import (
-    additive_score,
     attend,
     causal_mask,
     masked_softmax,
-    multiplicative_score,
     reach_mask,
     scaled_dot_product_score,
 )
@@ -40,10 +38,10 @@ from kt_core.vocab import MASK, PAD, CharVocab
 __all__ = ["GPTConfig", "GPT", "record_attention", "load_corpus", "CharVocab", "SpanCorruption"]
 __all__ += ["NamePlace", "TrainConfig", "Trainer", "answer", "exact_match", "london_baseline"]
 __all__ += ["run_experiment", "save_checkpoint", "load_checkpoint"]
-__all__ += ["additive_score", "attend", "causal_mask", "masked_softmax", "multiplicative_score"]
-__all__ += ["reach_mask", "scaled_dot_product_score", "rotary_frequencies", "rotary_table"]
-__all__ += ["rotate", "sinusoidal_positions", "Corpus", "CorpusError", "fetch_wiki", "question"]
-__all__ += ["question_name", "MASK", "PAD", "read_predictions", "write_predictions"]
-__all__ += ["Mixture", "batches", "QuestionWindows", "askable_spans", "name_prefix_end"]
-__all__ += ["plain_words", "salient_spans", "Hook", "fit", "generate", "Score", "wilson_interval"]
-__all__ += ["RECIPES", "Recipe", "recipe", "Result", "CheckpointError"]
+__all__ += ["attend", "causal_mask", "masked_softmax", "reach_mask", "scaled_dot_product_score"]
+__all__ += ["rotary_frequencies", "rotary_table", "rotate", "sinusoidal_positions", "Corpus"]
+__all__ += ["CorpusError", "fetch_wiki", "question", "question_name", "MASK", "PAD"]
+__all__ += ["read_predictions", "write_predictions", "Mixture", "batches", "QuestionWindows"]
+__all__ += ["askable_spans", "name_prefix_end", "plain_words", "salient_spans", "Hook", "fit"]
+__all__ += ["generate", "Score", "wilson_interval", "RECIPES", "Recipe", "recipe", "Result"]
+__all__ += ["CheckpointError"]

@@ -31,17 +31,6 @@ def padding_mask(idx):
     return (idx != 0)[:, None, None]
 
 
-def additive_score(query, key, w_query, w_key, v):
-    """Compute v · tanh(W_q q + W_k k) (Bahdanau et al. 2015, appendix A.1.2)."""
-    hidden = (query @ w_query).unsqueeze(-2) + (key @ w_key).unsqueeze(-3)
-    return torch.tanh(hidden) @ v  # (..., T_query, T_key)
-
-
-def multiplicative_score(query, key, w=None):
-    """Compute q · W k, or the plain dot product without W (Luong et al. 2015, section 3.1)."""
-    return (query if w is None else query @ w) @ key.transpose(-2, -1)
-
-
 def scaled_dot_product_score(query, key):
     """Compute q · k / √d: variance 1 for entries of variance 1 (Vaswani et al. 2017, 3.2.1)."""
     return query @ key.transpose(-2, -1) / math.sqrt(query.size(-1))

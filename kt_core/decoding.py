@@ -43,8 +43,9 @@ def next_logits(model: GPT, texts: Sequence[Sequence[int]], cache: KVCache | Non
         return model(idx)[0][rows, last]
     start = read_shared_start(model, idx[:, : last.min()], cache)
     positions = torch.arange(start, idx.size(1), device=device)[None]  # (1, T - start)
+    cache.inputs.asked = last - start
     hidden = model.hidden(idx[:, start:], positions, cache)  # (B, T - start, C)
-    cache.prompts_are_read = True
+    cache.inputs.asked, cache.prompts_are_read = None, True
     return model.head(hidden[rows, last - start])
 
 
@@ -156,7 +157,7 @@ def answer(
     vocab: CharVocab,
     questions: Sequence[str],
     *,
-    batch_size: int = 128,
+    batch_size: int = 96,
     seed: int = 0,
     **settings,
 ) -> list[str]:

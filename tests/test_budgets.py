@@ -15,9 +15,9 @@ TOOLS = sorted((ROOT / "tools").rglob("*.py"))
 
 # (lines in all, lines of code: without docstrings and blank lines). The targets for lines in all
 # are 2,800, 1,300 and 16,000; lower these limits step by step.
-MAX_KT_CORE = 3_821, 2_578
-MAX_CORE = 1_503, 974  # the modules at the top of kt_core, which a student reads in an evening
-MAX_BOTH = 20_895, 14_276
+MAX_KT_CORE = 3_820, 2_578
+MAX_CORE = 1_492, 969  # the modules at the top of kt_core, which a student reads in an evening
+MAX_BOTH = 20_894, 14_276
 MAX_FILE = 200  # of a file in kt_core
 MAX_FUNCTION = 40
 

@@ -33,10 +33,8 @@ class Corpus:
     vocab: CharVocab
 
     def __repr__(self) -> str:
-        return (
-            f"Corpus({self.name!r}: {len(self.documents)} documents, {len(self.train)} train, "
-            f"{len(self.dev)} dev, {len(self.test)} test, {len(self.vocab)} characters)"
-        )
+        sizes = [f"{len(getattr(self, part))} {part}" for part in ("documents", *SPLITS)]
+        return f"Corpus({self.name!r}: {', '.join(sizes)}, {len(self.vocab)} characters)"
 
 
 def question(name: str) -> str:

@@ -51,9 +51,8 @@ def read_documents(path: Path | str) -> list[str]:
     """Return one document per line; CorpusError as in `read_lines`, and for □ or ⁇ in the text."""
     lines = read_lines(path)
     for n, line in lines:
-        for special in (PAD, MASK):
-            if special in line:
-                raise CorpusError(f"{path}, line {n}: holds {special!r}, which is reserved")
+        if special := next((mark for mark in (PAD, MASK) if mark in line), None):
+            raise CorpusError(f"{path}, line {n}: holds {special!r}, which is reserved")
     return [line for _, line in lines]
 
 

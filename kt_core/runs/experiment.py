@@ -125,10 +125,8 @@ def refuse_other_run(path: Path, config: dict, resume: bool) -> bool:
     if not resume:
         hint = "continue it with resume (--resume), or give another folder (--out)"
         raise ValueError(f"{path} holds a run already: {hint}")
-    before, now = flatten(read_json(path / "config.json")), flatten(config)
-    changes = [
-        f"{k} was {before.get(k)!r}, now {v!r}" for k, v in now.items() if before.get(k) != v
-    ]
+    old, new = flatten(read_json(path / "config.json")), flatten(config)
+    changes = [f"{k} was {old.get(k)!r}, now {v!r}" for k, v in new.items() if old.get(k) != v]
     if changes:
         changes[3:] = [f"and {len(changes) - 3} more"] if len(changes) > 3 else []
         problem = f"holds a run with other settings ({'; '.join(changes)})"

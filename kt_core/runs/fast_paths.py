@@ -1,4 +1,4 @@
-"""Faster ways to compute the same, within rounding error: attention, dropout, bfloat16, compiling.
+"""Faster ways to compute the same, within rounding error: attention, dropout, prompts, compiling.
 
 PyTorch's fused attention has no CPU kernel with dropout, and its backward pass in bfloat16 is slow
 there. In these cases we use the formula, in fewer passes over memory.
@@ -15,6 +15,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from kt_core.attention import MultiHeadAttention, attend
+from kt_core.blocks import Block
+from kt_core.models import BlockStack
 from kt_core.trainer import Hook, Trainer
 
 
@@ -54,9 +56,23 @@ def softmax_of_scores(query: Tensor, key: Tensor, mask: Tensor) -> Tensor:
     return scores.softmax(dim=-1).view(*heads, *mask.shape)
 
 
+class LastBlock(Block):
+    """The last block of vanilla or rope: its MLP skips what no output of a prompt is read from."""
+
+    def forward(self, x, source=None, mask=None, rotation=None, cache=None):
+        """Compute `Block.forward`, exact where the cache says that an output is asked for."""
+        if cache is None or cache.slots.asked is None:
+            return super().forward(x, source, mask, rotation, cache)
+        x = x + self.attn(self.ln1(x), source, mask, rotation, cache)
+        asked = torch.arange(len(x), device=x.device), cache.slots.asked
+        return x.index_put(asked, self.mlp(self.ln2(x[asked])), accumulate=True)
+
+
 def use_fast_paths(model: nn.Module) -> nn.Module:
-    """Exchange attention and dropout of `model`, in place, for the fast ones; returns it."""
+    """Exchange attention, dropout and the last block of `model`, in place; returns it."""
     for module in list(model.modules()):
+        if isinstance(module, BlockStack) and type(module[-1]) is Block:
+            module[-1].__class__ = LastBlock
         if isinstance(module, MultiHeadAttention) and module.attend is attend:
             module.attend = fast_attend
         for name, child in module.named_children():

@@ -59,8 +59,7 @@ class RandomOffsets(Hook):
         def embed_shifted(idx, positions):
             most = min(self.most, model.config.block_size - idx.size(1))  # rows must fit the table
             if model.training and most > 0 and model.pos_emb is not None:
-                shift = torch.randint(most + 1, (idx.size(0), 1), device=idx.device)
-                positions = positions + shift  # (B, T)
+                positions = positions + torch.randint(most + 1, (len(idx), 1), device=idx.device)
             return embed(idx, positions)
 
         model.embed = embed_shifted

@@ -11,7 +11,15 @@ from small_training import VOCAB, tiny
 import kt_core as kt
 from kt_core.attention import attend, causal_mask, masked_softmax, scaled_dot_product_score
 from kt_core.blocks import VARIANTS
-from kt_core.runs.fast_paths import CPUDropout, fast_attend, softmax_of_scores, use_fast_paths
+from kt_core.decoding import next_logits
+from kt_core.kv_cache import KVCache
+from kt_core.runs.fast_paths import (
+    CPUDropout,
+    LastBlock,
+    fast_attend,
+    softmax_of_scores,
+    use_fast_paths,
+)
 
 
 def numbers(*shape, seed=0):
@@ -84,6 +92,23 @@ def test_models_give_the_same_logits_loss_and_gradients(variant, training):
     torch.testing.assert_close(fast(idx)[0], plain(idx)[0], atol=1e-5, rtol=1e-4)
     for mine, theirs in zip(fast.parameters(), plain.parameters(), strict=True):
         torch.testing.assert_close(mine.grad, theirs.grad, atol=1e-5, rtol=1e-3)
+
+
+@pytest.mark.parametrize("start", [[], [5, 6, 7]], ids=["nothing shared", "a shared start"])
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_prompts_and_steps_give_the_same_logits(variant, start):
+    plain = tiny(variant).eval()
+    fast = use_fast_paths(copy.deepcopy(plain))
+    texts = [start + [2 + row, *range(3, 3 + n)] for row, n in enumerate((1, 9, 4))]
+    cache = KVCache(fast, len(texts))
+    with torch.no_grad():
+        for _ in range(3):
+            expected = torch.stack([plain(torch.tensor([text]))[0][0, -1] for text in texts])
+            torch.testing.assert_close(
+                next_logits(fast, texts, cache), expected, atol=1e-5, rtol=1e-4
+            )
+            texts = [[*text, 4] for text in texts]
+    assert isinstance(fast.blocks[-1], LastBlock) == (variant in ("vanilla", "rope"))
 
 
 @pytest.mark.parametrize("variant", VARIANTS)
