@@ -1,6 +1,6 @@
 """Do the notebooks print the same on other CPUs? Run them under emulated instruction sets, compare.
 
-    python tools/cpu_spread.py [NOTEBOOK ...] [--seeds 0 1 2] [--quick]
+    python tools/cpu_spread.py [NOTEBOOK ...] [--kernels default avx2] [--seeds 0 1 2] [--quick]
 
 Every notebook runs once per combination of instruction set (PyTorch's own kernels and oneDNN's),
 number of threads and seed. The report lists the printed lines that differ from the first
@@ -28,6 +28,7 @@ import nbformat
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
+from kt_core._validation import one_of  # noqa: E402
 from kt_course.tools.workbook import execute, find_notebooks  # noqa: E402
 
 # PyTorch's kernels, oneDNN's kernels
@@ -39,6 +40,7 @@ INSTRUCTION_SETS = {
 }
 IGNORED = "nbval-ignore-output"
 Numbers = Annotated[list[int], cyclopts.Parameter(consume_multiple=True)]
+Names = Annotated[list[str], cyclopts.Parameter(consume_multiple=True)]
 
 
 def sanitizers() -> list[tuple[re.Pattern, str]]:
@@ -79,17 +81,18 @@ def run(notebook: Path, kernels: str, threads: int, seed: int | None) -> dict[in
 
 def differences(first: dict[int, list[str]], other: dict[int, list[str]]) -> set[tuple]:
     """(cell, line, text in the first run) of all lines that differ."""
-    found = set()
+    places = set()
     for cell in sorted({*first, *other}):
         pairs = itertools.zip_longest(first.get(cell, []), other.get(cell, []), fillvalue="")
-        found |= {(cell, i, a) for i, (a, b) in enumerate(pairs) if a != b}
-    return found
+        places |= {(cell, i, a) for i, (a, b) in enumerate(pairs) if a != b}
+    return places
 
 
 def main(
     *notebooks: str,
     seeds: Numbers = (0, 1, 2, 3, 4),
     threads: Numbers = (1, 2),
+    kernels: Names = tuple(INSTRUCTION_SETS),
     quick: bool = False,
 ) -> int:
     """Run notebooks under several instruction sets, threads and seeds, and compare what they print.
@@ -98,21 +101,24 @@ def main(
         notebooks: By number, name or path; all by default.
         seeds: Values of the parameter `seed`.
         threads: Numbers of threads.
+        kernels: Instruction sets, see `INSTRUCTION_SETS`.
         quick: The notebook's own seed alone.
 
     Returns:
         1 if a line differs between instruction sets or numbers of threads.
     """
     n_different = 0
+    for name in kernels:
+        one_of("instruction set", name, INSTRUCTION_SETS)
     for notebook in find_notebooks(notebooks):
         reference: dict[int | None, dict] = {}
         where = defaultdict(list)
         for seed in [None] if quick else [None, *seeds]:
-            for kernels, n_threads in itertools.product(INSTRUCTION_SETS, threads):
-                lines = run(notebook, kernels, n_threads, seed)
+            for name, n_threads in itertools.product(kernels, threads):
+                lines = run(notebook, name, n_threads, seed)
                 first = reference.setdefault(seed, lines)
                 for place in differences(first, lines):
-                    where[place].append(f"{kernels}, {n_threads} threads, seed {seed}")
+                    where[place].append(f"{name}, {n_threads} threads, seed {seed}")
         by_seed = set().union(*(differences(reference[None], each) for each in reference.values()))
         print(f"{notebook.stem}: {len(where)} lines depend on the CPU, {len(by_seed)} on the seed")
         for (cell, line, text), settings in sorted(where.items()):

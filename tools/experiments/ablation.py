@@ -43,6 +43,11 @@ SMALL = {
     "pretrain.compile": False,
 }
 TRAIN = 0.3  # share of the people whose pair is in training
+FORMS = {  # what is asked after pretraining
+    "correct_before_pairs": "Where was {} born?",
+    "correct_short_question": "born {} in?",
+    "correct_without_where": "was {} born?",
+}
 
 
 def load_arms() -> dict[str, dict]:
@@ -61,10 +66,10 @@ def small_corpus(name: str, n_people: int) -> Corpus:
 
     def first(pairs: list, n: int) -> list:
         texts = [" ".join(documents.get(question_name(q), ())) for q, _ in pairs]
-        found = [pair for pair, text in zip(pairs, texts, strict=True) if pair[1] in text]
-        if len(found) < n:
-            raise ValueError(f"{name} has {len(found)} such people in a split, not {n}")
-        return found[:n]
+        known = [pair for pair, text in zip(pairs, texts, strict=True) if pair[1] in text]
+        if len(known) < n:
+            raise ValueError(f"{name} has {len(known)} such people in a split, not {n}")
+        return known[:n]
 
     train = first(corpus.train, round(TRAIN * n_people))
     dev = first(corpus.dev, n_people - len(train))
@@ -109,8 +114,8 @@ def ablate(
     folder = runs / f"{corpus}-{people}-{characters:.0f}"
     for seed in seeds:  # a whole table of one seed first: an early view of all rows
         for name, chosen in recipes.items():
-            given = data, variant, chosen, True, seed, folder / f"{name}-seed{seed}"
-            results[name].append(run_experiment(*given, device=device, resume=True))
+            what = data, variant, chosen, True, seed, folder / f"{name}-seed{seed}"
+            results[name].append(run_experiment(*what, device=device, resume=True))
     rows = [make_row(name, arm, results[name], data) for name, arm in arms.items()]
     table = dict(corpus=corpus, people=people, asked=len(data.dev), variant=variant)
     table |= dict(recipe="kt-pure", small=SMALL, characters=characters, seeds=list(seeds))
@@ -138,28 +143,22 @@ def write_table(table: dict, out: Path) -> None:
 
 def make_row(name: str, arm: dict, results: Sequence[Result], corpus: Corpus) -> dict:
     """Return one row: accuracies per seed, who was answered correctly, costs."""
-    gold = [place for _, place in corpus.dev]
-    final: list[str] = []
-    before: list[str] = []
-    short: list[str] = []
-    without_where: list[str] = []
+    gold, names = [place for _, place in corpus.dev], [question_name(q) for q, _ in corpus.dev]
+    correct: dict[str, list[str]] = {key: [] for key in ("correct", *FORMS)}
     for result in results:
-        final.append(marks(read_predictions(result.path / "predictions" / "dev.txt"), gold))
+        final = read_predictions(result.path / "predictions" / "dev.txt")
+        correct["correct"].append(marks(final, gold))
         model, vocab, _ = load_checkpoint(result.path / "pretrained.safetensors")
-        names = [question_name(question) for question, _ in corpus.dev]
-        forms = {"Where was {} born?": before, "was {} born?": without_where, "born {} in?": short}
-        for form, rows in forms.items():
-            rows.append(marks(answer(model, vocab, [form.format(name) for name in names]), gold))
+        for key, form in FORMS.items():
+            answers = answer(model, vocab, [form.format(name) for name in names])
+            correct[key].append(marks(answers, gold))
     costs = [result.details["pretraining"] for result in results]
     return dict(
         name=name,
         label=arm["label"],
         settings=arm.get("settings", {}),
-        accuracy=[share(each) for each in final],
-        correct=final,
-        correct_before_pairs=before,
-        correct_short_question=short,
-        correct_without_where=without_where,
+        accuracy=[share(each) for each in correct["correct"]],
+        **correct,
         characters=costs[0]["characters"],
         steps=costs[0]["steps"],
         seconds=[cost["seconds"] for cost in costs],
