@@ -43,9 +43,9 @@ def next_logits(model: GPT, texts: Sequence[Sequence[int]], cache: KVCache | Non
         return model(idx)[0][rows, last]
     start = read_shared_start(model, idx[:, : last.min()], cache)
     positions = torch.arange(start, idx.size(1), device=device)[None]  # (1, T - start)
-    cache.inputs.asked = last - start
+    cache.inputs.prompt_ends = last - start
     hidden = model.hidden(idx[:, start:], positions, cache)  # (B, T - start, C)
-    cache.inputs.asked, cache.prompts_are_read = None, True
+    cache.inputs.prompt_ends, cache.prompts_are_read = None, True
     return model.head(hidden[rows, last - start])
 
 

@@ -12,7 +12,7 @@ class Slots:
     def __init__(self, batch: int, n_slots: int, never: int, device: torch.device):
         self.reach = torch.full((batch, n_slots), never, device=device)  # empty: nobody attends
         self.latest, self.n_used = None, 0
-        self.asked = None  # of a prompt: the position in each row whose output is read, (B,)
+        self.prompt_ends = None  # in a prompt: where each row ends and its output is read, (B,)
 
     def place(self, slots, reach):
         """Note the slots (B, T) and reaches of new keys; return all reaches, (B, n_used)."""

@@ -57,15 +57,15 @@ def softmax_of_scores(query: Tensor, key: Tensor, mask: Tensor) -> Tensor:
 
 
 class LastBlock(Block):
-    """The last block of vanilla or rope: its MLP skips what no output of a prompt is read from."""
+    """The last block of vanilla or rope: in prompts, its MLP computes the ends alone."""
 
     def forward(self, x, source=None, mask=None, rotation=None, cache=None):
-        """Compute `Block.forward`, exact where the cache says that an output is asked for."""
-        if cache is None or cache.slots.asked is None:
+        """Compute `Block.forward`; in prompts the MLP is left out where no output is read."""
+        if cache is None or cache.slots.prompt_ends is None:
             return super().forward(x, source, mask, rotation, cache)
         x = x + self.attn(self.ln1(x), source, mask, rotation, cache)
-        asked = torch.arange(len(x), device=x.device), cache.slots.asked
-        return x.index_put(asked, self.mlp(self.ln2(x[asked])), accumulate=True)
+        ends = torch.arange(len(x), device=x.device), cache.slots.prompt_ends
+        return x.index_put(ends, self.mlp(self.ln2(x[ends])), accumulate=True)
 
 
 def use_fast_paths(model: nn.Module) -> nn.Module:

@@ -66,10 +66,10 @@ def small_corpus(name: str, n_people: int) -> Corpus:
 
     def first(pairs: list, n: int) -> list:
         texts = [" ".join(documents.get(question_name(q), ())) for q, _ in pairs]
-        known = [pair for pair, text in zip(pairs, texts, strict=True) if pair[1] in text]
-        if len(known) < n:
-            raise ValueError(f"{name} has {len(known)} such people in a split, not {n}")
-        return known[:n]
+        matches = [pair for pair, text in zip(pairs, texts, strict=True) if pair[1] in text]
+        if len(matches) < n:
+            raise ValueError(f"{name} has {len(matches)} such people in a split, not {n}")
+        return matches[:n]
 
     train = first(corpus.train, round(TRAIN * n_people))
     dev = first(corpus.dev, n_people - len(train))
