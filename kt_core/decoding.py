@@ -43,10 +43,10 @@ def next_logits(model: GPT, texts: Sequence[Sequence[int]], cache: KVCache | Non
         return model(idx)[0][rows, last]
     start = read_shared_start(model, idx[:, : last.min()], cache)
     positions = torch.arange(start, idx.size(1), device=device)[None]  # (1, T - start)
-    cache.inputs.prompt_ends = last - start
+    cache.inputs.prompt_ends = ends = last - start
     hidden = model.hidden(idx[:, start:], positions, cache)  # (B, T - start, C)
     cache.inputs.prompt_ends, cache.prompts_are_read = None, True
-    return model.head(hidden[rows, last - start])
+    return model.head(hidden[rows, ends])
 
 
 def read_shared_start(model: GPT, idx, cache: KVCache) -> int:
