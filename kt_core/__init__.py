@@ -2,8 +2,8 @@
 
 To read it in an evening: `vocab` and `datasets` (text to x and y), `attention`, `blocks` and
 `models` (x to logits and loss), `trainer` (a batch to a step), `decoding` (a question to answers)
-and `evaluation`. `perceiver` and `kv_cache` can wait: without latents and a cache, `models` takes
-the causal mask from them, and nothing else. `corpora` and `runs` are built around these modules.
+and `evaluation`. `perceiver` and `kv_cache` can wait: nothing else needs latents or a cache.
+`corpora` and `runs` are built around these modules.
 """
 
 from kt_core._version import __version__

@@ -20,12 +20,12 @@ def require_choice(owner: object, field: str, names: Iterable[str]) -> None:
 
 
 def is_whole(value: Any, least: int = 1, most: float = float("inf")) -> bool:
-    """Is `value` an int from `least` to `most`? True and False are none."""
+    """Is `value` an int from `least` to `most`? Booleans do not count."""
     return is_number(value, least, most) and isinstance(value, int)
 
 
 def is_number(value: Any, least: float, most: float) -> bool:
-    """Is `value` an int or a float from `least` to `most`? True, False and NaN are none."""
+    """Is `value` an int or a float from `least` to `most`? Not if a boolean or NaN."""
     return isinstance(value, int | float) and not isinstance(value, bool) and least <= value <= most
 
 

@@ -1,4 +1,4 @@
-"""The parts of a GPT: its configuration, the MLP and the Transformer block."""
+"""The parts of a GPT: its configuration, the MLP, the Transformer block and its mask."""
 
 from dataclasses import dataclass
 
@@ -6,7 +6,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from kt_core._validation import is_number, is_whole, require, require_choice
-from kt_core.attention import MultiHeadAttention
+from kt_core.attention import MultiHeadAttention, reach_mask
 
 LARGEST = dict(
     vocab_size=2**21, block_size=2**17, n_layer=1000, n_head=1000, n_embd=2**16, bottleneck=2**17
@@ -105,3 +105,16 @@ class Block(nn.Module):
         source = None if source is None else self.ln_source(source)
         x = x + self.drop(self.attn(self.ln1(x), source, mask, rotation, cache))
         return x + self.mlp(self.ln2(x))
+
+
+def mask_and_rotation(query_reach, key_reach, rotary=None, slots=None, new_slots=None) -> dict:
+    """Return the mask and the rotations that follow from the reach, (B or 1, T), of both sides.
+
+    The reach of an input is its own position, so inputs alone get the mask `causal_mask`. With
+    `slots`, the `kv_cache.Slots` of a cache, earlier keys are added, and the cache notes the new
+    ones at `new_slots`, (B or 1, T_key). So call it before the layers, once for those that share
+    the slots.
+    """
+    rotation = None if rotary is None else (rotary(query_reach), rotary(key_reach))
+    all_reach = key_reach if slots is None else slots.place(new_slots, key_reach)
+    return {"mask": reach_mask(query_reach, all_reach).unsqueeze(1), "rotation": rotation}

@@ -25,7 +25,7 @@ class TokenDataset:
     epoch = 0
 
     def tokens(self, i: int, epoch: int = 0) -> tuple[list[int], int]:
-        """Return the ids of example i, unpadded, and the index (>= 1) of the first with a loss."""
+        """Return the ids of example i, unpadded, and `first` (>= 1): before it there is no loss."""
         raise NotImplementedError
 
     def check_documents(self, documents: Sequence[str]) -> None:
@@ -52,7 +52,7 @@ class TokenDataset:
 
 
 def collate(examples: Sequence[tuple[list[int], int]], length: int) -> tuple:
-    """Stack (ids, index of the first with a loss) into x and y, (B, length) int64 each."""
+    """Stack (ids, first) into x and y, (B, length) int64: y is x one later, 0 before `first`."""
     x = torch.zeros(len(examples), length + 1, dtype=torch.long)
     y = torch.zeros(len(examples), length, dtype=torch.long)
     for row, (ids, first) in enumerate(examples):
@@ -73,7 +73,7 @@ class SpanCorruption(TokenDataset):
             raise ValueError(f"SpanCorruption: block_size must be at least 8, not {block_size}")
         self.documents, self.vocab = list(documents), vocab
         self.block_size, self.seed = block_size, seed
-        self.check_documents(documents)
+        self.check_documents(self.documents)
 
     def __len__(self) -> int:
         return len(self.documents)

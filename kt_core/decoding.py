@@ -39,11 +39,11 @@ def next_logits(model: GPT, texts: Sequence[Sequence[int]], cache: KVCache | Non
         return model.head(model.hidden(idx, last[:, None], cache)[:, 0])
     idx = pad_sequence([torch.tensor(text, device=device) for text in texts], batch_first=True)
     rows = torch.arange(len(texts), device=device)
-    if cache is None:  # any model with a forward pass will do.
+    if cache is None:  # works for any model that returns (logits, loss)
         return model(idx)[0][rows, last]
     start = read_shared_start(model, idx[:, : last.min()], cache)
     positions = torch.arange(start, idx.size(1), device=device)[None]  # (1, T - start)
-    cache.inputs.prompt_ends = ends = last - start
+    cache.inputs.prompt_ends = ends = last - start  # for `runs.fast_paths`; blocks ignore it
     hidden = model.hidden(idx[:, start:], positions, cache)  # (B, T - start, C)
     cache.inputs.prompt_ends, cache.prompts_are_read = None, True
     return model.head(hidden[rows, ends])
@@ -167,10 +167,9 @@ def answer(
     question that does not fit the block.
     """
     prompts = [[*vocab.encode(question), vocab.mask_id] for question in questions]
-    most = model.config.block_size
-    for question, size in zip(questions, map(len, prompts), strict=True):
-        if size > most:
-            problem = f"has {size} characters; the model reads {most}"
+    for question, prompt in zip(questions, prompts, strict=True):
+        if len(prompt) > (most := model.config.block_size):
+            problem = f"has {len(prompt)} characters; the model reads {most}"
             raise ValueError(f"the question {question!r} {problem}")
     order = sorted(range(len(prompts)), key=lambda i: len(prompts[i]))  # so that padding is small
     answers = [""] * len(prompts)

@@ -53,14 +53,15 @@ class KVCache:
         c, like = model.config, model.head.weight
         if not c.causal:
             raise ValueError("an encoder (causal=False) keeps no cache: every output changes")
-        n_slots = {"inputs": c.block_size, "latents": c.n_latents + 1, "outputs": c.n_latents + 1}
-        for name, n in n_slots.items():
-            setattr(self, name, Slots(batch, n, 2 * c.block_size, like.device))
-        names = ["inputs"] * c.n_layer
+        never = 2 * c.block_size
+        self.inputs = Slots(batch, c.block_size, never, like.device)
+        self.latents = Slots(batch, c.n_latents + 1, never, like.device)
+        self.outputs = Slots(batch, c.n_latents + 1, never, like.device)
+        slots_of_layers = [self.inputs] * c.n_layer
         if c.has_latents:
-            names = ["inputs", *["latents"] * (c.n_layer - 2), "outputs"]
+            slots_of_layers[1:] = [*[self.latents] * (c.n_layer - 2), self.outputs]
         heads = c.n_head, c.n_embd // c.n_head
-        self.layers = [LayerCache(getattr(self, name), *heads, like) for name in names]
+        self.layers = [LayerCache(slots, *heads, like) for slots in slots_of_layers]
         self.embedded = like.new_zeros(batch, c.block_size if c.has_latents else 0, c.n_embd)
         self.prompts_are_read = False  # once they are, one character at a time follows
 

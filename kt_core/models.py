@@ -5,8 +5,8 @@ import torch.nn.functional as F
 from torch import nn
 
 from kt_core.attention import padding_mask
-from kt_core.blocks import Block, GPTConfig
-from kt_core.perceiver import PerceiverARStack, PerceiverStack, mask_and_rotation
+from kt_core.blocks import Block, GPTConfig, mask_and_rotation
+from kt_core.perceiver import PerceiverARStack, PerceiverStack
 from kt_core.positions import Rotary
 
 

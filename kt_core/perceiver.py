@@ -11,8 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from kt_core.attention import reach_mask
-from kt_core.blocks import Block, GPTConfig
+from kt_core.blocks import Block, GPTConfig, mask_and_rotation
 
 
 class DownProjectBlock(Block):
@@ -114,15 +113,3 @@ class PerceiverARStack(PerceiverStack):
             return x, z, index + 1, reach
         z = torch.cat([null.expand(x.size(0), -1, -1), z], dim=1)  # (B, 1 + n, C)
         return x, z, F.pad(index + 1, (1, 0), value=0), F.pad(reach, (1, 0), value=-1)
-
-
-def mask_and_rotation(query_reach, key_reach, rotary=None, slots=None, new_slots=None) -> dict:
-    """Return the mask and the rotations that follow from the reach, (B or 1, T), of both sides.
-
-    The reach of an input is its own position, so inputs alone get the mask `causal_mask`. With
-    `slots`, the `kv_cache.Slots` of a cache, earlier keys are added, and the new ones are noted at
-    `new_slots`, (B or 1, T_key): once for layers that share the slots.
-    """
-    rotation = None if rotary is None else (rotary(query_reach), rotary(key_reach))
-    all_reach = key_reach if slots is None else slots.place(new_slots, key_reach)
-    return {"mask": reach_mask(query_reach, all_reach).unsqueeze(1), "rotation": rotation}

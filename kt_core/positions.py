@@ -16,7 +16,7 @@ def sinusoidal_positions(T: int, n_embd: int, base: float = 10000.0):
 def rotary_frequencies(head_dim: int, base: float = 10000.0):
     """Return θ_i = base^(-2i/d) for i = 0 ... d/2 - 1, d = head_dim (Su et al. 2021, 3.2.2)."""
     if head_dim < 2 or head_dim % 2:
-        raise ValueError(f"positions take channels in pairs: head_dim must be even, not {head_dim}")
+        raise ValueError(f"positions take channels in pairs: give an even number, not {head_dim}")
     return base ** (-torch.arange(0, head_dim, 2).float() / head_dim)
 
 

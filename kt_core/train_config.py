@@ -3,7 +3,7 @@
 import math
 from dataclasses import dataclass
 
-from kt_core._validation import is_whole, require, require_choice
+from kt_core._validation import is_number, is_whole, require, require_choice
 
 
 @dataclass(frozen=True)
@@ -36,15 +36,15 @@ class TrainConfig:
     log_every: int = 20
 
     def __post_init__(self):
-        require(self, "epochs", 0 < self.epochs <= 1e6, "above 0 and at most 1,000,000")
+        require(self, "epochs", is_number(self.epochs, 1e-99, 1e6), "above 0 and at most 1,000,000")
         for field in ("lr", "muon_lr", "grad_clip"):
-            require(self, field, 0 < getattr(self, field) <= 1e30, "above 0 and at most 1e30")
-        require(self, "weight_decay", 0 <= self.weight_decay <= 1e6, "in 0 ... 1,000,000")
+            fits = is_number(getattr(self, field), 1e-300, 1e30)
+            require(self, field, fits, "above 0 and at most 1e30")
+        require(self, "weight_decay", is_number(self.weight_decay, 0, 1e6), "in 0 ... 1,000,000")
         for field in ("final_fraction", "cooldown_from"):
-            require(self, field, 0 <= getattr(self, field) <= 1, "in 0 ... 1")
-        steps = 1 if self.steps is None else self.steps
-        for field, value in (("steps", steps), ("batch_size", self.batch_size)):
-            require(self, field, is_whole(value), "a whole number of at least 1")
+            require(self, field, is_number(getattr(self, field), 0, 1), "in 0 ... 1")
+        for field in ("batch_size",) if self.steps is None else ("steps", "batch_size"):
+            require(self, field, is_whole(getattr(self, field)), "a whole number of at least 1")
         for field in ("horizon", "warmup_steps", "eval_every", "log_every"):
             require(self, field, is_whole(getattr(self, field), 0), "a whole number of 0 or more")
         fits = is_whole(self.seed, 0, 2**63 - 1)

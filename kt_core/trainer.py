@@ -89,8 +89,8 @@ class Trainer:
             error = stopped
             raise
         finally:
-            self.call_hooks("on_end", error)
             self.model.eval()
+            self.call_hooks("on_end", error)
         return self.history
 
     def start(self) -> None:
@@ -101,7 +101,7 @@ class Trainer:
         self.optimizers = make_optimizers(self.model, self.config)
         for optimizer in self.optimizers:
             for group in optimizer.param_groups:
-                group.setdefault("peak_lr", group["lr"])
+                group["peak_lr"] = group["lr"]
         self.call_hooks("on_start")
         self.began = time.perf_counter() - self.seconds
 

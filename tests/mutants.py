@@ -6,7 +6,7 @@ A mutant ignores an argument, detaches, casts or mixes up the rows of a result, 
 another axis, operator or comparison, or lacks a statement. Those that are no mistakes are listed
 with the reason in equivalent_mutants.toml, and do not count.
 
-On 2026-11-29 the checks of all exercises rejected 1,709 of 1,709.
+On 2026-11-30 the checks of all exercises rejected 1,697 of 1,697.
 """
 
 from __future__ import annotations

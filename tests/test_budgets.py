@@ -15,9 +15,9 @@ TOOLS = sorted((ROOT / "tools").rglob("*.py"))
 
 # (lines in all, lines of code: without docstrings and blank lines). The targets for lines in all
 # are 2,800, 1,300 and 16,000; lower these limits step by step.
-MAX_KT_CORE = 3_820, 2_578
+MAX_KT_CORE = 3_801, 2_563
 MAX_CORE = 1_492, 969  # the modules at the top of kt_core, which a student reads in an evening
-MAX_BOTH = 20_894, 14_276
+MAX_BOTH = 20_855, 14_247
 MAX_FILE = 200  # of a file in kt_core
 MAX_FUNCTION = 40
 

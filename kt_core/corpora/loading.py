@@ -70,6 +70,8 @@ def load_corpus(
     `block_size` is the length of the longest pair allowed, in characters, ⁇ included.
     """
     if isinstance(name_or_folder, Corpus):
+        if options:
+            raise CorpusError(f"a corpus that is loaded takes no option {sorted(options)}")
         return name_or_folder
     name, colon, spec = str(name_or_folder).partition(":")
     if name == "bios" and isinstance(name_or_folder, str):

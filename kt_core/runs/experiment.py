@@ -97,26 +97,26 @@ def run_experiment(
     path = Path(out or _default_folder(config))
     refuse_impossible(data, chosen, variant, seed)
     with one_writer(path / ".lock", f"{path}") if distributed.is_first() else nullcontext():
-        if refuse_other_run(path, config, resume) and (path / "result.json").exists():
+        answered = not (test and data.test) or (path / "predictions" / "test.txt").exists()
+        if holds_this_run(path, config, resume) and answered and (path / "result.json").exists():
             return Result.read(path)
         distributed.anywhere()  # all processes have looked at the folder
         if distributed.is_first():
             write_json(path / "config.json", config | circumstances(where))
         run = Run(path, config, data, chosen, where, resume, save_every, tensorboard)
-        model, costs = run.train_phases()
-        return _finish(path, config | costs | circumstances(where), model, data, test)
+        return _finish(run, *run.train_phases(), test)
 
 
 def refuse_impossible(corpus: Corpus, recipe: Recipe, variant: str, seed: int) -> None:
     """Raise ValueError for what would stop the run later."""
     require_memory(recipe.model_config(len(corpus.vocab), variant))
-    recipe.phase("pretrain", seed=seed)
+    recipe.phase("pretrain", seed=seed)  # TrainConfig validates the seed
     if not corpus.train:
         raise ValueError(f"corpus {corpus.name} has no train pairs: nothing to finetune on")
 
 
-def refuse_other_run(path: Path, config: dict, resume: bool) -> bool:
-    """Does the folder hold a run? ValueError unless it may be resumed with these settings."""
+def holds_this_run(path: Path, config: dict, resume: bool) -> bool:
+    """Does the folder hold this run? ValueError if it holds another, or may not be resumed."""
     if not (path / "config.json").exists():
         if leftover := next(path.glob("*.safetensors"), next(path.glob("*.state"), None)):
             problem = f"holds {leftover.name} without a config.json"
@@ -155,8 +155,9 @@ def digest(corpus: Corpus) -> str:
     return sha256(json.dumps(parts).encode())[:16]
 
 
-def _finish(path: Path, details: dict, model, corpus: Corpus, test: bool) -> Result:
+def _finish(run: Run, model, costs: dict, test: bool) -> Result:
     """Answer dev, and test if asked to, and write the answers and the result."""
+    path, corpus, details = run.path, run.corpus, run.config | costs | circumstances(run.device)
     baseline = london_baseline(corpus.dev) if corpus.dev else None
     scores: dict[str, Score | None] = dict(dev=None, test=None, london=baseline)
     for split in ("dev", "test") if test else ("dev",):

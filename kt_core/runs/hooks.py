@@ -15,7 +15,7 @@ from kt_core.trainer import Hook, Trainer
 
 
 class MicroBatches(Hook):
-    """Compute each batch in `parts` of similar length: the same gradient with less padding."""
+    """Compute each batch in `parts` of similar length: same gradient and memory, less padding."""
 
     def __init__(self, parts: int):
         self.parts = parts

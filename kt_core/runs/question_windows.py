@@ -13,7 +13,7 @@ from itertools import pairwise
 
 from kt_core._validation import is_number, is_whole, require
 from kt_core.datasets import TokenDataset
-from kt_core.runs.text_rules import askable_spans, name_prefix_end, phrase_as_question, plain_words
+from kt_core.runs.text_rules import askable_spans, name_prefix_end, plain_words
 from kt_core.vocab import CharVocab
 
 WORDS_BEFORE, WORDS_AFTER = 4, 2  # how far from the hidden name a window may reach
@@ -34,9 +34,9 @@ class QuestionWindows(TokenDataset):
             "an"), and words that the documents mostly write in lower case ("Born").
         plain: Show no other names, dates and numbers as context: they too would identify the fact.
         drop: Probability of leaving out each context word, so that no fixed phrase is needed.
-        min_letters: Keep at least one context word of this length, which says what is asked.
         favour_first: Choose the k-th fact with a probability proportional to 1 / k**favour_first,
-            since a text starts with its most important facts. 0 chooses all equally often.
+            since a text starts with its most important facts; 0 chooses all equally often. Names
+            of several words that are in no other document come last: few are places.
     """
 
     def __init__(
@@ -49,23 +49,24 @@ class QuestionWindows(TokenDataset):
         select: bool = True,
         plain: bool = True,
         drop: float = 0.5,
-        min_letters: int = 4,
         favour_first: float = 1.0,
     ):
         self.vocab, self.block_size, self.seed = vocab, block_size, seed
-        self.select, self.plain, self.drop = select, plain, drop
-        self.min_letters, self.favour_first = min_letters, favour_first
+        self.select, self.plain, self.drop, self.favour_first = select, plain, drop, favour_first
         require(self, "block_size", is_whole(block_size, 16), "16 or more")
         for name in ("select", "plain"):
             require(self, name, isinstance(getattr(self, name), bool), "True or False")
         require(self, "drop", is_number(drop, 0, 1), "in 0 ... 1")
-        require(self, "min_letters", is_whole(min_letters, 0), "a whole number, 0 or more")
         require(self, "favour_first", is_number(favour_first, 0, 9), "in 0 ... 9")
         self.check_documents(documents)
         self.no_names = _no_names(documents) if select else frozenset()
         self.documents = [(name, facts) for name, facts in map(self._facts, documents) if facts]
-        if documents and not self.documents:
-            raise ValueError(f"QuestionWindows: {len(documents)} documents, and no fact in them")
+        n = Counter(name for _, facts in self.documents for name in {fact[0] for fact in facts})
+        for _, facts in self.documents:
+            facts.sort(key=lambda fact: " " in fact[0] and n[fact[0]] == 1)
+        if documents and not any(name for name, _ in self.documents):
+            problem = 'none has a title and a fact, as "Ada Moor. Born in Oslo." has'
+            raise ValueError(f"QuestionWindows: {len(documents)} documents, and {problem}")
 
     def __len__(self) -> int:
         return len(self.documents)
@@ -83,19 +84,15 @@ class QuestionWindows(TokenDataset):
         weights = [1 / k**self.favour_first for k in range(1, len(facts) + 1)]
         answer, before, after = rng.choices(facts, weights)[0]
         words = self._choose_words(before, after, rng)
-        question = phrase_as_question(name, words, rng.randint(0, len(words)))
-        return question[: self.block_size - len(answer) - 3] + "?", answer
+        words.insert(rng.randint(0, len(words)), name)
+        return " ".join(words)[: self.block_size - len(answer) - 3] + "?", answer
 
     def _choose_words(self, before: list[str], after: list[str], rng: random.Random) -> list[str]:
         """Choose some of the context words, in their order."""
         words = before + after
         first = max(0, len(before) - rng.randint(0, WORDS_BEFORE))
         stop = len(before) + min(len(after), rng.randint(0, WORDS_AFTER))
-        chosen = {j for j in range(first, stop) if rng.random() >= self.drop}
-        long = [j for j, word in enumerate(words) if len(word) >= self.min_letters]
-        if self.min_letters and not chosen.intersection(long):
-            chosen.update(rng.sample(long or range(len(words)), min(1, len(words))))
-        return [words[j] for j in sorted(chosen)]
+        return [word for word in words[first:stop] if rng.random() >= self.drop]
 
     def _facts(self, text: str) -> tuple[str, list[tuple[str, list[str], list[str]]]]:
         """Return the title, and (name, words before, words after) of each fact in the text."""

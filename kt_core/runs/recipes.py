@@ -8,8 +8,6 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
-from torch import nn
-
 from kt_core._validation import one_of
 from kt_core.blocks import GPTConfig
 from kt_core.datasets import Mixture, NamePlace, SpanCorruption, TokenDataset
@@ -37,7 +35,7 @@ class Recipe:
 
     def __post_init__(self):
         self.model_config(vocab_size=2, variant="vanilla")  # each part validates its fields
-        self.documents([], None)
+        self.documents([], None)  # QuestionWindows validates the options of the data
         for phase in PHASES:
             if phase != "finetune" or self.finetune.epochs:  # 0: no finetuning
                 self.phase(phase)
@@ -56,10 +54,7 @@ class Recipe:
         """Return a model with random weights, drawn from torch's random state."""
         config = self.model_config(vocab_size, variant)
         require_memory(config)
-        model = GPT(config)
-        if self.model.zero_init:
-            zero_projections(model)
-        return use_fast_paths(model)
+        return use_fast_paths(GPT(config))
 
     def documents(self, documents: Sequence[str], vocab, seed: int = 0) -> TokenDataset:
         """Return the documents as examples of this recipe's pretraining task."""
@@ -97,13 +92,6 @@ def dotted_names(section: str) -> Iterator[None]:
     except ValueError as error:
         message = f"{section}.{str(error).partition('.')[2]}"
         raise ValueError(message.replace("model.variant", "variant")) from None
-
-
-def zero_projections(model: GPT) -> None:
-    """Zero what each block adds to the residual stream: it starts as the identity."""
-    for block in model.blocks:
-        nn.init.zeros_(block.attn.proj.weight)
-        nn.init.zeros_(block.mlp.proj.weight)
 
 
 def recipe_options() -> dict[str, Field]:

@@ -41,9 +41,8 @@ class Settings:
 
 @dataclass(frozen=True)
 class ModelSettings(options_of(GPTConfig, without="vocab_size variant rope_base causal")):
-    """The model: options of `GPTConfig`, and two more."""
+    """The model: options of `GPTConfig`, and one more."""
 
-    zero_init: bool = False  # every block starts as the identity
     random_offset: int = 0  # shift the learned positions of each row by up to this in training
 
     def __post_init__(self):
@@ -61,7 +60,6 @@ class DataSettings(Settings):
     select: bool = True
     plain: bool = True
     drop: float = 0.5
-    min_letters: int = 4
     favour_first: float = 1.0
     views: int = 1  # of each document per epoch of pretraining
     mixed_pairs: int = 0  # views of each train pair per epoch of pretraining
@@ -73,7 +71,6 @@ class DataSettings(Settings):
         require(self, "favour_first", 0 <= self.favour_first <= 9, "in 0 ... 9")
         require(self, "views", self.views >= 1, "1 or more")
         require(self, "mixed_pairs", self.mixed_pairs >= 0, "0 or more")
-        require(self, "min_letters", self.min_letters >= 0, "0 or more")
 
 
 @dataclass(frozen=True)

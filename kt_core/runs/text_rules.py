@@ -6,7 +6,6 @@ places and no cue such as "born in".
 
 import functools
 import re
-from collections.abc import Sequence
 
 _UPPER = "".join(filter(str.isupper, map(chr, range(0x600))))  # Latin to Armenian
 _CAPITALISED = rf"[{_UPPER}][\w'’-]+"
@@ -50,7 +49,7 @@ def askable_spans(
     `names_only` leaves out dates and numbers; `leading` a span that follows another one and a
     comma, such as "Ontario" in "Cambridge, Ontario".
     """
-    first = name_prefix_end(text) % max(1, len(text))  # 0 if nothing follows the prefix
+    first = end if (end := name_prefix_end(text)) < len(text) else 0
     spans = salient_spans(text, names_only)
     ends = {stop for _, stop in spans} if leading else set()
     return [
@@ -70,8 +69,3 @@ def plain_words(text: str, start: int, stop: int) -> str:
             parts.append(text[start:a].removesuffix(" "))
             start = b
     return "".join([*parts, text[start:stop]])
-
-
-def phrase_as_question(name_prefix: str, words: Sequence[str], before: int) -> str:
-    """Return the first `before` words, the name, and the other words, without a question mark."""
-    return " ".join([*words[:before], name_prefix.removesuffix(". "), *words[before:]])

@@ -35,7 +35,7 @@ from kt_course.figures.style import (
 from kt_course.figures.text_plots import coloured_lines
 
 N_DRAWN, N_COUNTED = 7, 200  # windows that are shown, and counted
-DROPS, MIN_LETTERS = (0.0, 0.5, 1.0), (4, 0)
+DROPS = (0.0, 0.5, 1.0)
 
 
 def explore_spans(rows: Sequence[tuple[str, str, str]], block_size: int = 128) -> LivingView:
@@ -79,12 +79,11 @@ def explore_windows(documents: Sequence[str], vocab: CharVocab, n_shown: int = 3
     people, states = [_describe(document) for document in documents], {}
     for k, select, plain in product(range(len(people)), (True, False), (True, False)):
         data = QuestionWindows([documents[k]], vocab, select=select, plain=plain)
-        for first, drop, letters in product((True, False), DROPS, MIN_LETTERS):
-            data.favour_first, data.drop, data.min_letters = first, drop, letters
-            key = f"{k} {select:d}{plain:d}{first:d} {drop:g} {letters}"
-            states[key] = _count(data, people[k])
-    data = dict(documents=people, drops=DROPS, min_letters=MIN_LETTERS, states=states)
-    opens_on = states["0 101 0.5 4"]
+        for first, drop in product((True, False), DROPS):
+            data.favour_first, data.drop = first, drop
+            states[f"{k} {select:d}{plain:d}{first:d} {drop:g}"] = _count(data, people[k])
+    data = dict(documents=people, drops=DROPS, states=states)
+    opens_on = states["0 101 0.5"]
     kinds = {"context": SKY, "name": YELLOW, MASK_SIGN: VERMILION, "asked for": ORANGE}
     lines = []
     for question, answer in opens_on["windows"]:
@@ -117,7 +116,6 @@ def _count(data: QuestionWindows, person: dict) -> dict:
         n=N_COUNTED,
         asked=dict(Counter(answer for _, answer in windows).most_common()),
         clue=sum(not clues.isdisjoint(words) for words in contexts),
-        bare=sum(not words for words in contexts),
     )
 
 

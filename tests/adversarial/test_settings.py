@@ -205,7 +205,6 @@ def test_a_command_line_that_cannot_be_meant(here, line, words):
     "change",
     [
         "data.views=3",
-        "data.min_letters=1000",
         "data.drop=1",
         "pretrain.batch_size=1000000000",
         "pretrain.micro_batches=1000000000",

@@ -153,7 +153,7 @@ def test_frequencies_follow_the_base():
 
 @pytest.mark.parametrize("d", [0, 1, 7, -2])
 def test_odd_head_dim_is_rejected(d):
-    with pytest.raises(ValueError, match=f"even, not {d}"):
+    with pytest.raises(ValueError, match=f"even number, not {d}"):
         rotary_frequencies(d)
 
 

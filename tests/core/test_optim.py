@@ -203,6 +203,7 @@ def test_constant_and_warm_up():
         ("batch_size", 0, "at least 1"),
         ("decay_on", "norms", "one of linear, all"),
         ("lr", 0.0, "above 0"),
+        ("epochs", "3", "above 0 and at most 1,000,000, not '3'"),
         ("lr", math.nan, "above 0"),
         ("muon_lr", -1.0, "above 0"),
         ("grad_clip", 0.0, "above 0"),

@@ -82,6 +82,7 @@ def test_knobs_in_the_name_equal_keywords():
         ("wiki", {"people": 3}, "only bios has options"),
         ("no-such", {}, "no-such: no such corpus; wanted: bios, wiki, or an existing folder"),
         ("bios", {"block_size": 30}, "a block of 30 holds 31"),
+        (load_corpus("bios:people=20"), {"people": 3}, "is loaded takes no option"),
     ],
 )
 def test_bad_names_and_knobs(name, knobs, message):

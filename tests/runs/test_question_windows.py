@@ -1,4 +1,4 @@
-"""QuestionWindows: the form of a window, its draws, and what each of its five options does."""
+"""QuestionWindows: the form of a window, its draws, and what each of its four options does."""
 
 from __future__ import annotations
 
@@ -84,7 +84,7 @@ def test_the_title_is_among_words_of_its_own_document_in_their_order():
 def test_the_context_comes_from_a_few_words_around_the_answer():
     line = "Ada Moor. a1 b1 c1 d1 e1 Oslo a2 b2 c2 d2"  # numbers are no plain words
     lengths = Counter()
-    for _, question, answer in draws(windows([line], plain=False, drop=0.0, min_letters=0), 400):
+    for _, question, answer in draws(windows([line], plain=False, drop=0.0), 400):
         words = context_of(question, "Ada Moor")
         assert answer == "Oslo" and f" {' '.join(words)}".replace(" a2", " Oslo a2") in f" {line} "
         lengths[len(words)] += 1
@@ -151,7 +151,7 @@ def test_each_view_of_an_epoch_is_another_draw():
     assert n_scored == len(mixture) == 16  # one ⁇ is predicted per window
 
 
-# ---------------------------------------------------------------- the five options
+# ---------------------------------------------------------------- the four options
 
 
 def test_select_leaves_out_states_other_forms_of_the_title_and_adjectives():
@@ -181,26 +181,14 @@ def test_drop_is_the_share_of_context_words_left_out(drop):
     line = "Ada Moor. one two three four Rome five six seven"
     lengths = [
         len(context_of(question, "Ada Moor"))
-        for _, question, _ in draws(windows([line], drop=drop, min_letters=0), 600)
+        for _, question, _ in draws(windows([line], drop=drop), 600)
     ]
     # 0 to 4 words before and 0 to 2 after: 3 on average
     assert sum(lengths) / len(lengths) == pytest.approx(3 * (1 - drop), abs=0.25)
 
 
-def test_min_letters_keeps_a_long_word():
-    line = "Di Wu. was born in Paris at the end"
-    n = 300
-
-    def share(**options):
-        data = windows([line], drop=0.8, **options)
-        return sum("born" in question for _, question, _ in draws(data, n)) / n
-
-    assert share(min_letters=4) == 1.0
-    assert share(min_letters=0) < 0.5
-    short = [q for _, q, _ in draws(windows(["Di Wu. is in Paris"], drop=1.0), n)]
-    assert all(len(context_of(q, "Di Wu")) == 1 for q in short)  # the longest rule it can follow
-    bare = [q for _, q, _ in draws(windows(["Di Wu. Rio Grande"]), 5)]
-    assert bare == ["Di Wu?"] * 5  # no word to keep
+def test_a_document_without_other_words_is_asked_by_its_name():
+    assert [q for _, q, _ in draws(windows(["Di Wu. Rio Grande"]), 5)] == ["Di Wu?"] * 5
 
 
 @pytest.mark.parametrize(("power", "n", "first"), [(1, 1100, 600), (3, 1255, 1080), (0, 900, 300)])
@@ -208,6 +196,12 @@ def test_favour_first_asks_more_often_for_what_the_text_says_first(power, n, fir
     counts = answers("Ada Moor. she was in Oslo then in Rome then in Bonn", n, favour_first=power)
     for k, name in enumerate(("Oslo", "Rome", "Bonn"), 1):
         assert counts[name] == pytest.approx(first / k**power, abs=75)
+
+
+def test_names_of_several_words_in_no_other_document_come_last():
+    lines = ["Ada Moor. she met Bo Hall in Bonn near New York in Rome", "Di Wu. in New York"]
+    [(_, facts), _] = windows(lines).documents
+    assert [name for name, *_ in facts] == ["Bonn", "New York", "Rome", "Bo Hall"]
 
 
 # ---------------------------------------------------------------- errors and speed
@@ -223,11 +217,9 @@ def test_favour_first_asks_more_often_for_what_the_text_says_first(power, n, fir
         (dict(drop=1.5), "QuestionWindows.drop must be in 0 ... 1, not 1.5"),
         (dict(drop=-0.1), "QuestionWindows.drop must be in 0 ... 1, not -0.1"),
         (dict(drop="half"), "QuestionWindows.drop must be in 0 ... 1, not 'half'"),
-        (dict(min_letters=-1), "QuestionWindows.min_letters must be a whole number, 0 or more"),
-        (dict(min_letters=2.5), "QuestionWindows.min_letters must be a whole number, 0 or more"),
         (dict(documents=["Di Wu. in Paris", ""]), "QuestionWindows: document 1 is empty"),
         (dict(documents=["Di Wu. P€ris"]), "'€'"),
-        (dict(documents=["nothing", "at all"]), "2 documents, and no fact in them"),
+        (dict(documents=["nothing", "at all"]), "2 documents, and none has a title and a fact"),
     ],
 )
 def test_errors_say_what_would_be_right(options, words):

@@ -381,6 +381,11 @@ def test_a_finished_run_gives_its_result(whole, monkeypatch):
     assert files(whole.path) == before
 
 
+def test_a_finished_run_without_test_answers_gets_them(tmp_path, whole):
+    assert run(tmp_path / "a", test=False).test is None
+    assert run(tmp_path / "a", resume=True).test == whole.test
+
+
 def test_an_existing_run_is_refused_without_resume_and_left_alone(whole):
     before = files(whole.path)
     with pytest.raises(ValueError, match="holds a run already.*--resume"):

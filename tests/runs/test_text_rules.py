@@ -6,13 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kt_core.runs.text_rules import (
-    askable_spans,
-    name_prefix_end,
-    phrase_as_question,
-    plain_words,
-    salient_spans,
-)
+from kt_core.runs.text_rules import askable_spans, name_prefix_end, plain_words, salient_spans
 
 
 def cut(text, spans):
@@ -83,9 +77,3 @@ def test_plain_words_keep_all_that_is_not_salient(text, start, stop):
     rest = "".join(text[j] for j in range(start, stop) if j not in salient)
     assert plain.replace(" ", "") == rest.replace(" ", "")
     assert len(rest) - len(inside) <= len(plain) <= len(rest)
-
-
-def test_a_question_is_words_around_the_name():
-    words = ["born", "in"]
-    questions = [phrase_as_question("Ada Moor. ", words, n) for n in range(3)]
-    assert questions == ["Ada Moor born in", "born Ada Moor in", "born in Ada Moor"]

@@ -1,4 +1,4 @@
-"""Count what each option of the windows does in the usual recipes of bios and wiki, untrained.
+"""Count what each option of the windows does on bios and wiki, untrained.
 
 python tools/experiments/window_counts.py          # writes data/results/window-counts.json
 """
@@ -22,6 +22,7 @@ def main() -> None:
     counts = {}
     for name in ("bios", "wiki"):
         on = recipe(shipped.RECIPE_OF[name]).data.arguments(QuestionWindows)
+        on["drop"] = 0.5  # that of wiki; the recipes for bios keep every word
         counts[name] = count_options(load_corpus(name), WINDOWS, SEED, **on)
     table = dict(windows=WINDOWS, seed=SEED) | round_all(counts)
     write_json(Path("data/results/window-counts.json"), table)

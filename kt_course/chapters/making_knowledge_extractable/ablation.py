@@ -105,7 +105,7 @@ def draw_ablation(table: Mapping[str, Any]) -> Figure:
     ax.set_yticks(range(len(comparisons)), [c.label for c in comparisons])
     ax.set(xlabel=f"correct answers (%), n = {table['asked']} people", xlim=(0, 100))
     size = f"{table['people']} people of {table['corpus']}"
-    ax.set_title(f"One part changed at a time ({size}, {table['characters'] / 1e6:g} M characters)")
+    ax.set_title(f"What each part is worth ({size}, {table['characters'] / 1e6:g} M characters)")
     figure.legend(loc="outside lower center", ncols=3)
     return figure
 

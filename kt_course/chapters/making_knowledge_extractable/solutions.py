@@ -25,10 +25,6 @@ def make_window(title, facts, rng):
     words = before + after
     first = max(0, len(before) - rng.randint(0, 4))  # 0 to 4 words before the answer
     stop = min(len(words), len(before) + rng.randint(0, 2))  # 0 to 2 words after it
-    chosen = {j for j in range(first, stop) if rng.random() >= 0.5}  # drop half of them
-    long = [j for j, word in enumerate(words) if len(word) >= 4]
-    if words and not chosen.intersection(long):  # keep a word that says what is asked
-        chosen.update(rng.sample(long or range(len(words)), 1))
-    context = [words[j] for j in sorted(chosen)]
+    context = [word for word in words[first:stop] if rng.random() >= 0.5]  # drop half of them
     context.insert(rng.randint(0, len(context)), title)  # the name at a random position
     return " ".join(context) + "?", answer

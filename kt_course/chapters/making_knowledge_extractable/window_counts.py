@@ -7,9 +7,9 @@ from kt_core.corpora.loading import Corpus, question_name
 from kt_core.runs.question_windows import QuestionWindows
 from kt_core.runs.text_rules import name_prefix_end, salient_spans
 
-# What each of the five options is replaced by when it is switched off.
-OFF = dict(select=False, plain=False, drop=0.0, min_letters=0, favour_first=0)
-TOTALS = ("birthplace", "characters", "other_facts", "no_words", "neighbour")
+# What each of the four options is replaced by when it is switched off.
+OFF = dict(select=False, plain=False, drop=0.0, favour_first=0)
+TOTALS = ("birthplace", "characters", "other_facts", "neighbour")
 
 
 def context_words(question: str, title: str) -> list[str]:
@@ -28,7 +28,6 @@ def count_windows(corpus: Corpus, n: int = 2000, seed: int = 0, **options) -> di
         birthplace: Share of the windows that hide the person's birthplace.
         characters: Mean length of a window.
         other_facts: Share of the windows that show another name, date or number of the person.
-        no_words: Share of the windows that show the name alone.
         neighbour: Share of the windows that show the word directly before the answer.
     """
     data = QuestionWindows(corpus.documents, corpus.vocab, seed=seed, **options)
@@ -43,7 +42,6 @@ def count_windows(corpus: Corpus, n: int = 2000, seed: int = 0, **options) -> di
         totals["birthplace"] += answer == places[title]
         totals["characters"] += len(question) + len(answer) + 2
         totals["other_facts"] += not others[title].isdisjoint(words)
-        totals["no_words"] += not words
         before = next(before for name, before, _ in facts if name == answer)
         totals["neighbour"] += bool(before) and before[-1] in words
     per_document = sum(len(data.documents[i][1]) for i in rows) / len(rows)

@@ -11,7 +11,6 @@ from kt_core.devices import choose_device
 from kt_core.models import GPT, GPTConfig
 from kt_core.runs.checkpoints import hardware
 from kt_core.runs.fitting import fit
-from kt_core.runs.recipes import zero_projections
 from kt_core.runs.text_rules import name_prefix_end
 from kt_core.train_config import TrainConfig
 from kt_core.vocab import CharVocab
@@ -59,7 +58,9 @@ def new_model(phase: str, vocab: CharVocab, seed: int, **shape: int) -> GPT:
     options = dict(variant="rope", causal=causal, dropout=0.0, qk_norm=True)
     torch.manual_seed(seed)
     model = GPT(GPTConfig(len(vocab), **options, **shape))
-    zero_projections(model)
+    for block in model.blocks:  # each starts as the identity
+        torch.nn.init.zeros_(block.attn.proj.weight)
+        torch.nn.init.zeros_(block.mlp.proj.weight)
     return model
 
 

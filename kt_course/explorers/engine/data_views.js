@@ -224,32 +224,31 @@ function spansView(page) {
 
 const OPTIONS = ["select", "plain", "favour_first"];
 
-/** Windows of a document, drawn in Python for every setting of the five options. */
+/** Windows of a document, drawn in Python for every setting of the four options. */
 function windowsView(page) {
-  const { documents, drops, min_letters, states } = page.data;
+  const { documents, drops, states } = page.data;
   const stateOf = (values) => {
     const switches = OPTIONS.map((name) => Number(values[name])).join("");
-    return states[`${values.document} ${switches} ${values.drop} ${values.min_letters}`];
+    return states[`${values.document} ${switches} ${values.drop}`];
   };
   page.expose(
-    "windows({document, select, plain, favour_first, drop, min_letters})",
+    "windows({document, select, plain, favour_first, drop})",
     "[question, answer] of seven windows, and counts over many",
     stateOf,
-    "windows({document: 0, select: true, plain: false, favour_first: true, drop: 0, min_letters: 4})",
+    "windows({document: 0, select: true, plain: false, favour_first: true, drop: 0})",
   );
   return dataView(page, {
     hint: "read the windows: which could you answer without the name? Then switch “plain” on.",
     fields: {
       document: { label: "Person", value: 0, options: documents.map(({ name }, i) => [i, name]) },
       drop: { label: "drop", value: 0.5, options: drops.map((drop) => [drop, `${100 * drop} %`]) },
-      min_letters: { label: "min_letters", value: 4, options: min_letters.map((n) => [n, n]) },
       ...Object.fromEntries(
         OPTIONS.map((name) => [name, { label: name, value: name !== "plain" }]),
       ),
     },
     draw(values) {
       const { name, text, clues } = documents[values.document],
-        { windows, n, asked, clue, bare } = stateOf(values);
+        { windows, n, asked, clue } = stateOf(values);
       /** Words of a text by what they give away. */
       const marked = (words, answers = []) => {
         const [before, ...after] = words.split(name);
@@ -264,9 +263,7 @@ function windowsView(page) {
           : kinds(before);
       };
       return {
-        sentence:
-          `Of ${n} windows, ${clue} show another name, date or number of the person, and ` +
-          `${bare} show the name alone.`,
+        sentence: `Of ${n} windows, ${clue} show another name, date or number of the person.`,
         parts: [
           el("p", { class: "kt-title" }, "The document, and what its windows ask for"),
           textOfKinds(marked(text, Object.keys(asked))),

@@ -127,13 +127,6 @@ def by_lists(title, facts, rng):
     near = [*before[len(before) - min(len(before), rng.randrange(5)) :]]
     far = [*after[: rng.randrange(3)]]
     sides = [[word for word in side if rng.random() < 0.5] for side in (near, far)]
-    if not any(len(word) > 3 for word in sides[0] + sides[1]):
-        long = [word for word in before + after if len(word) > 3]
-        extra = rng.choice(long or before + after) if before + after else None
-        sides = [
-            [word for word in whole if word in side or word == extra]
-            for whole, side in zip((before, after), sides, strict=True)
-        ]
     words = sides[0] + sides[1]
     at = rng.randrange(len(words) + 1)
     return f"{' '.join(words[:at] + [title] + words[at:])}?", answer
@@ -160,16 +153,14 @@ WINDOW = Answers(
         "equal facts": (changed("[1 / k for", "[1 for"), "equally often"),
         "first fact": (changed("[1 / k for", "[1 / k**9 for"), "three facts are asked"),
         "nothing dropped": (changed(" if rng.random() >= 0.5", ""), "probability 1/2"),
-        "dropped too often": (changed(">= 0.5", ">= 0.9"), "only where none was chosen"),
-        "whole context": (changed("in range(first, stop)", "in range(len(words))"), "0 to 4 words"),
-        "no long word": (changed("if words and not", "if False and not"), "four letters"),
-        "any word": (changed("long or range", "range"), "four letters|missing"),
+        "dropped too often": (changed(">= 0.5", ">= 0.9"), "not more often"),
+        "whole context": (changed("words[first:stop]", "words"), "0 to 4 words"),
         "name first": (changed("rng.randint(0, len(context))", "0"), "always comes first"),
         "name last": (changed("rng.randint(0, len(context))", "len(context)"), "comes last"),
         "no question mark": (changed(' + "?"', ""), "question mark"),
         "answer shown": (changed("before + after", "before + [answer] + after"), "contains its"),
         "answer alone": (changed(", answer\n", "\n"), "pair of strings"),
-        "mixed order": (changed("sorted(chosen)", "sorted(chosen, reverse=True)"), "order"),
+        "mixed order": (changed("in words[first:stop]", "in words[first:stop][::-1]"), "order"),
         "own draws": (unlike_the_rng, "every draw from rng"),
         "changed input": (grows_its_input, "changes the lists"),
         "one person": (only_for_ada, "wrong for other people"),
@@ -216,19 +207,18 @@ def counts():
 def test_counts_are_shares_of_a_number_of_windows(counts):
     assert list(counts) == ["all on", *OFF]
     for count in counts.values():
-        shares = [count[key] for key in ("birthplace", "other_facts", "no_words", "neighbour")]
+        shares = [count[key] for key in ("birthplace", "other_facts", "neighbour")]
         assert all(0 <= share <= 1 and round(share * 2000, 6) % 1 == 0 for share in shares)
         assert 20 < count["characters"] < 60 and count["facts"] >= 1
 
 
 def test_each_option_changes_what_the_page_says(counts):
-    """The five experiments, with room for other corpora."""
+    """The four experiments, with room for other corpora."""
     on = counts["all on"]
     assert counts["select"]["birthplace"] < on["birthplace"]
     assert counts["favour_first"]["birthplace"] < on["birthplace"]
     assert on["other_facts"] < 0.01 and counts["plain"]["other_facts"] > 0.1
     assert counts["drop"]["neighbour"] > on["neighbour"] + 0.2
-    assert on["no_words"] == 0 and counts["min_letters"]["no_words"] > 0.2
 
 
 def test_counts_of_one_document():
@@ -237,8 +227,8 @@ def test_counts_of_one_document():
     corpus = kt.Corpus("one", ["Ada Moor. she was born 1902 in Oslo"], [pair], [], [], vocab)
     on = count_windows(corpus, 500)
     assert (on["birthplace"], on["facts"]) == (1.0, 1.0)
-    assert (on["other_facts"], on["no_words"]) == (0.0, 0.0)
-    off = count_windows(corpus, 500, plain=False, drop=0.0, min_letters=0)
+    assert on["other_facts"] == 0.0
+    off = count_windows(corpus, 500, plain=False, drop=0.0)
     assert 0.5 < off["other_facts"] < 0.7  # 2, 3 or 4 of 0 to 4 words before the place
 
 
@@ -247,7 +237,7 @@ def test_the_counts_of_wiki_ship_and_show_the_same_effects():
     on = counts["wiki"]["all on"]
     assert counts["wiki"]["select"]["birthplace"] < on["birthplace"] - 0.1
     assert counts["wiki"]["favour_first"]["birthplace"] < on["birthplace"] - 0.05
-    assert counts["wiki"]["plain"]["other_facts"] > 0.4 > on["other_facts"]
+    assert counts["wiki"]["plain"]["other_facts"] > 0.3 > on["other_facts"]
 
 
 # ---------------------------------------------------------------- the ablation
@@ -316,7 +306,7 @@ def test_the_figure_and_its_description_name_every_row():
 
 
 def test_the_shipped_ablation_says_what_the_page_says():
-    """One word hides half of what is stored; most options are worth their place."""
+    """One word hides stored facts; plain and drop stand in for each other."""
     table = json.loads((RESULTS / "ablation-wiki.json").read_text(encoding="utf-8"))
     gold, rows = ["1"] * table["asked"], {row["name"]: row for row in table["rows"]}
     stored = list(rows["ours"]["correct_short_question"][0])
@@ -325,9 +315,9 @@ def test_the_shipped_ablation_says_what_the_page_says():
         return solutions.stored_and_retrieved(stored, list(rows["ours"][key][0]), gold)[1].accuracy
 
     assert stored.count("1") / len(stored) > 0.75
-    assert retrieved("correct_before_pairs") < 0.6
-    assert retrieved("correct_without_where") > 0.9
-    assert 0.7 < retrieved("correct") < 0.95
+    assert retrieved("correct_before_pairs") < 0.85
+    assert retrieved("correct_without_where") > 0.95
+    assert 0.85 < retrieved("correct") < 0.95
     clear = {c.label.split(":")[0]: c for c in compare_rows(table) if c.p < 0.001}
-    assert {"select", "plain", "drop", "favour_first"} <= set(clear)
-    assert clear["no zero-initialised projections"].difference > 0
+    assert {"select", "favour_first", "neither plain nor drop"} <= set(clear)
+    assert not {"plain", "drop"} & set(clear)

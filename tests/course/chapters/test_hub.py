@@ -356,7 +356,8 @@ print(json.dumps(answers))
 
 @needs_library
 def test_shipped_models_answer_alike_in_a_process_without_kt_core(library, tmp_path):
-    questions = [q for q, _ in kt.load_corpus("bios").dev[:12]]
+    questions = [q for q, _ in kt.load_corpus("bios").dev[:9]]
+    questions += map(kt.question, ("Ada Moor", "Bo Z. Quill", "Quentin Abernathy"))  # unknown
     assert len({len(q) for q in questions}) > 3
     folders, ours = [], {}
     for variant in VARIANTS:

@@ -195,7 +195,7 @@ class TestThePageComputesWhatPythonComputes:
     @on("windows")
     def test_windows_are_those_of_the_dataset(self, page, views):
         names = [one["name"] for one in views["windows"].data["documents"]]
-        options = dict(select=True, plain=False, favour_first=0, drop=0.5, min_letters=0)
+        options = dict(select=True, plain=False, favour_first=0, drop=0.5)
         result = page.evaluate(
             "given => kt.windows(given)", dict(document=names.index("Bo Hall"), **options)
         )
@@ -206,7 +206,7 @@ class TestThePageComputesWhatPythonComputes:
         assert result["asked"] == {
             city: sum(answer == city for _, answer in windows_drawn) for city in result["asked"]
         }
-        assert result["bare"] == sum(question == "Bo Hall?" for question, _ in windows_drawn) > 0
+        assert sum("1" in question for question, _ in windows_drawn) > 0
 
 
 # ---------------------------------------------------------------- use

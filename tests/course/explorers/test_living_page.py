@@ -494,7 +494,7 @@ class TestTheExplorersCanBeUsed:
                 texts = row.locator("[role=gridcell]").all_inner_texts()[10:]
                 for text, share in zip(texts, shares, strict=True):
                     assert abs(int(text or 0) - 100 * share) < (1.1 if text else 10.1)
-            row, column = 1, int(expected[1].argmax())
+            row, column = divmod(int(expected.argmax()), expected.size(1))
             rows[row].locator("[role=gridcell]").nth(10 + column).click()
             wait_for_status(page, f"the model answers: {answer}", 1)
 
