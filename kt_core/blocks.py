@@ -112,8 +112,7 @@ def mask_and_rotation(query_reach, key_reach, rotary=None, slots=None, new_slots
 
     The reach of an input is its own position, so inputs alone get the mask `causal_mask`. With
     `slots`, the `kv_cache.Slots` of a cache, earlier keys are added, and the cache notes the new
-    ones at `new_slots`, (B or 1, T_key). So call it before the layers, once for those that share
-    the slots.
+    ones at `new_slots`, (B or 1, T_key): once for all layers with these slots, before they run.
     """
     rotation = None if rotary is None else (rotary(query_reach), rotary(key_reach))
     all_reach = key_reach if slots is None else slots.place(new_slots, key_reach)

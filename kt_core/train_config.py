@@ -38,7 +38,7 @@ class TrainConfig:
     def __post_init__(self):
         require(self, "epochs", is_number(self.epochs, 1e-99, 1e6), "above 0 and at most 1,000,000")
         for field in ("lr", "muon_lr", "grad_clip"):
-            fits = is_number(getattr(self, field), 1e-300, 1e30)
+            fits = is_number(getattr(self, field), 5e-324, 1e30)  # the least number above 0
             require(self, field, fits, "above 0 and at most 1e30")
         require(self, "weight_decay", is_number(self.weight_decay, 0, 1e6), "in 0 ... 1,000,000")
         for field in ("final_fraction", "cooldown_from"):

@@ -69,7 +69,7 @@ def main() -> None:
     corpus, settings, runs = load_corpus(options.corpus), recipe("live"), []
     london = london_baseline([*corpus.dev, *corpus.test]).as_dict()
     for seed in options.seeds:
-        windows = FillInWindows(corpus.documents, corpus.vocab, seed=0, drop=0.0)
+        windows = FillInWindows(corpus.documents, corpus.vocab, seed=0, drop=settings.data.drop)
         runs.append(run(corpus, settings, windows, seed))
         print(runs[-1], flush=True)
         facts = dict(corpus=options.corpus, recipe="live", london=london, runs=runs)

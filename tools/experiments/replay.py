@@ -111,7 +111,7 @@ def main() -> None:
     recorder = Recorder(corpus, options.out / "checkpoints" / "replay", facts)
     stages = settings.pretrain, settings.finetune
     plan = [(math.ceil(stage.epochs), stage.batch_size, stage.lr) for stage in stages]
-    windows = FillInWindows(corpus.documents, corpus.vocab, seed=0, drop=0.0)
+    windows = FillInWindows(corpus.documents, corpus.vocab, seed=0, drop=settings.data.drop)
     pairs = NamePlace(corpus.train, corpus.vocab, length)
     pretrain_finetune(model, windows, pairs, plan, recorder.train_and_ask)
     result = facts | dict(total=len(recorder.rows), curve=recorder.curve)
